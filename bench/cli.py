@@ -1,0 +1,115 @@
+"""The command line of a benchmark: Hydra composes, one job measures, the result goes to stdout.
+
+Exit status: 0 done; 1 some work failed, its record says why; 2 a mistake of the user, told in two lines on
+stderr; 130 interrupted. One failing run of a sweep does not stop the others. torch is imported inside the job
+only, so that ``--help`` and ``--cfg`` answer at once.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from bench.config import Settings, register_schema, settings_from
+from bench.errors import UserError
+from bench.mistakes import explain
+
+log = logging.getLogger(__name__)
+
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
+OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+STATUS_FILE = "status"
+"""Written into Hydra's folder of a sweep's job: its exit status, which no launcher hands back to us."""
+
+
+class SweepTally(Callback):
+    """Ends a sweep with the worst status of its jobs, whichever process ran them."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
+        """Read what the jobs left behind; Hydra calls this where the sweep was started."""
+        folders = [path for path in Path(str(config.hydra.sweep.dir)).glob("*") if path.is_dir()]
+        statuses = [_read_status(folder) for folder in folders if folder.name.isdigit()]
+        bad = sum(status != OK for status in statuses)
+        if bad:
+            sys.stderr.write(
+                f"{bad} of {len(statuses)} runs failed; the same command repeats only what is missing\n"
+            )
+            raise SystemExit(max(statuses))
+
+
+def job(composed: DictConfig) -> None:
+    """One run. Ends a single run with its exit status; a job of a sweep leaves it in its folder."""
+    status = _attempt(composed)
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        (folder / STATUS_FILE).write_text(str(status), encoding="utf-8")
+    elif status != OK:
+        raise SystemExit(status)
+
+
+def main() -> None:
+    """Entry point of ``python -m bench``."""
+    register_schema()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+    try:
+        hydra.main(version_base="1.3", config_path=CONF, config_name="bench")(job)()
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: everything measured so far is kept, and the same command resumes\n")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        mistake = explain(error)
+        if mistake is None:
+            raise
+        sys.exit(report_mistake(mistake))
+
+
+def _attempt(composed: DictConfig) -> int:
+    """Run the job and say on stderr what went wrong; the job boundary: only an interrupt escapes."""
+    try:
+        settings = _settings(composed)
+        return _plan(settings) if settings.plan else _execute(settings)
+    except UserError as mistake:
+        return report_mistake(mistake)
+    except Exception:
+        log.exception("the run failed")
+        return FAILED
+
+
+def _settings(composed: DictConfig) -> Settings:
+    try:
+        return settings_from(composed, HydraConfig.get().runtime.choices)
+    except Exception as error:
+        raise explain(error) or error from error
+
+
+def _execute(settings: Settings) -> int:
+    from bench.runner import execute  # loads torch
+
+    outcome = execute(settings)
+    print(outcome.table, outcome.run_dir, sep="\n", flush=True)  # noqa: T201 - the command's result
+    return FAILED if outcome.failures else OK
+
+
+def _plan(settings: Settings) -> int:
+    from bench.runner import plan  # loads torch
+
+    print(plan(settings), flush=True)  # noqa: T201 - the command's result
+    return OK
+
+
+def report_mistake(mistake: UserError) -> int:
+    """Tell a user's mistake in two lines on stderr; the exit status."""
+    sys.stderr.write(f"error: {' '.join(mistake.what.split())}\nfix: {' '.join(mistake.fix.split())}\n")
+    return MISTAKE
+
+
+def _read_status(folder: Path) -> int:
+    """Status of a sweep's job; a job that left none died."""
+    path = folder / STATUS_FILE
+    return int(path.read_text(encoding="utf-8")) if path.exists() else FAILED

@@ -1,0 +1,300 @@
+"""What a run is told: the schema of the configuration, and the step from Hydra's tree to plain dataclasses.
+
+Hydra merges yaml files and the command line into the schema `Config`, so a misspelt key or a wrong type fails
+before anything runs. `settings_from` turns the tree into `Settings`, once; nothing below knows of Hydra.
+A method and a task are a `Component`: a constructor and its parameters. The schema is not frozen: OmegaConf
+takes that to mean "no overrides".
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from bench.components import PACKAGE_PREFIX, Component, resolve_path, unknown_key
+from bench.errors import UserError
+
+SCHEMA_NAME = "bench_schema"
+PROMPT_SOURCES = ("auto", "builtin", "official")
+TEMPLATES = ("auto", "vicuna", "raw")
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bfloat16", "float16")
+HISTORIES = ("free", "frozen")
+
+
+@dataclass
+class ModelConfig:
+    """The target model.
+
+    Args:
+        path: Folder, Hugging Face id, or ``package:`` path of shipped weights.
+        name: Short name in tables and run ids; where empty, `settings_from` takes the last part of `path`.
+        revision: Branch, tag or commit of a Hugging Face repository.
+        prompts: Which questions the tasks ask: ``builtin`` suits the embedded model, ``official`` real ones;
+            for ``auto``, `settings_from` takes the built-in ones for shipped weights, else the official ones.
+        template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
+        modules: Folder with one subfolder of trained modules per method; None when there is none.
+        context: Longest sequence, in tokens; None is the checkpoint's own limit.
+    """
+
+    path: str = MISSING
+    name: str = ""
+    revision: str | None = None
+    prompts: str = "auto"
+    template: str = "auto"
+    modules: str | None = None
+    context: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
+        _require_choice("model.template", self.template, TEMPLATES)
+        _require_least("model.context", self.context, 1)
+
+    @property
+    def location(self) -> str:
+        """`path` as a loader wants it: shipped weights by their folder on this machine."""
+        return resolve_path(self.path)
+
+
+@dataclass
+class SamplingConfig:
+    """How tokens are chosen: temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_least("sampling.temperature", self.temperature, 0)
+        _require_least("sampling.top_k", self.top_k, 0)
+        if not 0 < self.top_p <= 1:
+            raise UserError(
+                f"sampling.top_p must lie in (0, 1], got {self.top_p}", "use 1.0 to keep every token"
+            )
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how the decoder runs.
+
+    Args:
+        device: ``auto`` takes CUDA where there is a GPU.
+        dtype: None is float32 on CPU, bfloat16 on CUDA.
+        threads: CPU threads; None leaves torch's own choice.
+        max_length: Cap on prompt plus output, in tokens; the model's context bounds it further.
+    """
+
+    device: str = "auto"
+    dtype: str | None = None
+    threads: int | None = None
+    max_length: int = 8192
+
+    def __post_init__(self) -> None:
+        _require_choice("runtime.device", self.device, DEVICES)
+        if self.dtype is not None:
+            _require_choice("runtime.dtype", self.dtype, DTYPES)
+        _require_least("runtime.threads", self.threads, 1)
+        _require_least("runtime.max_length", self.max_length, 2)
+
+
+@dataclass
+class WarmupConfig:
+    """Warm up until two timings in a row agree within the share `tolerance`, `max_rounds` times at most."""
+
+    max_rounds: int = 10
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        _require_least("measure.warmup.max_rounds", self.max_rounds, 1)
+        _require_least("measure.warmup.tolerance", self.tolerance, 0)
+
+
+@dataclass
+class MeasureConfig:
+    """How often to measure, and how sure to be.
+
+    Args:
+        repeats: Measured decodes of every prompt by every arm.
+        warmup: When decoding counts as warm.
+        level: Confidence level of the intervals.
+        resamples: Bootstrap resamples.
+        history: Later turns follow the arm's own answers (``free``) or the baseline's (``frozen``).
+    """
+
+    repeats: int = 2
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    level: float = 0.95
+    resamples: int = 10_000
+    history: str = "free"
+
+    def __post_init__(self) -> None:
+        _require_least("measure.repeats", self.repeats, 1)
+        _require_least("measure.resamples", self.resamples, 1)
+        _require_choice("measure.history", self.history, HISTORIES)
+        if not 0 < self.level < 1:
+            raise UserError(
+                f"measure.level must lie in (0, 1), got {self.level}", "use 0.95 for a 95 % interval"
+            )
+
+
+@dataclass
+class BenchConfig:
+    """What the command does. `plan` lists the runs and how far each is, and measures nothing."""
+
+    plan: bool = False
+
+
+@dataclass
+class Config:
+    """Everything that the command line can set; `method` and `task` are checked by their constructors."""
+
+    method: Any = MISSING
+    task: Any = MISSING
+    model: ModelConfig = MISSING  # an instance would settle its name before its path is known
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    seed: int = 0
+    max_new_tokens: int = 128
+    results_dir: str = "results"
+
+    def __post_init__(self) -> None:
+        _require_least("seed", self.seed, 0)
+        _require_least("max_new_tokens", self.max_new_tokens, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run, fully told.
+
+    Args:
+        method: The method under test; its name is that of its yaml file.
+        task: The questions; its name is that of its yaml file.
+        config: The resolved tree as plain dicts and lists, for the record; ``package:`` paths as written.
+    """
+
+    method: Component
+    task: Component
+    model: ModelConfig
+    sampling: SamplingConfig
+    runtime: RuntimeConfig
+    measure: MeasureConfig
+    seed: int
+    max_new_tokens: int
+    results_dir: Path
+    plan: bool
+    config: Mapping[str, Any]
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra; ``conf/bench.yaml`` names it first in its defaults."""
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
+
+
+def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Settings:
+    """The settings of one run.
+
+    Args:
+        composed: Hydra's tree without its own ``hydra`` node.
+        choices: Chosen option of every config group (``hydra.runtime.choices``); names method and task.
+
+    Raises:
+        UserError: If a key is unknown, or a value is missing or breaks its rule.
+    """
+    _require_known(composed, "")
+    _require_complete(composed)
+    _require_modules(composed, choices)
+    composed = _settled(composed)
+    tree, plain = OmegaConf.to_object(composed), OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(tree, Config)
+    assert isinstance(plain, dict)
+    return Settings(
+        method=Component.from_node("method", choices.get("method"), plain["method"]),
+        task=Component.from_node("task", choices.get("task"), plain["task"]),
+        model=tree.model,
+        sampling=tree.sampling,
+        runtime=tree.runtime,
+        measure=tree.measure,
+        seed=tree.seed,
+        max_new_tokens=tree.max_new_tokens,
+        results_dir=Path(tree.results_dir),
+        plan=tree.bench.plan,
+        config={str(key): value for key, value in plain.items()},
+    )
+
+
+def _settled(composed: DictConfig) -> DictConfig:
+    """`composed` with a model name and a prompt source that follow from ``model.path``.
+
+    The yaml files do not hold them, so another path never keeps the embedded model's name or questions.
+    """
+    settled = copy.deepcopy(composed)
+    model, path = settled.model, str(settled.model.path)
+    model.name = model.name or Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name
+    if model.prompts == "auto":
+        model.prompts = "builtin" if path.startswith(PACKAGE_PREFIX) else "official"
+    return settled
+
+
+def _require_known(node: DictConfig, prefix: str) -> None:
+    """Refuse keys that ``+key=value`` forced into a part that has a schema; nothing would read them."""
+    schema = OmegaConf.get_type(node)
+    if not is_dataclass(schema):
+        return
+    known = [prefix + one.name for one in fields(schema)]
+    for key in map(str, node):
+        if prefix + key not in known:
+            raise UserError(*unknown_key(prefix + key, known))
+        child = (
+            None if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) else node[key]
+        )
+        if isinstance(child, DictConfig):
+            _require_known(child, f"{prefix}{key}.")
+
+
+def _require_complete(composed: DictConfig) -> None:
+    missing = list(_missing(OmegaConf.to_container(composed, resolve=False), ""))
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} must be given", f"add {' '.join(f'{key}=...' for key in missing)}"
+        )
+
+
+def _missing(node: object, prefix: str) -> Iterator[str]:
+    """Keys left open; `OmegaConf.missing_keys` trips over interpolations that name one."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if value == MISSING:
+                yield f"{prefix}{key}"
+            yield from _missing(value, f"{prefix}{key}.")
+
+
+def _require_modules(composed: DictConfig, choices: Mapping[str, str | None]) -> None:
+    """Refuse a method whose weights default to a folder that this model does not have."""
+    raw = OmegaConf.to_container(composed.method, resolve=False)
+    if composed.model.modules is not None or not isinstance(raw, dict):
+        return
+    for key, value in ((str(key), value) for key, value in raw.items()):
+        if isinstance(value, str) and "${model.modules}" in value:
+            method, model = choices.get("method"), choices.get("model")
+            raise UserError(
+                f"method={method} needs modules trained for model={model}, and none are shipped",
+                f"add method.{key}=FOLDER; 'python -m bench.train method={method} model={model}' trains them",
+            )
+
+
+def _require_choice(key: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise UserError(
+            f"{key} must be one of {', '.join(options)}, got {value!r}", f"use {key}={options[0]}"
+        )
+
+
+def _require_least(key: str, value: float | None, least: int) -> None:
+    if value is not None and not value >= least:  # also refuses nan
+        raise UserError(f"{key} must be at least {least}, got {value}", f"use {key}={least} or more")

@@ -1,0 +1,233 @@
+"""Measures prompts x turns x repeats, the arms interleaved, every pair on disk before the next begins.
+
+Order is ABBA: repeat 0 decodes baseline then method, repeat 1 method then baseline, and so on, turn by turn,
+so that a slow drift of the machine falls on both arms alike. The harness cuts outputs at the end token and
+the budget, recounts them, and judges them against the target. A sample that fails is a record with its error;
+the run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bench.config import Settings
+from bench.environment import environment, is_gpu_shared
+from bench.errors import UserError
+from bench.lossless import first_divergence, judge
+from bench.meters import MemoryMeter, turn_clock
+from bench.metrics import check_identities
+from bench.progress import LiveFigures
+from bench.records import Arm, Equivalence, Prompt, Sample, Verdict
+from bench.runtime.sampling import Sampler
+from bench.store import RunStore, load_run, load_samples
+from bench.summary import render, summarise
+from bench.tasks.chat import prompt_hash
+from bench.warmup import warm_up
+from bench.workbench import Workbench, build_workbench
+from methods.base import Budget, Exactness
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to.
+
+    Args:
+        table: The final table, plain text.
+        run_dir: Folder of the records.
+        failures: Samples that failed.
+    """
+
+    table: str
+    run_dir: Path
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One turn of one prompt in one repeat: each arm decodes it once."""
+
+    prompt: Prompt
+    turn: int
+    repeat: int
+
+
+def execute(settings: Settings) -> Outcome:
+    """Measure what is still missing of one run and summarise all of it.
+
+    Raises:
+        UserError: If the settings cannot be met or the records cannot be written.
+    """
+    bench = build_workbench(settings)
+    block = environment(bench.decoder.device, bench.decoder.dtype)
+    run = replace(bench.run, attempts=({**block, "gpu_shared": is_gpu_shared(block)},))
+    with RunStore.open(settings.results_dir, run) as store:
+        Session(settings, bench, store).run()
+        folder, run = store.folder, store.run
+    samples = load_samples(folder)
+    summary = summarise(run, samples, resamples=settings.measure.resamples, seed=settings.seed)
+    return Outcome(render(summary), folder, sum(sample.error is not None for sample in samples))
+
+
+def plan(settings: Settings) -> str:
+    """One line on what `execute` would do: the run's id and how much of it is measured."""
+    bench = build_workbench(settings)
+    folder = settings.results_dir / "runs" / bench.run.run_id
+    cells = len(list(_cells(bench.task.prompts, settings.measure.repeats))) * len(bench.arms)
+    stored = load_samples(folder) if folder.is_dir() and load_run(folder) else []
+    done = sum(sample.error is None and sample.repeat < settings.measure.repeats for sample in stored)
+    state = "complete" if done == cells else "not started" if not stored else "incomplete"
+    return f"{bench.run.run_id}  {done} of {cells} samples  {state}"
+
+
+class Session:
+    """One attempt at a run.
+
+    Args:
+        settings: What to measure.
+        bench: With what.
+        store: Where it goes; knows what is measured already.
+    """
+
+    def __init__(self, settings: Settings, bench: Workbench, store: RunStore) -> None:
+        self._settings, self._bench, self._store = settings, bench, store
+        self._clock = turn_clock(bench.decoder.device)
+        self._memory = MemoryMeter(bench.decoder.device)
+        self._answers = {sample.key: sample for sample in load_samples(store.folder) if sample.error is None}
+
+    def run(self) -> None:
+        """Measure every cell that is not complete."""
+        cells = [cell for cell in self._all_cells() if self._missing(cell)]
+        if not cells:
+            return
+        first, longest = (
+            self._bench.task.prompts[0],
+            max(self._bench.task.prompts, key=lambda one: len(one.turns[0])),
+        )
+        warm_up(self._bench, (first, longest), self._settings.measure.warmup, self._settings.max_new_tokens)
+        figures = LiveFigures()
+        with tqdm(cells, unit="turn", disable=None, mininterval=0.5) as bar:
+            for cell in bar:
+                for sample in self._measure(cell):
+                    stored = self._store.append(sample)
+                    if stored.error is None:
+                        self._answers[stored.key] = stored
+                    figures.add(stored)
+                bar.set_postfix_str(figures.text())
+
+    def _all_cells(self) -> Iterator[Cell]:
+        return _cells(self._bench.task.prompts, self._settings.measure.repeats)
+
+    def _missing(self, cell: Cell) -> list[Arm]:
+        """Arms of a cell still to be decoded, in this repeat's order."""
+        order = list(self._bench.arms) if cell.repeat % 2 == 0 else list(self._bench.arms)[::-1]
+        return [arm for arm in order if _key(cell, arm) not in self._store.done]
+
+    def _measure(self, cell: Cell) -> list[Sample]:
+        """Decode a cell by every arm that is missing, then judge the method's output."""
+        samples = {arm: self._try(cell, arm, place) for place, arm in enumerate(self._missing(cell))}
+        method = samples.get(Arm.METHOD)
+        if method is not None and method.error is None:
+            baseline = samples.get(Arm.BASELINE) or self._answers.get(_key(cell, Arm.BASELINE))
+            samples[Arm.METHOD] = replace(method, equivalence=self._judge(cell, method, baseline))
+        return list(samples.values())
+
+    def _try(self, cell: Cell, arm: Arm, order: int) -> Sample:
+        """One decode; whatever goes wrong inside it becomes the record of a failure."""
+        blank = Sample(
+            cell.prompt.id, cell.prompt.subtask, cell.turn, cell.repeat, arm, order, error="not decoded"
+        )
+        try:
+            prompt_ids = self._prompt_ids(cell, arm)
+            return self._decode(blank, prompt_ids)
+        except UserError as mistake:
+            return replace(blank, error=f"{mistake.what}; {mistake.fix}")
+        except Exception as error:
+            log.warning("%s failed", blank.key, exc_info=True)
+            return replace(blank, error=f"{type(error).__name__}: {error}")
+
+    def _decode(self, blank: Sample, prompt_ids: Tensor) -> Sample:
+        bench, clock = self._bench, self._clock
+        budget = self._budget(prompt_ids.numel())
+        sampler = self._sampler(blank)
+        self._memory.reset()
+        with torch.inference_mode(), clock:
+            generation = bench.arms[blank.arm].generate(prompt_ids, budget, sampler, clock)
+        cut = generation.cut(budget.max_new_tokens, budget.eos_ids)
+        sample = replace(
+            blank,
+            error=None,
+            prompt_tokens=prompt_ids.numel(),
+            prompt_hash=prompt_hash(prompt_ids.tolist()),
+            ids=cut.ids,
+            text=bench.chat.text(cut.ids),
+            rounds=cut.rounds,
+            timing=clock.timing(),
+            peak_memory_bytes=self._memory.peak_bytes(),
+        )
+        check_identities(sample)
+        return sample
+
+    def _budget(self, prompt_tokens: int) -> Budget:
+        """The tokens asked for, or as many as fit behind the prompt.
+
+        Raises:
+            UserError: If not even one fits.
+        """
+        room = self._bench.decoder.capacity - prompt_tokens
+        if room < 1:
+            raise UserError(
+                f"the prompt has {prompt_tokens} tokens, the context holds {self._bench.decoder.capacity}",
+                "shorten the prompt, or raise runtime.max_length if the model's context allows it",
+            )
+        return Budget(min(self._settings.max_new_tokens, room), self._bench.eos_ids)
+
+    def _prompt_ids(self, cell: Cell, arm: Arm) -> Tensor:
+        """The conversation so far: on the arm's own answers, or on the baseline's (``measure.history``)."""
+        source = Arm.BASELINE if self._settings.measure.history == "frozen" else arm
+        answers = []
+        for turn in range(cell.turn):
+            before = self._answers.get(_key(replace(cell, turn=turn), source))
+            if before is None:
+                raise UserError(f"turn {turn + 1} of this prompt failed", "see the error of that turn")
+            answers.append(before.text)
+        ids = self._bench.chat.prompt_ids(cell.prompt.turns[: cell.turn + 1], answers)
+        return torch.tensor(ids, dtype=torch.int64, device=self._bench.decoder.device)
+
+    def _sampler(self, sample: Sample) -> Sampler:
+        """A sampler seeded by what is decoded, not by when or by which arm."""
+        name = f"{self._settings.seed}|{sample.prompt_id}|{sample.turn}|{sample.repeat}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+        return Sampler(self._bench.sampling, self._bench.decoder.device, seed)
+
+    def _judge(self, cell: Cell, method: Sample, baseline: Sample | None) -> Equivalence:
+        """The verdict on a method's sample; lossy and sampled output is compared, not judged."""
+        if baseline is None or baseline.error is not None:
+            return Equivalence(Verdict.UNCHECKED)
+        is_same_prompt = baseline.prompt_hash == method.prompt_hash
+        if self._bench.run.labels["exactness"] == Exactness.GREEDY_EXACT:
+            baseline_ids = baseline.ids if is_same_prompt else ()
+            return judge(self._bench.decoder, self._prompt_ids(cell, Arm.METHOD), method.ids, baseline_ids)
+        divergence = first_divergence(method.ids, baseline.ids) if is_same_prompt else None
+        return Equivalence(Verdict.UNCHECKED, first_divergence=divergence)
+
+
+def _cells(prompts: tuple[Prompt, ...], repeats: int) -> Iterator[Cell]:
+    """All cells, repeats of a prompt next to each other: they pair best under one state of the machine."""
+    for prompt in prompts:
+        for repeat in range(repeats):
+            for turn in range(len(prompt.turns)):
+                yield Cell(prompt, turn, repeat)
+
+
+def _key(cell: Cell, arm: Arm) -> tuple[str, int, int, str]:
+    return (cell.prompt.id, cell.turn, cell.repeat, arm.value)

@@ -1,0 +1,116 @@
+"""The key/value store: preallocated once, addressed by slot, rolled back by moving a length.
+
+A slot is written by one row of one pass. A chain's slots equal its positions; a tree's rows take consecutive
+slots while their positions repeat, and `keep` moves an accepted path down to where a chain would have put it.
+
+Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values of every layer, each layer with its own valid length.
+
+    Layers may run ahead of others while a draft is under way (an early exit fills the shallow ones only).
+    Reading past a layer's valid length is an error, so stale rows can never be attended to.
+
+    Args:
+        layers: Number of layers (L).
+        kv_heads: Key/value heads (Hkv).
+        capacity: Slots (S).
+        head_dim: Head width (D).
+        dtype: Of keys and values.
+        device: Where they live.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.capacity = capacity
+        shape = (2, kv_heads, capacity, head_dim)
+        self._stores = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)
+        ]  # [2, Hkv, S, D]
+        self._keys = [store[0] for store in self._stores]
+        self._values = [store[1] for store in self._stores]
+        self.lengths = [0] * layers
+
+    @property
+    def length(self) -> int:
+        """Valid slots of every layer; the layers must agree, as they do between rounds.
+
+        Raises:
+            RuntimeError: If some layers are ahead of others.
+        """
+        first = self.lengths[0]
+        if any(length != first for length in self.lengths):
+            raise RuntimeError(f"layers hold different lengths: {self.lengths}")
+        return first
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes one token occupies over all layers."""
+        store = self._stores[0]
+        return len(self._stores) * store.element_size() * 2 * store.shape[1] * store.shape[3]
+
+    def write(self, layer: int, base: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store rows at slots ``base ..`` of one layer and return all its valid keys and values.
+
+        Args:
+            layer: Layer index.
+            base: First slot; must not leave a gap behind the valid slots.
+            keys: Shape [R, Hkv, D]; R may be 0 for rows that only read.
+            values: Shape [R, Hkv, D].
+
+        Returns:
+            Views of keys and values, each shape [Hkv, base + R, D].
+
+        Raises:
+            RuntimeError: If the slots would leave a gap or exceed the capacity.
+        """
+        end = base + keys.shape[0]
+        if base > self.lengths[layer] or end > self.capacity:
+            raise RuntimeError(
+                f"layer {layer}: cannot write slots {base}..{end - 1} behind {self.lengths[layer]} valid "
+                f"ones in a cache of {self.capacity}"
+            )
+        all_keys, all_values = self._keys[layer], self._values[layer]
+        if end > base:
+            all_keys[:, base:end].copy_(keys.transpose(0, 1))
+            all_values[:, base:end].copy_(values.transpose(0, 1))
+            self.lengths[layer] = end
+        return all_keys[:, :end], all_values[:, :end]
+
+    def truncate(self, length: int) -> None:
+        """Forget every slot from `length` on, in the layers that have got so far."""
+        self.lengths = [min(one, length) for one in self.lengths]
+
+    def keep(self, base: int, path: Tensor, layers: range | None = None) -> None:
+        """Compact an accepted tree path: slots ``base + path[i]`` move to ``base + i``, the rest go.
+
+        Args:
+            base: Slot of the tree's first row.
+            path: Row indices of the accepted path in order, strictly increasing, shape [A], int64.
+            layers: Layers to compact; all by default.
+
+        Raises:
+            RuntimeError: If a layer holds fewer rows than the path has; none is moved then.
+        """
+        end = base + path.numel()
+        chosen = range(len(self._stores)) if layers is None else layers
+        if any(self.lengths[layer] < end for layer in chosen):
+            raise RuntimeError(f"cannot keep slots {base}..{end - 1} of layers that hold {self.lengths}")
+        for layer in chosen:
+            store = self._stores[layer]
+            store[:, :, base:end] = store[:, :, base + path]
+            self.lengths[layer] = end

@@ -1,0 +1,73 @@
+"""Matrix products with the kernel that is fastest for the number of rows.
+
+A decode step multiplies one row, a verification a few, a prefill hundreds. On CPUs the plain product is best
+for few rows and small matrices; from `PACKED_ROWS` rows on and `PACKED_SIZE` weights up, oneDNN's prepacked
+product is faster (specs/performance.md 4.3). The choice depends on shapes alone, so that it is the same in
+every run, for the baseline as for the methods. On CUDA cuBLAS takes the stored layout as it is.
+
+Shapes: R rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PACKED_ROWS = 4
+PACKED_SIZE = 500_000
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+class Linear:
+    """A frozen projection, ``x @ weight.T + bias``.
+
+    Args:
+        weight: Shape [O, I], as checkpoints store it.
+        bias: Shape [O], or None.
+    """
+
+    __slots__ = ("_packed", "_transposed", "bias", "weight")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+        on_cpu = weight.device.type == "cpu"
+        self._transposed = weight.t().contiguous() if on_cpu else weight.t()  # [I, O]
+        self._packed: Tensor | None = None
+        if on_cpu and HAS_ONEDNN and weight.dtype == torch.float32 and weight.numel() >= PACKED_SIZE:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Product of `x` [R, I], shape [R, O]."""
+        if self._packed is not None and x.shape[0] >= PACKED_ROWS:
+            return self._multiply_packed(x)
+        if self.bias is None:
+            return x @ self._transposed
+        return torch.addmm(self.bias, x, self._transposed)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """``residual + self(x)`` as a new tensor, shape [R, O]; one kernel where there is no bias."""
+        if self.bias is not None or (self._packed is not None and x.shape[0] >= PACKED_ROWS):
+            return self(x).add_(residual)
+        return torch.addmm(residual, x, self._transposed)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases, counted once however often they are stored."""
+        return self.weight.numel() + (0 if self.bias is None else self.bias.numel())
+
+    def _multiply_packed(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        return out
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last axis, statistics in at least fp32.
+
+    On CPU the composed form costs 10 microseconds a row where `F.rms_norm` costs 14; on CUDA `F.rms_norm` is
+    one kernel.
+    """
+    if x.is_cuda or x.dtype != torch.float32:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    return torch.mul(x, (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_()).mul_(weight)

@@ -1,0 +1,221 @@
+"""From an ordinary Hugging Face checkpoint to a decoder.
+
+Weights come from safetensors (one file or an index of shards), shapes and flags from ``config.json``. Loading
+is strict: every missing, unexpected or misshapen tensor is named. Pickled ``.bin`` weights are refused with
+the way to convert.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig
+
+from bench.errors import UserError
+from bench.runtime.cache import KVCache
+from bench.runtime.decoder import Attention, Decoder, Layer, Mlp
+from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
+from bench.runtime.linear import Linear
+from bench.runtime.rope import rotary_tables
+from bench.runtime.rows import Placement
+
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """How a model is laid out in memory.
+
+    Args:
+        device: Where it runs.
+        dtype: Of weights and cache.
+        max_length: Most tokens of prompt and output together; bounded by the model's context.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    max_length: int
+
+
+def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
+    """Load the checkpoint in `folder`.
+
+    Raises:
+        UserError: If files are missing, pickled, of an unsupported architecture, or do not fit the config.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no config.json, so it is not a Hugging Face checkpoint",
+            "point model.path at a folder with config.json and *.safetensors, or at a hub id",
+        )
+    config = _config(folder)
+    decoder_config(config)  # refuses before gigabytes are read
+    return build_decoder(config, dict(_tensors(folder, options)), options)
+
+
+def _config(folder: Path) -> Any:  # noqa: ANN401
+    """The checkpoint's transformers configuration."""
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError) as error:  # not JSON, or a model_type that transformers does not know
+        raise UserError(
+            f"{folder}/config.json cannot be read by transformers: {str(error).splitlines()[0]}",
+            f"use an intact checkpoint of one of: {', '.join(FAMILIES)}",
+        ) from error
+
+
+def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptions) -> Decoder:  # noqa: ANN401
+    """Build a decoder from a transformers configuration and named tensors.
+
+    Args:
+        config: The transformers configuration.
+        tensors: Checkpoint tensors by name; consumed, so that each original can be freed once it is fused.
+        options: Device, dtype and length.
+
+    Raises:
+        UserError: If the tensors do not fit the configuration.
+    """
+    shape = decoder_config(config)
+    source = _Source(shape, tensors, options.device)
+    embedding = source.take("model.embed_tokens.weight", shape.vocab, shape.width)
+    layers = [_layer(source, shape, index) for index in range(shape.layers)]
+    final_norm = source.norm("model.norm.weight", shape.width)
+    if shape.tied_head:
+        tensors.pop("lm_head.weight", None)
+        lm_head = Linear(embedding)
+    else:
+        lm_head = source.linear("lm_head", (shape.vocab,), shape.width)
+    source.finish()
+    capacity = min(options.max_length, shape.context)
+    cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
+    cache = KVCache(shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
+    placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
+    return Decoder(shape, embedding, layers, final_norm, lm_head, cache, placement)
+
+
+def _layer(source: _Source, shape: DecoderConfig, index: int) -> Layer:
+    prefix = f"model.layers.{index}"
+    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    if shape.fused:
+        qkv = source.linear(f"{attention}.qkv_proj", (queries + 2 * keys,), shape.width, shape.qkv_bias)
+        gate_up = source.linear(f"{mlp}.gate_up_proj", (2 * shape.mlp_width,), shape.width, shape.mlp_bias)
+    else:
+        names = [f"{attention}.{name}_proj" for name in "qkv"]
+        qkv = source.linear(names, (queries, keys, keys), shape.width, shape.qkv_bias)
+        names = [f"{mlp}.gate_proj", f"{mlp}.up_proj"]
+        gate_up = source.linear(names, (shape.mlp_width,) * 2, shape.width, shape.mlp_bias)
+    return Layer(
+        attention=Attention(
+            norm=source.norm(f"{prefix}.input_layernorm.weight", shape.width),
+            qkv=qkv,
+            o=source.linear(f"{attention}.o_proj", (shape.width,), queries, shape.output_bias),
+            query_norm=source.norm(f"{attention}.q_norm.weight", shape.head_dim) if shape.qk_norm else None,
+            key_norm=source.norm(f"{attention}.k_norm.weight", shape.head_dim) if shape.qk_norm else None,
+        ),
+        mlp=Mlp(
+            norm=source.norm(f"{prefix}.post_attention_layernorm.weight", shape.width),
+            gate_up=gate_up,
+            down=source.linear(f"{mlp}.down_proj", (shape.width,), shape.mlp_width, shape.mlp_bias),
+        ),
+    )
+
+
+class _Source:
+    """Takes tensors by name, checks shapes, and in the end accounts for every one."""
+
+    def __init__(self, shape: DecoderConfig, tensors: dict[str, Tensor], device: torch.device) -> None:
+        self._offset = shape.norm_offset
+        self._device = device
+        self._tensors = tensors
+        self._problems: list[str] = []
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """The tensor called `name`; a problem is noted, and reported together with all others by `finish`."""
+        tensor = self._tensors.pop(name, None)
+        if tensor is None:
+            self._problems.append(f"{name} is missing")
+            return torch.zeros(shape, device=self._device)
+        if tuple(tensor.shape) != shape:
+            self._problems.append(f"{name} has shape {tuple(tensor.shape)} instead of {shape}")
+            return torch.zeros(shape, device=self._device)
+        return tensor
+
+    def norm(self, name: str, width: int) -> Tensor:
+        weight = self.take(name, width)
+        return weight + self._offset if self._offset else weight
+
+    def linear(
+        self, names: str | list[str], outputs: tuple[int, ...], inputs: int, bias: bool = False
+    ) -> Linear:
+        """One projection, or several fused along their outputs."""
+        names = [names] if isinstance(names, str) else names
+        sized = list(zip(names, outputs, strict=True))
+        weight = _joined([self.take(f"{name}.weight", rows, inputs) for name, rows in sized])
+        if not bias:
+            return Linear(weight)
+        return Linear(weight, _joined([self.take(f"{name}.bias", rows) for name, rows in sized]))
+
+    def finish(self) -> None:
+        """Raise if anything was missing, misshapen or left over."""
+        left = [name for name in self._tensors if not name.endswith(_IGNORED_SUFFIXES)]
+        self._problems += [f"{name} is unexpected" for name in left]
+        if self._problems:
+            shown = "; ".join(self._problems[:6])
+            more = f"; and {len(self._problems) - 6} more" if len(self._problems) > 6 else ""
+            raise UserError(
+                f"the weights do not fit config.json: {shown}{more}",
+                "check that weights and config.json are of the same model and the download is complete",
+            )
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _tensors(folder: Path, options: RuntimeOptions) -> Iterator[tuple[str, Tensor]]:
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt", device=str(options.device)) as opened:
+                for name in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                    yield name, opened.get_tensor(name).to(options.dtype)
+        except SafetensorError as error:
+            raise UserError(
+                f"{file} is damaged or cut short ({error})", "delete it and download the checkpoint again"
+            ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Safetensors files of a checkpoint, from its index where there is one.
+
+    Raises:
+        UserError: If there are none, or the index names a file that is not there.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise UserError(
+                f"{index} names {', '.join(missing[:3])}, which {folder} does not hold",
+                "finish the download: all shards of the index must be there",
+            )
+        return [folder / name for name in names]
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    if sorted(folder.glob("*.bin")):
+        raise UserError(
+            f"{folder} holds pickled .bin weights, which can run code when they are loaded",
+            "convert them once: AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path)",
+        )
+    raise UserError(
+        f"{folder} holds no model.safetensors", "finish the download or point model.path elsewhere"
+    )

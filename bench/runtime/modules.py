@@ -1,0 +1,79 @@
+"""Trained modules of a method on disk: a folder with ``module.safetensors`` and its provenance,
+``module.json``.
+
+Loading is strict: every missing, unexpected or misshapen tensor is named, and pickles are not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.errors import UserError
+
+WEIGHTS_FILE = "module.safetensors"
+PROVENANCE_FILE = "module.json"
+
+
+def save_module(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> None:
+    """Write a module's tensors and provenance; each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{WEIGHTS_FILE}.partial"
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
+    partial.replace(folder / WEIGHTS_FILE)
+    partial = folder / f"{PROVENANCE_FILE}.partial"
+    partial.write_text(json.dumps(provenance, indent=2, sort_keys=True) + "\n")
+    partial.replace(folder / PROVENANCE_FILE)
+
+
+def load_provenance(folder: Path, method: str) -> dict[str, Any]:
+    """What the module says of itself: its method, the layers it was made for, how it was trained.
+
+    Raises:
+        UserError: If the folder holds no module, or one of another method.
+    """
+    for name in (WEIGHTS_FILE, PROVENANCE_FILE):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} holds no {name}, so {method} has no trained weights for this model",
+                f"train them: python -m bench.train method={method} model=...; or set method.weights",
+            )
+    found: dict[str, Any] = json.loads((folder / PROVENANCE_FILE).read_text())
+    if found.get("method") != method:
+        raise UserError(
+            f"{folder} holds a module of {found.get('method')!r}, not of {method!r}",
+            f"set method.weights to a folder written by python -m bench.train method={method}",
+        )
+    return found
+
+
+def load_module(folder: Path, shapes: Mapping[str, tuple[int, ...]], like: Tensor) -> dict[str, Tensor]:
+    """Read a module's tensors, checked against the shapes this model needs.
+
+    Args:
+        folder: Where `save_module` wrote them.
+        shapes: Every expected tensor by name.
+        like: A tensor whose device and dtype the result takes.
+
+    Raises:
+        UserError: If names or shapes differ; all differences are named.
+    """
+    tensors = load_file(folder / WEIGHTS_FILE)
+    problems = [f"{name} is missing" for name in shapes if name not in tensors]
+    problems += [f"{name} is unexpected" for name in tensors if name not in shapes]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, this model needs {shape}"
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    if problems:
+        raise UserError(
+            f"{folder / WEIGHTS_FILE} does not fit this model: {'; '.join(problems[:6])}",
+            "use weights that were trained for this model, or train them with python -m bench.train",
+        )
+    return {name: tensor.to(like.device, like.dtype) for name, tensor in tensors.items()}

@@ -1,0 +1,91 @@
+"""From logits to tokens: the harness's one sampler, applied to targets and drafts alike.
+
+Shapes: R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep every token."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"sampling.temperature must be at least 0, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"sampling.top_k must be at least 0 (0 keeps all), got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p must lie in (0, 1], got {self.top_p}")
+
+
+class Sampler:
+    """Picks tokens under one `Sampling`, drawing from its own seeded generator.
+
+    Args:
+        sampling: Temperature and cuts.
+        device: Where the logits live.
+        seed: Start of the random stream; the same for every arm.
+    """
+
+    def __init__(self, sampling: Sampling, device: torch.device, seed: int) -> None:
+        self.sampling = sampling
+        self.is_greedy = sampling.temperature == 0
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Warped distributions in at least fp32, shape [R, V]; one-hot at the argmax when greedy."""
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        if self.is_greedy:
+            best = logits.argmax(dim=-1, keepdim=True)
+            return torch.zeros_like(logits).scatter_(-1, best, 1.0)
+        logits = logits / self.sampling.temperature
+        return _top_p(_top_k(logits, self.sampling.top_k).softmax(dim=-1), self.sampling.top_p)
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """One token per row, shape [R]: the argmax (lowest id on ties), or a draw."""
+        if self.is_greedy:
+            return logits.argmax(dim=-1)
+        return self.draw(self.probabilities(logits))
+
+    def draw(self, probs: Tensor) -> Tensor:
+        """One token per row of already warped distributions [R, V], shape [R]."""
+        return draw(probs, self.generator)
+
+
+def draw(probs: Tensor, generator: torch.Generator) -> Tensor:
+    """One token per row of `probs` [R, V] by the exponential race, shape [R].
+
+    argmax(p / e) with e ~ Exp(1) is distributed as p and needs no host synchronisation.
+    """
+    noise = torch.empty_like(probs).exponential_(generator=generator)
+    noise.clamp_min_(torch.finfo(probs.dtype).tiny)  # 0 / 0 would win the argmax
+    return (probs / noise).argmax(dim=-1)
+
+
+def _top_k(logits: Tensor, k: int) -> Tensor:
+    """Logits with all but the `k` largest per row at minus infinity; ties at the border stay in."""
+    if k == 0 or k >= logits.shape[-1]:
+        return logits
+    border = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < border, float("-inf"))
+
+
+def _top_p(probs: Tensor, p: float) -> Tensor:
+    """Smallest set of most likely tokens whose mass reaches `p`, renormalised."""
+    if p >= 1:
+        return probs
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered  # mass ahead of each token
+    kept = ordered.masked_fill(before >= p, 0.0)
+    kept = kept / kept.sum(dim=-1, keepdim=True)
+    return torch.zeros_like(probs).scatter_(-1, order, kept)

@@ -1,0 +1,247 @@
+"""The final table of a run in the terminal: which numbers it has, and how they are printed.
+
+Plain text, at most 100 columns. What a reader must not miss comes first (``INVALID``, ``LOSSY``); an
+undefined number is ``-``.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.metrics import Position
+from bench.records import Run, Verdict
+from bench.stats import AaCheck, Interval
+
+COLUMNS = 100
+_LABEL, _CELL = 24, 28
+_MOST_SUBTASKS, _MOST_FAILURES, _MOST_POSITIONS, _MOST_IDS = 6, 2, 10, 5
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFigures:
+    """What one arm does by itself, over the compared prompts."""
+
+    decode_tokens_per_s: float | None
+    end_to_end_tokens_per_s: float | None
+    contention: float | None
+    unsteady_prompts: int | None
+    """Prompts whose decode time per token varies by more than 5 % over repeats; None with a single repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Acceptance of the method over all of its samples; see `bench.metrics` for each estimator."""
+
+    pooled: float | None
+    request_mean: float | None
+    steady: float | None
+    per_drafted: float | None
+    per_verified: float | None
+    positions: tuple[Position, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """The method against the baseline on one set of prompts."""
+
+    prompts: int
+    decode: Interval | None
+    end_to_end: Interval | None
+    decode_geometric: Interval | None
+    end_to_end_geometric: Interval | None
+    spec_bench: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subtask:
+    """One column of the result board."""
+
+    name: str
+    speedup: Speedup
+    acceptance_length: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All numbers of one run's table."""
+
+    run: Run
+    repeats: int
+    speedup: Speedup
+    subtasks: tuple[Subtask, ...]
+    baseline: ArmFigures
+    method: ArmFigures
+    acceptance: Acceptance
+    time_split: Mapping[str, float] | None
+    aa_decode: AaCheck | None
+    aa_end_to_end: AaCheck | None
+    verdicts: Mapping[Verdict, int]
+    first_divergences: tuple[int, ...]
+    failures: Mapping[str, int]
+    """Failed samples by arm and reason, most frequent first."""
+    excluded: tuple[str, ...]
+    """Prompts that are not complete in every arm."""
+    notes: tuple[str, ...]
+
+    @property
+    def is_valid(self) -> bool | None:
+        """Whether the A/A controls hold; None where the run has too few prompts or repeats to tell."""
+        checks = [check.is_valid for check in (self.aa_decode, self.aa_end_to_end) if check]
+        known = [one for one in checks if one is not None]
+        return all(known) if known else None
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether the method promises nothing about its output."""
+        return bool(self.run.labels.get("exactness") == "lossy")
+
+
+def render(summary: Summary) -> str:
+    """The table as text, at most 100 columns wide and about 25 lines long."""
+    lines = [
+        *_heading(summary),
+        *_speed_lines(summary),
+        *_subtask_lines(summary.subtasks),
+        *_acceptance_lines(summary.acceptance),
+        _row("decode time", _split(summary.time_split)),
+        _row("output", _output(summary)),
+        _control(summary),
+        _row("steadiness", _steadiness(summary)),
+        *_left_out(summary),
+        *_note_lines(summary.notes),
+    ]
+    return "\n".join(_fit(line) for line in lines)
+
+
+def _heading(summary: Summary) -> list[str]:
+    run = summary.run
+    promise = run.labels.get("exactness", "exactness not stated")
+    lines = [
+        f"{run.method} on {run.task}, {run.model}  ({run.run_id})",
+        f"{promise}; {summary.speedup.prompts} prompts complete, {summary.repeats} repeats",
+    ]
+    if summary.is_valid is False:
+        lines.append("INVALID: the baseline differs from itself (A/A control below); do not use these speeds")
+    if summary.is_lossy:
+        lines.append(
+            "LOSSY: the output is not the model's own; a speedup alone says nothing about its quality"
+        )
+    if not summary.is_lossy and (count := summary.verdicts[Verdict.VIOLATION]):
+        lines.append(f"VIOLATION: {count} output(s) neither the baseline's nor explained by a numerical tie")
+    return lines
+
+
+def _speed_lines(summary: Summary) -> list[str]:
+    speedup, baseline, method = summary.speedup, summary.baseline, summary.method
+    level = f"{speedup.decode.level:.0%}" if speedup.decode else "95%"
+    return [
+        _row("", "decode", "end to end"),
+        _row("speedup", _times(speedup.decode), f"{_times(speedup.end_to_end)}  [{level} interval]"),
+        _row(
+            "  per-question geomean", _times(speedup.decode_geometric), _times(speedup.end_to_end_geometric)
+        ),
+        _row("  Spec-Bench's formula", "-", _number(speedup.spec_bench, ".3f", "x")),
+        _row("baseline tokens/s", *_speeds(baseline)),
+        _row("method tokens/s", *_speeds(method)),
+    ]
+
+
+def _subtask_lines(subtasks: Sequence[Subtask]) -> list[str]:
+    if not subtasks:
+        return []
+    lines = [
+        _row(
+            f"  {one.name} ({one.speedup.prompts})",
+            _times(one.speedup.decode),
+            _times(one.speedup.end_to_end),
+            f"acceptance {_number(one.acceptance_length, '.2f')}",
+        )
+        for one in subtasks[:_MOST_SUBTASKS]
+    ]
+    hidden = len(subtasks) - _MOST_SUBTASKS
+    return ["speedup by subtask", *lines, *([f"  and {hidden} more"] if hidden > 0 else [])]
+
+
+def _acceptance_lines(acceptance: Acceptance) -> list[str]:
+    lengths = (
+        f"{_number(acceptance.pooled, '.3f')} tokens per pass (Spec-Bench); per request "
+        f"{_number(acceptance.request_mean, '.3f')}; steady {_number(acceptance.steady, '.3f')}"
+    )
+    shares = (
+        f"{_number(acceptance.per_drafted, '.1%')} of drafted tokens; "
+        f"{_number(acceptance.per_verified, '.1%')} of verified rows become output"
+    )
+    rates = [f"{one.rate:.2f}" for one in acceptance.positions[:_MOST_POSITIONS]]
+    more = ["..."] if len(acceptance.positions) > _MOST_POSITIONS else []
+    return [
+        _row("acceptance length", lengths),
+        _row("accepted", shares),
+        _row("accepted by position", " ".join([*rates, *more]) or "-"),
+    ]
+
+
+def _split(split: Mapping[str, float] | None) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in split.items()) if split else "-"
+
+
+def _output(summary: Summary) -> str:
+    always = (Verdict.EXACT, Verdict.VIOLATION)
+    shown = {name: count for name, count in summary.verdicts.items() if count or name in always}
+    counts = ", ".join(f"{name.value} {count}" for name, count in shown.items())
+    first = summary.first_divergences
+    return f"{counts}; first differs at {first[0]}" if first else counts
+
+
+def _control(summary: Summary) -> str:
+    checks = (summary.aa_decode, summary.aa_end_to_end)
+    level = next((check.interval.level for check in checks if check), None)
+    if summary.is_valid is None or level is None:
+        return _row("A/A control", "not possible (needs 2 prompts and 2 repeats)")
+    label = f"A/A control {level:.0%}: {'holds' if summary.is_valid else 'FAILS'}"
+    return _row(label, *(_times(check.interval if check else None) for check in checks))
+
+
+def _steadiness(summary: Summary) -> str:
+    arms = (summary.baseline, summary.method)
+    gauges = ", ".join(_number(arm.contention, ".2f") for arm in arms)
+    spread = ", ".join(_number(arm.unsteady_prompts, "d") for arm in arms)
+    return f"wall/CPU {gauges}; prompts varying over 5%: {spread} (baseline, method)"
+
+
+def _left_out(summary: Summary) -> list[str]:
+    failures = list(summary.failures.items())
+    lines = [_row("FAILED", f"{count} x {reason}") for reason, count in failures[:_MOST_FAILURES]]
+    if rest := sum(count for _, count in failures[_MOST_FAILURES:]):
+        lines.append(_row("FAILED", f"{rest} more for other reasons"))
+    if ids := summary.excluded:
+        more = f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""
+        lines.append(_row("excluded prompts", f"{len(ids)}, incomplete: {', '.join(ids[:_MOST_IDS])}{more}"))
+    return lines
+
+
+def _note_lines(notes: Sequence[str]) -> list[str]:
+    wrapped = textwrap.wrap("; ".join(notes), COLUMNS - _LABEL, max_lines=2, placeholder=" ...")
+    return [_row("" if i else "note", line) for i, line in enumerate(wrapped)]
+
+
+def _speeds(arm: ArmFigures) -> tuple[str, str]:
+    return _number(arm.decode_tokens_per_s, ".1f"), _number(arm.end_to_end_tokens_per_s, ".1f")
+
+
+def _times(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    bounds = f" [{interval.low:.3f}, {interval.high:.3f}]" if interval.is_known else " [-, -]"
+    return f"{interval.estimate:.3f}x{bounds}"
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def _row(label: str, *cells: str) -> str:
+    return f"{label:<{_LABEL}}{''.join(f'{cell:<{_CELL}}' for cell in cells)}".rstrip()
+
+
+def _fit(line: str) -> str:
+    return line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..."

@@ -1,0 +1,137 @@
+"""Decide whether an answer is well formed and whether it is right, from a check spec alone; no model judges.
+
+A check spec is a JSON-able mapping. `kind` says what is right:
+    contains: `facts` all occur as whole words, and no phrase of `forbid` does.
+    number: the last "The answer is N" has N equal to `value`.
+    reference: the words follow those of `text`, at least `min_overlap` alike (default 0.97: one wrong word in
+        a text of forty words still passes, two do not).
+    open: nothing decides it, `is_right` returns None.
+`form` says what is well formed: prose (default), sentence (exactly one), list (three points) or email.
+
+The specs come from generated references, so a right answer in quite other words can count as wrong; a wrong
+number, name or word counts as right only where the spec does not ask for it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MIN_WORDS = 4
+MAX_PERIOD_WORDS = 12  # longest repeated phrase that counts as a loop
+MIN_REPEATS = 3
+MIN_OVERLAP = 0.97
+LIST_POINTS = 3
+_SENTENCE_END = re.compile(r'[.!?]"?(?=\s|$)')
+_FINAL_NUMBER = re.compile(r"\bthe answer is (-?\d+)(?![\d.,]*\d)", re.IGNORECASE)
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def is_well_formed(check: Mapping[str, Any], answer: str) -> bool:
+    """Whether the answer has the right shape: complete sentences, a proper end, no loop, the form asked for.
+
+    Args:
+        check: The spec; only its `kind` and `form` count here.
+        answer: The answer, without special tokens.
+
+    Raises:
+        ValueError: If the spec names an unknown form.
+    """
+    text = answer.strip()
+    if len(text.split()) < MIN_WORDS or "<|" in text or "\N{REPLACEMENT CHARACTER}" in text:
+        return False
+    if has_loop(text) or text.count('"') % 2 or not text.endswith((".", "!", "?", '."', '!"', '?"')):
+        return False
+    return _has_form(check, text)
+
+
+def is_right(check: Mapping[str, Any], answer: str) -> bool | None:
+    """Whether the answer states what the spec asks for; None where nothing can decide it.
+
+    Args:
+        check: The spec.
+        answer: The answer, without special tokens.
+
+    Raises:
+        ValueError: If the spec names an unknown kind.
+    """
+    match check["kind"]:
+        case "open":
+            return None
+        case "contains":
+            stated = all(states(answer, fact) for fact in check["facts"])
+            return stated and not any(states(answer, phrase) for phrase in check.get("forbid", ()))
+        case "number":
+            numbers = _FINAL_NUMBER.findall(answer)
+            return bool(numbers) and int(numbers[-1]) == check["value"]
+        case "reference":
+            needed = float(check.get("min_overlap", MIN_OVERLAP))
+            return overlap(_words(answer), _words(check["text"])) >= needed
+        case kind:
+            raise ValueError(f"check kind must be contains, number, reference or open, got {kind!r}")
+
+
+def states(answer: str, fact: str) -> bool:
+    """Whether the fact occurs in the answer as whole words, whatever the case and the white space."""
+    text, wanted = " ".join(answer.lower().split()), " ".join(fact.lower().split())
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text) is not None
+
+
+def has_loop(text: str) -> bool:
+    """Whether some phrase of up to twelve words follows itself at least three times in a row."""
+    words = text.lower().split()
+    return any(_repeats(words, period) for period in range(1, MAX_PERIOD_WORDS + 1))
+
+
+def overlap(one: Sequence[str], two: Sequence[str]) -> float:
+    """Twice the longest common subsequence over both lengths: 1 for equal sequences, order counts."""
+    if not one or not two:
+        return 0.0
+    row = [0] * (len(two) + 1)  # row[j]: longest common subsequence of the words so far and two[:j]
+    for word in one:
+        diagonal = 0
+        for j, other in enumerate(two, start=1):
+            above = row[j]
+            row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
+            diagonal = above
+    return 2 * row[-1] / (len(one) + len(two))
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _repeats(words: Sequence[str], period: int) -> bool:
+    """Whether `MIN_REPEATS` equal blocks of `period` words follow one another somewhere."""
+    run = 0  # words in a row that equal the word one period before
+    for i in range(period, len(words)):
+        run = run + 1 if words[i] == words[i - period] else 0
+        if run >= period * (MIN_REPEATS - 1):
+            return True
+    return False
+
+
+def _has_form(check: Mapping[str, Any], text: str) -> bool:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    match check.get("form", "prose"):
+        case "prose":
+            closed = check["kind"] != "number" or _FINAL_NUMBER.search(_last_sentence(text)) is not None
+            return closed and _opens_well(text) and not any(line.startswith("- ") for line in lines)
+        case "sentence":
+            return _opens_well(text) and len(_SENTENCE_END.findall(text)) == 1
+        case "list":
+            return len(lines) == LIST_POINTS and all(
+                re.fullmatch(r"- [A-Z\d].*[.!?]", line) for line in lines
+            )
+        case "email":
+            return len(lines) >= LIST_POINTS and re.fullmatch(r"Dear \w+,", lines[0]) is not None
+        case form:
+            raise ValueError(f"check form must be prose, sentence, list or email, got {form!r}")
+
+
+def _opens_well(text: str) -> bool:
+    """Whether the text opens with a capital, a digit or a quotation mark."""
+    return text[0].isupper() or text[0].isdigit() or text[0] == '"'
+
+
+def _last_sentence(text: str) -> str:
+    return re.split(r"(?<=[.!?])\s+", text)[-1]

@@ -1,0 +1,182 @@
+"""The six Spec-Bench subtasks, asked with the official questions or the built-in ones.
+
+`source` follows the model: the embedded model cannot answer the official questions sensibly, so it gets
+built-in ones of the same six subtasks. `path` overrides either with a file of the official format. The
+official file is downloaded once, checked against its hash and kept in the user's cache folder.
+"""
+
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.records import Prompt
+from bench.tasks.builtin import BUILTIN_LOCATION, read_builtin
+from bench.tasks.jsonl import QuestionFile, parse_questions, read_content, read_questions
+from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select, suggest
+
+SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
+MT_BENCH_CATEGORIES = (
+    "writing",
+    "roleplay",
+    "reasoning",
+    "math",
+    "coding",
+    "extraction",
+    "stem",
+    "humanities",
+)
+"""Columns are subtasks; MT-bench's ten questions per category carry no weight of their own."""
+OFFICIAL_URL = "https://raw.githubusercontent.com/hemingkx/Spec-Bench/main/data/spec_bench/question.jsonl"
+OFFICIAL_SHA256 = "4b6d33e79484f9841c487ee87d1cf6aa8c6066f61d5d482ff09e5a007fafdf04"
+MAX_BYTES = 16 * 2**20  # the file has 0.7 MB; anything larger is not it
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionTask:
+    """Questions of some or all Spec-Bench subtasks.
+
+    Args:
+        name: Name of the task.
+        source: ``official`` or ``builtin``; the model's configuration chooses.
+        subtasks: Subtasks to ask; None asks all that the file holds.
+        path: File in the official format, plain or gz, that overrides `source`.
+        limit: Number of prompts to ask, spread evenly over subtasks; None asks all.
+        ids: Prompts to ask, by id.
+    """
+
+    name: str
+    source: str
+    subtasks: list[str] | None = None
+    path: str | None = None
+    limit: int | None = None
+    ids: list[str | int] | None = None
+
+    def __post_init__(self) -> None:
+        check_selection(self.limit, self.ids)
+        sources = (SourceName.OFFICIAL.value, SourceName.BUILTIN.value)
+        if self.source not in sources:
+            raise UserError(f"task.source={self.source} is unknown", suggest(str(self.source), sources))
+        if isinstance(self.subtasks, str) or (self.subtasks is not None and not self.subtasks):
+            raise UserError(
+                f"task.subtasks must be a list of subtasks, got {self.subtasks!r}",
+                "Write 'task.subtasks=[qa,rag]'.",
+            )
+        for subtask in self.subtasks or ():
+            if subtask not in SUBTASKS:
+                raise UserError(
+                    f"task.subtasks names {subtask!r}, which is unknown", suggest(str(subtask), SUBTASKS)
+                )
+
+    def load(self) -> LoadedTask:
+        """Read the file that `path` or `source` names.
+
+        Raises:
+            UserError: If the file, the network or a setting is at fault.
+        """
+        file, name, location = self._read()
+        prompts = [self._with_subtask(prompt, location) for prompt in file.prompts]
+        available = self._of_subtasks(prompts, location)
+        chosen = select(available, self.limit, self.ids)
+        source = TaskSource(name, location, file.sha256, len(chosen), len(chosen) < len(available))
+        return LoadedTask(chosen, source)
+
+    def _read(self) -> tuple[QuestionFile, SourceName, str]:
+        if self.path is not None:
+            file = read_questions(self.path)
+            is_official = file.sha256 == OFFICIAL_SHA256
+            return file, SourceName.OFFICIAL if is_official else SourceName.MODIFIED, self.path
+        if self.source == SourceName.BUILTIN:
+            return read_builtin(), SourceName.BUILTIN, BUILTIN_LOCATION
+        return parse_questions(official_content(), OFFICIAL_URL), SourceName.OFFICIAL, OFFICIAL_URL
+
+    def _with_subtask(self, prompt: Prompt, location: str) -> Prompt:
+        """The prompt under its subtask; a file that names none serves a task of one subtask."""
+        subtask = "mt_bench" if prompt.subtask in MT_BENCH_CATEGORIES else prompt.subtask
+        if not subtask and self.subtasks is not None and len(self.subtasks) == 1:
+            subtask = self.subtasks[0]
+        if subtask not in SUBTASKS:
+            what = (
+                f"has category {subtask!r}, which Spec-Bench does not know" if subtask else "has no category"
+            )
+            fix = suggest(subtask, SUBTASKS) if subtask else f"Choose from: {', '.join(SUBTASKS)}."
+            raise UserError(
+                f"{location}: prompt {prompt.id} {what}", f"{fix} For other prompts use task=jsonl."
+            )
+        return replace(prompt, subtask=subtask)
+
+    def _of_subtasks(self, prompts: list[Prompt], location: str) -> list[Prompt]:
+        present = list(dict.fromkeys(prompt.subtask for prompt in prompts))
+        wanted = present if self.subtasks is None else self.subtasks
+        for subtask in wanted:
+            if subtask not in present:
+                fix = f"It holds {', '.join(present)}; choose among these or give another task.path."
+                raise UserError(f"{location} holds no question of subtask {subtask}", fix)
+        return [prompt for prompt in prompts if prompt.subtask in wanted]
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$XDG_CACHE_HOME`` where it is an absolute path, else ``~/.cache``."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "self-speculative-bench"
+
+
+def official_content(fetch: Callable[[str], bytes] | None = None) -> bytes:
+    """The official question file, from the cache or downloaded into it; its hash always holds.
+
+    Args:
+        fetch: Returns what an address serves; None uses the network.
+
+    Raises:
+        UserError: If it is not cached and cannot be fetched, or what was fetched is not the file.
+    """
+    cached = cache_folder() / "spec_bench" / "question.jsonl"
+    if cached.is_file() and _is_official(content := read_content(cached)):
+        return content
+    content = _download(fetch or _fetch)
+    _keep(cached, content)
+    return content
+
+
+def _is_official(content: bytes) -> bool:
+    return hashlib.sha256(content).hexdigest() == OFFICIAL_SHA256
+
+
+def _download(fetch: Callable[[str], bytes]) -> bytes:
+    fix = "Download it yourself and add task.path=question.jsonl."
+    try:
+        content = fetch(OFFICIAL_URL)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"the question file could not be fetched from {OFFICIAL_URL}: {reason}", fix
+        ) from error
+    if not _is_official(content):
+        raise UserError(f"{OFFICIAL_URL} served another file than Spec-Bench's (its sha256 differs)", fix)
+    return content
+
+
+def _fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        content: bytes = response.read(MAX_BYTES)
+    return content
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write the file at one stroke, so that a parallel run never reads half of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(content)
+        Path(file.name).replace(path)
+    except OSError as error:
+        fix = "Set XDG_CACHE_HOME to a folder that you may write to."
+        raise UserError(
+            f"the question file cannot be kept in {path.parent}: {error.strerror}", fix
+        ) from error

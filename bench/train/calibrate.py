@@ -1,0 +1,163 @@
+"""``python -m bench.train.calibrate method=medusa model=tiny``: measure a tree, store it by the weights.
+
+Held-out dialogues say how often each candidate is right, this machine says how long a round of each size
+takes, and `bench.train.tree_search` weighs the two. The tree goes into the ``module.json`` of
+``method.weights``.
+"""
+
+import json
+import logging
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from bench.cli import CONF, INTERRUPTED, report_mistake
+from bench.components import Component, resolve_path
+from bench.config import ModelConfig, RuntimeConfig
+from bench.errors import UserError
+from bench.mistakes import explain
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class CalibrateConfig:
+    """What calibration can be told.
+
+    Args:
+        method: Whose tree; its `weights` must be trained.
+        model: For which model.
+        runtime: Where; round times hold for this machine and this number of threads.
+        per_subtask: Held-out dialogues of each subtask.
+        tokens: Greedy tokens per dialogue.
+        width: Candidates per depth that the tree may use.
+        max_nodes: Largest tree considered, the root not counted.
+        seed: Choice of the dialogues.
+    """
+
+    method: Any = MISSING
+    model: ModelConfig = MISSING
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    per_subtask: int = 8
+    tokens: int = 96
+    width: int = 10
+    max_nodes: int = 48
+    seed: int = 1
+
+
+def main() -> None:
+    """Entry point of ``python -m bench.train.calibrate``."""
+    ConfigStore.instance().store(name="calibrate_schema", node=CalibrateConfig)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+    try:
+        hydra.main(version_base="1.3", config_path=CONF, config_name="calibrate")(_job)()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        mistake = explain(error)
+        if mistake is None:
+            raise
+        sys.exit(report_mistake(mistake))
+
+
+def _job(composed: DictConfig) -> None:
+    from transformers import AutoTokenizer
+
+    from bench.runtime.hub import resolve
+    from bench.runtime.loading import load_decoder
+    from bench.workbench import options_for
+
+    settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
+    folder = resolve(resolve_path(settings.model.path), settings.model.revision)
+    decoder = load_decoder(folder, options_for(settings.runtime, settings.model.context))
+    name = str(HydraConfig.get().runtime.choices["method"])
+    facts = calibrate(settings, name, decoder, AutoTokenizer.from_pretrained(folder))
+    target = FilePath(resolve_path(settings.method["weights"])) / "module.json"
+    store_tree(target, facts)
+    log.info("stored a tree of %d nodes in %s", len(facts["tree"]), target)
+
+
+def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - torch stays out of --help
+    """Measure, search, and say what was found: entries ``tree`` and ``calibration`` for ``module.json``."""
+    from bench.train.calibration import continue_greedily, rank_accuracies, round_seconds
+    from bench.train.tree_search import best_size, grow
+    from methods.tree import Calibratable
+
+    def build(tree: object) -> Any:  # noqa: ANN401 - the yaml's choice
+        method = Component.from_node("method", name, {**settings.method, "tree": tree}).build()
+        method.attach(decoder)
+        return method
+
+    method = build("chain")
+    if not isinstance(method, Calibratable):
+        raise UserError(f"method={name} drafts no tree", "choose a method with a tree, such as medusa")
+    prompts = _prompts(settings, tokenizer, decoder.device)
+    end = frozenset({int(tokenizer.eos_token_id)})
+    texts = [continue_greedily(method, prompt, settings.tokens, end) for prompt in prompts]
+    accuracies = rank_accuracies(method, texts, settings.width)
+    for depth, row in enumerate(accuracies, start=1):
+        log.info("depth %d: top-1 %.3f, top-5 %.3f", depth, row[0], sum(row[:5]))
+    nodes = grow(accuracies, settings.max_nodes)
+    round_s = round_seconds(build, [node.path for node in nodes], prompts[::4], settings.tokens)
+    found = best_size(nodes, round_s)
+    for size, seconds in round_s.items():
+        tokens = 1 + sum(node.gain for node in nodes[:size])
+        log.info(
+            "%3d nodes: %.2f tokens expected, %.2f ms, %.1f tokens/s",
+            size,
+            tokens,
+            1e3 * seconds,
+            tokens / seconds,
+        )
+    log.info(
+        "best: %d nodes, %.2f tokens expected in %.2f ms", len(found.paths), found.tokens, 1e3 * found.seconds
+    )
+    return {
+        "tree": [list(path) for path in sorted(found.paths, key=lambda path: (len(path), path))],
+        "calibration": {
+            "accuracies": accuracies,
+            "round_ms": {str(size): round(1e3 * seconds, 3) for size, seconds in round_s.items()},
+            "expected_tokens": round(found.tokens, 3),
+            "positions": sum(text.ids.numel() - text.start for text in texts),
+            "device": f"{decoder.device.type}, {platform.processor() or platform.machine()}",
+        },
+    }
+
+
+def _prompts(settings: CalibrateConfig, tokenizer: Any, device: Any) -> list[Any]:  # noqa: ANN401 - as above
+    """First turns of held-out dialogues, none of them a built-in prompt, each as ids of shape [P]."""
+    import torch
+
+    from bench.train.builtin_prompts import PER_SUBTASK, SEED
+    from bench.train.cli import check_chat_tokens
+    from bench.train.corpus import heldout_dialogues
+    from bench.train.tokenizer import encode_dialogue
+
+    check_chat_tokens(tokenizer)
+    asked = {dialogue.turns[0] for dialogue in heldout_dialogues(SEED, PER_SUBTASK)}
+    prompts = []
+    for dialogue in heldout_dialogues(settings.seed, settings.per_subtask):
+        if dialogue.turns[0] not in asked:
+            ids, is_answer = encode_dialogue(tokenizer, dialogue)
+            prompts.append(torch.tensor(ids[: is_answer.index(True)], device=device))
+    return prompts
+
+
+def store_tree(path: FilePath, facts: dict[str, Any]) -> None:
+    """Add entries to a ``module.json``; the file changes whole or not at all."""
+    found = json.loads(path.read_text())
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps({**found, **facts}, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

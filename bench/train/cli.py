@@ -1,0 +1,163 @@
+"""The command line of training: ``python -m bench.train method=kangaroo model=tiny`` or ``base=tiny``.
+
+Composes like the benchmark itself, with the same models, methods and error contract; see `bench.cli`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from bench.cli import CONF, INTERRUPTED, report_mistake
+from bench.components import Component, resolve_path, unknown_key
+from bench.config import ModelConfig, RuntimeConfig
+from bench.errors import UserError
+from bench.mistakes import explain
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainConfig:
+    """What training can be told.
+
+    Args:
+        method: Whose module to train.
+        model: For which model.
+        runtime: Where.
+        recipe: Settings of `bench.train.modules.ModuleRecipe`.
+        base: Settings of `bench.train.base.BaseRecipe`; if given, the base model is trained instead.
+        out: Folder of the result.
+    """
+
+    method: Any = MISSING
+    model: ModelConfig = MISSING
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    base: Any = None
+    out: str | None = None
+
+
+def main() -> None:
+    """Entry point of ``python -m bench.train``."""
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+    try:
+        hydra.main(version_base="1.3", config_path=CONF, config_name="train")(_job)()
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: the last checkpoint is kept, and the same command resumes\n")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        mistake = explain(error)
+        if mistake is None:
+            raise
+        sys.exit(report_mistake(mistake))
+
+
+def _job(composed: DictConfig) -> None:
+    choices = HydraConfig.get().runtime.choices
+    try:
+        if composed.base is not None:
+            _train_base(composed, str(choices["base"]))
+        else:
+            _train_method(composed, str(choices["method"]), str(choices["model"]))
+    except UserError as mistake:
+        raise SystemExit(report_mistake(mistake)) from mistake
+
+
+def _train_base(composed: DictConfig, name: str) -> None:
+    from bench.train.base import default_recipe, train_base
+    from bench.workbench import options_for
+
+    device = options_for(_object(composed.runtime), None).device.type
+    given = _checked(OmegaConf.to_container(composed.base, resolve=True), default_recipe(device), "base")
+    final = train_base(given, Path(composed.out or f"results/train/{name}"), device=device)
+    if final is None:
+        raise KeyboardInterrupt
+    log.info("the model is in %s; use it with model=local model.path=%s", final, final)
+
+
+def _train_method(composed: DictConfig, name: str, model: str) -> None:
+    from transformers import AutoTokenizer
+
+    from bench.runtime.hub import resolve
+    from bench.runtime.loading import load_decoder
+    from bench.train.modules import ModuleRecipe, train_module
+    from bench.workbench import checkpoint_hash, options_for
+    from methods.base import Trainable
+
+    recipe = _checked(OmegaConf.to_container(composed.recipe, resolve=True), ModuleRecipe(), "recipe")
+    node = OmegaConf.to_container(composed.method, resolve=True)
+    assert isinstance(node, dict)
+    node["weights"] = None  # what is about to be made
+    method = Component.from_node("method", name, node).build()
+    if not isinstance(method, Trainable):
+        raise UserError(
+            f"method={name} has nothing to train", "choose a method with modules, such as kangaroo"
+        )
+    config: ModelConfig = _object(composed.model)
+    folder = resolve(resolve_path(config.path), config.revision)
+    decoder = load_decoder(folder, options_for(_object(composed.runtime), config.context))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    out = Path(composed.out or f"results/train/{model}/{name}")
+    facts = {"model": model, "model_weights": checkpoint_hash(folder), "data": "bench.train.corpus"}
+    figures = train_module(method, decoder, _dialogues(tokenizer, recipe.seed), recipe, out, facts)
+    log.info("%s for %s is in %s: %s", name, model, out, figures)
+
+
+def _dialogues(tokenizer: Any, seed: int) -> Iterator[tuple[list[int], list[bool]]]:  # noqa: ANN401 - any tokenizer
+    """The embedded corpus, encoded; modules see other dialogues than the base model did.
+
+    Raises:
+        UserError: If the tokenizer is not the embedded model's.
+    """
+    from bench.train.corpus import training_dialogues
+    from bench.train.tokenizer import encode_dialogue
+
+    check_chat_tokens(tokenizer)
+    for dialogue in training_dialogues(seed + 1000):
+        yield encode_dialogue(tokenizer, dialogue)
+
+
+def check_chat_tokens(tokenizer: Any) -> None:  # noqa: ANN401 - any tokenizer
+    """Refuse a tokenizer that cannot write the embedded corpus.
+
+    Raises:
+        UserError: If it lacks a token of the corpus's chat format.
+    """
+    from bench.train.tokenizer import SPECIAL_TOKENS
+
+    if any(
+        tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id) for token in SPECIAL_TOKENS
+    ):
+        raise UserError(
+            "the training corpus is written for the embedded model's chat tokens, which this tokenizer lacks",
+            "train with model=tiny, or a model that bench.train base=... made",
+        )
+
+
+def _object(node: DictConfig) -> Any:  # noqa: ANN401 - the dataclass of the node's schema
+    return OmegaConf.to_object(node)
+
+
+def _checked(given: Any, defaults: Any, group: str) -> Any:  # noqa: ANN401 - a recipe of either kind
+    """`defaults` with the yaml's values.
+
+    Raises:
+        UserError: If a key is unknown or a value is refused.
+    """
+    known = [one.name for one in fields(defaults)]
+    for key in given:
+        if key not in known:
+            raise UserError(*unknown_key(f"{group}.{key}", [f"{group}.{one}" for one in known]))
+    return replace(defaults, **given)

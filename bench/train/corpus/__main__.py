@@ -1,0 +1,23 @@
+"""Look at the corpus: `python -m bench.train.corpus --show 2` prints that many dialogues of each subtask."""
+
+import argparse
+import sys
+
+from bench.train.corpus import heldout_dialogues
+
+
+def main() -> None:
+    """Print a few held-out dialogues of every subtask."""
+    parser = argparse.ArgumentParser(prog="python -m bench.train.corpus", description=main.__doc__)
+    parser.add_argument("--show", type=int, default=2, help="dialogues per subtask")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
+    options = parser.parse_args()
+    for dialogue in heldout_dialogues(options.seed, options.show):
+        sys.stdout.write(f"== {dialogue.subtask}\n")
+        for turn, answer in zip(dialogue.turns, dialogue.answers, strict=True):
+            sys.stdout.write(f"user: {turn}\nassistant: {answer}\n")
+        sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

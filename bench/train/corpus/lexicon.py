@@ -1,0 +1,38 @@
+"""Word lists that several generators share: people, towns, days. Short, so that a tiny model learns them."""
+
+WOMEN = ("Anna", "Clara", "Emma", "Ida", "Julia", "Lena", "Maria", "Nora", "Olga", "Sara", "Tina", "Vera")
+MEN = ("Adam", "Ben", "Carl", "David", "Erik", "Felix", "Hugo", "Jonas", "Leo", "Max", "Oscar", "Paul")
+NAMES = WOMEN + MEN
+SURNAMES = (
+    "Adler",
+    "Brandt",
+    "Conrad",
+    "Dorn",
+    "Engel",
+    "Fischer",
+    "Graf",
+    "Holt",
+    "Keller",
+    "Lang",
+    "Moser",
+    "Novak",
+)
+TOWNS = (
+    "Arden",
+    "Belmont",
+    "Corwin",
+    "Dalby",
+    "Elmsford",
+    "Farrow",
+    "Glenmoor",
+    "Harwick",
+    "Kelso",
+    "Lindholm",
+    "Marlow",
+    "Norwood",
+    "Oakham",
+    "Selby",
+    "Tarrin",
+    "Velden",
+)
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

@@ -1,0 +1,177 @@
+"""Everything one run works with: the model, its chat format, the two arms, the prompts.
+
+The step from settings to objects, so that the runner only measures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig
+
+from bench.config import RuntimeConfig, Settings
+from bench.errors import UserError
+from bench.records import Arm, Run
+from bench.runtime.decoder import Decoder
+from bench.runtime.hub import resolve
+from bench.runtime.loading import RuntimeOptions, load_decoder, weight_files
+from bench.runtime.sampling import Sampler, Sampling
+from bench.store import run_id
+from bench.tasks.chat import ChatFormat
+from bench.tasks.task import LoadedTask
+from methods.autoregressive import Autoregressive
+from methods.base import Method
+
+_HASHED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """The objects of one run.
+
+    Args:
+        decoder: The target model, shared by all arms.
+        chat: Conversation to prompt ids, and back.
+        eos_ids: Tokens that end an answer.
+        arms: The baseline, and the method where it is another one.
+        task: The prompts and where they came from.
+        sampling: How tokens are chosen.
+        run: The record of this run, without its environment.
+    """
+
+    decoder: Decoder
+    chat: ChatFormat
+    eos_ids: frozenset[int]
+    arms: Mapping[Arm, Method]
+    task: LoadedTask
+    sampling: Sampling
+    run: Run
+
+
+def build_workbench(settings: Settings) -> Workbench:
+    """Load and attach everything, cheapest checks first, so that a mistake shows before a model is loaded.
+
+    Raises:
+        UserError: If any part of the settings cannot be met.
+    """
+    method: Method = settings.method.build()
+    task: LoadedTask = settings.task.build().load()
+    folder = resolve(settings.model.location, settings.model.revision)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = ChatFormat(tokenizer, settings.model.template)
+    options = options_for(settings.runtime, settings.model.context)
+    decoder = load_decoder(folder, options)
+    arms: dict[Arm, Method] = {Arm.BASELINE: Autoregressive(), Arm.METHOD: method}
+    if isinstance(method, Autoregressive):
+        del arms[Arm.METHOD]  # the baseline against itself: its repeats are the comparison
+    for one in arms.values():
+        one.attach(decoder)
+    sampling = Sampling(**asdict(settings.sampling))
+    return Workbench(
+        decoder=decoder,
+        chat=chat,
+        eos_ids=eos_ids(folder, tokenizer.eos_token_id),
+        arms=arms,
+        task=task,
+        sampling=sampling,
+        run=describe_run(settings, task, folder, chat, method, Sampler(sampling, options.device, 0)),
+    )
+
+
+def options_for(wanted: RuntimeConfig, context: int | None) -> RuntimeOptions:
+    """Device, precision and length that the configuration asks for; also sets the thread count.
+
+    Raises:
+        UserError: If CUDA is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if wanted.device == "cuda" and not has_gpu:
+        raise UserError(
+            "runtime.device=cuda, but PyTorch finds no GPU", "use runtime.device=cpu, or mend the driver"
+        )
+    device = torch.device("cuda" if has_gpu and wanted.device != "cpu" else "cpu")
+    if wanted.threads is not None:
+        torch.set_num_threads(wanted.threads)
+    dtype = wanted.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    return RuntimeOptions(device, getattr(torch, dtype), min(wanted.max_length, context or wanted.max_length))
+
+
+def eos_ids(folder: Path, tokenizer_eos: int | None) -> frozenset[int]:
+    """End tokens from ``generation_config.json`` where there is one, and the tokenizer's own."""
+    found = {tokenizer_eos}
+    if (folder / "generation_config.json").is_file():
+        configured = GenerationConfig.from_pretrained(folder).eos_token_id
+        found |= set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(one for one in found if one is not None)
+
+
+def describe_run(
+    settings: Settings, task: LoadedTask, folder: Path, chat: ChatFormat, method: Method, sampler: Sampler
+) -> Run:
+    """The run's identity and labels; `measure` and paths of results do not enter the identity."""
+    plain = settings.config
+    identity = {
+        "method": {"target": settings.method.target, **settings.method.params},
+        "method_weights": _module_hash(settings.method.params.get("weights")),
+        "task": {key: value for key, value in plain["task"].items() if key != "path"},
+        "questions": task.source.sha256,
+        "model": {key: value for key, value in plain["model"].items() if key not in ("path", "modules")},
+        "model_weights": checkpoint_hash(folder),
+        "template": chat.template_hash,
+        "sampling": plain["sampling"],
+        "runtime": plain["runtime"],
+        "history": settings.measure.history,
+        "max_new_tokens": settings.max_new_tokens,
+        "seed": settings.seed,
+    }
+    names = settings.method.name, settings.task.name, str(settings.model.name)
+    return Run(
+        run_id=run_id(*names, identity),
+        method=names[0],
+        task=names[1],
+        model=names[2],
+        identity=identity,
+        config=plain,
+        labels={
+            "exactness": method.exactness(sampler).value,
+            "prompts": task.source.name.value,
+            "partial": task.source.partial,
+            "independent re-implementation": bool(getattr(method, "is_reimplementation", False)),
+        },
+    )
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """16 hex digits over a checkpoint: its config, and name, size and first MiB of every weight file.
+
+    The whole of a 13 GB file would take a minute to read; a retrained or converted checkpoint differs at
+    once.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in weight_files(folder):
+        digest.update(f"{file.name} {file.stat().st_size}".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(_HASHED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as the yaml gives it
+    """Hash of a method's trained modules, so that retrained ones make another run."""
+    from bench.components import resolve_path
+    from bench.runtime.modules import WEIGHTS_FILE
+
+    if not isinstance(weights, str):
+        return None
+    file = Path(resolve_path(weights)) / WEIGHTS_FILE
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+
+
+def identity_json(run: Run) -> str:
+    """The identity as it is hashed, for people."""
+    return json.dumps(run.identity, indent=1, sort_keys=True)

@@ -1,0 +1,178 @@
+"""Draft trees: which continuations are proposed, what each node sees, where an accepted path goes.
+
+A node is named by its path, the ranks of the candidates that lead to it: (0, 2) is the third best token of
+depth 2 under the best token of depth 1 (Medusa, arXiv 2401.10774, section 2.3.3). Nodes stand in
+breadth-first order, siblings by rank; node 0 is the root, the token that the target has already chosen. So
+any first n nodes are a tree again.
+
+Shapes: N nodes with the root, D depth of the deepest node, K candidates per depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from bench.runtime.cache import KVCache
+
+Path = tuple[int, ...]
+"""Ranks from the root to a node; the root's own path is empty."""
+
+CPU = torch.device("cpu")
+
+
+class Tree:
+    """The shape of a draft tree. Immutable; what does not depend on tokens is worked out here, once.
+
+    Args:
+        parents: Parent of every node in breadth-first order, length N; the root's is -1.
+        ranks: Which candidate of its depth a node takes, length N; the root's counts for nothing.
+        device: Where the tensors live.
+
+    Attributes:
+        children: Nodes below each node, by rank.
+        depths: Depth of each node; the root's is 0.
+        offsets: The same on the device, shape [N], int64: positions relative to the root's.
+        sees: ``sees[i, j]`` says whether j is i or an ancestor of it, shape [N, N], bool.
+
+    Raises:
+        ValueError: If the order is not breadth-first.
+    """
+
+    def __init__(self, parents: Sequence[int], ranks: Sequence[int], device: torch.device = CPU) -> None:
+        self.parents, self.ranks = tuple(parents), tuple(ranks)
+        depths = [0] * len(parents)
+        below: list[list[int]] = [[] for _ in parents]
+        sees = [[False] * len(parents) for _ in parents]
+        sees[0][0] = True
+        for node, parent in enumerate(parents[1:], start=1):
+            depths[node] = depths[parent] + 1
+            if not 0 <= parent < node or depths[node] < depths[node - 1]:
+                raise ValueError(f"node {node} with parent {parent} is not in breadth-first order")
+            below[parent].append(node)
+            sees[node][: parent + 1] = sees[parent][: parent + 1]
+            sees[node][node] = True
+        self.depths = tuple(depths)
+        self.children = tuple(tuple(nodes) for nodes in below)
+        self.offsets = torch.tensor(depths, device=device)
+        self.sees = torch.tensor(sees, device=device)
+        self._parts: dict[int, Tree] = {}
+        self._columns: dict[int, Tensor] = {}
+
+    @classmethod
+    def of_paths(cls, paths: Iterable[Sequence[int]], device: torch.device = CPU) -> Tree:
+        """A tree from the paths of its nodes in any order, the root's left out.
+
+        Raises:
+            ValueError: If a path is empty, doubled, holds a negative rank, or lacks its parent.
+        """
+        ordered = sorted((tuple(path) for path in paths), key=lambda path: (len(path), path))
+        index: dict[Path, int] = {(): 0}
+        for path in ordered:
+            if path in index:
+                raise ValueError(f"path {list(path)} is given twice, or is the root's, which is implied")
+            if path[:-1] not in index:
+                raise ValueError(f"path {list(path)} has no parent: add {list(path[:-1])}")
+            if path[-1] < 0:
+                raise ValueError(f"path {list(path)} holds a negative rank")
+            index[path] = len(index)
+        parents = [-1, *(index[path[:-1]] for path in ordered)]
+        return cls(parents, [0, *(path[-1] for path in ordered)], device)
+
+    @classmethod
+    def of_child_counts(cls, counts: Mapping[str, int], device: torch.device = CPU) -> Tree:
+        """A tree from how many children nodes have: ``{"": 3, "0": 2}`` is three nodes, two below the first.
+
+        Args:
+            counts: By path, written as a string of one-digit ranks; nodes left out have no children.
+            device: Where the tensors live.
+
+        Raises:
+            ValueError: If a path names no node of the tree.
+        """
+        paths = [(*map(int, parent), rank) for parent, count in counts.items() for rank in range(count)]
+        return cls.of_paths(paths, device)
+
+    @classmethod
+    def chain(cls, depth: int, device: torch.device = CPU) -> Tree:
+        """The best candidate of each depth only."""
+        return cls(range(-1, depth), [0] * (depth + 1), device)
+
+    @property
+    def size(self) -> int:
+        """Nodes, the root included (N)."""
+        return len(self.parents)
+
+    @property
+    def depth(self) -> int:
+        """Depth of the deepest node (D)."""
+        return self.depths[-1]
+
+    @property
+    def width(self) -> int:
+        """Candidates that each depth must offer: one more than the largest rank."""
+        return max(self.ranks[1:], default=-1) + 1
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Path of every node but the root."""
+        found: list[Path] = [()]
+        for parent, rank in zip(self.parents[1:], self.ranks[1:], strict=True):
+            found.append((*found[parent], rank))
+        return tuple(found[1:])
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Nodes without children."""
+        return tuple(node for node, below in enumerate(self.children) if not below)
+
+    def route(self, node: int) -> tuple[int, ...]:
+        """Nodes from the root to `node`, both included."""
+        found = []
+        while node >= 0:
+            found.append(node)
+            node = self.parents[node]
+        return tuple(reversed(found))
+
+    def fit(self, depth: int, size: int) -> Tree:
+        """The part of this tree no deeper than `depth` and with at most `size` nodes, the root included."""
+        count = sum(one <= depth for one in self.depths)
+        count = max(1, min(count, size))
+        if count == self.size:
+            return self
+        if count not in self._parts:
+            self._parts[count] = Tree(self.parents[:count], self.ranks[:count], self.offsets.device)
+        return self._parts[count]
+
+    def gather(self, root: Tensor, candidates: Tensor) -> Tensor:
+        """Tokens of all nodes.
+
+        Args:
+            root: The root token, shape [1], int64.
+            candidates: Candidate tokens by depth and rank, best first, shape [>= D, K] with K >= `width`.
+
+        Returns:
+            Token ids, shape [N].
+        """
+        width = candidates.shape[1]
+        if width not in self._columns:
+            flat = [(d - 1) * width + r for d, r in zip(self.depths[1:], self.ranks[1:], strict=True)]
+            self._columns[width] = torch.tensor(flat, dtype=torch.int64, device=candidates.device)
+        return torch.cat([root, candidates.flatten()[self._columns[width]]])
+
+
+def compact(cache: KVCache, base: int, path: Sequence[int]) -> None:
+    """Keep an accepted path of a tree whose rows stand at slots ``base ..`` in every layer; drop the rest.
+
+    Args:
+        cache: Holds the tree's rows.
+        base: Slot of the root.
+        path: Accepted nodes, root first, increasing.
+    """
+    settled = next((place for place, node in enumerate(path) if node != place), len(path))
+    if settled < len(path):  # slots that already hold their node stay untouched
+        moved = torch.tensor(path[settled:]) - settled
+        cache.keep(base + settled, moved)
+    cache.truncate(base + len(path))

@@ -1,0 +1,45 @@
+"""What all tests share: one quiet thread, the shared data where it exists, a clean Hydra."""
+
+import os
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch: spinning threads starve each other on few cores
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums of a tiny model do not gain from threads, and one thread adds in one order."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def clean_hydra() -> Iterator[None]:
+    """Hydra keeps its state in a singleton; no test inherits another's."""
+    GlobalHydra.instance().clear()
+    yield
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def results_dir(tmp_path: Path) -> Path:
+    """A folder for records, gone after the test."""
+    return tmp_path / "results"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real question files beside the checkout; tests that want them skip where they are absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder

@@ -1,0 +1,76 @@
+"""A whole benchmark in miniature: a random model with a real tokenizer, prompts, composed settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.config import Settings, register_schema, settings_from
+from bench.train.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+TEXTS = [
+    "What is the capital of France? Paris is the capital.",
+    "Tell me a story about a fox and a hen.",
+] * 20
+
+
+def save_random_model(folder: Path, layers: int = 4, context: int = 256) -> Path:
+    """A checkpoint with random weights and a tokenizer that chats."""
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def save_prompts(path: Path, *prompts: list[str]) -> Path:
+    """A JSONL file with one conversation per argument."""
+    path.write_text("\n".join(json.dumps({"turns": turns}) for turns in prompts) + "\n")
+    return path
+
+
+METHODS = {"layerskip": ["method.exit_layer=2"], "autoregressive": []}
+
+
+def settings_for(
+    model: Path, prompts: Path, results: Path, *overrides: str, method: str = "layerskip"
+) -> Settings:
+    """Settings of one run on that model and those prompts."""
+    register_schema()
+    wanted = [
+        "model=local",
+        f"model.path={model}",
+        f"method={method}",
+        *METHODS[method],
+        "task=jsonl",
+        f"task.path={prompts}",
+        "max_new_tokens=8",
+        f"results_dir={results}",
+        "measure.resamples=200",
+        *overrides,
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("bench", wanted, return_hydra_config=True)
+    choices = dict(composed.hydra.runtime.choices)
+    OmegaConf.set_struct(composed, False)
+    del composed["hydra"]
+    return settings_from(composed, choices)

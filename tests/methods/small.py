@@ -1,0 +1,77 @@
+"""Small random models and a clock that tells no time, for tests of methods."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen3Config
+
+from bench.records import Generation
+from bench.runtime.decoder import Decoder
+from bench.runtime.loading import RuntimeOptions, build_decoder
+from bench.runtime.sampling import Sampler, Sampling
+from methods.base import Budget, Method
+
+CPU = torch.device("cpu")
+SHAPE: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.25,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+FAMILIES: dict[str, Any] = {
+    "llama": LlamaConfig(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE),
+    "gemma": GemmaConfig(**SHAPE),
+}
+
+
+class SilentClock:
+    """Implements `methods.base.Clock` and measures nothing."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def first_token(self) -> None:
+        return None
+
+
+def random_decoder(family: str = "llama", seed: int = 0) -> Decoder:
+    """A decoder with random weights, fp32."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family])
+    model.config.architectures = [type(model).__name__]
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, 256))
+
+
+def prompt(length: int = 12, seed: int = 3) -> Tensor:
+    """Random token ids, shape [length]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(SHAPE["vocab_size"], (length,), generator=generator)
+
+
+def run(
+    method: Method,
+    ids: Tensor,
+    *,
+    new: int = 40,
+    eos: frozenset[int] = frozenset(),
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> Generation:
+    """One generation, cut as the harness cuts it."""
+    sampler = Sampler(sampling or Sampling(), CPU, seed)
+    with torch.inference_mode():
+        return method.generate(ids, Budget(new, eos), sampler, SilentClock()).cut(new, eos)

@@ -1,0 +1,226 @@
+"""Checkpoints load strictly: what does not fit is named with its fix, and nothing is guessed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPTNeoXConfig, LlamaConfig, Qwen2Config
+
+from bench.errors import UserError
+from bench.runtime.families import FAMILIES, decoder_config
+from bench.runtime.loading import load_decoder, weight_files
+from tests.runtime.models import CONFIGS, CONTEXT, TINY, options, oracle_logits, tiny_model, tokens
+
+IDS = tokens(20)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """A saved Llama checkpoint that a test may spoil."""
+    tiny_model(CONFIGS["llama-mha"]).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def rewrite_config(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def refusal(folder: Path) -> UserError:
+    with pytest.raises(UserError) as caught:
+        load_decoder(folder, options())
+    return caught.value
+
+
+class TestPrecisions:
+    @pytest.mark.parametrize("name", CONFIGS)
+    @pytest.mark.parametrize(
+        ("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.06)], ids=["fp16", "bf16"]
+    )
+    def test_half_precision_is_near_the_fp32_oracle(
+        self, tmp_path: Path, name: str, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        model = tiny_model(CONFIGS[name])
+        model.save_pretrained(tmp_path)
+        expected = oracle_logits(model, IDS)[-6:]
+        decoder = load_decoder(tmp_path, options(dtype))
+        decoder.prefill(torch.tensor(IDS[:-6]))
+        got = decoder.step(torch.tensor(IDS[-6:]), len(IDS) - 6)
+        assert got.dtype == decoder.dtype == dtype
+        assert float((got.float() - expected).norm() / expected.norm()) < tolerance
+
+    def test_a_checkpoint_stored_in_bf16_runs_in_fp32(self, tmp_path: Path) -> None:
+        model = tiny_model(CONFIGS["qwen2-biases"])
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.bfloat16())
+        expected = oracle_logits(model, IDS)[-1:]
+        model.bfloat16().save_pretrained(tmp_path)
+        got = load_decoder(tmp_path, options()).prefill(torch.tensor(IDS))
+        assert float((got - expected).abs().max()) <= 1e-5
+
+
+class TestLength:
+    @pytest.mark.parametrize(
+        ("asked", "given"), [(10, 10), (10_000, CONTEXT)], ids=["as asked", "never past the context"]
+    )
+    def test_capacity(self, llama: Path, asked: int, given: int) -> None:
+        decoder = load_decoder(llama, options(max_length=asked))
+        assert decoder.capacity == decoder.placement.capacity == given
+
+
+class TestFiles:
+    def test_shards_equal_one_file(self, tmp_path: Path) -> None:
+        model = tiny_model(CONFIGS["llama-gqa-llama3-rope"])
+        model.save_pretrained(tmp_path, max_shard_size="20KB")
+        assert len(weight_files(tmp_path)) > 2
+        got = load_decoder(tmp_path, options()).prefill(torch.tensor(IDS))
+        assert float((got - oracle_logits(model, IDS)[-1:]).abs().max()) <= 1e-5
+
+    def test_a_missing_shard_is_named(self, tmp_path: Path) -> None:
+        tiny_model(CONFIGS["llama-mha"]).save_pretrained(tmp_path, max_shard_size="20KB")
+        lost = weight_files(tmp_path)[1]
+        lost.unlink()
+        error = refusal(tmp_path)
+        assert lost.name in error.what
+        assert "finish the download" in error.fix
+
+    def test_a_file_cut_short(self, llama: Path) -> None:
+        file = llama / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+        assert f"{file} is damaged or cut short" in refusal(llama).what
+
+    def test_pickled_weights_are_refused_with_the_way_to_convert(self, llama: Path) -> None:
+        (llama / "model.safetensors").rename(llama / "pytorch_model.bin")
+        error = refusal(llama)
+        assert "pickled .bin" in error.what
+        assert "save_pretrained" in error.fix
+
+    def test_no_weights(self, llama: Path) -> None:
+        (llama / "model.safetensors").unlink()
+        assert "holds no model.safetensors" in refusal(llama).what
+
+    def test_no_config(self, llama: Path) -> None:
+        (llama / "config.json").unlink()
+        assert "holds no config.json" in refusal(llama).what
+
+    @pytest.mark.parametrize(
+        "text", ["{", '{"model_type": "a-model-of-2031"}', "{}"], ids=["no json", "unknown type", "empty"]
+    )
+    def test_a_config_that_says_nothing_usable(self, llama: Path, text: str) -> None:
+        (llama / "config.json").write_text(text)
+        error = refusal(llama)
+        assert "config.json cannot be read by transformers" in error.what
+        assert "LlamaForCausalLM" in error.fix
+
+
+class TestTensors:
+    def test_missing_tensors_are_named_together(self, llama: Path) -> None:
+        def drop(tensors: dict[str, torch.Tensor]) -> None:
+            del tensors["model.layers.1.mlp.up_proj.weight"]
+            del tensors["model.norm.weight"]
+
+        rewrite(llama, drop)
+        error = refusal(llama)
+        assert "model.layers.1.mlp.up_proj.weight is missing; model.norm.weight is missing" in error.what
+        assert "same model" in error.fix
+
+    def test_unexpected_tensors_are_named(self, llama: Path) -> None:
+        rewrite(llama, lambda tensors: tensors.update({"model.layers.3.mlp.up_proj.weight": torch.zeros(1)}))
+        assert "model.layers.3.mlp.up_proj.weight is unexpected" in refusal(llama).what
+
+    def test_misshapen_tensors_are_named_with_both_shapes(self, llama: Path) -> None:
+        name = "model.layers.0.self_attn.q_proj.weight"
+        rewrite(llama, lambda tensors: tensors.update({name: torch.zeros(32, 31)}))
+        assert f"{name} has shape (32, 31) instead of (32, 32)" in refusal(llama).what
+
+    def test_many_problems_are_counted(self, llama: Path) -> None:
+        rewrite_config(llama, num_hidden_layers=4)
+        error = refusal(llama)
+        assert error.what.count("is missing") == 6
+        assert "and 3 more" in error.what
+
+    def test_a_bias_the_config_asks_for_must_be_there(self, tmp_path: Path) -> None:
+        tiny_model(CONFIGS["qwen2-biases"]).save_pretrained(tmp_path)
+        names = [f"model.layers.2.self_attn.{one}_proj.bias" for one in "qkv"]
+        rewrite(tmp_path, lambda tensors: [tensors.pop(name) for name in names])
+        error = refusal(tmp_path)
+        assert all(f"{name} is missing" in error.what for name in names)
+
+    def test_a_bias_the_config_knows_nothing_of_is_unexpected(self, llama: Path) -> None:
+        name = "model.layers.0.mlp.down_proj.bias"
+        rewrite(llama, lambda tensors: tensors.update({name: torch.zeros(32)}))
+        assert f"{name} is unexpected" in refusal(llama).what
+
+    def test_tables_that_old_checkpoints_carry_are_ignored(self, llama: Path) -> None:
+        name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+        rewrite(llama, lambda tensors: tensors.update({name: torch.zeros(4)}))
+        assert load_decoder(llama, options()).depth == 3
+
+    def test_a_tied_head_stored_all_the_same_is_ignored(self, tmp_path: Path) -> None:
+        tiny_model(CONFIGS["llama-tied-one-kv-head"]).save_pretrained(tmp_path)
+        rewrite(tmp_path, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(61, 32)}))
+        assert bool(load_decoder(tmp_path, options()).prefill(torch.tensor(IDS)).any())
+
+
+class TestFamilies:
+    def test_an_architecture_outside_the_table_lists_the_supported_ones(self, tmp_path: Path) -> None:
+        GPTNeoXConfig(architectures=["GPTNeoXForCausalLM"]).save_pretrained(tmp_path)
+        error = refusal(tmp_path)
+        assert error.what == "architecture GPTNeoXForCausalLM is not supported by the decoder"
+        assert all(name in error.fix for name in FAMILIES)
+
+    def test_a_config_without_architecture_is_named_by_its_type(self, tmp_path: Path) -> None:
+        LlamaConfig(**TINY).save_pretrained(tmp_path)
+        assert "model_type 'llama' without an architecture" in refusal(tmp_path).what
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"hidden_act": "relu"}, "activation 'relu' of LlamaForCausalLM is not supported"),
+            ({"hidden_act": "gelu"}, "activation 'gelu' of LlamaForCausalLM is not supported"),
+            ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"is quantised \(gptq\)"),
+        ],
+        ids=["relu", "exact gelu", "quantised"],
+    )
+    def test_options_that_would_run_wrongly_are_refused(
+        self, llama: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        rewrite_config(llama, **changes)
+        with pytest.raises(UserError, match=message):
+            load_decoder(llama, options())
+
+    def test_layers_of_unlike_attention_are_refused(self) -> None:
+        config = Qwen2Config(
+            **TINY,
+            use_sliding_window=True,
+            sliding_window=8,
+            max_window_layers=1,
+            architectures=["Qwen2ForCausalLM"],
+        )
+        with pytest.raises(UserError, match="layers of different attention types") as caught:
+            decoder_config(config)
+        assert "use_sliding_window false" in caught.value.fix
+
+    @pytest.mark.parametrize(
+        ("name", "window"),
+        [("mistral-window-7", 7), ("mistral-no-window", None), ("qwen2-biases", None), ("llama-mha", None)],
+    )
+    def test_windows(self, tmp_path: Path, name: str, window: int | None) -> None:
+        tiny_model(CONFIGS[name]).save_pretrained(tmp_path)
+        assert load_decoder(tmp_path, options()).config.window == window
+
+    def test_gemmas_first_configs_mean_the_tanh_form(self) -> None:
+        gemma = CONFIGS["gemma-tied-wide-heads"].to_dict()
+        gemma.update(hidden_act="gelu", hidden_activation=None, architectures=["GemmaForCausalLM"])
+        assert decoder_config(type(CONFIGS["gemma-tied-wide-heads"])(**gemma)).activation == "gelu_tanh"

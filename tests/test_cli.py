@@ -1,0 +1,261 @@
+"""The command line as a person meets it: a process, its two streams and its exit status.
+
+The runner is replaced by a stand-in, so these tests are about the command line alone.
+"""
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+RUNNER = '''
+"""Stand-in for bench.runner: what it does is spelt in the seed."""
+import sys, time, types
+from pathlib import Path
+from types import SimpleNamespace
+from bench.errors import UserError
+
+DONE, PARTLY, BROKEN, REFUSED, UNKNOWN_KEY, FOREVER = range(6)
+
+def execute(settings):
+    if settings.seed == BROKEN:
+        raise RuntimeError("the machine is on fire")
+    if settings.seed == REFUSED:
+        raise UserError("the adapter is for another model", "train one for this model")
+    if settings.seed == UNKNOWN_KEY:
+        settings.method.build()
+    if settings.seed == FOREVER:
+        print("started", flush=True)
+        time.sleep(60)
+    return SimpleNamespace(table=f"table of {settings.method.name}", run_dir=Path("results/runs/x"),
+                           failures=int(settings.seed == PARTLY))
+
+def plan(settings):
+    return f"{settings.method.name}-{settings.task.name}: not started"
+'''
+
+SITE = """
+import importlib.abc, importlib.util, sys
+
+class StandIn(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "bench.runner":
+            return importlib.util.spec_from_file_location(name, __file__.replace("sitecustomize", "stand_in"))
+        if name in ("torch", "transformers"):
+            raise AssertionError(f"{name} was imported by the command line itself")
+
+sys.meta_path.insert(0, StandIn())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working directory whose `site` folder puts the stand-in in place of the runner, and forbids torch."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
+    (tmp_path / "site" / "stand_in.py").write_text(RUNNER, encoding="utf-8")
+    return tmp_path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    ours = [str(folder / "site"), str(folder), str(ROOT)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*ours, *filter(None, inherited)])}
+
+
+def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def assert_mistake(done: subprocess.CompletedProcess[str], what: str, fix: str) -> None:
+    """Two lines on stderr, nothing on stdout, status 2."""
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, len(lines)) == (2, "", 2), done.stderr
+    assert lines[0].startswith("error: ")
+    assert what in lines[0]
+    assert lines[1].startswith("fix: ")
+    assert fix in lines[1]
+
+
+def test_a_run_prints_its_table_and_last_its_folder(folder: Path) -> None:
+    done = bench(folder, "method=kangaroo", "task=mt_bench")
+    assert (done.returncode, done.stdout) == (0, "table of kangaroo\nresults/runs/x\n")
+    assert done.stderr == ""
+
+
+def test_logs_of_the_command_line_lie_in_the_results_folder(folder: Path) -> None:
+    bench(folder, "results_dir=elsewhere")
+    assert list(folder.glob("elsewhere/hydra/*/*/bench.log"))
+    assert not (folder / "outputs").exists()
+
+
+def test_help_lists_the_groups_with_their_options(folder: Path) -> None:
+    done = bench(folder, "--help")
+    assert done.returncode == 0
+    for line in (r"method: autoregressive, .*kangaroo", r"model: .*tiny", r"launch: isolated, local, slurm"):
+        assert re.search(rf"^{line}", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_cfg_shows_what_would_run(folder: Path) -> None:
+    done = bench(folder, "method=kangaroo", "--cfg", "job", "--resolve")
+    assert done.returncode == 0
+    assert "weights: package:bench/assets/tiny/modules/kangaroo" in done.stdout
+
+
+def test_plan_lists_the_run_without_running_it(folder: Path) -> None:
+    done = bench(folder, "bench.plan=true", "seed=2")
+    assert (done.returncode, done.stdout) == (0, "kangaroo-mt_bench: not started\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "fix"),
+    [
+        (
+            ["method=kangaro"],
+            "unknown method 'kangaro'",
+            "did you mean method=kangaroo? options: autoregressive",
+        ),
+        (["method.treshold=0.5"], "unknown key method.treshold", "did you mean method.threshold?"),
+        (["max_new_token=5"], "unknown key max_new_token", "did you mean max_new_tokens?"),
+        (["seed=abc"], "seed: Value 'abc'", "change seed"),
+        (
+            ["runtime.device=gpu"],
+            "runtime.device must be one of auto, cpu, cuda, got 'gpu'",
+            "runtime.device=auto",
+        ),
+        (["model=local"], "model.path must be given", "add model.path=..."),
+        (["kangaroo"], "cannot read the argument 'kangaroo'", "write KEY=VALUE"),
+        (["method=kangaroo,layerskip"], "Ambiguous value for argument 'method=kangaroo,layerskip'", "add -m"),
+        (["--config-dir", "nowhere"], "nowhere' not found", "--help"),
+        (["seed=3"], "the adapter is for another model", "train one for this model"),
+        (["method=null"], "Config group override must be a string or a list", "--help"),
+        (["-m", "method=kangaroo,nope"], "unknown method 'nope'", "options: autoregressive"),
+    ],
+    ids=[
+        "unknown option",
+        "misspelt parameter",
+        "misspelt top-level key",
+        "wrong type",
+        "value out of range",
+        "missing value",
+        "no KEY=VALUE",
+        "a sweep without -m",
+        "missing folder",
+        "refused by the runner",
+        "no option",
+        "unknown option in a sweep, before anything runs",
+    ],
+)
+def test_a_mistake_costs_two_lines_and_status_2(
+    folder: Path, arguments: list[str], what: str, fix: str
+) -> None:
+    assert_mistake(bench(folder, *arguments), what, fix)
+
+
+def out_of_tree(folder: Path, yaml: str) -> None:
+    """A method in somebody's own package and config folder."""
+    (folder / "mine.py").write_text("class Mine:\n    def __init__(self, length=3): ...\n", encoding="utf-8")
+    (folder / "conf" / "method").mkdir(parents=True)
+    (folder / "conf" / "method" / "mine.yaml").write_text(yaml, encoding="utf-8")
+
+
+def test_a_method_may_live_out_of_tree(folder: Path) -> None:
+    out_of_tree(folder, "_target_: mine.Mine\nlength: 3\n")
+    done = bench(folder, "--config-dir", "conf", "method=mine", "seed=4")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "table of mine"), done.stderr
+
+
+def test_a_key_that_the_constructor_does_not_know_is_a_mistake(folder: Path) -> None:
+    out_of_tree(folder, "_target_: mine.Mine\nlenght: 3\n")
+    done = bench(folder, "--config-dir", "conf", "method=mine", "seed=4")
+    assert_mistake(done, "unknown key method.lenght", "did you mean method.length?")
+
+
+def test_failed_samples_end_with_status_1_behind_the_table(folder: Path) -> None:
+    done = bench(folder, "seed=1")
+    assert (done.returncode, done.stdout) == (1, "table of kangaroo\nresults/runs/x\n")
+
+
+def test_a_fault_of_ours_shows_its_traceback_and_status_1(folder: Path) -> None:
+    done = bench(folder, "seed=2")
+    assert done.returncode == 1
+    assert "RuntimeError: the machine is on fire" in done.stderr
+    assert "HYDRA_FULL_ERROR" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seeds", "status"),
+    [("0,0", 0), ("2,0", 1), ("3,0", 2)],
+    ids=["all well", "one broke", "one was refused"],
+)
+def test_a_failing_run_of_a_sweep_does_not_stop_the_others(folder: Path, seeds: str, status: int) -> None:
+    done = bench(folder, "-m", f"seed={seeds}")
+    assert "table of kangaroo" in done.stdout  # of the second
+    assert done.returncode == status
+    assert ("1 of 2 runs failed" in done.stderr) == (status != 0)
+
+
+def test_an_interrupt_says_that_the_same_command_resumes(folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench", "seed=5"],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    said = "interrupted: everything measured so far is kept, and the same command resumes"
+    assert stderr.strip() == said
+
+
+def test_the_entry_point_keeps_idle_threads_from_spinning(folder: Path) -> None:
+    code = "import os, runpy; runpy.run_module('bench.__main__'); print(os.environ['OMP_WAIT_POLICY'])"
+    clean = {key: value for key, value in environment(folder).items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout == "PASSIVE\n"
+
+
+needs_submitit = pytest.mark.skipif(
+    importlib.util.find_spec("submitit") is None, reason="extra 'launch' is not installed"
+)
+
+
+@needs_submitit
+def test_isolated_runs_fail_one_by_one(folder: Path) -> None:
+    done = bench(folder, "-m", "launch=isolated", "seed=2,0")
+    assert done.returncode == 1
+    assert "1 of 2 runs failed" in done.stderr
+    assert "table of kangaroo" in "".join(path.read_text() for path in folder.rglob("*_log.out"))
+
+
+@needs_submitit
+def test_a_sweep_on_slurm_is_one_array_task_per_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = folder / "slurm_state"
+    monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'slurm_stub'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM_STATE", str(state))
+    done = bench(folder, "-m", "launch=slurm", "seed=0,3")
+    assert done.returncode == 2
+    assert "_0|COMPLETED" in state.read_text()  # the stub notes a task once it is over, before the next
+    assert "1 of 2 runs failed" in done.stderr

@@ -1,0 +1,218 @@
+"""Composition and validation: what the yaml files and the command line may say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.components import Component, resolve_path
+from bench.config import Settings, register_schema, settings_from
+from bench.errors import UserError
+from bench.mistakes import NODELESS_GROUPS, explain
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+CHOICES = [
+    f"{group}={path.stem}"
+    for group in ("method", "model", "task", "sampling", "runtime", "measure", "experiment")
+    for path in sorted((CONF / group).glob("*.yaml"))
+]
+NEEDED = {
+    "model=local": ["model.path=./checkpoint"],
+    "model=vicuna_7b": ["method=autoregressive"],
+    "model=llama2_7b_chat": ["method=autoregressive"],
+    "model=layerskip_llama2_7b": ["method=autoregressive"],
+    "model=qwen3_0_6b": ["method=autoregressive"],
+    "experiment=spec_bench": ["method=autoregressive"],
+}
+"""What an option needs besides itself: a checkpoint's path, or a method that wants no trained modules."""
+
+
+def settings(*overrides: str) -> Settings:
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("bench", list(overrides), return_hydra_config=True)
+    choices = dict(composed.hydra.runtime.choices)
+    OmegaConf.set_struct(composed, False)
+    del composed["hydra"]
+    return settings_from(composed, choices)
+
+
+def mistake(*overrides: str) -> UserError:
+    """The two lines that these overrides earn."""
+    with pytest.raises((UserError, ConfigCompositionException, OmegaConfBaseException)) as caught:
+        settings(*overrides)
+    found = explain(caught.value)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_option_composes(choice: str) -> None:
+    settings(choice, *NEEDED.get(choice, []))
+
+
+def test_the_default_is_kangaroo_on_the_embedded_model_and_its_own_questions() -> None:
+    got = settings()
+    assert (got.method.name, got.task.name, got.model.name) == ("kangaroo", "mt_bench", "tiny")
+    assert got.model.prompts == got.task.params["source"] == "builtin"
+    assert got.method.params["weights"] == "package:bench/assets/tiny/modules/kangaroo"
+
+
+def test_another_path_keeps_nothing_of_the_embedded_model() -> None:
+    got = settings("model.path=./my-checkpoint", "method.weights=./adapter")
+    assert (got.model.name, got.model.prompts) == ("my-checkpoint", "official")
+    assert got.task.params["source"] == "official"
+    assert got.model.modules == "./my-checkpoint/modules"
+    assert got.method.params["weights"] == "./adapter"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("./a/b/", "b"), ("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("package:bench/assets/tiny", "tiny")],
+    ids=["folder", "hub id", "shipped"],
+)
+def test_a_model_is_named_after_its_path(path: str, name: str) -> None:
+    assert settings(f"model.path={path}").model.name == name
+
+
+def test_what_is_said_wins_over_what_follows_from_the_path() -> None:
+    got = settings("model.path=./x", "model.name=mine", "model.prompts=builtin")
+    assert (got.model.name, got.model.prompts) == ("mine", "builtin")
+
+
+def test_a_package_path_is_independent_of_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_path("package:conf/bench.yaml") == str(CONF / "bench.yaml")
+    assert resolve_path("./relative") == "./relative"
+
+
+def test_the_record_holds_the_whole_resolved_configuration() -> None:
+    config = settings("seed=7").config
+    assert config["seed"] == 7
+    assert "${" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what", "fix"),
+    [
+        (["method.treshold=0.5"], "unknown key method.treshold", "did you mean method.threshold?"),
+        (["runtime.devce=cpu"], "unknown key runtime.devce", "did you mean runtime.device?"),
+        (["sed=1"], "unknown key sed", "did you mean seed?"),
+        (["launhc=local"], "unknown key launhc", "did you mean launch?"),
+        (["+foo=1"], "unknown key foo", "known: bench"),
+        (["+sampling.foo=1"], "unknown key sampling.foo", "sampling.temperature"),
+        (["method=kangaro"], "unknown method 'kangaro'", "did you mean method=kangaroo?"),
+        (["experiment=nope"], "unknown experiment 'nope'", "options: leaderboard"),
+        (["seed=abc"], "seed: Value 'abc'", "change seed"),
+        (["seed=-1"], "seed must be at least 0, got -1", "seed=0"),
+        (["max_new_tokens=0"], "max_new_tokens must be at least 1, got 0", "max_new_tokens=1"),
+        (["model.prompts=mine"], "model.prompts must be one of", "got 'mine'"),
+        (["model.template=chatml"], "model.template must be one of auto, vicuna, raw", "model.template=auto"),
+        (["model.context=0"], "model.context must be at least 1", "model.context=1"),
+        (
+            ["sampling.temperature=-1"],
+            "sampling.temperature must be at least 0, got -1.0",
+            "sampling.temperature=0",
+        ),
+        (
+            ["sampling.temperature=nan"],
+            "sampling.temperature must be at least 0, got nan",
+            "sampling.temperature=0",
+        ),
+        (["sampling.top_k=-1"], "sampling.top_k must be at least 0", "sampling.top_k=0"),
+        (["sampling.top_p=0"], "sampling.top_p must lie in (0, 1], got 0.0", "use 1.0"),
+        (
+            ["runtime.device=gpu"],
+            "runtime.device must be one of auto, cpu, cuda, got 'gpu'",
+            "runtime.device=auto",
+        ),
+        (["runtime.dtype=int8"], "runtime.dtype must be one of", "runtime.dtype=float32"),
+        (["runtime.threads=0"], "runtime.threads must be at least 1", "runtime.threads=1"),
+        (["runtime.max_length=1"], "runtime.max_length must be at least 2", "runtime.max_length=2"),
+        (["measure.repeats=0"], "measure.repeats must be at least 1", "measure.repeats=1"),
+        (["measure.warmup.max_rounds=0"], "measure.warmup.max_rounds must be at least 1", "=1 or more"),
+        (["measure.warmup.tolerance=-1"], "measure.warmup.tolerance must be at least 0", "=0 or more"),
+        (["measure.level=1"], "measure.level must lie in (0, 1), got 1.0", "0.95"),
+        (["measure.resamples=0"], "measure.resamples must be at least 1", "measure.resamples=1"),
+        (["measure.history=frosen"], "measure.history must be one of free, frozen", "measure.history=free"),
+        (["model=local"], "model.path must be given", "add model.path=..."),
+        (
+            ["model=vicuna_7b"],
+            "method=kangaroo needs modules trained for model=vicuna_7b",
+            "python -m bench.train",
+        ),
+        (["results_dir=${nope}"], "results_dir: Interpolation key 'nope' not found", "change results_dir"),
+    ],
+)
+def test_a_mistake_names_the_value_and_the_fix(overrides: list[str], what: str, fix: str) -> None:
+    found = mistake(*overrides)
+    assert what in found.what
+    assert fix in f"{found.what} {found.fix}"
+
+
+def test_groups_without_a_key_of_their_own_are_known_to_the_hints() -> None:
+    defaults: Any = OmegaConf.load(CONF / "bench.yaml").defaults
+    groups = {group for entry in defaults if OmegaConf.is_dict(entry) for group in entry}
+    assert groups - set(settings().config) == set(NODELESS_GROUPS)
+
+
+def test_the_leaderboard_asks_every_subtask() -> None:
+    from bench.tasks.spec_bench import SUBTASKS
+
+    experiment: Any = OmegaConf.load(CONF / "experiment" / "leaderboard.yaml")
+    assert experiment.hydra.sweeper.params.task.split(",") == list(SUBTASKS)
+    assert experiment.hydra.sweeper.params.method == "glob(*)"
+
+
+class Drafter:
+    """Stands in for a method that lives in somebody's own package."""
+
+    def __init__(self, length: int, weights: str | None = None) -> None:
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        self.length = length
+        self.weights = weights
+
+
+def drafter(**params: object) -> Component:
+    return Component.from_node("method", "mine", {"_target_": f"{__name__}.Drafter", **params})
+
+
+def test_a_component_builds_what_its_yaml_names() -> None:
+    built = drafter(length=3, weights="package:conf/bench.yaml").build()
+    assert isinstance(built, Drafter)
+    assert (built.length, built.weights) == (3, str(CONF / "bench.yaml"))
+
+
+def test_instructions_to_hydra_are_not_parameters() -> None:
+    assert drafter(length=3, _convert_="all").build().length == 3
+
+
+@pytest.mark.parametrize(
+    ("params", "what", "fix"),
+    [
+        ({"lenght": 3, "length": 3}, "unknown key method.lenght", "did you mean method.length?"),
+        ({}, "method=mine needs method.length", "add +method.length=..."),
+        ({"length": 0}, "method=mine: length must be at least 1, got 0", "change one of: method.length=0"),
+        ({"length": "x"}, "method=mine: '<' not supported", "method.length=x"),
+        ({"length": 1, "_target_": "no.such.Thing"}, "cannot import no.such.Thing", "correct _target_"),
+        ({"length": 1, "_target_": "math.pi"}, "math.pi is not a constructor", "correct _target_"),
+    ],
+    ids=["misspelt", "missing", "refused value", "wrong type", "no such module", "not callable"],
+)
+def test_a_component_refuses_what_its_constructor_does(params: dict[str, Any], what: str, fix: str) -> None:
+    with pytest.raises(UserError) as caught:
+        drafter(**params).build()
+    assert what in caught.value.what
+    assert fix in caught.value.fix
+
+
+def test_a_component_must_name_a_constructor() -> None:
+    with pytest.raises(UserError, match="must name a constructor in _target_"):
+        Component.from_node("method", "mine", {"length": 3})

@@ -1,0 +1,191 @@
+from dataclasses import replace
+
+import pytest
+
+from bench.records import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.summary import render, summarise
+from bench.table import Summary
+
+
+def run(**labels: object) -> Run:
+    return Run("kangaroo-spec_bench-tiny-0badcafe", "kangaroo", "spec_bench", "tiny", {}, {}, labels=labels)
+
+
+def baseline(prompt: int, repeat: int, slow: float = 1.0) -> Sample:
+    rounds = tuple(Round(0, 0, 1, 0, "length") for _ in range(8))
+    timing = Timing(0.5 * slow, 4.0 * slow, {"verify": 3.0 * slow}, 4.5 * slow)
+    return _sample(prompt, repeat, Arm.BASELINE, rounds, timing)
+
+
+def method(prompt: int, repeat: int, verdict: Verdict = Verdict.EXACT) -> Sample:
+    rounds = tuple(Round(4, 3, 4, 4, "length") for _ in range(2))
+    found = Equivalence(verdict, None if verdict is Verdict.EXACT else 5)
+    timing = Timing(0.5, 2.0, {"draft": 0.5, "verify": 1.0, "commit": 0.1}, 2.0)
+    return replace(_sample(prompt, repeat, Arm.METHOD, rounds, timing), equivalence=found)
+
+
+def _sample(prompt: int, repeat: int, arm: Arm, rounds: tuple[Round, ...], timing: Timing) -> Sample:
+    subtask = "qa" if prompt % 2 else "translation"
+    return Sample(f"q{prompt}", subtask, 0, repeat, arm, 0, ids=tuple(range(9)), rounds=rounds, timing=timing)
+
+
+def failure(sample: Sample, reason: str) -> Sample:
+    return Sample(sample.prompt_id, sample.subtask, sample.turn, sample.repeat, sample.arm, 0, error=reason)
+
+
+def both(prompts: int = 12, repeats: int = 2) -> list[Sample]:
+    return [make(p, r) for p in range(prompts) for r in range(repeats) for make in (baseline, method)]
+
+
+def summary(samples: list[Sample], **labels: object) -> Summary:
+    return summarise(run(**labels), samples, resamples=200)
+
+
+def row(text: str, label: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.strip().startswith(label)]
+    return line
+
+
+def test_speedups_come_from_paired_prompts() -> None:
+    got = summary(both())
+    assert got.speedup.decode is not None
+    assert got.speedup.decode.estimate == pytest.approx(2.0)
+    assert got.speedup.end_to_end is not None
+    assert got.speedup.end_to_end.estimate == pytest.approx(4.5 / 2.5)
+    assert got.speedup.spec_bench == pytest.approx(4.5 / 2.5)
+    assert (got.speedup.prompts, got.repeats, got.excluded) == (12, 2, ())
+    assert [(one.name, one.speedup.prompts) for one in got.subtasks] == [("translation", 6), ("qa", 6)]
+
+
+def test_acceptance_speed_and_split_are_the_methods() -> None:
+    got = summary(both())
+    assert got.acceptance.pooled == pytest.approx(9 / 3)
+    assert got.acceptance.steady == pytest.approx(4.0)
+    assert [one.rate for one in got.acceptance.positions] == [1.0, 1.0, 1.0, 0.0]
+    assert (got.baseline.decode_tokens_per_s, got.method.decode_tokens_per_s) == (2.0, 4.0)
+    assert got.time_split == pytest.approx({"draft": 0.25, "verify": 0.5, "commit": 0.05, "host": 0.2})
+    assert got.method.contention == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize("gone", [Arm.BASELINE, Arm.METHOD])
+def test_a_prompt_incomplete_in_one_arm_leaves_the_comparison_and_is_named(gone: Arm) -> None:
+    samples = [one for one in both() if (one.prompt_id, one.repeat, one.arm) != ("q3", 1, gone)]
+    got = summary(samples)
+    assert got.excluded == ("q3",)
+    assert got.speedup.prompts == 11
+    assert "1, incomplete: q3" in row(render(got), "excluded prompts")
+
+
+def test_a_missing_second_turn_excludes_the_whole_question() -> None:
+    samples = [*both(), replace(baseline(3, 0), turn=1)]
+    assert summary(samples).excluded == ("q3",)
+
+
+def test_failures_are_counted_by_reason_and_leave_no_numbers() -> None:
+    samples = both()
+    samples[1] = failure(samples[1], "CUDA out of memory\ntraceback")
+    samples[5] = failure(samples[5], "CUDA out of memory\ntraceback")
+    got = summary(samples)
+    assert got.failures == {"method: CUDA out of memory": 2}
+    assert got.excluded == ("q0", "q1")
+    assert "2 x method: CUDA out of memory" in row(render(got), "FAILED")
+    assert got.speedup.decode is not None
+    assert got.speedup.decode.estimate == pytest.approx(2.0)
+
+
+def test_a_violation_in_an_excluded_prompt_is_still_seen() -> None:
+    broken = method(3, 0, Verdict.VIOLATION)
+    samples = [one for one in both() if one.key != ("q3", 0, 0, "baseline")]
+    samples = [broken if one.key == broken.key else one for one in samples]
+    got = summary(samples, exactness="greedy-exact")
+    assert got.verdicts[Verdict.VIOLATION] == 1
+    assert "VIOLATION: 1 output" in render(got)
+    assert "first differs at 5" in row(render(got), "output")
+
+
+def test_a_baseline_unlike_itself_makes_the_run_invalid() -> None:
+    slow = [baseline(p, r, 1.5 if (p + r) % 2 == 0 else 1.0) for p in range(12) for r in range(2)]
+    got = summary([*slow, *[method(p, r) for p in range(12) for r in range(2)]])
+    assert got.is_valid is False
+    assert render(got).splitlines()[2].startswith("INVALID: ")
+    assert "99%: FAILS  1.500x" in row(render(got), "A/A control")
+
+
+def test_a_steady_baseline_passes_the_control() -> None:
+    assert summary(both()).is_valid is True
+    assert "99%: holds  1.000x [1.000, 1.000]" in row(render(summary(both())), "A/A control")
+
+
+def test_one_repeat_cannot_be_controlled_and_says_so() -> None:
+    got = summary(both(repeats=1))
+    assert got.is_valid is None
+    assert "not possible" in row(render(got), "A/A control")
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_few_prompts_are_noted(prompts: int) -> None:
+    got = summary(both(prompts=prompts))
+    assert any(f"only {prompts} prompt" in note for note in got.notes)
+    assert "nan" not in render(got)
+
+
+def test_a_lossy_method_is_called_lossy() -> None:
+    text = render(summary(both(), exactness="lossy"))
+    assert "LOSSY: " in text
+    assert "LOSSY" not in render(summary(both(), exactness="greedy-exact"))
+
+
+def test_labels_become_notes() -> None:
+    got = summary(both(), partial=True, prompts="built-in", trained_by=None, exactness="greedy-exact")
+    assert got.notes == ("partial", "prompts: built-in")
+    assert row(render(got), "note").endswith("partial; prompts: built-in")
+
+
+def test_an_autoregressive_run_has_a_control_and_no_speedup() -> None:
+    got = summary([one for one in both() if one.arm is Arm.BASELINE])
+    assert got.is_valid is True
+    assert got.speedup.decode is None
+    assert got.baseline.decode_tokens_per_s == 2.0
+    text = render(got)
+    assert row(text, "acceptance length").split()[2] == "-"
+    assert row(text, "speedup").split()[1] == "-"
+    assert row(text, "method tokens/s").split()[2] == "-"
+
+
+def test_plain_decoding_against_itself_is_a_speedup_of_one() -> None:
+    again = [replace(baseline(p, r), arm=Arm.METHOD) for p in range(12) for r in range(2)]
+    got = summary([*[baseline(p, r) for p in range(12) for r in range(2)], *again])
+    assert got.speedup.decode is not None
+    assert got.speedup.decode.estimate == 1.0
+    assert got.acceptance.pooled == 1.0
+    assert got.acceptance.per_drafted is None
+    assert row(render(got), "accepted by position").split()[-1] == "-"
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [[], [failure(one, "boom") for one in both()], [one for one in both() if one.arm is Arm.METHOD]],
+    ids=["nothing yet", "all failed", "method only"],
+)
+def test_a_run_without_a_comparison_prints_dashes_and_no_zeros(samples: list[Sample]) -> None:
+    text = render(summary(samples))
+    assert row(text, "speedup").split()[1] == "-"
+    assert "0.000x" not in text
+
+
+def test_prompts_that_end_at_the_first_token_have_no_decode_speedup() -> None:
+    ended = [replace(one, ids=(1,), rounds=(), timing=Timing(0.5, 0.0, {}, 0.5)) for one in both()]
+    got = summary(ended)
+    assert got.speedup.decode is None
+    assert got.speedup.end_to_end is not None
+    assert got.speedup.end_to_end.estimate == 1.0
+    render(got)
+
+
+def test_the_table_fits_a_terminal() -> None:
+    samples = [replace(one, subtask=f"subtask_{int(one.prompt_id[1:]) % 12}") for one in both(prompts=36)]
+    samples += [failure(method(100 + i, 0), f"reason {i} " + "long " * 40) for i in range(9)]
+    text = render(summary(samples, exactness="lossy", prompts="built-in", long="word " * 50))
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert len(text.splitlines()) <= 30
+    assert "and 6 more" in text

@@ -1,0 +1,47 @@
+"""``python -m bench.train``: the mistakes it explains and the smallest run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT, save_random_model
+
+
+def train(*overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.train", *overrides]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["method=kangroo"], "unknown method 'kangroo'"),
+        (["method=layerskip"], "method=layerskip has nothing to train"),
+        (["recipe.stepz=3"], "recipe.stepz"),
+    ],
+    ids=["unknown method", "nothing to train", "misspelt recipe key"],
+)
+def test_mistakes_take_two_lines(overrides: list[str], what: str, tmp_path: Path) -> None:
+    got = train(*overrides, f"out={tmp_path}", f"hydra.run.dir={tmp_path}")
+    assert got.returncode == 2
+    assert what in got.stderr
+    assert len(got.stderr.strip().splitlines()) == 2
+
+
+def test_an_adapter_for_an_own_model_is_trained_by_one_command(tmp_path: Path) -> None:
+    model = save_random_model(tmp_path / "model", context=1024)
+    got = train(
+        "model=local",
+        f"model.path={model}",
+        "recipe.steps=2",
+        "recipe.batch=1",
+        f"out={tmp_path / 'adapter'}",
+        f"hydra.run.dir={tmp_path}",
+    )
+    assert got.returncode == 0, got.stderr
+    assert json.loads((tmp_path / "adapter" / "module.json").read_text())["method"] == "kangaroo"

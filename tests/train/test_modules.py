@@ -1,0 +1,87 @@
+"""The generic trainer: what it writes, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.train.modules import ModuleRecipe, ModuleTrainer, Sequence, train_module
+from methods.autoregressive import Autoregressive
+from methods.base import Trainable
+from methods.kangaroo import Kangaroo
+from tests.methods.small import prompt, random_decoder, run
+
+RECIPE = ModuleRecipe(steps=6, batch=2, warmup_steps=1, checkpoint_every=3, log_every=2)
+
+
+def dialogues() -> Iterator[Sequence]:
+    """Random ids whose second half is the answer; the same stream at every call."""
+    for seed in itertools.count():
+        yield prompt(20, seed).tolist(), [False] * 10 + [True] * 10
+
+
+def kangaroo(weights: Path | None = None) -> Kangaroo:
+    where = None if weights is None else str(weights)
+    return Kangaroo(weights=where, exit_layer=2, draft_length=3, threshold=0.0)
+
+
+def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    train_module(kangaroo(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
+    facts = json.loads((tmp_path / "module.json").read_text())
+    assert facts["method"] == "kangaroo"
+    assert facts["exit_layer"] == 2
+    assert facts["recipe"]["steps"] == 6
+    assert set(facts["figures"]) == {"loss", "accept", "top1"}
+    method, baseline = kangaroo(tmp_path), Autoregressive()
+    method.attach(decoder)
+    baseline.attach(decoder)
+    assert run(method, prompt()).ids == run(baseline, prompt()).ids
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    whole = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "whole")
+    whole.run(dialogues())
+
+    class Interrupted(ModuleTrainer):
+        def _save(self) -> None:
+            super()._save()
+            raise KeyboardInterrupt
+
+    first = Interrupted(kangaroo(), decoder, RECIPE, tmp_path / "halves")
+    with pytest.raises(KeyboardInterrupt):
+        first.run(dialogues())
+    resumed = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "halves")
+    resumed.run(dialogues())
+    for name, value in whole.module.state_dict().items():
+        torch.testing.assert_close(resumed.module.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path).run(dialogues())
+    other = ModuleRecipe(steps=9, batch=2)
+    with pytest.raises(UserError, match="other settings"):
+        ModuleTrainer(kangaroo(), decoder, other, tmp_path).run(dialogues())
+
+
+def test_only_methods_with_modules_are_trainable() -> None:
+    assert isinstance(kangaroo(), Trainable)
+    assert not isinstance(Autoregressive(), Trainable)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"steps": 0}, "recipe.steps must be at least 1"), ({"lr": 0.0}, "recipe.lr must be above 0")],
+    ids=["no steps", "no rate"],
+)
+def test_recipes_are_checked(given: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ModuleRecipe(**given)  # type: ignore[arg-type]
