@@ -39,6 +39,7 @@ class ModelConfig:
         template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
         modules: Folder with one subfolder of trained modules per method; None when there is none.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
+        questions: Most questions that a subtask's task asks unless ``task.limit`` says otherwise; None is all.
     """
 
     path: str = MISSING
@@ -48,11 +49,13 @@ class ModelConfig:
     template: str = "auto"
     modules: str | None = None
     context: int | None = None
+    questions: int | None = None
 
     def __post_init__(self) -> None:
         _require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
         _require_choice("model.template", self.template, TEMPLATES)
         _require_least("model.context", self.context, 1)
+        _require_least("model.questions", self.questions, 1)
 
     @property
     def location(self) -> str:
@@ -84,7 +87,7 @@ class RuntimeConfig:
     Args:
         device: ``auto`` takes CUDA where there is a GPU.
         dtype: None is float32 on CPU, bfloat16 on CUDA.
-        threads: CPU threads; None leaves torch's own choice.
+        threads: CPU threads; None takes one for a small model, torch's own choice for others.
         max_length: Cap on prompt plus output, in tokens; the model's context bounds it further.
     """
 

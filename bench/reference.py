@@ -186,7 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--random-60m", action="store_true", help="a random 60 M-parameter Llama instead")
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
     given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         if given.random_60m:

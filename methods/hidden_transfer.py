@@ -122,6 +122,8 @@ class HiddenTransfer:
         self._transfer = replace(transfer, layers=transfer.layers[: tree.depth])
         self._projections = projections[: tree.depth]
         self._layouts: dict[int, tuple[Tensor, Tensor]] = {}
+        itself = torch.ones(1, 1, dtype=torch.bool, device=decoder.device)
+        self._alone = torch.arange(tree.depth, device=decoder.device), self._transfer.sees(itself)[:, 1:]
 
     def exactness(self, sampler: Sampler) -> Exactness:
         return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
@@ -203,8 +205,7 @@ class HiddenTransfer:
     def _behind_anchor(self, base: int) -> Tensor:
         """Pseudo rows [k, d] of the last committed row, at ``base - 1``, in a partial pass of their own."""
         decoder, transfer = self._decoder, self._transfer
-        offsets = torch.arange(len(transfer.layers), device=decoder.device)
-        sees = transfer.sees(torch.ones(1, 1, dtype=torch.bool, device=decoder.device))[:, 1:]
+        offsets, sees = self._alone
         rows = decoder.embedding[:0]
         for active, start, stop in transfer.spans(decoder.depth)[1:]:
             source = self._anchor[start] if active == 1 or transfer.source == "real" else rows[-1:]

@@ -86,10 +86,10 @@ class KVCache:
             )
         all_keys, all_values = self._keys[layer], self._values[layer]
         if end > base:
-            all_keys[:, base:end].copy_(keys.transpose(0, 1))
-            all_values[:, base:end].copy_(values.transpose(0, 1))
+            all_keys.narrow(1, base, end - base).copy_(keys.transpose(0, 1))
+            all_values.narrow(1, base, end - base).copy_(values.transpose(0, 1))
             self.lengths[layer] = end
-        return all_keys[:, :end], all_values[:, :end]
+        return all_keys.narrow(1, 0, end), all_values.narrow(1, 0, end)
 
     def truncate(self, length: int) -> None:
         """Forget every slot from `length` on, in the layers that have got so far."""

@@ -121,6 +121,15 @@ class Decoder:
         return len(self.layers)
 
     @property
+    def parameters(self) -> int:
+        """Weights of the model, norms left out; a tied head counts once."""
+        linears = [self.lm_head] if not self.config.tied_head else []
+        for layer in self.layers:
+            linears += [layer.attention.qkv, layer.attention.o]
+            linears += [layer.mlp.gate_up, layer.mlp.down] if layer.mlp is not None else []
+        return self.embedding.numel() + sum(one.parameters for one in linears)
+
+    @property
     def capacity(self) -> int:
         """Longest sequence, prompt and output together, in tokens."""
         return self.cache.capacity
@@ -192,11 +201,15 @@ class Decoder:
         if delta is not None:
             delta.add(index, "qkv", normed, qkv)
         qkv = qkv.view(hidden.shape[0], -1, config.head_dim)  # [R, H + 2 Hkv, D]
-        turned = self._rotated(weights, qkv[:, : self._query_width], rows)
-        keys, values = self.cache.write(
-            index, rows.base, turned[: rows.writes, config.heads :], qkv[: rows.writes, self._query_width :]
-        )
-        mixed = self._mix(turned[:, : config.heads], keys, values, rows)
+        turned = self._rotated(weights, qkv.narrow(1, 0, self._query_width), rows)
+        keys = turned.narrow(
+            1, config.heads, config.kv_heads
+        )  # narrow: half the cost of an indexing expression
+        values = qkv.narrow(1, self._query_width, config.kv_heads)
+        if rows.writes < keys.shape[0]:
+            keys, values = keys[: rows.writes], values[: rows.writes]
+        keys, values = self.cache.write(index, rows.base, keys, values)
+        mixed = self._mix(turned.narrow(1, 0, config.heads), keys, values, rows)
         out = weights.o.add_to(hidden, mixed)
         if delta is not None:
             delta.add(index, "o", mixed, out)
@@ -214,17 +227,18 @@ class Decoder:
         """Attention output [R, H D]; the G query heads of a group share keys by folding into the rows."""
         count, heads, width = queries.shape
         groups = self._groups
-        keys, values = keys[None], values[None]  # [1, Hkv, N, D]
+        keys, values = keys.unsqueeze(0), values.unsqueeze(0)  # [1, Hkv, N, D]
         if rows.is_causal:
             mixed = F.scaled_dot_product_attention(
                 queries.transpose(0, 1)[None], keys, values, is_causal=True, enable_gqa=groups > 1
             )
             return mixed[0].transpose(0, 1).reshape(count, heads * width)
         if groups == 1:
-            folded = queries.transpose(0, 1)[None]  # [1, H, R, D]
-        else:
-            folded = queries.view(count, heads // groups, groups, width).permute(1, 2, 0, 3)
-            folded = folded.reshape(1, heads // groups, groups * count, width)  # [1, Hkv, G R, D]
+            folded = queries.transpose(0, 1).unsqueeze(0)  # [1, H, R, D]
+            mixed = F.scaled_dot_product_attention(folded, keys, values, attn_mask=rows.mask)
+            return mixed.squeeze(0).transpose(0, 1).reshape(count, heads * width)
+        folded = queries.view(count, heads // groups, groups, width).permute(1, 2, 0, 3)
+        folded = folded.reshape(1, heads // groups, groups * count, width)  # [1, Hkv, G R, D]
         mixed = F.scaled_dot_product_attention(folded, keys, values, attn_mask=rows.mask)[0]
         # A view that splits G R but merges nothing: kernels differ in the layout they return.
         mixed = mixed.view(heads // groups, groups, count, width)

@@ -65,9 +65,10 @@ class Linear:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm over the last axis, statistics in at least fp32.
 
-    On CPU the composed form costs 10 microseconds a row where `F.rms_norm` costs 14; on CUDA `F.rms_norm` is
-    one kernel.
+    On CUDA `F.rms_norm` is one kernel. On a CPU it is composed of slower ones than these: a sum takes a third
+    of the time of a mean.
     """
     if x.is_cuda or x.dtype != torch.float32:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
-    return torch.mul(x, (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_()).mul_(weight)
+    mean_square = (x * x).sum(-1, keepdim=True).mul_(1.0 / x.shape[-1])
+    return torch.mul(x, mean_square.add_(eps).rsqrt_()).mul_(weight)

@@ -81,7 +81,9 @@ class Placement:
         mask = self._template[:count, self.capacity - base : self.capacity + count]
         return Rows(base, count, cos, sin, self._tile(mask))
 
-    def tree(self, base: int, depths: Tensor, sees: Tensor, writes: int | None = None) -> Rows:
+    def tree(
+        self, base: int, depths: Tensor, sees: Tensor, writes: int | None = None, *, first: int = 0
+    ) -> Rows:
         """Rows with positions and visibility of their own behind `base` committed slots.
 
         Args:
@@ -89,6 +91,7 @@ class Placement:
             depths: Position of each row relative to `base`, shape [R], int64.
             sees: ``sees[r, w]`` says whether row r sees written row w, shape [R, W], bool.
             writes: Written rows (W); all by default.
+            first: The rows before this one were written by earlier passes: this pass runs the others.
 
         Raises:
             UserError: If they do not fit into the cache.
@@ -99,14 +102,16 @@ class Placement:
         if tuple(sees.shape) != (count, writes):
             raise ValueError(f"sees must have shape {(count, writes)}, got {tuple(sees.shape)}")
         self._check(base + writes)
-        positions = base + depths
+        slots = base + depths[:writes]  # positions of the written rows
+        positions, sees = base + depths[first:], sees[first:]
         if self._window is None:
             mask = F.pad(self._additive(sees), (base, 0))
         else:
-            slots = torch.cat([torch.arange(base, device=depths.device), positions[:writes]])
+            slots = torch.cat([torch.arange(base, device=depths.device), slots])
             near = slots[None, :] > positions[:, None] - self._window
             mask = self._additive(F.pad(sees, (base, 0), value=True) & near)
-        return Rows(base, writes, self._cos[positions], self._sin[positions], self._tile(mask))
+        cos, sin = self._cos[positions], self._sin[positions]
+        return Rows(base + first, writes - first, cos, sin, self._tile(mask))
 
     def rotation(self, base: int, count: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions ``base .. base + count - 1``, each shape [count, 1, rotary]."""

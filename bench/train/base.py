@@ -53,7 +53,7 @@ def train_base(
         stop_after: Stop with a checkpoint after this many steps, as an interrupt would.
 
     Returns:
-        The Hugging Face folder of the finished model (fp32), or None if the run was stopped.
+        The Hugging Face folder of the finished model (bf16), or None if the run was stopped.
 
     Raises:
         UserError: If `out` holds a run with other settings, or a GPU is asked for with several workers.

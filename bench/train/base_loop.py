@@ -177,7 +177,7 @@ class Trainer:
 
     def _export(self) -> None:
         partial, final = self.out / "final.partial", self.out / "final"
-        self.model.save_pretrained(partial)
+        self.model.bfloat16().save_pretrained(partial)  # half the size; loads in any precision
         self.tokenizer.save_pretrained(partial)
         partial.replace(final)
         log.info("finished: %s", final)

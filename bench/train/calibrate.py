@@ -8,7 +8,6 @@ takes, and `bench.train.tree_search` weighs the two. The tree goes into the ``mo
 import json
 import logging
 import os
-import platform
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -52,6 +51,13 @@ class CalibrateConfig:
     max_nodes: int = 48
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        for name, least in (("per_subtask", 1), ("tokens", 16), ("width", 1), ("max_nodes", 1)):
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"{name} must be at least {least}, got {getattr(self, name)}", f"raise {name}"
+                )
+
 
 def main() -> None:
     """Entry point of ``python -m bench.train.calibrate``."""
@@ -87,6 +93,8 @@ def _job(composed: DictConfig) -> None:
 
 def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - torch stays out of --help
     """Measure, search, and say what was found: entries ``tree`` and ``calibration`` for ``module.json``."""
+    import torch
+
     from bench.train.calibration import continue_greedily, rank_accuracies, round_seconds
     from bench.train.tree_search import best_size, grow
     from methods.tree import Calibratable
@@ -106,7 +114,7 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     for depth, row in enumerate(accuracies, start=1):
         log.info("depth %d: top-1 %.3f, top-5 %.3f", depth, row[0], sum(row[:5]))
     nodes = grow(accuracies, settings.max_nodes)
-    round_s = round_seconds(build, [node.path for node in nodes], prompts[::4], settings.tokens)
+    round_s = round_seconds(build, [node.path for node in nodes], prompts[::8], settings.tokens)
     found = best_size(nodes, round_s)
     for size, seconds in round_s.items():
         tokens = 1 + sum(node.gain for node in nodes[:size])
@@ -127,7 +135,7 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
             "round_ms": {str(size): round(1e3 * seconds, 3) for size, seconds in round_s.items()},
             "expected_tokens": round(found.tokens, 3),
             "positions": sum(text.ids.numel() - text.start for text in texts),
-            "device": f"{decoder.device.type}, {platform.processor() or platform.machine()}",
+            "device": f"{decoder.device.type}, {torch.get_num_threads()} threads",
         },
     }
 

@@ -93,7 +93,7 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.train.modules import ModuleRecipe, train_module
-    from bench.workbench import checkpoint_hash, options_for
+    from bench.workbench import checkpoint_hash, options_for, settle_threads
     from methods.base import Trainable
 
     recipe = _checked(OmegaConf.to_container(composed.recipe, resolve=True), ModuleRecipe(), "recipe")
@@ -107,7 +107,9 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
         )
     config: ModelConfig = _object(composed.model)
     folder = resolve(resolve_path(config.path), config.revision)
-    decoder = load_decoder(folder, options_for(_object(composed.runtime), config.context))
+    runtime: RuntimeConfig = _object(composed.runtime)
+    decoder = load_decoder(folder, options_for(runtime, config.context))
+    settle_threads(decoder, runtime.threads)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     out = Path(composed.out or f"results/train/{model}/{name}")
     facts = {"model": model, "model_weights": checkpoint_hash(folder), "data": "bench.train.corpus"}

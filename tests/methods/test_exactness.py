@@ -19,8 +19,9 @@ from methods.kangaroo import Kangaroo
 from methods.layerskip import LayerSkip
 from methods.prompt_lookup import PromptLookup
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
-from tests.methods.test_hidden_transfer import saved as random_hidden_transfer
+from tests.methods.test_kangaroo_tree import saved as random_kangaroo_tree
 from tests.methods.test_medusa import saved as random_medusa
+from tests.methods.transfers import saved as random_hidden_transfer
 
 
 def random_kangaroo(decoder: Decoder, folder: Path, threshold: float = 0.0) -> Kangaroo:
@@ -39,6 +40,7 @@ METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "medusa": lambda decoder, folder: random_medusa(decoder, folder, tree="mc_sim_7b_63"),
     "medusa-chain": lambda decoder, folder: random_medusa(decoder, folder, tree="chain"),
     "kangaroo": lambda decoder, folder: random_kangaroo(decoder, folder),
+    "kangaroo_tree": lambda decoder, folder: random_kangaroo_tree(decoder, folder),
     "kangaroo-cautious": lambda decoder, folder: random_kangaroo(decoder, folder, threshold=0.3),
 }
 

@@ -95,6 +95,15 @@ def test_read_only_rows_have_no_column() -> None:
     assert visible(rows.mask) == [[True, True, *row] for row in SEES[:, :3].tolist()]
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_tree_may_be_run_in_parts(window: int | None) -> None:
+    whole = placement(groups=2, window=window).tree(4, DEPTHS, SEES)
+    part = placement(groups=2, window=window).tree(4, DEPTHS, SEES, first=2)
+    assert (part.base, part.writes) == (6, 3)
+    assert torch.equal(part.cos, whole.cos[2:])
+    assert visible(part.mask) == visible(whole.mask)[2:5] * 2
+
+
 def test_a_tree_may_start_an_empty_cache() -> None:
     assert visible(placement().tree(0, DEPTHS, SEES).mask) == SEES.tolist()
 
