@@ -39,7 +39,7 @@ class ModelConfig:
         template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
         modules: Folder with one subfolder of trained modules per method; None when there is none.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
-        questions: Most questions that a subtask's task asks unless ``task.limit`` says otherwise; None is all.
+        questions: Most questions asked of a subtask unless ``task.limit`` says otherwise; None is all.
     """
 
     path: str = MISSING

@@ -108,7 +108,7 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
         (["+foo=1"], "unknown key foo", "known: bench"),
         (["+sampling.foo=1"], "unknown key sampling.foo", "sampling.temperature"),
         (["method=kangaro"], "unknown method 'kangaro'", "did you mean method=kangaroo?"),
-        (["experiment=nope"], "unknown experiment 'nope'", "options: leaderboard"),
+        (["experiment=nope"], "unknown experiment 'nope'", "leaderboard"),
         (["seed=abc"], "seed: Value 'abc'", "change seed"),
         (["seed=-1"], "seed must be at least 0, got -1", "seed=0"),
         (["max_new_tokens=0"], "max_new_tokens must be at least 1, got 0", "max_new_tokens=1"),

@@ -99,7 +99,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     recipe = _checked(OmegaConf.to_container(composed.recipe, resolve=True), ModuleRecipe(), "recipe")
     node = OmegaConf.to_container(composed.method, resolve=True)
     assert isinstance(node, dict)
-    node["weights"] = None  # what is about to be made
+    if "weights" in node:
+        node["weights"] = None  # what is about to be made
     method = Component.from_node("method", name, node).build()
     if not isinstance(method, Trainable):
         raise UserError(

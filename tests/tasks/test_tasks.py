@@ -129,7 +129,8 @@ def test_missing_builtin_questions_say_what_to_do(tmp_path: Path, monkeypatch: p
 @pytest.mark.usefixtures("builtin_file")
 @pytest.mark.parametrize("name", [*SUBTASKS, "spec_bench"])
 def test_each_yaml_builds_its_task(name: str) -> None:
-    tree = OmegaConf.create({"model": {"prompts": "builtin"}, "task": OmegaConf.load(CONF / f"{name}.yaml")})
+    model = {"prompts": "builtin", "questions": None}
+    tree = OmegaConf.create({"model": model, "task": OmegaConf.load(CONF / f"{name}.yaml")})
     task = instantiate(tree.task, _convert_="all")
     assert task.name == name
     expected = set(SUBTASKS) if name == "spec_bench" else {name}
