@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
+from bench.components import resolve_path
 from bench.config import RuntimeConfig, Settings
 from bench.errors import UserError
 from bench.records import Arm, Run
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, load_decoder, weight_files
+from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE
 from bench.runtime.sampling import Sampler, Sampling
 from bench.store import run_id
 from bench.tasks.chat import ChatFormat
@@ -176,16 +178,11 @@ def checkpoint_hash(folder: Path) -> str:
 
 
 def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as the yaml gives it
-    """Hash of a method's trained modules, so that retrained ones make another run."""
-    from bench.components import resolve_path
-    from bench.runtime.modules import WEIGHTS_FILE
-
+    """Hash of a method's trained modules, so that retrained or recalibrated ones make another run."""
     if not isinstance(weights, str):
         return None
-    file = Path(resolve_path(weights)) / WEIGHTS_FILE
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
-
-
-def identity_json(run: Run) -> str:
-    """The identity as it is hashed, for people."""
-    return json.dumps(run.identity, indent=1, sort_keys=True)
+    folder = Path(resolve_path(weights))
+    if not (folder / WEIGHTS_FILE).is_file() or not (folder / PROVENANCE_FILE).is_file():
+        return None  # attaching the method has told the user, where it needs them
+    tree = json.loads((folder / PROVENANCE_FILE).read_text()).get("tree")
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes() + json.dumps(tree).encode()).hexdigest()[:16]

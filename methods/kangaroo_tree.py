@@ -41,6 +41,8 @@ class KangarooTree(Kangaroo):
         threshold: Least product of draft probabilities of a node (eta), but for the top-1 chain.
     """
 
+    is_reimplementation = True  # no code was ever released: tables say so
+
     def __init__(
         self, *, weights: str | None, exit_layer: int | None, depth: int, width: int, threshold: float
     ) -> None:

@@ -104,16 +104,17 @@ class ModuleTrainer:
         recipe, begun, shown = self._recipe, time.perf_counter(), dict[str, float]()
         stream = islice(sequences, self._step * recipe.batch, None)
         sums: dict[str, float] = {}
+        summed = 0
         bar = tqdm(
             range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
         )
         for _ in bar:
             for name, value in self._train_step(islice(stream, recipe.batch)).items():
                 sums[name] = sums.get(name, 0.0) + value
+            summed += 1
             if self._step % recipe.log_every == 0 or self._step == recipe.steps:
-                count = (self._step - 1) % recipe.log_every + 1
-                shown = {name: round(value / count, 4) for name, value in sums.items()}
-                sums = {}
+                shown = {name: round(value / summed, 4) for name, value in sums.items()}
+                sums, summed = {}, 0
                 bar.set_postfix(shown)
                 log.info("step %d/%d %.0f s %s", self._step, recipe.steps, time.perf_counter() - begun, shown)
             if self._step % recipe.checkpoint_every == 0:
