@@ -211,6 +211,11 @@ def test_a_failing_run_of_a_sweep_does_not_stop_the_others(folder: Path, seeds: 
     assert ("1 of 2 runs failed" in done.stderr) == (status != 0)
 
 
+def heed_interrupts() -> None:
+    """A shell's background job, and so everything below it, is born deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_says_that_the_same_command_resumes(folder: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "bench", "seed=5"],
@@ -219,6 +224,7 @@ def test_an_interrupt_says_that_the_same_command_resumes(folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
