@@ -22,5 +22,5 @@ report:
 
 # On a machine with a GPU; everything it writes lies under $(OUT).
 gpu:
-	$(PYTHON) -m pytest -m gpu --override-ini=cache_dir=$(OUT)/pytest_cache
+	$(PYTHON) -m pytest -m gpu tests/test_gpu.py tests/test_meters.py --override-ini=cache_dir=$(OUT)/pytest_cache
 	$(PYTHON) -m bench runtime=cuda results_dir=$(OUT)/results

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench.components import PACKAGE_PREFIX, Component, resolve_path, unknown_key
+from bench.components import PACKAGE_PREFIX, Component, unknown_key
 from bench.errors import UserError
 
 SCHEMA_NAME = "bench_schema"
@@ -56,11 +56,6 @@ class ModelConfig:
         _require_choice("model.template", self.template, TEMPLATES)
         _require_least("model.context", self.context, 1)
         _require_least("model.questions", self.questions, 1)
-
-    @property
-    def location(self) -> str:
-        """`path` as a loader wants it: shipped weights by their folder on this machine."""
-        return resolve_path(self.path)
 
 
 @dataclass

@@ -65,7 +65,7 @@ def build_workbench(settings: Settings) -> Workbench:
     """
     method: Method = settings.method.build()
     task: LoadedTask = settings.task.build().load()
-    folder = resolve(settings.model.location, settings.model.revision)
+    folder = resolve(settings.model.path, settings.model.revision)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = ChatFormat(tokenizer, settings.model.template)
     options = options_for(settings.runtime, settings.model.context)

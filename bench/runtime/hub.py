@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import errors, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    IncompleteSnapshotError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -26,6 +25,8 @@ PACKAGE_PREFIX = "package:"
 _PROJECT = Path(__file__).resolve().parents[2]
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # weights, configs, tokenizer files
 _HUB = "https://huggingface.co"
+_INCOMPLETE: type[Exception] | tuple[()] = getattr(errors, "IncompleteSnapshotError", ())
+"""Older clients do not tell a half-downloaded snapshot from a missing one: for them no error is of this kind."""
 _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__mro__[
     1
 ]  # HTTPError of the httpx that the client is built on
@@ -109,7 +110,7 @@ def _explained(error: Exception, repository: str, revision: str | None) -> UserE
                 f"{repository} has no revision {revision!r}",
                 f"set model.revision to one listed at {page}/commits/main, or leave it unset",
             )
-        case IncompleteSnapshotError():
+        case _ if isinstance(error, _INCOMPLETE):
             return UserError(
                 f"the cached copy of {repository} is incomplete and the Hub cannot be reached",
                 f"finish the download with a connection: hf download {repository}",

@@ -82,7 +82,7 @@ def _job(composed: DictConfig) -> None:
     from bench.workbench import options_for
 
     settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
-    folder = resolve(resolve_path(settings.model.path), settings.model.revision)
+    folder = resolve(settings.model.path, settings.model.revision)
     decoder = load_decoder(folder, options_for(settings.runtime, settings.model.context))
     name = str(HydraConfig.get().runtime.choices["method"])
     facts = calibrate(settings, name, decoder, AutoTokenizer.from_pretrained(folder))

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import CONF, INTERRUPTED, report_mistake
-from bench.components import Component, resolve_path, unknown_key
+from bench.components import Component, unknown_key
 from bench.config import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.mistakes import explain
@@ -107,7 +107,7 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
             f"method={name} has nothing to train", "choose a method with modules, such as kangaroo"
         )
     config: ModelConfig = _object(composed.model)
-    folder = resolve(resolve_path(config.path), config.revision)
+    folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
     decoder = load_decoder(folder, options_for(runtime, config.context))
     settle_threads(decoder, runtime.threads)
