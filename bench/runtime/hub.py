@@ -26,7 +26,7 @@ _PROJECT = Path(__file__).resolve().parents[2]
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # weights, configs, tokenizer files
 _HUB = "https://huggingface.co"
 _INCOMPLETE: type[Exception] | tuple[()] = getattr(errors, "IncompleteSnapshotError", ())
-"""Older clients do not tell a half-downloaded snapshot from a missing one: for them no error is of this kind."""
+"""Older clients do not tell a half-downloaded snapshot from a missing one: there, none is of this kind."""
 _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__mro__[
     1
 ]  # HTTPError of the httpx that the client is built on
