@@ -39,7 +39,7 @@ class ModelConfig:
         template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
         modules: Folder with one subfolder of trained modules per method; None when there is none.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
-        questions: Most questions asked of a subtask unless ``task.limit`` says otherwise; None is all.
+        questions: Most built-in questions asked of a subtask if ``task.limit`` is not given; None is all.
     """
 
     path: str = MISSING
@@ -236,6 +236,8 @@ def _settled(composed: DictConfig) -> DictConfig:
     model.name = model.name or Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name
     if model.prompts == "auto":
         model.prompts = "builtin" if path.startswith(PACKAGE_PREFIX) else "official"
+    if model.prompts != "builtin":
+        model.questions = None
     return settled
 
 

@@ -50,6 +50,20 @@ def mistake(*overrides: str) -> UserError:
     return found
 
 
+@pytest.mark.parametrize(
+    ("overrides", "limit"),
+    [
+        ([], 40),
+        (["task.limit=null"], None),
+        (["model.path=./mine", "method=layerskip"], None),
+        (["task=spec_bench"], None),
+    ],
+    ids=["the embedded model", "all asked for", "a model of one's own", "all six subtasks"],
+)
+def test_only_the_embedded_model_is_asked_a_part_by_default(overrides: list[str], limit: int | None) -> None:
+    assert settings(*overrides).task.params["limit"] == limit
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes(choice: str) -> None:
     settings(choice, *NEEDED.get(choice, []))
