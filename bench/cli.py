@@ -8,6 +8,7 @@ only, so that ``--help`` and ``--cfg`` answer at once.
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
@@ -56,11 +57,22 @@ def job(composed: DictConfig) -> None:
 def main() -> None:
     """Entry point of ``python -m bench``."""
     register_schema()
+    run_composed(job, "bench", "everything measured so far is kept, and the same command resumes")
+
+
+def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> None:
+    """Let Hydra compose the command line and run `job`; the error contract of every such command.
+
+    Args:
+        job: Gets the composed tree.
+        config: Name of the primary yaml file.
+        kept: What an interrupt leaves, told to the user.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name="bench")(job)()
+        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(job)()
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: everything measured so far is kept, and the same command resumes\n")
+        sys.stderr.write(f"\ninterrupted: {kept}\n")
         sys.exit(INTERRUPTED)
     except Exception as error:
         mistake = explain(error)

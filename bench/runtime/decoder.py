@@ -202,9 +202,8 @@ class Decoder:
             delta.add(index, "qkv", normed, qkv)
         qkv = qkv.view(hidden.shape[0], -1, config.head_dim)  # [R, H + 2 Hkv, D]
         turned = self._rotated(weights, qkv.narrow(1, 0, self._query_width), rows)
-        keys = turned.narrow(
-            1, config.heads, config.kv_heads
-        )  # narrow: half the cost of an indexing expression
+        # narrow costs half of what an indexing expression does, and this runs for every layer of every step
+        keys = turned.narrow(1, config.heads, config.kv_heads)
         values = qkv.narrow(1, self._query_width, config.kv_heads)
         if rows.writes < keys.shape[0]:
             keys, values = keys[: rows.writes], values[: rows.writes]

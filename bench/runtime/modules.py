@@ -26,6 +26,11 @@ def save_module(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping
     partial = folder / f"{WEIGHTS_FILE}.partial"
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
     partial.replace(folder / WEIGHTS_FILE)
+    save_provenance(folder, provenance)
+
+
+def save_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write or replace what a module says of itself, whole or not at all."""
     partial = folder / f"{PROVENANCE_FILE}.partial"
     partial.write_text(json.dumps(provenance, indent=2, sort_keys=True) + "\n")
     partial.replace(folder / PROVENANCE_FILE)

@@ -7,22 +7,18 @@ takes, and `bench.train.tree_search` weighs the two. The tree goes into the ``mo
 
 import json
 import logging
-import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench.cli import CONF, INTERRUPTED, report_mistake
+from bench.cli import run_composed
 from bench.components import Component, resolve_path
 from bench.config import ModelConfig, RuntimeConfig
 from bench.errors import UserError
-from bench.mistakes import explain
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +58,7 @@ class CalibrateConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.calibrate``."""
     ConfigStore.instance().store(name="calibrate_schema", node=CalibrateConfig)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
-    try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name="calibrate")(_job)()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        mistake = explain(error)
-        if mistake is None:
-            raise
-        sys.exit(report_mistake(mistake))
+    run_composed(_job, "calibrate", "nothing is stored, the tree there was stays")
 
 
 def _job(composed: DictConfig) -> None:
@@ -79,14 +66,16 @@ def _job(composed: DictConfig) -> None:
 
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
-    from bench.workbench import options_for
+    from bench.runtime.modules import PROVENANCE_FILE
+    from bench.workbench import options_for, settle_threads
 
     settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     folder = resolve(settings.model.path, settings.model.revision)
     decoder = load_decoder(folder, options_for(settings.runtime, settings.model.context))
+    settle_threads(decoder, settings.runtime.threads)  # a tree must be measured as it will be run
     name = str(HydraConfig.get().runtime.choices["method"])
     facts = calibrate(settings, name, decoder, AutoTokenizer.from_pretrained(folder))
-    target = FilePath(resolve_path(settings.method["weights"])) / "module.json"
+    target = FilePath(resolve_path(settings.method["weights"])) / PROVENANCE_FILE
     store_tree(target, facts)
     log.info("stored a tree of %d nodes in %s", len(facts["tree"]), target)
 
@@ -161,10 +150,9 @@ def _prompts(settings: CalibrateConfig, tokenizer: Any, device: Any) -> list[Any
 
 def store_tree(path: FilePath, facts: dict[str, Any]) -> None:
     """Add entries to a ``module.json``; the file changes whole or not at all."""
-    found = json.loads(path.read_text())
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps({**found, **facts}, indent=2, sort_keys=True) + "\n")
-    partial.replace(path)
+    from bench.runtime.modules import save_provenance
+
+    save_provenance(path.parent, {**json.loads(path.read_text()), **facts})
 
 
 if __name__ == "__main__":

@@ -6,23 +6,19 @@ Composes like the benchmark itself, with the same models, methods and error cont
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench.cli import CONF, INTERRUPTED, report_mistake
+from bench.cli import report_mistake, run_composed
 from bench.components import Component, unknown_key
 from bench.config import ModelConfig, RuntimeConfig
 from bench.errors import UserError
-from bench.mistakes import explain
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +47,7 @@ class TrainConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train``."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
-    try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name="train")(_job)()
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: the last checkpoint is kept, and the same command resumes\n")
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        mistake = explain(error)
-        if mistake is None:
-            raise
-        sys.exit(report_mistake(mistake))
+    run_composed(_job, "train", "the last checkpoint is kept, and the same command resumes")
 
 
 def _job(composed: DictConfig) -> None:
