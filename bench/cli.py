@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 import hydra
@@ -69,8 +70,19 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         kept: What an interrupt leaves, told to the user.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+
+    @wraps(job)
+    def guarded(composed: DictConfig) -> None:
+        try:
+            job(composed)
+        except Exception as error:  # here, since Hydra announces what escapes a job in a line of its own
+            mistake = explain(error)
+            if mistake is None:
+                raise
+            raise SystemExit(report_mistake(mistake)) from error
+
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(job)()
+        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(guarded)()
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted: {kept}\n")
         sys.exit(INTERRUPTED)

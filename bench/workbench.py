@@ -6,7 +6,6 @@ The step from settings to objects, so that the runner only measures.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -181,8 +180,6 @@ def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as t
     """Hash of a method's trained modules, so that retrained or recalibrated ones make another run."""
     if not isinstance(weights, str):
         return None
-    folder = Path(resolve_path(weights))
-    if not (folder / WEIGHTS_FILE).is_file() or not (folder / PROVENANCE_FILE).is_file():
-        return None  # attaching the method has told the user, where it needs them
-    tree = json.loads((folder / PROVENANCE_FILE).read_text()).get("tree")
-    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes() + json.dumps(tree).encode()).hexdigest()[:16]
+    files = [Path(resolve_path(weights)) / name for name in (WEIGHTS_FILE, PROVENANCE_FILE)]
+    found = [file.read_bytes() for file in files if file.is_file()]  # attaching has refused what is missing
+    return hashlib.sha256(b"".join(found)).hexdigest()[:16] if found else None

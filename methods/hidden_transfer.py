@@ -18,6 +18,7 @@ Shapes: k steps, N real rows (tree nodes or training anchors), d width, K candid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,14 @@ class HiddenTransfer:
         isolate: See `Transfer`.
         tree: What to draft, see `methods.tree_choice`; None takes the tree stored beside the weights, or
             uncalibrated ones 25 nodes of fixed shape.
-        two_phase: Run the pseudo rows of the accepted node alone, in a partial pass behind verification.
+        two_phase: Run the pseudo rows of the accepted node alone, in a partial pass behind verification; None
+            takes what calibration stored beside the weights, else False.
         anchors: Most positions of a sequence that training, or a step of calibration, takes at once.
     """
 
     name = "hidden_transfer"
     is_reimplementation = True
+    schedules: tuple[Mapping[str, Any], ...] = ({"two_phase": False}, {"two_phase": True})
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class HiddenTransfer:
         source: str,
         isolate: bool,
         tree: TreeSpec | None,
-        two_phase: bool,
+        two_phase: bool | None,
         anchors: int,
     ) -> None:
         if steps is not None and steps < 1:
@@ -92,7 +95,7 @@ class HiddenTransfer:
         self._steps, self._enter, self._stride = steps, enter, stride
         self._source, self._isolate = source, isolate
         self._wanted_tree = tree
-        self._two_phase = two_phase
+        self._wanted_phases, self._two_phase = two_phase, bool(two_phase)
         self._anchors = anchors
 
     def attach(self, decoder: Decoder) -> None:
@@ -113,6 +116,8 @@ class HiddenTransfer:
         tensors = load_module(self._weights, {WEIGHT: shape}, decoder.embedding)
         default = {path: count for path, count in DEFAULT_TREE.items() if len(path) < shape[0]}
         stored = found.get("tree", default)
+        if self._wanted_phases is None:
+            self._two_phase = bool(found.get("two_phase", False))
         tree = choose_tree(self._wanted_tree, stored, shape[0], self.name, decoder.device)
         self.use(decoder, tensors[WEIGHT], transfer, tree)
 

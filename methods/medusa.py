@@ -52,6 +52,7 @@ class Medusa:
     """
 
     name = "medusa"
+    schedules: tuple[Mapping[str, Any], ...] = ({},)
 
     def __init__(
         self,

@@ -9,9 +9,9 @@ Shapes: N nodes with the root, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -106,6 +106,10 @@ def _round(draft: TreeDraft, emitted: int) -> Round:
 @runtime_checkable
 class Calibratable(Method, Protocol):
     """A tree method whose tree `bench.train.calibrate` can measure."""
+
+    schedules: tuple[Mapping[str, Any], ...]
+    """Settings under which the same tree is decoded in another order of work; calibration stores the fastest
+    beside the tree. One empty mapping where there is no choice."""
 
     def candidates(self, ids: Tensor, width: int) -> Tensor:
         """What would be proposed behind every position of a known text.

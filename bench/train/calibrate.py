@@ -7,7 +7,9 @@ takes, and `bench.train.tree_search` weighs the two. The tree goes into the ``mo
 
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -19,6 +21,7 @@ from bench.cli import run_composed
 from bench.components import Component, resolve_path
 from bench.config import ModelConfig, RuntimeConfig
 from bench.errors import UserError
+from bench.train.tree_search import Node, Path
 
 log = logging.getLogger(__name__)
 
@@ -81,21 +84,23 @@ def _job(composed: DictConfig) -> None:
 
 
 def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - torch stays out of --help
-    """Measure, search, and say what was found: entries ``tree`` and ``calibration`` for ``module.json``."""
-    import torch
+    """Measure, search, and say what was found: entries for ``module.json``.
 
-    from bench.train.calibration import continue_greedily, rank_accuracies, round_seconds
-    from bench.train.tree_search import best_size, grow
+    Returns:
+        ``tree``, ``calibration``, and the settings of the schedule that decodes that tree fastest.
+    """
+    from bench.train.calibration import continue_greedily, rank_accuracies
+    from bench.train.tree_search import grow
     from methods.tree import Calibratable
 
-    def build(tree: object) -> Any:  # noqa: ANN401 - the yaml's choice
-        method = Component.from_node("method", name, {**settings.method, "tree": tree}).build()
+    def build(changes: Mapping[str, object]) -> Any:  # noqa: ANN401 - the yaml's choice
+        method = Component.from_node("method", name, {**settings.method, **changes}).build()
         method.attach(decoder)
         return method
 
-    method = build("chain")
-    if not isinstance(method, Calibratable):
+    if not isinstance(Component.from_node("method", name, settings.method).build(), Calibratable):
         raise UserError(f"method={name} drafts no tree", "choose a method with a tree, such as medusa")
+    method = build({"tree": "chain"})
     prompts = _prompts(settings, tokenizer, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
     texts = [continue_greedily(method, prompt, settings.tokens, end) for prompt in prompts]
@@ -103,30 +108,66 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     for depth, row in enumerate(accuracies, start=1):
         log.info("depth %d: top-1 %.3f, top-5 %.3f", depth, row[0], sum(row[:5]))
     nodes = grow(accuracies, settings.max_nodes)
-    round_s = round_seconds(build, [node.path for node in nodes], prompts[::8], settings.tokens)
-    found = best_size(nodes, round_s)
+    found = _fastest(build, method.schedules, nodes, prompts[::8], settings.tokens)
+    measured = {"accuracies": accuracies, "positions": sum(text.ids.numel() - text.start for text in texts)}
+    return {**found, "calibration": {**measured, **found["calibration"], "device": _device(decoder)}}
+
+
+def _fastest(
+    build: Callable[[Mapping[str, object]], Any],
+    schedules: Sequence[Mapping[str, Any]],
+    nodes: Sequence[Node],
+    prompts: list[Any],
+    tokens: int,
+) -> dict[str, Any]:
+    """The tree with the most expected tokens per second, under the schedule that makes it so."""
+    from bench.train.calibration import round_seconds
+    from bench.train.tree_search import best_size
+
+    paths = [node.path for node in nodes]
+    trials = []
+    for schedule in schedules:
+        drafting = partial(_drafting, build, schedule)
+        round_s = round_seconds(drafting, paths, prompts, tokens)
+        _report(schedule, nodes, round_s)
+        trials.append((best_size(nodes, round_s), schedule, round_s))
+    best, schedule, round_s = max(trials, key=lambda trial: trial[0].tokens / trial[0].seconds)
+    log.info(
+        "best: %d nodes, %.2f tokens expected in %.2f ms", len(best.paths), best.tokens, 1e3 * best.seconds
+    )
+    return {
+        **schedule,
+        "tree": [list(path) for path in sorted(best.paths, key=lambda path: (len(path), path))],
+        "calibration": {
+            "round_ms": {str(size): round(1e3 * seconds, 3) for size, seconds in round_s.items()},
+            "expected_tokens": round(best.tokens, 3),
+        },
+    }
+
+
+def _drafting(
+    build: Callable[[Mapping[str, object]], Any], schedule: Mapping[str, Any], paths: Sequence[Path]
+) -> Any:  # noqa: ANN401 - the yaml's choice
+    return build({**schedule, "tree": paths})
+
+
+def _report(schedule: Mapping[str, Any], nodes: Sequence[Node], round_s: Mapping[int, float]) -> None:
     for size, seconds in round_s.items():
         tokens = 1 + sum(node.gain for node in nodes[:size])
         log.info(
-            "%3d nodes: %.2f tokens expected, %.2f ms, %.1f tokens/s",
+            "%3d nodes: %.2f tokens expected, %.2f ms, %.1f tokens/s %s",
             size,
             tokens,
             1e3 * seconds,
             tokens / seconds,
+            dict(schedule) or "",
         )
-    log.info(
-        "best: %d nodes, %.2f tokens expected in %.2f ms", len(found.paths), found.tokens, 1e3 * found.seconds
-    )
-    return {
-        "tree": [list(path) for path in sorted(found.paths, key=lambda path: (len(path), path))],
-        "calibration": {
-            "accuracies": accuracies,
-            "round_ms": {str(size): round(1e3 * seconds, 3) for size, seconds in round_s.items()},
-            "expected_tokens": round(found.tokens, 3),
-            "positions": sum(text.ids.numel() - text.start for text in texts),
-            "device": f"{decoder.device.type}, {torch.get_num_threads()} threads",
-        },
-    }
+
+
+def _device(decoder: Any) -> str:  # noqa: ANN401 - as above
+    import torch
+
+    return f"{decoder.device.type}, {torch.get_num_threads()} threads"
 
 
 def _prompts(settings: CalibrateConfig, tokenizer: Any, device: Any) -> list[Any]:  # noqa: ANN401 - as above

@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench.cli import report_mistake, run_composed
+from bench.cli import run_composed
 from bench.components import Component, unknown_key
 from bench.config import ModelConfig, RuntimeConfig
 from bench.errors import UserError
@@ -52,13 +52,10 @@ def main() -> None:
 
 def _job(composed: DictConfig) -> None:
     choices = HydraConfig.get().runtime.choices
-    try:
-        if composed.base is not None:
-            _train_base(composed, str(choices["base"]))
-        else:
-            _train_method(composed, str(choices["method"]), str(choices["model"]))
-    except UserError as mistake:
-        raise SystemExit(report_mistake(mistake)) from mistake
+    if composed.base is not None:
+        _train_base(composed, str(choices["base"]))
+    else:
+        _train_method(composed, str(choices["method"]), str(choices["model"]))
 
 
 def _train_base(composed: DictConfig, name: str) -> None:

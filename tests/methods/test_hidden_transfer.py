@@ -193,6 +193,28 @@ def test_a_root_without_children_is_plain_decoding() -> None:
     assert [(one.drafted, one.emitted) for one in got.rounds] == [(0, 1)] * 19
 
 
+def relabelled(tree: Tree) -> Tree:
+    """The same tree with siblings, and what lies below them, in reverse order."""
+    order = [0]
+    for depth in range(1, tree.depth + 1):
+        level = [node for node in order if tree.depths[node] == depth - 1]
+        order += [child for node in level for child in reversed(tree.children[node])]
+    parents = [-1, *(order.index(tree.parents[node]) for node in order[1:])]
+    return Tree(parents, [tree.ranks[node] for node in order])
+
+
+@pytest.mark.parametrize("two_phase", [False, True], ids=["combined pass", "two phases"])
+@pytest.mark.parametrize("is_oracle", [False, True], ids=["next to none accepted", "all accepted"])
+def test_the_order_of_siblings_changes_nothing(is_oracle: bool, two_phase: bool) -> None:
+    decoder, transfer = random_decoder(), Transfer((2, 3, 3))
+    method = watched(decoder, transfer, SMALL_TREE, two_phase=two_phase)
+    method.future = own_ids(decoder, prompt(), new=60) if is_oracle else ()
+    first = run(method, prompt(), new=25)
+    method.use(decoder, random_projections(decoder, transfer), transfer, relabelled(method._tree))
+    assert relabelled(method._tree).paths != method._tree.paths
+    assert run(method, prompt(), new=25) == first
+
+
 class CommonNoise(Sampler):
     """Draws whose randomness is a function of the distribution: the same context gives the same token."""
 
