@@ -85,6 +85,15 @@ def generate_chain(
     return Generation(tuple(ids), tuple(rounds))
 
 
+def is_unsure(logits: Tensor, threshold: float) -> bool:
+    """Whether the likeliest token of draft logits [1, V], at temperature 1, is less likely than `threshold`.
+
+    It looks at the distribution and never at the token drawn from it, and the token stays in the draft, so
+    stopping behind it does not bias the output. One host sync: a stopping rule needs the value. None at 0.
+    """
+    return threshold > 0 and bool(logits.float().softmax(dim=-1).amax() < threshold)
+
+
 def _round(draft: Draft, emitted: int) -> Round:
     drafted = draft.tokens.numel()
     return Round(drafted, emitted - 1, emitted, drafted, draft.stop, draft.exit_layer)

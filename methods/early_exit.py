@@ -10,6 +10,8 @@ Shapes: K drafted tokens, d width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
@@ -29,26 +31,51 @@ class PrefixExit:
         self._rows: list[Tensor] = []
         self._base = 0
         self._exit = 0
+        self._watched: tuple[int, ...] = ()
 
-    def start(self, base: int, exit_layer: int) -> None:
-        """Begin a round whose root stands at position `base`."""
+    def start(self, base: int, exit_layer: int, watched: Iterable[int] = ()) -> None:
+        """Begin a round whose root stands at position `base`.
+
+        Args:
+            base: Position of the root.
+            exit_layer: Layers that draft (E).
+            watched: Exits whose rows `seen` shall hold behind verification, ascending.
+        """
         self._rows = []
         self._base = base
         self._exit = exit_layer
+        self._watched = tuple(watched)
+        self._shallow: list[dict[int, Tensor]] = []
 
     def advance(self, token: Tensor) -> Tensor:
         """Run the next token [1] through the shallow layers; the row leaving them, shape [1, d]."""
         decoder = self._decoder
         place = decoder.placement.chain(self._base + len(self._rows), 1)
-        row = decoder.run_layers(decoder.embed(token), place, 0, self._exit)
+        taps = self._taps(lambda layer: layer <= self._exit)
+        row = decoder.run_layers(decoder.embed(token), place, 0, self._exit, taps=taps)
         self._rows.append(row)
+        self._shallow.append(taps)
         return row
 
     def verify(self) -> Tensor:
         """Target logits of all tokens advanced since `start`, shape [K + 1, V]."""
         decoder = self._decoder
         place = decoder.placement.chain(self._base, len(self._rows))
-        return decoder.head(decoder.run_layers(torch.cat(self._rows), place, self._exit))
+        self._deep = self._taps(lambda layer: layer > self._exit)
+        return decoder.head(decoder.run_layers(torch.cat(self._rows), place, self._exit, taps=self._deep))
+
+    def seen(self) -> Tensor:
+        """Rows leaving the watched exits, from drafting and verification alike, shape [J, K + 1, d].
+
+        No layer runs again for them.
+        """
+        shallow = [taps[layer] for layer in self._watched if layer <= self._exit for taps in self._shallow]
+        rows = torch.cat(shallow + [self._deep[layer] for layer in self._watched if layer > self._exit])
+        return rows.view(len(self._watched), len(self._rows), -1)
+
+    def _taps(self, is_wanted: Callable[[int], bool]) -> dict[int, Tensor]:
+        """Places for the rows of some watched exits."""
+        return {layer: self._decoder.embedding for layer in self._watched if is_wanted(layer)}
 
 
 def check_exit(exit_layer: int, decoder: Decoder, method: str) -> None:

@@ -35,7 +35,7 @@ from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.rope import rotate
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock, Exactness, TrainingRows
-from methods.chain import Draft, DraftBuilder, generate_chain
+from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
 from methods.early_exit import PrefixExit, check_exit
 
 
@@ -112,7 +112,7 @@ class Kangaroo:
         while chain.has_room and stop is None:
             logits = self._adapt(row)
             row = self._exit.advance(chain.propose(logits, sampler))
-            if self._is_unsure(logits):
+            if is_unsure(logits, self._threshold):
                 stop = "confidence"
         self._last_row = row
         return chain.finish(stop, self._layer)
@@ -135,12 +135,6 @@ class Kangaroo:
             row, self._carry = torch.cat([self._carry, row]), None
         place = adapter.placement.chain(adapter.cache.length, row.shape[0])
         return adapter.head(adapter.run_layers(row, place)[-1:])
-
-    def _is_unsure(self, logits: Tensor) -> bool:
-        """One host sync per drafted token: the rule needs the value."""
-        if self._threshold == 0:
-            return False
-        return bool(logits.float().softmax(dim=-1).max() < self._threshold)
 
     def new_module(self, decoder: Decoder) -> nn.Module:
         config = decoder.config

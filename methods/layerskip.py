@@ -1,7 +1,8 @@
 """Self-speculative decoding with a static early exit: LayerSkip, arXiv 2404.16710, section 4.3.
 
 Drafts with layers ``0 .. exit_layer - 1`` and the target's own final norm and LM head, verifies with the
-rest.
+rest. How long a draft gets is a policy of its own: a fixed length as in the paper, or one of the rules that
+DEL is compared with.
 
 Differs from the authors' code in:
 - the prompt has a prefill of its own, as for every method here, instead of passing through the first draft;
@@ -12,13 +13,16 @@ Differs from the authors' code in:
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock, Exactness
-from methods.chain import Draft, DraftBuilder, generate_chain
+from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
+from methods.draft_length import draft_length_policy
 from methods.early_exit import PrefixExit, check_exit
 
 
@@ -27,19 +31,35 @@ class LayerSkip:
 
     Args:
         exit_layer: Layers that draft (E).
-        draft_length: Tokens drafted per round (d).
+        draft_length: Tokens drafted per round (d); where the policy adapts it, at first or at most.
+        policy: ``static``, or another of `methods.draft_length.POLICIES`.
+        threshold: Confidence below which the policies ``threshold``, ``dv`` and ``self_sd`` end a draft, at
+            first.
+        target: Acceptance that ``dv`` and ``self_sd`` steer to.
     """
 
-    def __init__(self, *, exit_layer: int, draft_length: int) -> None:
-        if draft_length < 1:
-            raise ValueError(f"draft_length must be at least 1, got {draft_length}")
+    def __init__(
+        self,
+        *,
+        exit_layer: int,
+        draft_length: int,
+        policy: str = "static",
+        threshold: float = 0.6,
+        target: float = 0.8,
+    ) -> None:
         self._exit_layer = exit_layer
-        self._draft_length = draft_length
+        self._new_policy = partial(draft_length_policy, policy, draft_length, threshold, target)
+        self._policy = self._new_policy()
 
     def attach(self, decoder: Decoder) -> None:
         check_exit(self._exit_layer, decoder, "layerskip")
         self._decoder = decoder
         self._exit = PrefixExit(decoder)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what earlier prompts taught the policy."""
+        self._policy = self._new_policy()
 
     def exactness(self, sampler: Sampler) -> Exactness:
         return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
@@ -48,19 +68,26 @@ class LayerSkip:
         return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
+        self._policy.start()
         return self._decoder.prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         self._exit.start(base, self._exit_layer)
         row = self._exit.advance(root)
-        chain = DraftBuilder(root, self._draft_length, room)
-        while chain.has_room:
-            token = chain.propose(self._decoder.head(row), sampler)
-            row = self._exit.advance(token)
-        return chain.finish(exit_layer=self._exit_layer)
+        chain, threshold = DraftBuilder(root, self._policy.limit, room), self._policy.threshold
+        stop = None
+        while chain.has_room and stop is None:
+            logits = self._decoder.head(row)
+            row = self._exit.advance(chain.propose(logits, sampler))
+            if is_unsure(logits, threshold):
+                stop = "confidence"
+        draft = chain.finish(stop, self._exit_layer)
+        self._drafted = draft.tokens.numel()
+        return draft
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
         return self._exit.verify()
 
     def commit(self, emitted: Tensor, base: int) -> None:
-        """Nothing beyond the target's cache to roll back."""
+        """Tell the policy; nothing beyond the target's cache is there to roll back."""
+        self._policy.observe(emitted.numel() - 1, self._drafted)

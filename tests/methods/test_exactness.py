@@ -15,10 +15,12 @@ from bench.runtime.sampling import Sampler
 from methods.autoregressive import Autoregressive
 from methods.base import Method
 from methods.chain import Draft, generate_chain
+from methods.dynamic_exit import DynamicExit
 from methods.kangaroo import Kangaroo
 from methods.layerskip import LayerSkip
 from methods.prompt_lookup import PromptLookup
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
+from tests.methods.test_dynamic_exit import DEFAULTS as DEL
 from tests.methods.test_kangaroo_tree import saved as random_kangaroo_tree
 from tests.methods.test_medusa import saved as random_medusa
 from tests.methods.transfers import saved as random_hidden_transfer
@@ -36,6 +38,10 @@ METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "prompt_lookup": lambda decoder, folder: PromptLookup(max_ngram=3, draft_length=10),
     "layerskip-shallow": lambda decoder, folder: LayerSkip(exit_layer=1, draft_length=3),
     "layerskip-deep": lambda decoder, folder: LayerSkip(exit_layer=5, draft_length=6),
+    "layerskip-fsm": lambda decoder, folder: LayerSkip(exit_layer=4, draft_length=3, policy="fsm"),
+    "layerskip-dv": lambda decoder, folder: LayerSkip(exit_layer=5, draft_length=8, policy="dv"),
+    "del": lambda decoder, folder: DynamicExit(**DEL),
+    "del-unhurried": lambda decoder, folder: DynamicExit(**{**DEL, "stop": False, "shadow_every": 2}),
     "hidden_transfer": lambda decoder, folder: random_hidden_transfer(decoder, folder),
     "medusa": lambda decoder, folder: random_medusa(decoder, folder, tree="mc_sim_7b_63"),
     "medusa-chain": lambda decoder, folder: random_medusa(decoder, folder, tree="chain"),

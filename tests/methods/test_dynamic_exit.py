@@ -1,0 +1,152 @@
+"""DEL: what it looks at, what it chooses, and that the output stays the target's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.runtime.decoder import Decoder
+from methods.dynamic_exit import DynamicExit, shadow_sums
+from tests.methods.small import FAMILIES, SHAPE, prompt, random_decoder, run
+from tests.methods.transfers import own_ids
+
+DEPTH = SHAPE["num_hidden_layers"]
+DEFAULTS: dict[str, Any] = {
+    "decay": 0.95,
+    "lengths": 18,
+    "draft_length": 18,
+    "warmup": 32,
+    "min_exit": 1,
+    "max_exit": None,
+    "stop": True,
+    "exit_layer": None,
+    "objective": "layers",
+    "shadow_every": 1,
+}
+
+
+def bound(decoder: Decoder, **changes: Any) -> DynamicExit:
+    method = DynamicExit(**{**DEFAULTS, **changes})
+    method.attach(decoder)
+    return method
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"stop": False},
+        {"exit_layer": 3},
+        {"min_exit": 2, "max_exit": 4},
+        {"objective": "time"},
+        {"shadow_every": 3},
+        {"warmup": 0, "decay": 0.5},
+    ],
+    ids=str,
+)
+def test_greedy_ids_are_the_targets_own(changes: dict[str, Any], family: str) -> None:
+    decoder = random_decoder(family)
+    method = bound(decoder, **changes)
+    for length in (1, 17):
+        assert run(method, prompt(length)).ids == own_ids(decoder, prompt(length))
+        assert decoder.cache.length == length + 39  # every layer holds all but the newest token
+
+
+class Observed(DynamicExit):
+    """Keeps what it was shown."""
+
+    seen: list[tuple[Tensor, Tensor]]
+
+    def prefill(self, prompt_ids: Tensor) -> Tensor:
+        self.seen = []
+        return super().prefill(prompt_ids)
+
+    def _learn(self, rows: Tensor, target: Tensor) -> None:
+        self.seen.append((rows, target))
+        super()._learn(rows, target)
+
+
+def observed(decoder: Decoder, **changes: Any) -> Observed:
+    method = Observed(**{**DEFAULTS, **changes})
+    method.attach(decoder)
+    return method
+
+
+def test_it_looks_at_the_rows_of_the_kept_tokens_at_every_exit() -> None:
+    """Prompt positions first, then each round's accepted tokens and the one after; never a rejected one."""
+    decoder = random_decoder()
+    method = observed(decoder, warmup=5)
+    got = run(method, prompt(12), new=30)
+    text = torch.cat([prompt(12), torch.tensor(got.ids)])
+    assert [target.numel() for _, target in method.seen] == [6, *(one.emitted for one in got.rounds)]
+    plain = dict.fromkeys(range(1, DEPTH), decoder.embedding)
+    with torch.inference_mode():
+        decoder.prefill(text[:-1], plain)
+    expected = torch.stack([plain[layer][6:] for layer in range(1, DEPTH)])
+    torch.testing.assert_close(
+        torch.cat([rows for rows, _ in method.seen], dim=1), expected, atol=1e-4, rtol=0
+    )
+    assert torch.cat([target for _, target in method.seen])[5:].tolist() == list(got.ids)
+
+
+def test_sums_are_those_of_a_slow_count() -> None:
+    decoder = random_decoder()
+    rows = torch.randn(3, 7, SHAPE["hidden_size"], generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        target = decoder.head(rows[1]).argmax(dim=-1)
+        target[2:] = 5
+        got = shadow_sums(decoder, rows, target)
+        by_hand = np.zeros((4, 3))
+        for place, exit_rows in enumerate(rows):
+            for row, wanted in zip(exit_rows, target, strict=True):
+                probs = decoder.head(row[None])[0].softmax(dim=-1)
+                is_wrong = int(int(probs.argmax()) != int(wanted))
+                by_hand[is_wrong, place] += 1
+                by_hand[2 + is_wrong, place] += float(probs.max())
+    np.testing.assert_allclose(got.numpy(), by_hand, atol=1e-5)
+
+
+def test_averages_begin_anew_with_every_prompt() -> None:
+    decoder = random_decoder()
+    method = bound(decoder)
+    first = run(method, prompt(seed=3))
+    run(method, prompt(seed=4))
+    assert run(method, prompt(seed=3)) == first
+
+
+def test_drafting_nothing_is_plain_decoding() -> None:
+    """No exit of a random model agrees with its last layer, so nothing is worth drafting."""
+    decoder = random_decoder()
+    rounds = run(bound(decoder, max_exit=1), prompt(), new=20).rounds
+    assert [(one.drafted, one.emitted) for one in rounds] == [(0, 1)] * 19
+
+
+def test_between_two_looks_the_choice_stands() -> None:
+    decoder = random_decoder()
+    method = observed(decoder, shadow_every=4)
+    got = run(method, prompt(), new=30)
+    assert len(method.seen) == 1 + -(-len(got.rounds) // 4)
+
+
+def test_a_fixed_exit_is_the_only_candidate() -> None:
+    got = run(bound(random_decoder(), exit_layer=4), prompt())
+    assert {one.exit_layer for one in got.rounds} == {4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decay": 2}, r"decay must lie in \[0, 1\], got 2"),
+        ({"lengths": 0}, "lengths must be at least 1, got 0"),
+        ({"objective": "joules"}, "objective must be one of layers, time, got 'joules'"),
+    ],
+    ids=str,
+)
+def test_settings_outside_their_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DynamicExit(**{**DEFAULTS, **changes})
