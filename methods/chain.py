@@ -85,13 +85,18 @@ def generate_chain(
     return Generation(tuple(ids), tuple(rounds))
 
 
+def top_probability(logits: Tensor) -> Tensor:
+    """Probability of the likeliest token of draft logits [1, V] at temperature 1, a scalar."""
+    return logits.float().softmax(dim=-1).amax()
+
+
 def is_unsure(logits: Tensor, threshold: float) -> bool:
-    """Whether the likeliest token of draft logits [1, V], at temperature 1, is less likely than `threshold`.
+    """Whether a draft ends behind the token chosen from these logits [1, V].
 
     It looks at the distribution and never at the token drawn from it, and the token stays in the draft, so
     stopping behind it does not bias the output. One host sync: a stopping rule needs the value. None at 0.
     """
-    return threshold > 0 and bool(logits.float().softmax(dim=-1).amax() < threshold)
+    return threshold > 0 and bool(top_probability(logits) < threshold)
 
 
 def _round(draft: Draft, emitted: int) -> Round:

@@ -47,13 +47,22 @@ class PrefixExit:
         self._watched = tuple(watched)
         self._shallow: list[dict[int, Tensor]] = []
 
+    @property
+    def position(self) -> int:
+        """Where the next token stands."""
+        return self._base + len(self._rows)
+
+    def keep(self, row: Tensor) -> None:
+        """Take a row [1, d] that the caller ran through the shallow layers itself."""
+        self._rows.append(row)
+
     def advance(self, token: Tensor) -> Tensor:
         """Run the next token [1] through the shallow layers; the row leaving them, shape [1, d]."""
         decoder = self._decoder
-        place = decoder.placement.chain(self._base + len(self._rows), 1)
+        place = decoder.placement.chain(self.position, 1)
         taps = self._taps(lambda layer: layer <= self._exit)
         row = decoder.run_layers(decoder.embed(token), place, 0, self._exit, taps=taps)
-        self._rows.append(row)
+        self.keep(row)
         self._shallow.append(taps)
         return row
 

@@ -3,8 +3,7 @@
 Decides where they enter, what they see and what training computes; `methods.hidden_transfer` decodes with
 them.
 
-Shapes: k steps, N anchors (real rows that pseudo rows spring from), T positions of a sequence, d width, H
-query heads, Hkv key/value heads, D head width.
+Shapes: k steps, N anchors (real rows that pseudo rows spring from), T positions of a sequence, d width.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.runtime.decoder import Attention, Decoder
-from bench.runtime.linear import rms_norm
-from bench.runtime.rope import rotate
+from bench.runtime.decoder import Decoder
+from methods.frozen_layers import finish_layer, query_key_value
 
 INIT_GAIN = 0.2
 """A pseudo row starts as a short vector; a gain of 1 trained worse on a toy model."""
@@ -106,45 +104,11 @@ def pseudo_rows(
 def _beside(
     index: int, pseudo: Tensor, real: Tensor, places: Tensor, sees: Tensor, decoder: Decoder
 ) -> Tensor:
-    """One layer of pseudo rows [M, d] that attend to the constant real rows [T, d] and to each other.
-
-    `Decoder.run_layers` writes keys and values in place, which has no gradient: this repeats its arithmetic.
-    """
-    config, layer, total = decoder.config, decoder.layers[index], real.shape[0]
+    """One layer of pseudo rows [M, d] that attend to the constant real rows [T, d] and to each other."""
+    total = real.shape[0]
     cos, sin = (table[places] for table in decoder.placement.rotation(0, decoder.capacity))
     with torch.no_grad():
-        _, real_keys, real_values = _heads(layer.attention, real, cos[:total], sin[:total], decoder)
-    queries, keys, values = _heads(layer.attention, pseudo, cos[total:], sin[total:], decoder)
-    mixed = F.scaled_dot_product_attention(
-        queries[None],
-        torch.cat([real_keys, keys], dim=1)[None],
-        torch.cat([real_values, values], dim=1)[None],
-        attn_mask=sees,
-        enable_gqa=config.heads != config.kv_heads,
-    )
-    mixed = mixed[0].transpose(0, 1).reshape(pseudo.shape[0], -1)
-    hidden = pseudo + F.linear(mixed, layer.attention.o.weight, layer.attention.o.bias)
-    if layer.mlp is None:
-        return hidden
-    normed = rms_norm(hidden, layer.mlp.norm, config.norm_eps)
-    gate, up = F.linear(normed, layer.mlp.gate_up.weight, layer.mlp.gate_up.bias).chunk(2, dim=-1)
-    inner = F.silu(gate) if config.activation == "silu" else F.gelu(gate, approximate="tanh")
-    return hidden + F.linear(inner * up, layer.mlp.down.weight, layer.mlp.down.bias)
-
-
-def _heads(
-    weights: Attention, rows: Tensor, cos: Tensor, sin: Tensor, decoder: Decoder
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotated queries [H, R, D], rotated keys and values [Hkv, R, D] of rows [R, d]."""
-    config = decoder.config
-    normed = rms_norm(rows, weights.norm, config.norm_eps)
-    qkv = F.linear(normed, weights.qkv.weight, weights.qkv.bias).view(rows.shape[0], -1, config.head_dim)
-    queries, keys, values = torch.split(qkv, [config.heads, config.kv_heads, config.kv_heads], dim=1)
-    if weights.query_norm is not None and weights.key_norm is not None:
-        queries = rms_norm(queries, weights.query_norm, config.norm_eps)
-        keys = rms_norm(keys, weights.key_norm, config.norm_eps)
-    return (
-        rotate(queries, cos, sin).transpose(0, 1),
-        rotate(keys, cos, sin).transpose(0, 1),
-        values.transpose(0, 1),
-    )
+        _, real_keys, real_values = query_key_value(index, real, cos[:total], sin[:total], decoder)
+    queries, keys, values = query_key_value(index, pseudo, cos[total:], sin[total:], decoder)
+    keys, values = torch.cat([real_keys, keys], dim=1), torch.cat([real_values, values], dim=1)
+    return finish_layer(index, pseudo, queries, keys, values, sees, decoder)

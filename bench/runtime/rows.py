@@ -8,7 +8,7 @@ head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,17 @@ class Placement:
             return Rows(base, count, cos, sin, self._tile(self._chain_mask(positions[base:], positions)))
         mask = self._template[:count, self.capacity - base : self.capacity + count]
         return Rows(base, count, cos, sin, self._tile(mask))
+
+    def beside(self, base: int) -> Rows:
+        """Two rows of the one token at slot and position `base`: the first is written, the other only reads.
+
+        Both see all before the token, and the token's written row.
+
+        Raises:
+            UserError: If they do not fit into the cache.
+        """
+        one = self.chain(base, 1)
+        return one if one.mask is None else replace(one, mask=one.mask.repeat(2, 1))
 
     def tree(
         self, base: int, depths: Tensor, sees: Tensor, writes: int | None = None, *, first: int = 0

@@ -22,6 +22,7 @@ from methods.prompt_lookup import PromptLookup
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 from tests.methods.test_dynamic_exit import DEFAULTS as DEL
 from tests.methods.test_kangaroo_tree import saved as random_kangaroo_tree
+from tests.methods.test_m2r2 import saved as random_m2r2
 from tests.methods.test_medusa import saved as random_medusa
 from tests.methods.transfers import saved as random_hidden_transfer
 
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "del": lambda decoder, folder: DynamicExit(**DEL),
     "del-unhurried": lambda decoder, folder: DynamicExit(**{**DEL, "stop": False, "shadow_every": 2}),
     "hidden_transfer": lambda decoder, folder: random_hidden_transfer(decoder, folder),
+    "m2r2": lambda decoder, folder: random_m2r2(decoder, folder),
     "medusa": lambda decoder, folder: random_medusa(decoder, folder, tree="mc_sim_7b_63"),
     "medusa-chain": lambda decoder, folder: random_medusa(decoder, folder, tree="chain"),
     "kangaroo": lambda decoder, folder: random_kangaroo(decoder, folder),

@@ -1,0 +1,86 @@
+"""Frozen layers with gradients, for training rows that run beside the target's own.
+
+`Decoder.run_layers` writes keys and values in place, which has no gradient: these two functions repeat the
+arithmetic of one layer. Tests hold the rows they give against those of decoding.
+
+Shapes: R rows, N visible rows, d width, H query heads, Hkv key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.runtime.decoder import Decoder, Delta
+from bench.runtime.linear import rms_norm
+from bench.runtime.rope import rotate
+
+
+def query_key_value(
+    index: int, rows: Tensor, cos: Tensor, sin: Tensor, decoder: Decoder, delta: Delta | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries [H, R, D], rotated keys and values [Hkv, R, D] of rows [R, d] entering a layer."""
+    config, weights = decoder.config, decoder.layers[index].attention
+    normed = rms_norm(rows, weights.norm, config.norm_eps)
+    qkv = F.linear(normed, weights.qkv.weight, weights.qkv.bias)
+    if delta is not None:
+        delta.add(index, "qkv", normed, qkv)
+    heads = qkv.view(rows.shape[0], -1, config.head_dim)
+    queries, keys, values = torch.split(heads, [config.heads, config.kv_heads, config.kv_heads], dim=1)
+    if weights.query_norm is not None and weights.key_norm is not None:
+        queries = rms_norm(queries, weights.query_norm, config.norm_eps)
+        keys = rms_norm(keys, weights.key_norm, config.norm_eps)
+    return (
+        rotate(queries, cos, sin).transpose(0, 1),
+        rotate(keys, cos, sin).transpose(0, 1),
+        values.transpose(0, 1),
+    )
+
+
+def finish_layer(
+    index: int,
+    rows: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    sees: Tensor,
+    decoder: Decoder,
+    delta: Delta | None = None,
+) -> Tensor:
+    """The rest of a layer: attention, its residual, the MLP.
+
+    Args:
+        index: The layer.
+        rows: Rows entering it, shape [R, d].
+        queries: Theirs, shape [H, R, D].
+        keys: Of all rows that may be seen, shape [Hkv, N, D].
+        values: Likewise.
+        sees: ``sees[r, n]`` says whether row r sees row n, shape [R, N], bool.
+        decoder: The frozen target.
+        delta: Added to projections.
+
+    Returns:
+        Rows leaving the layer, shape [R, d].
+    """
+    config, layer = decoder.config, decoder.layers[index]
+    is_grouped = config.heads != config.kv_heads
+    mixed = F.scaled_dot_product_attention(
+        queries[None], keys[None], values[None], attn_mask=sees, enable_gqa=is_grouped
+    )
+    mixed = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1)
+    hidden = rows + F.linear(mixed, layer.attention.o.weight, layer.attention.o.bias)
+    if delta is not None:
+        delta.add(index, "o", mixed, hidden)
+    if layer.mlp is None:
+        return hidden
+    normed = rms_norm(hidden, layer.mlp.norm, config.norm_eps)
+    both = F.linear(normed, layer.mlp.gate_up.weight, layer.mlp.gate_up.bias)
+    if delta is not None:
+        delta.add(index, "gate_up", normed, both)
+    gate, up = both.chunk(2, dim=-1)
+    inner = (F.silu(gate) if config.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
+    out = hidden + F.linear(inner, layer.mlp.down.weight, layer.mlp.down.bias)
+    if delta is not None:
+        delta.add(index, "down", inner, out)
+    return out
