@@ -104,7 +104,11 @@ class Swift:
         widths_greedy: list[int],
         widths_sampling: list[int],
     ) -> None:
-        for name, value in (("window", window), ("opt_interval", opt_interval), ("draft_length", draft_length)):
+        for name, value in (
+            ("window", window),
+            ("opt_interval", opt_interval),
+            ("draft_length", draft_length),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 < skip_ratio < 1 or not 0 <= threshold <= 1:

@@ -69,7 +69,9 @@ class SkipSetConfig:
                     f"{name} must be at least {least}, got {getattr(self, name)}", f"raise {name}"
                 )
         if not self.ratios or not all(0 < one < 1 for one in self.ratios):
-            raise UserError(f"ratios must lie between 0 and 1, got {self.ratios}", "the default is 0.3 to 0.85")
+            raise UserError(
+                f"ratios must lie between 0 and 1, got {self.ratios}", "the default is 0.3 to 0.85"
+            )
         if self.objective not in OBJECTIVES:
             raise UserError(
                 f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective}",
