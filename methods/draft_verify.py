@@ -100,7 +100,7 @@ class DraftVerify:
         if self._weights is None:
             raise UserError(
                 "draft_verify needs a set of sub-layers to skip and method.weights is not set",
-                f"find one: {SEARCH} method=draft_verify model=...; or set method.skip_attention and skip_mlp",
+                f"find one: {SEARCH} method=draft_verify; or set method.skip_attention and method.skip_mlp",
             )
         facts = load_provenance(self._weights, self.name, files=(PROVENANCE_FILE,), command=SEARCH)
         return skip_of(facts["skip"]["attention"], facts["skip"]["mlp"])

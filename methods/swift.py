@@ -141,7 +141,7 @@ class Swift:
         count = self._candidates.count
         if self._is_searching_on and not 0 < self._candidates.number(self._ratio) < count:
             raise UserError(
-                f"swift: skip_ratio {self._ratio} of this model's {count} candidates leaves nothing to search",
+                f"swift: skip_ratio {self._ratio} of this model's {count} candidates leaves no choice",
                 "raise method.skip_ratio, set method.keep_first_last=false, or method.search=false",
             )
         self.reset()
@@ -243,7 +243,7 @@ class Widths:
     def __init__(self, cuts: Sequence[float], widths: Sequence[int]) -> None:
         if len(widths) != len(cuts) + 1 or list(cuts) != sorted(cuts, reverse=True) or min(widths) < 1:
             raise ValueError(
-                f"need falling cuts and one width from 1 on more than cuts, got {list(cuts)} and {list(widths)}"
+                f"need falling cuts and widths from 1 on, one more, got {list(cuts)}, {list(widths)}"
             )
         self._cuts, self._widths = tuple(cuts), tuple(widths)
         self.most = max(widths)

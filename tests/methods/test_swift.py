@@ -244,7 +244,7 @@ def _second_token(decoder: Decoder, ids: Tensor, sampler: Sampler) -> Tensor:
         ({"window_from": "middle"}, "window_from must be one of first, last"),
         ({"window": 0}, "window must be at least 1"),
         ({"skip_ratio": 1.0}, "skip_ratio"),
-        ({"widths_greedy": [3, 5]}, "one width"),
+        ({"widths_greedy": [3, 5]}, "widths from 1 on, one more"),
         ({"cuts": [0.5, 0.8, 0.95]}, "falling cuts"),
     ],
 )
@@ -256,7 +256,7 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) 
 def test_sets_and_ratios_that_do_not_fit_the_model_are_refused() -> None:
     with pytest.raises(UserError, match=r"skip_attention names layers \[7\]"):
         attached(random_decoder(), skip_attention=[7])
-    with pytest.raises(UserError, match="skip_ratio 0.1 of this model's 8 candidates"):
+    with pytest.raises(UserError, match=r"skip_ratio 0\.1 of this model's 8 candidates"):
         attached(random_decoder(), skip_ratio=0.1)
 
 
