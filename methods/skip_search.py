@@ -132,7 +132,7 @@ class SkipSearch:
 
     def next_prompt(self) -> None:
         """Scores will be of other tokens from here on."""
-        if not self._rules.carry_best and self.tries > 0:
+        if not self._rules.carry_best and (self.tries or self._rules.score_start):
             self.score = None
 
     def step(self, rate: Callable[[Skip], float]) -> None:

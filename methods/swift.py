@@ -18,8 +18,7 @@ Differs from the authors' code in:
 - a score that finds no room behind the committed slots is left out;
 - under sampling the tree holds the most likely tokens too, not drawn ones: `accept_tree` lets the target's
   own pick decide at every node, which is exact for fixed candidates. Their code draws the bonus token behind
-  a fully accepted path from unwarped logits; here every emitted token is a pick of the one sampler;
-- confidence is the top probability at temperature 1, as there.
+  a fully accepted path from unwarped logits; here every emitted token is a pick of the one sampler.
 
 Shapes: D depths, K candidates per depth, N nodes with the root, W window, V vocabulary.
 """

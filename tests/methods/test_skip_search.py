@@ -147,8 +147,6 @@ def test_one_suggestion_beats_the_forty_draws_it_learnt_from_and_prints_nothing(
 
     start, once = candidates.odd_layers(), rules(bayes_interval=40, max_iter=39, max_score=99.0)
     found = SkipSearch(candidates, start, 9, once)
-    found.step(rate)
-    found.next_prompt()
     run_to_end(found, rate)
     assert len(scores) == 1 + 40
     assert scores[-1] == max(scores) > 1.05 * max(scores[:-1])
