@@ -17,7 +17,7 @@ from bench.nvml import NvmlDevice
 from bench.records import Timing
 from methods.base import PhaseName
 
-PHASES: tuple[PhaseName, ...] = ("draft", "verify", "commit")
+PHASES: tuple[PhaseName, ...] = ("draft", "verify", "commit", "search")
 EVENT_POOL = 4096
 """Events made before the first turn, two per phase: some 600 rounds; a longer turn adds its own."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bench.records import Round, Sample, Timing, Verdict
 
-PHASES = ("draft", "verify", "commit")
+PHASES = ("draft", "verify", "commit", "search")
 """Phases of decode time (`methods.base.PhaseName`); the rest is host time."""
 
 

@@ -91,6 +91,8 @@ class Generation:
 
     ids: tuple[int, ...]
     rounds: tuple[Round, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the method's own by name, such as ``search_steps``; of all the work, so `cut` keeps them."""
 
     def __post_init__(self) -> None:
         emitted = 1 + sum(one.emitted for one in self.rounds)
@@ -113,7 +115,7 @@ class Generation:
             emitted = min(one.emitted, end - seen)
             kept.append(replace(one, emitted=emitted))
             seen += emitted
-        return Generation(self.ids[:end], tuple(kept))
+        return Generation(self.ids[:end], tuple(kept), self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,8 @@ class Timing:
     Args:
         prefill_s: From the start to the first token (time to first token).
         decode_s: From the first token to the last.
-        phases_s: Decode time by phase: ``draft``, ``verify``, ``commit``; the rest of `decode_s` is host
-            time.
+        phases_s: Decode time by phase: ``draft``, ``verify``, ``commit``, ``search``; the rest of `decode_s`
+            is host time.
         cpu_s: CPU time of the decoding thread over prefill and decode; a wall/CPU ratio well above 1 tells
             contention.
     """
@@ -182,6 +184,8 @@ class Sample:
     peak_memory_bytes: int | None = None
     attempt: int = 0
     """Which start of the run measured this sample; each attempt has its own environment in ``run.json``."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the method's own, see `Generation.counts`."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):

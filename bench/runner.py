@@ -171,6 +171,7 @@ class Session:
             ids=cut.ids,
             text=bench.chat.text(cut.ids),
             rounds=cut.rounds,
+            counts=cut.counts,
             timing=clock.timing(),
             peak_memory_bytes=self._memory.peak_bytes(),
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from bench import metrics, stats
 from bench.records import Arm, Run, Sample, Verdict
+from bench.search_cost import search_cost, skipped_share
 from bench.stats import AaCheck, Interval, Totals
 from bench.table import Acceptance, ArmFigures, Speedup, Subtask, Summary, render
 
@@ -52,6 +53,8 @@ def summarise(run: Run, samples: Sequence[Sample], *, resamples: int = 10_000, s
         failures=_failures(samples),
         excluded=excluded,
         notes=_notes(run, len({one.prompt_id for one in compared})),
+        search=_defined(search_cost, method),
+        skipped=_defined(skipped_share, all_method),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bench.metrics import Position
 from bench.records import Run, Verdict
+from bench.search_cost import SearchCost
 from bench.stats import AaCheck, Interval
 
 COLUMNS = 100
@@ -82,6 +83,10 @@ class Summary:
     excluded: tuple[str, ...]
     """Prompts that are not complete in every arm."""
     notes: tuple[str, ...]
+    search: SearchCost | None = None
+    """Of methods that search while they decode."""
+    skipped: float | None = None
+    """Share of sub-layers left out while drafting, of methods that skip any."""
 
     @property
     def is_valid(self) -> bool | None:
@@ -104,6 +109,7 @@ def render(summary: Summary) -> str:
         *_subtask_lines(summary.subtasks),
         *_acceptance_lines(summary.acceptance),
         _row("decode time", _split(summary.time_split)),
+        *_search_lines(summary),
         _row("output", _output(summary)),
         _control(summary),
         _row("steadiness", _steadiness(summary)),
@@ -181,7 +187,25 @@ def _acceptance_lines(acceptance: Acceptance) -> list[str]:
 
 
 def _split(split: Mapping[str, float] | None) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in split.items()) if split else "-"
+    shown = {name: share for name, share in (split or {}).items() if share or name != "search"}
+    return ", ".join(f"{name} {share:.0%}" for name, share in shown.items()) or "-"
+
+
+def _search_lines(summary: Summary) -> list[str]:
+    lines = []
+    if summary.skipped is not None:
+        lines.append(_row("drafting skips", f"{summary.skipped:.1%} of sub-layers"))
+    if cost := summary.search:
+        speeds = ", ".join(
+            f"{name} {_number(speed, '.1f')}"
+            for name, speed in (("cold", cost.cold), ("warm", cost.warm), ("total", cost.total))
+        )
+        state = "over after" if cost.is_over else "not over in"
+        lines.append(_row("search", f"{speeds} tokens/s"))
+        lines.append(
+            _row("", f"{cost.share:.1%} of decode time; {cost.steps} scores; {state} {cost.rounds} rounds")
+        )
+    return lines
 
 
 def _output(summary: Summary) -> str:

@@ -13,7 +13,7 @@ from bench.meters import turn_clock
 from bench.records import Prompt
 from bench.runtime.sampling import Sampler
 from bench.workbench import Workbench
-from methods.base import Budget, Method
+from methods.base import Budget, Method, Stateful
 
 log = logging.getLogger(__name__)
 _TOKENS = 32
@@ -22,7 +22,8 @@ _TOKENS = 32
 def warm_up(bench: Workbench, prompts: Sequence[Prompt], settings: WarmupConfig, max_new_tokens: int) -> None:
     """Let every arm decode each prompt's first turn until two successive timings agree, up to the cap.
 
-    A prompt that does not fit the context is left out: its failure is recorded when it is measured.
+    A prompt that does not fit the context is left out: its failure is recorded when it is measured. A method
+    that learns from prompts forgets these.
     """
     for method in bench.arms.values():
         for prompt in prompts:
@@ -32,6 +33,8 @@ def warm_up(bench: Workbench, prompts: Sequence[Prompt], settings: WarmupConfig,
                 _settle(
                     bench, method, ids, Budget(min(_TOKENS, max_new_tokens, room), bench.eos_ids), settings
                 )
+        if isinstance(method, Stateful):
+            method.reset()
 
 
 def _settle(

@@ -19,7 +19,7 @@ from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 
-PhaseName = Literal["draft", "verify", "commit"]
+PhaseName = Literal["draft", "verify", "commit", "search"]
 
 
 class Exactness(StrEnum):
@@ -86,6 +86,14 @@ class Method(Protocol):
 
     def exactness(self, sampler: Sampler) -> Exactness:
         """What is promised under this sampler."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A method that learns from the prompts it decodes; warming up must leave nothing behind."""
+
+    def reset(self) -> None:
+        """Return to the state after `attach`."""
 
 
 @dataclass(frozen=True, slots=True)

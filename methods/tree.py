@@ -9,7 +9,7 @@ Shapes: N nodes with the root, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -75,8 +75,12 @@ def generate_tree(
     sampler: Sampler,
     clock: Clock,
     rule: Rule = accept_tree,
+    after_round: Callable[[Sequence[int]], None] | None = None,
 ) -> Generation:
-    """Decode one answer by tree speculation; see `methods.base.Method.generate`."""
+    """Decode one answer by tree speculation; see `methods.base.Method.generate`.
+
+    `after_round` gets the tokens emitted so far behind every round, outside all phases.
+    """
     root = sampler.pick(drafter.prefill(prompt_ids))  # [1]
     ids = root.tolist()
     clock.first_token()
@@ -95,6 +99,8 @@ def generate_tree(
             drafter.commit(accepted.path, base)
             root = root.new_tensor(accepted.emitted[-1:])
         rounds.append(_round(draft, new))
+        if after_round is not None:
+            after_round(ids)
     return Generation(tuple(ids), tuple(rounds))
 
 

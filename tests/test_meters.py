@@ -102,7 +102,7 @@ def test_time_is_booked_to_prefill_phases_and_host() -> None:
         decode_on_host(clock, time)
     timing = clock.timing()
     assert (timing.prefill_s, timing.decode_s, timing.cpu_s) == (3, 7, 5)
-    assert timing.phases_s == {"draft": 2, "verify": 4, "commit": 0}
+    assert timing.phases_s == {"draft": 2, "verify": 4, "commit": 0, "search": 0}
     assert timing.host_s == 1
 
 
@@ -114,7 +114,7 @@ def test_device_phases_are_read_from_events_and_only_the_turns_borders_wait() ->
     assert time.syncs == 3  # start, first token, end
     timing = clock.timing()
     assert (timing.prefill_s, timing.decode_s) == (3, 7)
-    assert timing.phases_s == pytest.approx({"draft": 2, "verify": 4, "commit": 0})
+    assert timing.phases_s == pytest.approx({"draft": 2, "verify": 4, "commit": 0, "search": 0})
 
 
 def test_events_are_used_again_and_the_pool_grows_only_when_it_must() -> None:
@@ -143,7 +143,7 @@ def test_a_turn_starts_from_nothing_even_after_a_failed_one(make: Callable[[Time
         clock.first_token()
         with clock.phase("verify"):
             time.now += 1
-    assert clock.timing().phases_s == pytest.approx({"draft": 0, "verify": 1, "commit": 0})
+    assert clock.timing().phases_s == pytest.approx({"draft": 0, "verify": 1, "commit": 0, "search": 0})
 
 
 def test_a_failed_turn_does_not_wait_for_the_device() -> None:
@@ -224,9 +224,9 @@ def test_phase_timers_forget_the_last_turn() -> None:
         timer.mark(0)
         time.now += 1
         timer.mark(0)
-        assert timer.seconds() == pytest.approx([1, 0, 0])
+        assert timer.seconds() == pytest.approx([1, 0, 0, 0])
         timer.reset()
-        assert timer.seconds() == [0, 0, 0]
+        assert timer.seconds() == [0, 0, 0, 0]
 
 
 def test_a_cpu_has_no_peak_memory_and_no_energy() -> None:

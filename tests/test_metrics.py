@@ -101,7 +101,7 @@ def test_turns_of_a_question_add_up_and_repeats_do_not() -> None:
 
 def test_time_split_adds_up_to_one_with_the_host() -> None:
     got = metrics.time_split([PLAIN, PREFILL_ONLY])
-    assert got == {"draft": 0.25, "verify": 0.5, "commit": 0.0, "host": 0.25}
+    assert got == {"draft": 0.25, "verify": 0.5, "commit": 0.0, "search": 0.0, "host": 0.25}
 
 
 def test_contention_is_wall_over_cpu() -> None:

@@ -63,7 +63,8 @@ def test_acceptance_speed_and_split_are_the_methods() -> None:
     assert got.acceptance.steady == pytest.approx(4.0)
     assert [one.rate for one in got.acceptance.positions] == [1.0, 1.0, 1.0, 0.0]
     assert (got.baseline.decode_tokens_per_s, got.method.decode_tokens_per_s) == (2.0, 4.0)
-    assert got.time_split == pytest.approx({"draft": 0.25, "verify": 0.5, "commit": 0.05, "host": 0.2})
+    expected = {"draft": 0.25, "verify": 0.5, "commit": 0.05, "search": 0.0, "host": 0.2}
+    assert got.time_split == pytest.approx(expected)
     assert got.method.contention == pytest.approx(1.25)
 
 

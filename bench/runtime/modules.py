@@ -1,5 +1,6 @@
 """Trained modules of a method on disk: a folder with ``module.safetensors`` and its provenance,
-``module.json``.
+``module.json``. What a method was only fitted to a model by, such as layers to skip, is a ``module.json``
+alone.
 
 Loading is strict: every missing, unexpected or misshapen tensor is named, and pickles are not read.
 """
@@ -7,7 +8,7 @@ Loading is strict: every missing, unexpected or misshapen tensor is named, and p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +32,42 @@ def save_module(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping
 
 def save_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
     """Write or replace what a module says of itself, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{PROVENANCE_FILE}.partial"
     partial.write_text(json.dumps(provenance, indent=2, sort_keys=True) + "\n")
     partial.replace(folder / PROVENANCE_FILE)
 
 
-def load_provenance(folder: Path, method: str) -> dict[str, Any]:
+def load_provenance(
+    folder: Path,
+    method: str,
+    *,
+    files: Sequence[str] = (WEIGHTS_FILE, PROVENANCE_FILE),
+    command: str = "python -m bench.train",
+) -> dict[str, Any]:
     """What the module says of itself: its method, the layers it was made for, how it was trained.
+
+    Args:
+        folder: Where the module lies.
+        method: Whose it must be.
+        files: What makes it whole; a module without tensors is its provenance alone.
+        command: Makes such a module.
 
     Raises:
         UserError: If the folder holds no module, or one of another method.
     """
-    for name in (WEIGHTS_FILE, PROVENANCE_FILE):
+    for name in files:
         if not (folder / name).is_file():
+            wanted = "trained weights" if WEIGHTS_FILE in files else "settings"
             raise UserError(
-                f"{folder} holds no {name}, so {method} has no trained weights for this model",
-                f"train them: python -m bench.train method={method} model=...; or set method.weights",
+                f"{folder} holds no {name}, so {method} has no {wanted} for this model",
+                f"make them: {command} method={method} model=...; or set method.weights",
             )
     found: dict[str, Any] = json.loads((folder / PROVENANCE_FILE).read_text())
     if found.get("method") != method:
         raise UserError(
             f"{folder} holds a module of {found.get('method')!r}, not of {method!r}",
-            f"set method.weights to a folder written by python -m bench.train method={method}",
+            f"set method.weights to a folder written by {command} method={method}",
         )
     return found
 

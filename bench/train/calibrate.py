@@ -89,7 +89,9 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     Returns:
         ``tree``, ``calibration``, and the settings of the schedule that decodes that tree fastest.
     """
+    from bench.tasks.chat import ChatFormat
     from bench.train.calibration import continue_greedily, rank_accuracies
+    from bench.train.heldout import heldout_prompts
     from bench.train.tree_search import grow
     from methods.tree import Calibratable
 
@@ -101,7 +103,8 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     if not isinstance(Component.from_node("method", name, settings.method).build(), Calibratable):
         raise UserError(f"method={name} drafts no tree", "choose a method with a tree, such as medusa")
     method = build({"tree": "chain"})
-    prompts = _prompts(settings, tokenizer, decoder.device)
+    chat = ChatFormat(tokenizer, settings.model.template)
+    prompts = heldout_prompts(chat, settings.seed, settings.per_subtask, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
     texts = [continue_greedily(method, prompt, settings.tokens, end) for prompt in prompts]
     accuracies = rank_accuracies(method, texts, settings.width)
@@ -168,25 +171,6 @@ def _device(decoder: Any) -> str:  # noqa: ANN401 - as above
     import torch
 
     return f"{decoder.device.type}, {torch.get_num_threads()} threads"
-
-
-def _prompts(settings: CalibrateConfig, tokenizer: Any, device: Any) -> list[Any]:  # noqa: ANN401 - as above
-    """First turns of held-out dialogues, none of them a built-in prompt, each as ids of shape [P]."""
-    import torch
-
-    from bench.train.builtin_prompts import PER_SUBTASK, SEED
-    from bench.train.cli import check_chat_tokens
-    from bench.train.corpus import heldout_dialogues
-    from bench.train.tokenizer import encode_dialogue
-
-    check_chat_tokens(tokenizer)
-    asked = {dialogue.turns[0] for dialogue in heldout_dialogues(SEED, PER_SUBTASK)}
-    prompts = []
-    for dialogue in heldout_dialogues(settings.seed, settings.per_subtask):
-        if dialogue.turns[0] not in asked:
-            ids, is_answer = encode_dialogue(tokenizer, dialogue)
-            prompts.append(torch.tensor(ids[: is_answer.index(True)], device=device))
-    return prompts
 
 
 def store_tree(path: FilePath, facts: dict[str, Any]) -> None:

@@ -87,7 +87,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     method = Component.from_node("method", name, node).build()
     if not isinstance(method, Trainable):
         raise UserError(
-            f"method={name} has nothing to train", "choose a method with modules, such as kangaroo"
+            f"method={name} has nothing to train",
+            "choose a method with modules, such as kangaroo; skipped layers: python -m bench.train.skip_set",
         )
     config: ModelConfig = _object(composed.model)
     folder = resolve(config.path, config.revision)

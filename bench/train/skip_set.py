@@ -1,0 +1,189 @@
+"""``python -m bench.train.skip_set method=draft_verify model=tiny``: find the sub-layers to skip for a model.
+
+The target answers held-out prompts; sets of every wanted size are tried by `methods.skip_search`, each search
+starting from the best set so far, and rated by `bench.train.skip_rating`. The best of all becomes the
+``module.json`` of the method.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from bench.cli import run_composed
+from bench.components import Component, resolve_path
+from bench.config import ModelConfig, RuntimeConfig
+from bench.errors import UserError
+
+log = logging.getLogger(__name__)
+
+OBJECTIVES = ("predicted", "measured")
+Rate = Callable[[Any], float]
+"""Rates a `bench.runtime.decoder.Skip`; torch stays out of --help."""
+
+
+@dataclass
+class SkipSetConfig:
+    """What the search can be told.
+
+    Args:
+        method: For which method; its settings count only where speed is measured, but for `draft_length`.
+        model: For which model.
+        runtime: Where.
+        per_subtask: Held-out dialogues of each subtask.
+        tokens: Greedy tokens per dialogue.
+        ratios: Shares of all sub-layers to skip, tried one after another.
+        max_iter: Most tries per ratio,
+        max_tol: and most in a row that bring nothing better.
+        bayes_interval: Tries per suggestion of the optimiser; 0 draws all at random.
+        objective: ``predicted``: expected tokens per target step, by matchness and weights read; repeatable.
+            ``measured``: tokens per second of the method itself, as in the paper.
+        seed: Of dialogues and tries.
+        out: Folder of the result; None is ``method.weights`` where the model has modules, else
+            ``results/train/<model>/<method>``.
+    """
+
+    method: Any = MISSING
+    model: ModelConfig = MISSING
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    per_subtask: int = 2
+    tokens: int = 96
+    ratios: list[float] = field(default_factory=lambda: [0.3, 0.45, 0.6, 0.75, 0.85])
+    max_iter: int = 150
+    max_tol: int = 75
+    bayes_interval: int = 10
+    objective: str = "predicted"
+    seed: int = 1
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("per_subtask", 1), ("tokens", 2), ("max_iter", 1), ("max_tol", 0)):
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"{name} must be at least {least}, got {getattr(self, name)}", f"raise {name}"
+                )
+        if not self.ratios or not all(0 < one < 1 for one in self.ratios):
+            raise UserError(
+                f"ratios must lie between 0 and 1, got {self.ratios}", "the default is 0.3 to 0.85"
+            )
+        if self.objective not in OBJECTIVES:
+            raise UserError(
+                f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective}",
+                "use objective=predicted",
+            )
+
+
+def main() -> None:
+    """Entry point of ``python -m bench.train.skip_set``."""
+    ConfigStore.instance().store(name="skip_set_schema", node=SkipSetConfig)
+    run_composed(_job, "skip_set", "nothing is stored, the set there was stays")
+
+
+def _job(composed: DictConfig) -> None:
+    from transformers import AutoTokenizer
+
+    from bench.runtime.hub import resolve
+    from bench.runtime.loading import load_decoder
+    from bench.runtime.modules import save_provenance
+    from bench.workbench import checkpoint_hash, options_for, settle_threads
+
+    settings: SkipSetConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
+    choices = HydraConfig.get().runtime.choices
+    name, model = str(choices["method"]), str(choices["model"])
+    if "skip_attention" not in settings.method or "weights" not in settings.method:
+        raise UserError(f"method={name} keeps no set of skipped sub-layers", "use method=draft_verify")
+    folder = resolve(settings.model.path, settings.model.revision)
+    decoder = load_decoder(folder, options_for(settings.runtime, settings.model.context))
+    settle_threads(decoder, settings.runtime.threads)
+    found = find_skip_set(settings, name, decoder, AutoTokenizer.from_pretrained(folder))
+    out = _out(settings, model, name)
+    save_provenance(out, {"method": name, "model": model, "model_weights": checkpoint_hash(folder), **found})
+    log.info("stored in %s", out)
+
+
+def _out(settings: SkipSetConfig, model: str, name: str) -> Path:
+    if settings.out is not None:
+        return Path(settings.out)
+    if settings.model.modules is None:
+        return Path(f"results/train/{model}/{name}")
+    return Path(resolve_path(settings.method["weights"]))
+
+
+def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - torch stays out of --help
+    """Search, and say what was found: entries ``skip`` and ``search`` for ``module.json``."""
+    from bench.tasks.chat import ChatFormat
+    from bench.train.calibration import continue_greedily
+    from bench.train.heldout import heldout_prompts
+    from bench.train.skip_rating import TextMatch, draft_cost, expected_rate
+    from methods.autoregressive import Autoregressive
+
+    target = Autoregressive()
+    target.attach(decoder)
+    chat = ChatFormat(tokenizer, settings.model.template)
+    prompts = heldout_prompts(chat, settings.seed, settings.per_subtask, decoder.device)
+    end = frozenset({int(tokenizer.eos_token_id)})
+    texts = [continue_greedily(target, prompt, settings.tokens, end) for prompt in prompts]
+    match = TextMatch(decoder, texts)
+    most = int(settings.method["draft_length"])
+
+    def predicted(skip: Any) -> float:  # noqa: ANN401 - as above
+        return expected_rate(match(skip), draft_cost(decoder, skip), most)
+
+    rate = predicted if settings.objective == "predicted" else _measuring(settings, name, decoder, texts)
+    best, score, tries = search_ratios(settings, decoder.depth, rate)
+    facts = {
+        "objective": settings.objective,
+        "score": round(score, 4),
+        "match": round(match(best), 4),
+        "draft_cost": round(draft_cost(decoder, best), 4),
+        "positions": match.positions,
+        "tries": tries,
+        "seed": settings.seed,
+    }
+    log.info("best: skips attention %s, mlp %s: %s", sorted(best.attention), sorted(best.mlp), facts)
+    return {"skip": {"attention": sorted(best.attention), "mlp": sorted(best.mlp)}, "search": facts}
+
+
+def search_ratios(settings: SkipSetConfig, depth: int, rate: Rate) -> tuple[Any, float, int]:
+    """The best set over all ratios, its score, and how many sets were tried."""
+    from methods.skip_search import Candidates, SearchRules, SkipSearch
+
+    candidates = Candidates.of(depth, keep_first_last=False)
+    best, score, tries = candidates.odd_layers(), -math.inf, 0
+    for ratio in settings.ratios:
+        rules = SearchRules(
+            bayes_interval=settings.bayes_interval,
+            max_iter=settings.max_iter,
+            max_tol=settings.max_tol,
+            max_score=math.inf,
+            seed=settings.seed,
+        )
+        search = SkipSearch(candidates, best, candidates.number(ratio), rules)
+        while search.is_on:
+            search.step(rate)
+        best, score, tries = search.best, search.score or score, tries + search.tries
+        log.info("ratio %.2f: best so far %.4f after %d tries", ratio, score, tries)
+    return best, score, tries
+
+
+def _measuring(settings: SkipSetConfig, name: str, decoder: Any, texts: Any) -> Rate:  # noqa: ANN401 - as above
+    """Rates a set by the speed of the method with it."""
+    from bench.train.skip_rating import measured_rate
+
+    def measured(skip: Any) -> float:  # noqa: ANN401 - as above
+        given = {"weights": None, "skip_attention": sorted(skip.attention), "skip_mlp": sorted(skip.mlp)}
+        method = Component.from_node("method", name, {**settings.method, **given}).build()
+        method.attach(decoder)
+        return measured_rate(method, texts, settings.tokens)
+
+    return measured
+
+
+if __name__ == "__main__":
+    main()
