@@ -1,10 +1,10 @@
 """Certificates: what was proved of a method's output, for which source, and what a table may say of it.
 
-A certificate is a JSON file under ``results/certificates``, named by the method and the hash of its source. The
-source is the method's own module and every module of ours that computes its output: whatever it imports, at
-any remove, from ``methods``, from ``bench.runtime`` and from its own package. One changed line in any of them
-makes another hash, and tables fall back to the method's word. Settings do not enter the hash; a setting that
-makes a method lossy changes what it declares.
+A certificate is a JSON file under ``results/certificates``, named by the method and the hash of its source.
+The source is the method's own module and every module of ours that computes its output: whatever it imports,
+at any remove, from ``methods``, from ``bench.runtime`` and from its own package. One changed line in any of
+them makes another hash, and tables fall back to the method's word. Settings do not enter the
+hash; a setting that makes a method lossy changes what it declares.
 
 This module knows nothing of torch.
 """

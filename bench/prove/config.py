@@ -45,7 +45,8 @@ class ProveConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(
-                    f"{name} must be at least {least}, got {getattr(self, name)}", f"use {name}={least} or more"
+                    f"{name} must be at least {least}, got {getattr(self, name)}",
+                    f"use {name}={least} or more",
                 )
         if not 0 < self.alpha < 1:
             raise UserError(f"alpha must lie in (0, 1), got {self.alpha}", "use alpha=0.001")

@@ -28,7 +28,7 @@ from methods.trees import Tree
 
 CHAIN_LENGTH = 4
 TREE = {"": 3, "0": 2, "1": 1, "00": 1, "10": 1}
-UNSURE = 0.6
+UNSURE = 0.2
 _NO_ATTENTION = Skip(attention=frozenset({0}))
 
 
@@ -38,13 +38,18 @@ class Control:
 
     Args:
         name: The mistake.
-        kind: The check that must catch it: ``greedy`` or ``sampling``.
+        kind: The check that is meant to catch it, ``greedy`` or ``sampling``; empty for an honest variant.
         build: Makes the method.
     """
 
     name: str
     kind: str
     build: Callable[[], Chain | Branches]
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it must be caught."""
+        return bool(self.kind)
 
 
 class Chain:
@@ -190,9 +195,7 @@ def unwarped_bonus(
     return torch.cat([right[:-1], sampler.draw(target_logits[-1:].softmax(dim=-1))])
 
 
-def no_residual(
-    draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler
-) -> Tensor:
+def no_residual(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler) -> Tensor:
     """Replaces a rejected token by a draw from the target and not from what it still owes."""
     right = accept(draft, draft_probs, target_logits, sampler)
     if sampler.is_greedy or right.numel() > draft.numel():
@@ -208,7 +211,7 @@ def greedy_whatever_the_sampler(
 
 
 def second_chance(tree: Tree, tokens: Tensor, target_logits: Tensor, sampler: Sampler) -> Accepted:
-    """Draws again at nodes where no child holds the target's pick, and enters a child if one holds it then."""
+    """Draws twice and keeps what accepts more."""
     first = accept_tree(tree, tokens, target_logits, sampler)
     second = accept_tree(tree, tokens, target_logits, sampler)
     return max(first, second, key=lambda one: len(one.path))

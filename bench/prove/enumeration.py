@@ -1,7 +1,7 @@
 """The distribution of short answers: what it is, and whether a sample of answers came from it.
 
 All answers of n tokens form a tree of prefixes. Its cells are the answers likely enough to be counted one by
-one; unlikely branches of a prefix share that prefix's cell. So no answer is left out, whatever the vocabulary.
+one; unlikely branches of a prefix share that prefix's cell, so no answer is left out.
 
 Shapes: V vocabulary, C cells.
 """
@@ -71,9 +71,7 @@ class Fit:
 
 
 @torch.inference_mode()
-def enumerate_answers(
-    decoder: Decoder, prompt: Tensor, sampler: Sampler, length: int, draws: int
-) -> Cells:
+def enumerate_answers(decoder: Decoder, prompt: Tensor, sampler: Sampler, length: int, draws: int) -> Cells:
     """The cells of the target's own answers, each prefix run as plain decoding runs it, one row per pass.
 
     Args:

@@ -39,7 +39,7 @@ class Wrong:
 
 
 def check_exact(method: Method, target: Target) -> Check:
-    """The strict arm: every token equals the target's own, or the check fails and names the first wrong one."""
+    """The strict arm: every token is the target's own, or the check fails and names the first wrong one."""
     generations: list[Generation] = []
     for index, answer in enumerate(target.answers):
         generations.append(_answer(method, target, index))

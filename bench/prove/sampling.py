@@ -21,7 +21,7 @@ SETTINGS = (Sampling(1.0), Sampling(0.7, top_k=4), Sampling(1.3, top_p=0.85))
 
 VOCABULARY = 12
 """Few enough to enumerate, enough for the widest published tree to take its candidates from."""
-SPREAD = 0.16
+SPREAD = 0.25
 PROMPT = (3, 7, 3)
 
 
@@ -60,7 +60,13 @@ def check_sampling(method: Method, toy: Toy, sampling: Sampling, alpha: float) -
     generations = sample(method, toy, sampling)
     found = fit(toy.cells(sampling), [one.ids for one in generations])
     drafted, accepted, rounds = accepted_share(generations)
-    figures = {**asdict(found), "draws": toy.draws, "rounds": rounds, "drafted": drafted, "accepted": accepted}
+    figures = {
+        **asdict(found),
+        "draws": toy.draws,
+        "rounds": rounds,
+        "drafted": drafted,
+        "accepted": accepted,
+    }
     status = Status.PASSED if found.p_value >= alpha else Status.FAILED
     return Check("sampling", f"{toy.name}, {told(sampling)}", status, _detail(found, alpha), figures)
 

@@ -1,4 +1,4 @@
-"""From a configured method to an attached one: with its shipped modules, or with random ones of the right shape.
+"""From a configured method to an attached one, with its shipped modules or with random ones.
 
 Nothing here knows a method by name. A trainable method tells its module (`methods.base.Trainable`); any other
 is attached as configured. What a method refuses is the reason why it cannot be proved there.

@@ -1,7 +1,7 @@
 """What methods are proved on: a model in some precision with prompts and its own greedy answers.
 
-Random models are narrow and their later layers speak softly, so that drafts from the first layers are often
-right: a proof in which nothing is accepted proves little.
+Random models are narrow and their layers speak softly, so that drafts from the first ones are often right: a
+proof in which nothing is accepted proves little.
 
 Shapes: P prompt tokens, V vocabulary.
 """
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     GemmaConfig,
     LlamaConfig,
     MistralConfig,
@@ -26,10 +28,14 @@ from transformers import (
     Qwen3Config,
 )
 
+from bench.errors import UserError
 from bench.records import Generation
 from bench.runtime.decoder import Decoder
-from bench.runtime.loading import RuntimeOptions, build_decoder
+from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
+from bench.tasks.builtin import read_builtin
+from bench.tasks.chat import ChatFormat
+from bench.workbench import eos_ids
 from methods.autoregressive import Autoregressive
 from methods.base import Budget, Method, PhaseName
 
@@ -41,13 +47,15 @@ FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "phi3": (Phi3Config, {}),
     "gemma": (GemmaConfig, {"head_dim": 8, "tie_word_embeddings": True}),
 }
-"""One random model of each: grouped heads all; window; biases; query and key norms; fused; scaled and tied."""
+"""A random model of each: all with grouped heads; window; biases; query and key norms; fused; tied."""
 
 CONTEXT = 128
+SCRATCH = 256
+"""Cache slots behind prompt and answer: draft trees need some."""
 VOCABULARY = 96
 PROMPT_LENGTHS = (1, 2, 17)
-QUIET = 0.3
-"""Scale of what the layers behind the first add to the residual stream of a random model."""
+QUIET = 0.2
+"""Scale of what the layers of a random model add to the residual stream."""
 
 
 class NoClock:
@@ -91,6 +99,26 @@ def decode(method: Method, prompt: Tensor, budget: Budget, sampler: Sampler) -> 
     return method.generate(prompt, budget, sampler, NoClock()).cut(budget.max_new_tokens, budget.eos_ids)
 
 
+def model_target(
+    name: str, path: Path, template: str, options: RuntimeOptions, *, count: int, new: int
+) -> Target:
+    """A checkpoint with built-in prompts, spread over all subtasks."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    chat, asked = ChatFormat(tokenizer, template), read_builtin().prompts
+    chosen = [asked[index * len(asked) // count] for index in range(min(count, len(asked)))]
+    ids = [chat.prompt_ids(one.turns[:1], ()) for one in chosen]
+    length = max(map(len, ids)) + new + SCRATCH
+    decoder = load_decoder(path, replace(options, max_length=min(options.max_length, length)))
+    room = decoder.capacity - max(map(len, ids))
+    if room < 2:
+        raise UserError(
+            f"the longest prompt has {max(map(len, ids))} tokens, the context holds {decoder.capacity}",
+            "prove with fewer prompts (prompts=1), or another model",
+        )
+    prompts = tuple(torch.tensor(one, device=options.device) for one in ids)
+    return Target(name, decoder, prompts, Budget(min(new, room), eos_ids(path, tokenizer.eos_token_id)))
+
+
 def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int, seed: int) -> Target:
     """A random model of a family with random prompts of a few lengths; nothing ends an answer early."""
     decoder = random_decoder(family, depth, options, vocabulary=VOCABULARY, seed=seed)
@@ -99,8 +127,12 @@ def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int,
         torch.randint(VOCABULARY, (length,), generator=generator).to(options.device)
         for length in PROMPT_LENGTHS
     )
-    name = f"random {family} of {depth} layers"
-    return Target(name, decoder, prompts, Budget(min(new, CONTEXT - max(PROMPT_LENGTHS)), frozenset()))
+    return Target(
+        f"random {family} of {depth} layers",
+        decoder,
+        prompts,
+        Budget(min(new, CONTEXT - max(PROMPT_LENGTHS)), frozenset()),
+    )
 
 
 def random_decoder(
@@ -135,8 +167,8 @@ def _shape(vocabulary: int, depth: int, spread: float) -> dict[str, Any]:
 
 
 def _is_quiet(name: str) -> bool:
-    """Whether a weight writes to the residual stream behind layer 0."""
-    return name.endswith(("o_proj.weight", "down_proj.weight")) and ".layers.0." not in name
+    """Whether a weight writes to the residual stream."""
+    return name.endswith(("o_proj.weight", "down_proj.weight"))
 
 
 def accepted_share(generations: Sequence[Generation]) -> tuple[int, int, int]:
