@@ -35,8 +35,8 @@ class ProveConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     prompts: int = 6
     max_new_tokens: int = 64
-    draws: int = 4000
-    tokens: int = 5
+    draws: int = 3000
+    tokens: int = 4
     alpha: float = 1e-3
     seed: int = 0
     results_dir: str = "results"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from bench.certificates import Certificate, Check, Status
 from bench.prove.control_run import Outcome
 
 COLUMNS = 100
 _HEADER = ("method", "greedy fp32", "greedy bf16", "chi-square p", "TV (chance)", "controls", "verdict")
+_COUNTS = ("exact", "answers", "accepted", "drafted", "rounds")
 _WIDTHS = (24, 12, 22, 13, 16, 9, 0)
 
 
@@ -17,7 +19,7 @@ def certificate_lines(certificate: Certificate, path: str) -> str:
     """One method's certificate."""
     declared = ", ".join(dict.fromkeys(certificate.declared.values())) or "nothing: it fits no model here"
     lines = [f"{certificate.method}: {certificate.verdict}", f"  declares      {declared}"]
-    lines += [f"  {one.kind:<13} {one.subject}: {_told(one)}" for one in certificate.checks]
+    lines += [f"  {kind:<13} {told}" for kind, told in _check_lines(certificate.checks)]
     lines.append(f"  certificate   {path}")
     return "\n".join(_fit(line) for line in lines)
 
@@ -28,8 +30,9 @@ def control_lines(outcomes: Sequence[Outcome]) -> str:
     for one in outcomes:
         state = "caught" if one.caught else "passes"
         state = state if one.is_as_expected else f"ESCAPED ({state})"
-        seen = f" by {one.caught.kind}, {one.caught.subject}: {one.caught.detail}" if one.caught else ""
-        lines.append(f"  {one.control.name:<36} {state}{seen}")
+        lines.append(f"  {one.control.name:<37} {state}{f' by {one.caught.kind}' if one.caught else ''}")
+        if one.caught:
+            lines.append(f"    {one.caught.subject}: {one.caught.detail}")
     return "\n".join(_fit(line) for line in lines)
 
 
@@ -78,10 +81,29 @@ def _made(certificate: Certificate, kind: str) -> list[Check]:
     return [one for one in certificate.checks if one.kind == kind and one.figures]
 
 
+def _check_lines(checks: Sequence[Check]) -> Iterator[tuple[str, str]]:
+    """Kind and findings of every check; checks that passed on several random models share a line."""
+    alike = [one for one in checks if one.kind == "greedy" and one.subject.startswith("random ")]
+    alike = [one for one in alike if one.status is Status.PASSED]
+    for check in checks:
+        if check not in alike:
+            yield check.kind, f"{check.subject}: {_told(check)}"
+        elif check is alike[0]:
+            total = {name: sum(one.figures[name] for one in alike) for name in _COUNTS}
+            yield check.kind, f"{len(alike)} random models: {_counted(total)}"
+
+
 def _told(check: Check) -> str:
-    if check.kind == "greedy" and check.status is Status.PASSED:
-        return f"{check.figures['exact']}/{check.figures['answers']} exact; {check.detail}"
-    return check.detail if check.status is Status.PASSED else f"{check.status.upper()}, {check.detail}"
+    if check.status is not Status.PASSED:
+        return f"{check.status.upper()}, {check.detail}"
+    return check.detail if check.kind == "sampling" else _counted(check.figures)
+
+
+def _counted(figures: Mapping[str, Any]) -> str:
+    return (
+        f"{figures['exact']} of {figures['answers']} exact, {figures['accepted']} of {figures['drafted']} "
+        f"drafted tokens accepted in {figures['rounds']} rounds"
+    )
 
 
 def _cells(row: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ class Toy:
     """
 
     def __init__(self, depth: int, options: RuntimeOptions, *, draws: int, tokens: int, seed: int) -> None:
-        self.name = f"random llama of {depth} layers, {VOCABULARY} ids, {tokens} tokens"
+        self.name = f"random llama of {depth} layers, {VOCABULARY} ids"
         self.decoder: Decoder = random_decoder(
             "llama", depth, options, vocabulary=VOCABULARY, seed=seed, spread=SPREAD
         )
@@ -68,7 +68,7 @@ def check_sampling(method: Method, toy: Toy, sampling: Sampling, alpha: float) -
         "accepted": accepted,
     }
     status = Status.PASSED if found.p_value >= alpha else Status.FAILED
-    return Check("sampling", f"{toy.name}, {told(sampling)}", status, _detail(found, alpha), figures)
+    return Check("sampling", told(sampling), status, _detail(found, alpha), figures)
 
 
 @torch.inference_mode()
@@ -91,9 +91,9 @@ def told(sampling: Sampling) -> str:
 
 def _detail(found: Fit, alpha: float) -> str:
     if found.impossible:
-        return f"{found.impossible} answers that the target never gives"
+        return f"p 0, {found.impossible} answers that the target never gives"
     verdict = "" if found.p_value >= alpha else f", below {alpha:.1g}"
     return (
-        f"chi-square {found.statistic:.0f} with {found.freedom} degrees of freedom, p {found.p_value:.2g}"
-        f"{verdict}; total variation {found.distance:.4f}, {found.noise:.4f} by chance"
+        f"p {found.p_value:.2g}{verdict} ({found.freedom} degrees of freedom), "
+        f"TV {found.distance:.3f} ({found.noise:.3f} by chance)"
     )

@@ -6,17 +6,19 @@ is attached as configured. What a method refuses is the reason why it cannot be 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
-from bench.components import Component
+from bench.components import Component, resolve_path
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.modules import save_module
+from bench.runtime.modules import PROVENANCE_FILE, save_module
 from methods.base import Method, Trainable
 
 DEPTHS = (4, 8, 16, 32)
@@ -47,7 +49,8 @@ def attach_random(component: Component, decoder: Decoder, seed: int) -> Method:
         return attach_shipped(component, decoder)
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        save_module(Path(folder), fresh.new_module(decoder).state_dict(), fresh.provenance(decoder))
+        facts = {**_shipped_facts(component), **fresh.provenance(decoder)}
+        save_module(Path(folder), fresh.new_module(decoder).state_dict(), facts)
         return attach_shipped(_with_weights(component, folder), decoder)
 
 
@@ -67,6 +70,12 @@ def first_fit(
             refusal = error
     assert refusal is not None
     raise refusal
+
+
+def _shipped_facts(component: Component) -> dict[str, Any]:
+    """What the shipped modules record beyond what the weights depend on, such as a calibrated tree."""
+    path = Path(resolve_path(str(component.params["weights"]))) / PROVENANCE_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _with_weights(component: Component, folder: str | None) -> Component:
