@@ -165,9 +165,10 @@ def badge(results: Path, method: str, source: str | None, promise: str) -> str:
 
 
 def badge_of(run: Run, results: Path) -> str:
-    """The badge of a measured run."""
+    """The badge of a measured run; a run whose attempts had different sources has no proof."""
     promise = str(run.labels.get("exactness", "exactness not stated"))
-    return badge(results, run.method, run.labels.get("source"), promise)
+    sources = {attempt.get("source") for attempt in run.attempts}
+    return badge(results, run.method, sources.pop() if len(sources) == 1 else None, promise)
 
 
 def source_hash(target: str) -> str:

@@ -28,8 +28,18 @@ Number = TypeVar("Number")
 PerQuestion = Callable[[Sequence[Sample]], dict[tuple[str, int], metrics.Work]]
 
 
-def summarise(run: Run, samples: Sequence[Sample], *, resamples: int = 10_000, seed: int = 0) -> Summary:
-    """All numbers of one run, even if it is unfinished, has failures, or holds the baseline only."""
+def summarise(
+    run: Run,
+    samples: Sequence[Sample],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    badge: str | None = None,
+) -> Summary:
+    """All numbers of one run, even if it is unfinished, has failures, or holds the baseline only.
+
+    `badge` is what `bench.certificates.badge_of` says of the run's output.
+    """
     compared, excluded = _complete(samples)
     good = [one for one in samples if one.error is None]
     baseline, method = _arm(compared, Arm.BASELINE), _arm(compared, Arm.METHOD)
@@ -52,6 +62,7 @@ def summarise(run: Run, samples: Sequence[Sample], *, resamples: int = 10_000, s
         failures=_failures(samples),
         excluded=excluded,
         notes=_notes(run, len({one.prompt_id for one in compared})),
+        badge=badge,
     )
 
 

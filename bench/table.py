@@ -82,6 +82,8 @@ class Summary:
     excluded: tuple[str, ...]
     """Prompts that are not complete in every arm."""
     notes: tuple[str, ...]
+    badge: str | None = None
+    """What may be said of the output: proved by a certificate, declared only, or lossy."""
 
     @property
     def is_valid(self) -> bool | None:
@@ -115,7 +117,7 @@ def render(summary: Summary) -> str:
 
 def _heading(summary: Summary) -> list[str]:
     run = summary.run
-    promise = run.labels.get("exactness", "exactness not stated")
+    promise = summary.badge or run.labels.get("exactness", "exactness not stated")
     lines = [
         f"{run.method} on {run.task}, {run.model}  ({run.run_id})",
         f"{promise}; {summary.speedup.prompts} prompts complete, {summary.repeats} repeats",
