@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.cli import FAILED, OK, STATUS_FILE, report_mistake, run_composed
 from bench.components import Component
 from bench.errors import UserError
+from bench.mistakes import explain
 from bench.prove.config import ProveConfig
 
 GROUP = "method"
@@ -47,20 +48,22 @@ def split_choice(arguments: Sequence[str]) -> tuple[ChoiceSweep | Glob | None, l
     Returns:
         The choice, or None if one method or none is named; and the other arguments.
     """
-    parser, rest = OverridesParser.create(), list[str]()
-    chosen: ChoiceSweep | Glob | None = None
+    chosen, rest = None, list[str]()
     for argument in arguments:
-        try:
-            override = parser.parse_override(argument)
-        except OverrideParseException:  # a flag, or a mistake that Hydra will report
+        found = _choice(argument) if argument.startswith(f"{GROUP}=") else None
+        if found is None:
             rest.append(argument)
-            continue
-        value = override.value()
-        if override.key_or_group == GROUP and isinstance(value, ChoiceSweep | Glob):
-            chosen = value
         else:
-            rest.append(argument)
+            chosen = found
     return chosen, rest
+
+
+def _choice(argument: str) -> ChoiceSweep | Glob | None:
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except OverrideParseException:
+        return None  # Hydra meets the same argument again and complains
+    return value if isinstance(value, ChoiceSweep | Glob) else None
 
 
 def _job(composed: DictConfig, chosen: ChoiceSweep | Glob | None) -> None:
@@ -117,8 +120,11 @@ def _prove(composed: DictConfig, names: list[str]) -> int:
 def _component(name: str) -> Component:
     """The configured method of that name, with the other overrides of the command line."""
     others = [one for one in HydraConfig.get().overrides.task if not one.startswith(f"{GROUP}=")]
-    composed = compose("prove", [*others, f"{GROUP}={name}"])
-    return Component.from_node(GROUP, name, OmegaConf.to_container(composed.method, resolve=True))
+    try:
+        composed = compose("prove", [*others, f"{GROUP}={name}"])
+        return Component.from_node(GROUP, name, OmegaConf.to_container(composed.method, resolve=True))
+    except Exception as error:
+        raise explain(error) or error from error
 
 
 def _say(text: str) -> None:

@@ -34,7 +34,7 @@ class Outcome:
 
 def run_controls(models: Models, alpha: float) -> tuple[Outcome, ...]:
     """Every control through the checks that methods go through, at the same sizes."""
-    return tuple(Outcome(one, _catch(one, models, alpha)) for one in (*HONEST, *CONTROLS))
+    return tuple(Outcome(one, catch(one, models, alpha)) for one in (*HONEST, *CONTROLS))
 
 
 def caught_by(outcomes: tuple[Outcome, ...]) -> dict[str, str | None]:
@@ -45,7 +45,8 @@ def caught_by(outcomes: tuple[Outcome, ...]) -> dict[str, str | None]:
     return found | {one.control.name: None for one in outcomes if not one.is_as_expected}
 
 
-def _catch(control: Control, models: Models, alpha: float) -> Check | None:
+def catch(control: Control, models: Models, alpha: float) -> Check | None:
+    """The first check that a variant fails; None if it passes all."""
     return next((one for one in _checks(control, models, alpha) if one.status is Status.FAILED), None)
 
 

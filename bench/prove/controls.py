@@ -28,7 +28,7 @@ from methods.trees import Tree
 
 CHAIN_LENGTH = 4
 TREE = {"": 3, "0": 2, "1": 1, "00": 1, "10": 1}
-UNSURE = 0.2
+UNSURE = 0.25
 _NO_ATTENTION = Skip(attention=frozenset({0}))
 
 
