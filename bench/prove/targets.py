@@ -143,7 +143,7 @@ def random_decoder(
     config = build(**_shape(vocabulary, depth, spread), **flags)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.config.architectures = [type(model).__name__]
     tensors = {
         name: (value * QUIET if _is_quiet(name) else value).to(options.device, options.dtype, copy=True)
