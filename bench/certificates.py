@@ -61,6 +61,11 @@ class Check:
     detail: str
     figures: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether acceptance was put to the test: where every draft is rejected, any rule looks exact."""
+        return not self.figures.get("drafted") or bool(self.figures.get("accepted"))
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -92,10 +97,10 @@ class Certificate:
     schema_version: int = SCHEMA_VERSION
 
     def proves(self, promise: str) -> bool:
-        """Whether checks bear this promise out: made, passed, none failed, and no control escaped."""
+        """Whether checks bear this promise out: made, telling, passed; none failed, no control escaped."""
         if promise not in PROVES or not self.are_controls_caught:
             return False
-        passed = {one.kind for one in self.checks if one.status is Status.PASSED}
+        passed = {one.kind for one in self.checks if one.status is Status.PASSED and one.is_telling}
         return not self.failures and passed.issuperset(PROVES[promise])
 
     @property

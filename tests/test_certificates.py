@@ -12,6 +12,7 @@ from bench.certificates import Certificate, Check, Status, badge, badge_of, load
 from bench.records import Run
 
 GREEDY, SAMPLING = (Check(kind, "tiny", Status.PASSED, "fine") for kind in ("greedy", "sampling"))
+IDLE = {"drafted": 90, "accepted": 0}
 BOTH = {"greedy": "greedy-exact", "sampling": "sampling-exact"}
 
 
@@ -37,11 +38,21 @@ def certificate(*checks: Check, declared: dict[str, str] | None = None, caught: 
         (certificate(GREEDY), "greedy proved, sampling not provable here"),
         (certificate(GREEDY, replace(SAMPLING, status=Status.FAILED)), "FAILED"),
         (certificate(GREEDY, SAMPLING, caught=False), "not provable here"),
+        (certificate(replace(GREEDY, figures=IDLE), SAMPLING), "not provable here"),
         (certificate(replace(GREEDY, status=Status.SKIPPED), declared={}), "not provable here"),
         (certificate(declared=dict.fromkeys(BOTH, "lossy")), "named lossy"),
         (certificate(GREEDY, declared=BOTH | {"sampling": "lossy"}), "greedy proved, sampling named lossy"),
     ],
-    ids=["all passed", "no sampling", "one failed", "control escaped", "fits nothing", "lossy", "half lossy"],
+    ids=[
+        "all passed",
+        "no sampling",
+        "one failed",
+        "control escaped",
+        "nothing accepted",
+        "fits nothing",
+        "lossy",
+        "half lossy",
+    ],
 )
 def test_verdict(found: Certificate, verdict: str) -> None:
     assert found.verdict == verdict

@@ -26,7 +26,7 @@ from methods.chain import Draft, generate_chain
 from methods.tree import TreeDraft, generate_tree
 from methods.trees import Tree
 
-CONTEXT = 40
+CONTEXT = 48
 VOCABULARIES = (9, 64)
 CPU = torch.device("cpu")
 properties = partial(settings, derandomize=True, deadline=None, database=None)
@@ -156,7 +156,7 @@ def trees(draw: Any) -> Tree:
     return Tree.of_paths(paths[1:])
 
 
-@properties(max_examples=80)
+@properties(max_examples=120)
 @given(cases(), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=5))
 def test_chain_loop(case: Case, script: list[tuple[int, int]]) -> None:
     drafter = ScriptedChain(case, script)
@@ -167,7 +167,7 @@ def test_chain_loop(case: Case, script: list[tuple[int, int]]) -> None:
     assert [one.accepted for one in got.rounds] == drafter.agreed
 
 
-@properties(max_examples=80)
+@properties(max_examples=120)
 @given(
     cases(), st.lists(trees(), min_size=1, max_size=3), st.lists(st.integers(0, 3), min_size=1, max_size=5)
 )
