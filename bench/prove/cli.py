@@ -104,6 +104,7 @@ def _prove(composed: DictConfig, names: list[str]) -> int:
     config: ProveConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     components = [_component(name) for name in names]
     models = Models(config)
+    models.configured("fp32")  # a mistake about the model is told before the work begins
     alpha = config.alpha / (len(names) * len(SETTINGS))
     outcomes = run_controls(models, alpha)
     _say(control_lines(outcomes))

@@ -20,7 +20,7 @@ class ProveConfig:
     Args:
         method: The method, or with a choice list or ``glob(*)`` several; each gets a certificate.
         model: Whose shipped modules are checked, beside random modules on random models.
-        runtime: Where; `dtype` is not heeded, the proof runs in fp32 and in bf16.
+        runtime: Where; a proof runs in fp32 and in bf16, so `dtype` is refused.
         prompts: Built-in prompts decoded greedily by the model.
         max_new_tokens: Tokens per prompt.
         draws: Sampled generations per setting of the sampler.
@@ -48,5 +48,10 @@ class ProveConfig:
                     f"{name} must be at least {least}, got {getattr(self, name)}",
                     f"use {name}={least} or more",
                 )
+        if self.runtime.dtype is not None:
+            raise UserError(
+                f"a proof runs in fp32 and in bf16, got runtime.dtype={self.runtime.dtype}",
+                "leave runtime.dtype out",
+            )
         if not 0 < self.alpha < 1:
             raise UserError(f"alpha must lie in (0, 1), got {self.alpha}", "use alpha=0.001")

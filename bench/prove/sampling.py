@@ -94,6 +94,6 @@ def _detail(found: Fit, alpha: float) -> str:
         return f"p 0, {found.impossible} answers that the target never gives"
     verdict = "" if found.p_value >= alpha else f", below {alpha:.1g}"
     return (
-        f"p {found.p_value:.2g}{verdict} ({found.freedom} degrees of freedom), "
+        f"p {found.p_value:.2g}{verdict} ({found.freedom} df), "
         f"TV {found.distance:.3f} ({found.noise:.3f} by chance)"
     )

@@ -60,6 +60,7 @@ def myconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / f"{name}.yaml").write_text(f"_target_: mypackage.{target}\nslip: {slip}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mypackage", raising=False)
+    monkeypatch.setattr("bench.prove.prover.FAMILIES", ("llama",))
     caught = Check("greedy", "random llama", Status.FAILED, "prompt 0, first wrong round 1, token 1: ...")
     controls(monkeypatch, Outcome(CONTROLS[0], caught))
     return folder.parent
@@ -138,8 +139,10 @@ def test_a_control_that_escapes_fails_the_command_though_the_method_is_exact(
         ("method=kangoroo,medusa", "unknown method 'kangoroo'", "did you mean method=kangaroo?"),
         ("method=glob(x*)", "no method fits the pattern", "options: autoregressive"),
         ("draws=3", "draws must be at least 200", "draws=200"),
+        ("runtime.dtype=bfloat16", "runs in fp32 and in bf16", "leave runtime.dtype out"),
+        ("model.path=/nowhere", "/nowhere", ""),
     ],
-    ids=["a name", "a name among several", "a pattern", "too few draws"],
+    ids=["a name", "a name among several", "a pattern", "too few draws", "a precision", "no model"],
 )
 def test_mistakes_are_told_in_two_lines(
     argument: str,
