@@ -3,7 +3,7 @@
 Greedy output is *exact* if every token is the target's argmax given the tokens before it, computed the way
 the baseline computes: one row per pass. Passes of several rows multiply in another order, so two nearly equal
 logits may swap; such a token is *tie-explained* if its logit lies within a margin scaled to the precision.
-Everything else is a *violation*.
+Everything else is a *violation*, an answer that is cut short or goes on too long among it.
 
 Shapes: P prompt tokens, N output tokens, V vocabulary.
 """
@@ -51,7 +51,8 @@ def judge(
         decoder: The target.
         prompt_ids: The prompt the output belongs to, shape [P].
         ids: The method's output.
-        baseline_ids: The baseline's output for the same prompt.
+        baseline_ids: The baseline's output for the same prompt; empty if it answered another one, and then
+            every token is judged by itself.
     """
     divergence = first_divergence(ids, baseline_ids)
     if divergence is None:
@@ -59,8 +60,10 @@ def judge(
     steps = teacher_force(decoder, prompt_ids, ids)
     worst = max(steps, key=lambda step: step.margin - step.tolerance)
     at = steps[min(divergence, len(steps) - 1)]
+    is_cut = 0 < divergence == min(len(ids), len(baseline_ids))  # same tokens, another end: no tie does that
+    is_tie = worst.margin <= worst.tolerance and not is_cut
     return Equivalence(
-        verdict=Verdict.TIE_EXPLAINED if worst.margin <= worst.tolerance else Verdict.VIOLATION,
+        verdict=Verdict.TIE_EXPLAINED if is_tie else Verdict.VIOLATION,
         first_divergence=divergence,
         margin=max(step.margin for step in steps),
         tie_margin=at.tie_margin,

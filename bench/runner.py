@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bench.certificates import badge_of, source_hash
 from bench.config import Settings
 from bench.environment import environment, is_gpu_shared
 from bench.errors import UserError
@@ -69,12 +70,14 @@ def execute(settings: Settings) -> Outcome:
     """
     bench = build_workbench(settings)
     block = environment(bench.decoder.device, bench.decoder.dtype)
-    run = replace(bench.run, attempts=({**block, "gpu_shared": is_gpu_shared(block)},))
+    block |= {"gpu_shared": is_gpu_shared(block), "source": source_hash(settings.method.target)}
+    run = replace(bench.run, attempts=(block,))
     with RunStore.open(settings.results_dir, run) as store:
         Session(settings, bench, store).run()
         folder, run = store.folder, store.run
     samples = load_samples(folder)
-    summary = summarise(run, samples, resamples=settings.measure.resamples, seed=settings.seed)
+    badge = badge_of(run, settings.results_dir)
+    summary = summarise(run, samples, resamples=settings.measure.resamples, seed=settings.seed, badge=badge)
     return Outcome(render(summary), folder, sum(sample.error is not None for sample in samples))
 
 

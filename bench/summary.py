@@ -29,8 +29,18 @@ Number = TypeVar("Number")
 PerQuestion = Callable[[Sequence[Sample]], dict[tuple[str, int], metrics.Work]]
 
 
-def summarise(run: Run, samples: Sequence[Sample], *, resamples: int = 10_000, seed: int = 0) -> Summary:
-    """All numbers of one run, even if it is unfinished, has failures, or holds the baseline only."""
+def summarise(
+    run: Run,
+    samples: Sequence[Sample],
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    badge: str | None = None,
+) -> Summary:
+    """All numbers of one run, even if it is unfinished, has failures, or holds the baseline only.
+
+    `badge` is what `bench.certificates.badge_of` says of the run's output.
+    """
     compared, excluded = _complete(samples)
     good = [one for one in samples if one.error is None]
     baseline, method = _arm(compared, Arm.BASELINE), _arm(compared, Arm.METHOD)
@@ -55,6 +65,7 @@ def summarise(run: Run, samples: Sequence[Sample], *, resamples: int = 10_000, s
         notes=_notes(run, len({one.prompt_id for one in compared})),
         search=_defined(search_cost, method),
         skipped=_defined(skipped_share, all_method),
+        badge=badge,
     )
 
 

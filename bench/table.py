@@ -87,6 +87,8 @@ class Summary:
     """Of methods that search while they decode."""
     skipped: float | None = None
     """Share of sub-layers left out while drafting, of methods that skip any."""
+    badge: str | None = None
+    """What may be said of the output: proved by a certificate, declared only, or lossy."""
 
     @property
     def is_valid(self) -> bool | None:
@@ -121,7 +123,7 @@ def render(summary: Summary) -> str:
 
 def _heading(summary: Summary) -> list[str]:
     run = summary.run
-    promise = run.labels.get("exactness", "exactness not stated")
+    promise = summary.badge or run.labels.get("exactness", "exactness not stated")
     lines = [
         f"{run.method} on {run.task}, {run.model}  ({run.run_id})",
         f"{promise}; {summary.speedup.prompts} prompts complete, {summary.repeats} repeats",

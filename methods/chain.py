@@ -9,6 +9,7 @@ Shapes: K drafted tokens, V vocabulary, d width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,9 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock
 from methods.speculation import accept
+
+ChainRule = Callable[[Tensor, Tensor | None, Tensor, Sampler], Tensor]
+"""An acceptance rule: draft [K], its distributions [K, V] or None, target logits [K + 1, V], a sampler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def generate_chain(
     budget: Budget,
     sampler: Sampler,
     clock: Clock,
+    rule: ChainRule = accept,
 ) -> Generation:
     """Decode one answer by chain speculation; see `methods.base.Method.generate`."""
     root = sampler.pick(drafter.prefill(prompt_ids))  # [1]
@@ -74,7 +79,7 @@ def generate_chain(
         with clock.phase("draft"):
             draft = drafter.draft(root, base, budget.room(len(ids)), sampler)
         with clock.phase("verify"):
-            emitted = accept(draft.tokens, draft.probs, drafter.verify(root, draft, base), sampler)
+            emitted = rule(draft.tokens, draft.probs, drafter.verify(root, draft, base), sampler)
         with clock.phase("commit"):
             ids += emitted.tolist()
             new = emitted.numel()

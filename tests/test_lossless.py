@@ -66,3 +66,20 @@ def test_a_near_tie_is_explained() -> None:
 )
 def test_tolerance_scales_with_precision_and_size(dtype: torch.dtype, logit: float, expected: float) -> None:
     assert tolerance(dtype, logit) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("change", [-1, 1], ids=["cut short", "goes on"])
+def test_another_end_is_a_violation_though_every_token_is_the_targets_own(change: int) -> None:
+    decoder = random_decoder()
+    method = Autoregressive()
+    method.attach(decoder)
+    ids, other = (run(method, prompt(), new=new).ids for new in (12, 12 + change))
+    assert judge(decoder, prompt(), other, ids).verdict is Verdict.VIOLATION
+
+
+def test_without_a_baseline_for_the_prompt_tokens_are_judged_by_themselves() -> None:
+    decoder = random_decoder()
+    method = Autoregressive()
+    method.attach(decoder)
+    ids = run(method, prompt()).ids
+    assert judge(decoder, prompt(), ids, ()).verdict is Verdict.TIE_EXPLAINED

@@ -190,3 +190,10 @@ def test_the_table_fits_a_terminal() -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
     assert len(text.splitlines()) <= 30
     assert "and 6 more" in text
+
+
+def test_the_badge_of_a_certificate_takes_the_place_of_the_declaration() -> None:
+    declared = run(exactness="greedy-exact")
+    assert "greedy-exact; " in render(summarise(declared, [], resamples=200))
+    proved = summarise(declared, [], resamples=200, badge="greedy-exact: proved")
+    assert "greedy-exact: proved; " in render(proved)

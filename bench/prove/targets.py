@@ -1,0 +1,177 @@
+"""What methods are proved on: a model in some precision with prompts and its own greedy answers.
+
+Random models are narrow and their layers speak softly, so that drafts from the first ones are often right: a
+proof in which nothing is accepted proves little.
+
+Shapes: P prompt tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from bench.errors import UserError
+from bench.records import Generation
+from bench.runtime.decoder import Decoder
+from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
+from bench.runtime.sampling import Sampler, Sampling
+from bench.tasks.builtin import read_builtin
+from bench.tasks.chat import ChatFormat
+from bench.workbench import eos_ids
+from methods.autoregressive import Autoregressive
+from methods.base import Budget, Method, PhaseName
+
+FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "mistral, window 9": (MistralConfig, {"sliding_window": 9}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen3": (Qwen3Config, {"head_dim": 8}),
+    "phi3": (Phi3Config, {}),
+    "gemma": (GemmaConfig, {"head_dim": 8, "tie_word_embeddings": True}),
+}
+"""A random model of each: all with grouped heads; window; biases; query and key norms; fused; tied."""
+
+CONTEXT = 128
+SCRATCH = 256
+"""Cache slots behind prompt and answer: draft trees need some."""
+VOCABULARY = 96
+PROMPT_LENGTHS = (1, 2, 17)
+QUIET = 0.2
+"""Scale of what the layers of a random model add to the residual stream."""
+
+
+class NoClock:
+    """A phase clock that tells no time; implements `methods.base.Clock`."""
+
+    def phase(self, name: PhaseName) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def first_token(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to prove a method on.
+
+    Args:
+        name: What a certificate calls it.
+        decoder: The model.
+        prompts: Token ids, each of shape [P].
+        budget: When an answer ends.
+    """
+
+    name: str
+    decoder: Decoder
+    prompts: tuple[Tensor, ...]
+    budget: Budget
+
+    @cached_property
+    def answers(self) -> tuple[tuple[int, ...], ...]:
+        """The model's own greedy answers, decoded once for all methods."""
+        baseline = Autoregressive()
+        baseline.attach(self.decoder)
+        greedy = Sampler(Sampling(), self.decoder.device, 0)
+        return tuple(decode(baseline, prompt, self.budget, greedy).ids for prompt in self.prompts)
+
+
+@torch.inference_mode()
+def decode(method: Method, prompt: Tensor, budget: Budget, sampler: Sampler) -> Generation:
+    """One answer, cut as the harness cuts it."""
+    return method.generate(prompt, budget, sampler, NoClock()).cut(budget.max_new_tokens, budget.eos_ids)
+
+
+def model_target(
+    name: str, path: Path, template: str, options: RuntimeOptions, *, count: int, new: int
+) -> Target:
+    """A checkpoint with built-in prompts, spread over all subtasks."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    chat, asked = ChatFormat(tokenizer, template), read_builtin().prompts
+    chosen = [asked[index * len(asked) // count] for index in range(min(count, len(asked)))]
+    ids = [chat.prompt_ids(one.turns[:1], ()) for one in chosen]
+    length = max(map(len, ids)) + new + SCRATCH
+    decoder = load_decoder(path, replace(options, max_length=min(options.max_length, length)))
+    room = decoder.capacity - max(map(len, ids))
+    if room < 2:
+        raise UserError(
+            f"the longest prompt has {max(map(len, ids))} tokens, the context holds {decoder.capacity}",
+            "prove with fewer prompts (prompts=1), or another model",
+        )
+    prompts = tuple(torch.tensor(one, device=options.device) for one in ids)
+    return Target(name, decoder, prompts, Budget(min(new, room), eos_ids(path, tokenizer.eos_token_id)))
+
+
+def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int, seed: int) -> Target:
+    """A random model of a family with random prompts of a few lengths; nothing ends an answer early."""
+    decoder = random_decoder(family, depth, options, vocabulary=VOCABULARY, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    prompts = tuple(
+        torch.randint(VOCABULARY, (length,), generator=generator).to(options.device)
+        for length in PROMPT_LENGTHS
+    )
+    return Target(
+        f"random {family} of {depth} layers",
+        decoder,
+        prompts,
+        Budget(min(new, CONTEXT - max(PROMPT_LENGTHS)), frozenset()),
+    )
+
+
+def random_decoder(
+    family: str, depth: int, options: RuntimeOptions, *, vocabulary: int, seed: int, spread: float = 0.25
+) -> Decoder:
+    """A decoder with random weights of standard deviation `spread`, the same on every device."""
+    build, flags = FAMILIES[family]
+    config = build(**_shape(vocabulary, depth, spread), **flags)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.config.architectures = [type(model).__name__]
+    tensors = {
+        name: (value * QUIET if _is_quiet(name) else value).to(options.device, options.dtype, copy=True)
+        for name, value in model.state_dict().items()
+    }
+    return build_decoder(model.config, tensors, options)
+
+
+def _shape(vocabulary: int, depth: int, spread: float) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": depth,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": spread,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+    }
+
+
+def _is_quiet(name: str) -> bool:
+    """Whether a weight writes to the residual stream."""
+    return name.endswith(("o_proj.weight", "down_proj.weight"))
+
+
+def accepted_share(generations: Sequence[Generation]) -> tuple[int, int, int]:
+    """Drafted and accepted tokens and rounds of some answers: whether they put the method to the test."""
+    rounds = [one for generation in generations for one in generation.rounds]
+    return sum(one.drafted for one in rounds), sum(one.accepted for one in rounds), len(rounds)

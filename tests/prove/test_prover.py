@@ -1,0 +1,96 @@
+"""Certificates of whole methods: what is checked where, and that configured methods hold their promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from bench.components import Component
+from bench.config import ModelConfig
+from bench.prove.config import ProveConfig
+from bench.prove.controls import Chain
+from bench.prove.models import Models
+from bench.prove.prover import Prover
+from bench.records import Generation
+from bench.runtime.sampling import Sampler
+from methods.base import Budget, Clock, Exactness
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "package:bench/assets/tiny"
+MODULES = {"model": {"modules": f"{TINY}/modules"}}
+METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+
+
+class GreedyOnly(Chain):
+    """Promises nothing when it samples."""
+
+    def exactness(self, sampler: Sampler) -> Exactness:
+        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.LOSSY
+
+
+class Crashing(Chain):
+    """Breaks down at its first answer."""
+
+    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
+        raise RuntimeError("layers hold different lengths")
+
+
+class Misplaced(Chain):
+    """Names its greedy promise when it samples."""
+
+    def exactness(self, sampler: Sampler) -> Exactness:
+        return Exactness.GREEDY_EXACT
+
+
+@pytest.fixture(scope="module")
+def prover() -> Prover:
+    """A small proof; its models serve all tests."""
+    config = ProveConfig(model=ModelConfig(path=TINY), prompts=1, max_new_tokens=12, draws=200, tokens=4)
+    config.runtime.device = "cpu"
+    return Prover(config, Models(config), 1e-6, {"off by one": "greedy"})
+
+
+@pytest.fixture
+def one_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.prove.prover.FAMILIES", ("llama",))
+
+
+def here(method: type) -> Component:
+    return Component("method", method.__name__.lower(), f"{__name__}.{method.__name__}", {})
+
+
+def test_a_promise_is_checked_under_the_sampler_it_is_made_for(prover: Prover, one_family: None) -> None:
+    found = prover.certify(here(GreedyOnly))
+    assert found.verdict == "greedy proved, sampling named lossy"
+    assert {one.kind for one in found.checks} == {"greedy", "greedy half"}
+
+
+def test_a_greedy_promise_does_not_cover_sampling(prover: Prover, one_family: None) -> None:
+    assert prover.certify(here(Misplaced)).declared == {"greedy": "greedy-exact", "sampling": "lossy"}
+
+
+def test_a_method_that_breaks_down_fails_and_says_how(prover: Prover, one_family: None) -> None:
+    found = prover.certify(here(Crashing))
+    assert found.verdict == "FAILED"
+    assert all(one.detail == "RuntimeError: layers hold different lengths" for one in found.failures)
+
+
+def test_without_shipped_weights_random_ones_are_checked_and_the_lack_is_told(
+    prover: Prover, one_family: None, tmp_path: Path
+) -> None:
+    params = {"weights": str(tmp_path), "exit_layer": 1, "draft_length": 3, "threshold": 0.0}
+    found = prover.certify(Component("method", "kangaroo", "methods.kangaroo.Kangaroo", params))
+    assert found.verdict == "proved"
+    assert found.checks[0].status == "not provable here"
+    assert "holds no module.safetensors" in found.checks[0].detail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_configured_method_holds_its_promise(name: str, prover: Prover) -> None:
+    tree = OmegaConf.create({**MODULES, "method": OmegaConf.load(ROOT / "conf" / "method" / f"{name}.yaml")})
+    node = OmegaConf.to_container(tree.method, resolve=True)
+    assert not prover.certify(Component.from_node("method", name, node)).failures
