@@ -1,8 +1,8 @@
 """Sections of a leaderboard and the ranks in them: a section holds what may be compared, and nothing else.
 
-A section is one setting (model, device, precision, sampling, ...) and one set of questions. Within it, lossless
-and lossy methods are ranked apart, and what cannot be believed or is not finished is listed with the reason,
-without a rank.
+A section is one setting (model, device, precision, sampling, ...) and one set of questions. Within it,
+lossless and lossy methods are ranked apart, and what cannot be believed or is not finished is listed with
+the reason, without a rank.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.records import Verdict
+from bench.records import Arm, Verdict
 from bench.report.entries import QUESTIONS_PER_SUBTASK, Entry, Setting
 from bench.stats import Interval
 
@@ -62,7 +62,11 @@ class Section:
         kinds = {"builtin": "built-in questions", "official": "official Spec-Bench questions"}
         kinds |= {"modified": "questions of a modified Spec-Bench file", "jsonl": "own questions"}
         kind = kinds.get(self.setting.prompts, f"{self.setting.prompts} questions")
-        total = QUESTIONS_PER_SUBTASK * len(self.subtasks) if self.setting.prompts in ("builtin", "official") else None
+        total = (
+            QUESTIONS_PER_SUBTASK * len(self.subtasks)
+            if self.setting.prompts in ("builtin", "official")
+            else None
+        )
         count = len(self.asked)
         amount = f"all {count}" if total == count else f"{count} of {total}" if total else f"{count}"
         return f"{amount} {kind} ({', '.join(self.subtasks)})"
@@ -96,18 +100,32 @@ def ranks(intervals: Sequence[Interval]) -> list[int]:
 
 def reasons_apart(entry: Entry) -> list[str]:
     """Why an entry gets no place; empty if it may be ranked."""
-    summary, run = entry.summary, entry.summary.run
-    if not any(one.arm.value == "method" for one in entry.samples):
+    if not any(one.arm is Arm.METHOD for one in entry.samples):
         return ["the baseline alone"]
+    return [*_gaps(entry), *_doubts(entry)]
+
+
+def _gaps(entry: Entry) -> list[str]:
+    """What was not measured, or not in full."""
+    summary = entry.summary
     reasons = []
-    if run.labels.get("cost only"):
-        reasons.append("cost only: its acceptance was given, not measured")
     if summary.failures:
         reasons.append(f"{sum(summary.failures.values())} samples failed ({next(iter(summary.failures))})")
     if _is_unfinished(entry):
         reasons.append(f"unfinished: {len(entry.asked)} of {entry.planned} questions")
     elif summary.excluded and not summary.failures:
         reasons.append(f"unfinished: {len(summary.excluded)} questions are incomplete")
+    if summary.speedup.decode is None or not summary.speedup.decode.is_known:
+        reasons.append("no interval")
+    return reasons
+
+
+def _doubts(entry: Entry) -> list[str]:
+    """Why what was measured is not to be believed."""
+    summary = entry.summary
+    reasons = []
+    if summary.run.labels.get("cost only"):
+        reasons.append("cost only: its acceptance was given, not measured")
     if summary.is_valid is False:
         reasons.append("the A/A control fails: the baseline differs from itself")
     if summary.is_valid is None:
@@ -116,19 +134,19 @@ def reasons_apart(entry: Entry) -> list[str]:
         reasons.append("other work was on the GPU")
     if not summary.is_lossy and (count := summary.verdicts[Verdict.VIOLATION]):
         reasons.append(f"{count} outputs violate the promise to be the model's own")
-    if summary.speedup.decode is None or not summary.speedup.decode.is_known:
-        reasons.append("no interval")
     return reasons
 
 
 def labels(group: Sequence[Entry]) -> list[str]:
-    """A name per entry that tells it from the others: the method, and the settings in which variants differ."""
+    """A name per entry that tells it from the others: the method, and settings in which variants differ."""
     return [_label(one, [other for other in group if other.method == one.method]) for one in group]
 
 
 def _label(entry: Entry, namesakes: Sequence[Entry]) -> str:
     keys = [
-        key for key in sorted(entry.params) if any(other.params.get(key) != entry.params[key] for other in namesakes)
+        key
+        for key in sorted(entry.params)
+        if any(other.params.get(key) != entry.params[key] for other in namesakes)
     ]
     parts = [entry.method, *(f"{key}={entry.params[key]}" for key in keys)]
     if len({one.weights for one in namesakes}) > 1 and entry.weights:

@@ -1,7 +1,7 @@
 """What papers claim, beside what was measured here, and why the two may not be compared where they may not.
 
-One yaml file per paper under ``conf/paper``; its keys are those of `Paper` and `Claim`. A claim names its method
-and model as ``conf/method`` and ``conf/model`` do where this benchmark has them.
+One yaml file per paper under ``conf/paper``; its keys are those of `Paper` and `Claim`. A claim names its
+method and model as ``conf/method`` and ``conf/model`` do where this benchmark has them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 
 from bench.errors import UserError
 from bench.report.board import Ranked, Section
+from bench.report.tables import Table
 
 PAPERS = Path(__file__).resolve().parents[2] / "conf" / "paper"
 METRICS = ("speedup", "acceptance_length")
 OVERALL = "overall"
+CLAIM_HEADER = ("claim", "figure", "claimed", "measured here", "model, device, setting", "source")
 
 Figure = float | tuple[float, float]
 """A number, or the two ends of a range."""
@@ -103,7 +105,7 @@ def load_papers(folder: Path = PAPERS) -> list[Paper]:
 
 
 def compare(claim: Claim, found: Sequence[Section]) -> Comparison:
-    """Our best-placed comparable figure for a claim: the first section and entry that match it in every respect."""
+    """Our figures for a claim: those of the first section and entry that match it in every respect."""
     reason = "not measured"
     for section in found:
         for one in section.ranked:
@@ -115,10 +117,36 @@ def compare(claim: Claim, found: Sequence[Section]) -> Comparison:
     return Comparison(claim, {}, reason)
 
 
-def figure_text(value: Figure, metric: str) -> str:
-    """``1.50x``, ``1.90x to 3.00x`` or, without a unit, an acceptance length."""
-    unit = "x" if metric == "speedup" else ""
-    return f"{value[0]:g}{unit} to {value[1]:g}{unit}" if isinstance(value, tuple) else f"{value:g}{unit}"
+def claim_table(paper: Paper, found: Sequence[Section]) -> Table:
+    """A row per claim: what it says, what we measured or why we did not."""
+    rows = []
+    for claim in paper.claims:
+        beside = compare(claim, found)
+        ours = _listed(beside.measured, claim.metric) or beside.reason
+        where = f"{claim.model}, {claim.device}; {claim.setting}"
+        metric = claim.metric.replace("_", " ")
+        rows.append((claim.claim, metric, _listed(claim.figures, claim.metric), ours, where, _source(claim)))
+    return Table(f"{paper.title} ({paper.reference})", CLAIM_HEADER, tuple(rows))
+
+
+def _source(claim: Claim) -> str:
+    return f"{claim.source} [{claim.tag}]"
+
+
+def _listed(figures: Mapping[str, Figure], metric: str) -> str:
+    """``1.50x`` for a figure over all questions, else ``mt_bench 1.68x, qa 1.43x``."""
+    texts = {name: _figure(value, "x" if metric == "speedup" else "") for name, value in figures.items()}
+    return (
+        texts[OVERALL]
+        if set(texts) == {OVERALL}
+        else ", ".join(f"{name} {text}" for name, text in texts.items())
+    )
+
+
+def _figure(value: Figure, unit: str) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]:.2f}{unit} to {value[1]:.2f}{unit}"
+    return f"{value:.2f}{unit}"
 
 
 def _obstacle(claim: Claim, section: Section) -> str:
@@ -130,6 +158,8 @@ def _obstacle(claim: Claim, section: Section) -> str:
         return f"not comparable: measured with {setting.sampling}, claimed for {claim.sampling}"
     if claim.questions != "spec_bench" or setting.prompts != "official":
         return f"not comparable: measured on {setting.prompts} questions, claimed on {claim.questions}"
+    if section.is_partial:
+        return f"not comparable: measured on {section.questions}, claimed on all"
     if claim.metric == "speedup" and claim.device not in setting.device:
         return f"not comparable: measured on {setting.device}, claimed for {claim.device}"
     return ""
@@ -164,5 +194,8 @@ def _load(path: Path) -> Paper:
 
 def _claim(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> Claim:
     merged = {**defaults, **tree}
-    figures = {key: tuple(value) if isinstance(value, list) else float(value) for key, value in merged["figures"].items()}
+    figures = {
+        key: tuple(value) if isinstance(value, list) else float(value)
+        for key, value in merged["figures"].items()
+    }
     return Claim(**{**merged, "figures": figures})

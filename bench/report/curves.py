@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.report.style import INK, looks, new_figure, styled
+from bench.report.style import INK, legend_below, looks, new_figure, numbers, styled
 
 
 def cost_curve(frame: pd.DataFrame, roofline: pd.DataFrame | None = None) -> Figure:
@@ -22,38 +22,42 @@ def cost_curve(frame: pd.DataFrame, roofline: pd.DataFrame | None = None) -> Fig
     with styled():
         figure = new_figure(3.9)
         axes = figure.subplots()
-        names = [f"{one:,} tokens" for one in sorted(frame["context"].unique())]
-        for context, (name, look) in zip(sorted(frame["context"].unique()), looks(names).items(), strict=True):
+        contexts = sorted(frame["context"].unique().tolist())
+        named = looks([f"{one:,} tokens" for one in contexts])
+        for context, (name, look) in zip(contexts, named.items(), strict=True):
             part = frame[frame["context"] == context].sort_values("M")
-            axes.plot(part["M"], part["seconds"] * 1e3, label=name, **look)
+            axes.plot(part["M"].to_numpy(), part["seconds"].to_numpy() * 1e3, label=name, **look)
         if roofline is not None:
             bound = roofline.sort_values("M")
-            axes.plot(bound["M"], bound["seconds"] * 1e3, color=INK, linestyle="--", linewidth=1, label="roofline")
+            least_ms = bound["seconds"].to_numpy() * 1e3
+            axes.plot(
+                bound["M"].to_numpy(), least_ms, color=INK, linestyle="--", linewidth=1, label="roofline"
+            )
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set(xlabel="rows of a target pass, M (tokens)", ylabel="time of a pass, t(M) (ms)")
         axes.set_ylim(bottom=0)
         axes.grid()
-        figure.legend(loc="outside right upper", title="context")
+        legend_below(figure, "context")
     return figure
 
 
 def predicted_against_measured(frame: pd.DataFrame) -> Figure:
-    """Predicted beside measured speedup; a point below the line loses time that the cost model does not see."""
+    """Predicted beside measured speedup; below the line, time is lost that the cost model does not see."""
     with styled():
-        figure = new_figure(4.4, 6.4)
+        figure = new_figure(5.0)
         axes = figure.subplots()
         top = float(frame[["predicted", "measured", "high"]].max().max()) * 1.1
         axes.plot([0, top], [0, top], color=INK, linestyle="--", linewidth=0.8, zorder=0)
-        for name, look in looks([str(one) for one in frame["method"]]).items():
-            row = frame[frame["method"] == name].iloc[0]
-            errors = [[row["measured"] - row["low"]], [row["high"] - row["measured"]]]
-            point = (row["predicted"], row["measured"])
-            axes.errorbar(*point, yerr=errors, capsize=2, linestyle="none", label=name, **look)
+        named = looks([str(one) for one in frame["method"]])
+        rows = numbers(frame, "predicted", "measured", "low", "high")
+        for (name, look), (predicted, measured, low, high) in zip(named.items(), rows, strict=True):
+            errors = [[measured - low], [high - measured]]
+            axes.errorbar(predicted, measured, yerr=errors, capsize=2, linestyle="none", label=name, **look)
         axes.set(xlabel="predicted decode speedup (x)", ylabel="measured decode speedup (x)")
         axes.set(xlim=(0, top), ylim=(0, top))
         axes.grid()
-        figure.legend(loc="outside right upper", title="method")
+        legend_below(figure)
     return figure
 
 
@@ -64,13 +68,13 @@ def quality_against_speed(frame: pd.DataFrame, quality: str = "quality (share of
         axes = figure.subplots()
         for name, look in looks([str(one) for one in frame["method"].drop_duplicates()]).items():
             part = frame[frame["method"] == name].sort_values("confidence")
-            axes.plot(part["speedup"], part["quality"], label=name, **look)
-            for row in part.itertuples():
-                place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 7.5}
-                axes.annotate(f"c={row.confidence:g}", (row.speedup, row.quality), **place)
+            axes.plot(part["speedup"].to_numpy(), part["quality"].to_numpy(), label=name, **look)
+            for confidence, speedup, share in numbers(part, "confidence", "speedup", "quality"):
+                place = (speedup, share)
+                axes.annotate(f"c={confidence:g}", place, (6, 5), textcoords="offset points", fontsize=7.5)
         axes.axvline(1.0, color=INK, linewidth=0.8, linestyle="--")
         axes.set(xlabel="decode speedup (x)", ylabel=quality)
         axes.margins(0.12)
         axes.grid()
-        figure.legend(loc="outside right upper", title="method")
+        legend_below(figure)
     return figure

@@ -1,8 +1,9 @@
 """From runs to the entries of a leaderboard: what may stand side by side, and how runs of a method combine.
 
-Folder rule: ``<results>/published/runs`` is read first, then ``<results>/runs``, and everything is written under
-``<results>``. So ``python -m bench.report`` shows a user's own runs beside the published ones, and
-``python -m bench.report results/published`` rebuilds the committed leaderboard from published records alone.
+Folder rule: ``<results>/published/runs`` is read first, then ``<results>/runs``, and everything is written
+under ``<results>``. So ``python -m bench.report`` shows a user's own runs beside the published ones, and
+``python -m bench.report results/published`` rebuilds the committed leaderboard from published records
+alone.
 
 Combining rule: a run of several subtasks is an entry by itself. Runs of one subtask each, with equal method
 settings, weights and question file, are pooled into one entry: their questions are put together as if one run
@@ -44,7 +45,7 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Setting:
-    """All that must be equal before two speeds may be compared; the question set is compared apart from it."""
+    """All that must be equal before speeds may be compared, but for the set of questions."""
 
     model: str
     device: str
@@ -155,7 +156,7 @@ def read_runs(results: Path) -> list[StoredRun]:
 
 
 def entries(stored: Sequence[StoredRun], *, resamples: int = 10_000) -> list[Entry]:
-    """One entry per method variant and setting, by the combining rule above; runs without samples have none."""
+    """One entry per method variant and setting, by the combining rule; runs without samples have none."""
     groups: dict[tuple[Any, ...], list[StoredRun]] = {}
     for one in stored:
         if one.samples:
@@ -172,7 +173,10 @@ def setting_of(stored: StoredRun) -> Setting:
     attempt = run.attempts[number] if number < len(run.attempts) else {}
     runtime = {
         key: value
-        for key, value in {**identity.get("runtime", {}), "context": identity.get("model", {}).get("context")}.items()
+        for key, value in {
+            **identity.get("runtime", {}),
+            "context": identity.get("model", {}).get("context"),
+        }.items()
         if key not in ("device", "dtype", "threads")
     }
     return Setting(
@@ -202,7 +206,11 @@ def sampling_text(sampling: Mapping[str, Any]) -> str:
 
 
 def _variant(run: Run) -> str:
-    settings = {"method": run.method, "params": run.identity.get("method"), "weights": run.identity.get("method_weights")}
+    settings = {
+        "method": run.method,
+        "params": run.identity.get("method"),
+        "weights": run.identity.get("method_weights"),
+    }
     return json.dumps(settings, sort_keys=True)
 
 
@@ -218,7 +226,11 @@ def _entry(setting: Setting, stored: tuple[StoredRun, ...], resamples: int) -> E
     samples = pool(stored)
     first = stored[0].run
     run = replace(first, task=" + ".join(dict.fromkeys(one.run.task for one in stored)))
-    params = {key: value for key, value in first.identity.get("method", {}).items() if key not in ("target", "weights")}
+    params = {
+        key: value
+        for key, value in first.identity.get("method", {}).items()
+        if key not in ("target", "weights")
+    }
     return Entry(
         setting=setting,
         method=first.method,

@@ -37,7 +37,9 @@ class Picture:
 def pictures(section: Section) -> list[Picture]:
     """The figures that a section has data for."""
     shown = sorted(section.ranked, key=lambda one: -_estimate(one))[:MOST_METHODS]
-    less = f" The {MOST_METHODS} fastest of {len(section.ranked)}." if len(section.ranked) > MOST_METHODS else ""
+    less = (
+        f" The {MOST_METHODS} fastest of {len(section.ranked)}." if len(section.ranked) > MOST_METHODS else ""
+    )
     drawn: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
         (
             "speedup",
@@ -47,7 +49,7 @@ def pictures(section: Section) -> list[Picture]:
         ),
         (
             "acceptance",
-            "Tokens per target pass against speedup; dotted lines are equal shares of the tokens kept as speed.",
+            "Tokens per target pass against speedup; dotted lines: that share of it becomes speed.",
             acceptance(shown),
             figures.acceptance_against_speedup,
         ),
@@ -59,14 +61,14 @@ def pictures(section: Section) -> list[Picture]:
         ),
         (
             "positions",
-            "Acceptance of each drafted token given that all before it were accepted; positions that fewer than "
-            f"{LEAST_ROUNDS} rounds reached are left out.",
+            "Acceptance of each drafted token given that all before it were accepted; positions that fewer "
+            f"than {LEAST_ROUNDS} rounds reached are left out.",
             positions(shown),
             figures.acceptance_by_position,
         ),
         (
             "margins",
-            "Logit gaps of outputs that differ from the baseline's; rounding in half precision explains small ones.",
+            "Logit gaps of outputs that differ from the baseline's; rounding explains small ones.",
             margins(shown),
             figures.divergence_margins,
         ),
@@ -152,7 +154,8 @@ def _sweeps(section: Section) -> list[tuple[str, Figure]]:
         if isinstance(layer, int) and isinstance(length, int):
             found.setdefault(one.entry.method, []).append((layer, length, _estimate(one)))
     frames = {
-        name: pd.DataFrame(rows, columns=["exit_layer", "draft_length", "speedup"]) for name, rows in found.items()
+        name: pd.DataFrame(rows, columns=["exit_layer", "draft_length", "speedup"])
+        for name, rows in found.items()
     }
     return [
         (name, figures.exit_layer_by_draft_length(frame))

@@ -18,11 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bench.report.style import COLOURS, HATCHES, INK, looks, new_figure, styled
+from bench.report.style import INK, fill, legend_below, looks, new_figure, numbers, styled
 
 ISO_EFFICIENCY = (1.0, 0.8, 0.6, 0.4)
 """Speedup over acceptance length: what is left of a round's tokens after its extra cost."""
-_PANELS = 3
+_PANELS = 2
+_BINS = 20
 
 
 def speedup_by_subtask(frame: pd.DataFrame) -> Figure:
@@ -45,34 +46,36 @@ def speedup_by_subtask(frame: pd.DataFrame) -> Figure:
 def acceptance_against_speedup(frame: pd.DataFrame) -> Figure:
     """Where each method stands between tokens per pass and speedup, with lines of equal efficiency."""
     with styled():
-        figure = new_figure(4.6)
+        figure = new_figure(5.0)
         axes = figure.subplots()
         right = max(2.0, float(frame["acceptance_length"].max())) * 1.08
         top = max(1.5, float(frame[["speedup", "high"]].max().max())) * 1.12
         _iso_lines(axes, right, top)
-        for name, look in looks(_in_order(frame, "method")).items():
-            row = frame[frame["method"] == name].iloc[0]
-            errors = [[row["speedup"] - row["low"]], [row["high"] - row["speedup"]]]
-            point = (row["acceptance_length"], row["speedup"])
-            axes.errorbar(*point, yerr=errors, capsize=2, linestyle="none", label=name, **look)
+        rows = numbers(frame, "acceptance_length", "speedup", "low", "high")
+        for (name, look), (length, speedup, low, high) in zip(
+            looks(_in_order(frame, "method")).items(), rows, strict=True
+        ):
+            errors = [[speedup - low], [high - speedup]]
+            axes.errorbar(length, speedup, yerr=errors, capsize=2, linestyle="none", label=name, **look)
         axes.set(xlabel="acceptance length (tokens per target pass)", ylabel="decode speedup (x)")
         axes.set(xlim=(0.9, right), ylim=(0, top))
-        figure.legend(loc="outside right upper", title="method")
+        legend_below(figure)
     return figure
 
 
 def time_per_round(frame: pd.DataFrame) -> Figure:
     """Stacked bars: what a round costs, by phase; the baseline's round is one token."""
     methods, phases = _in_order(frame, "method"), _in_order(frame, "phase")
-    table = frame.pivot_table(index="method", columns="phase", values="milliseconds", sort=False).reindex(methods)
+    table = frame.pivot_table(index="method", columns="phase", values="milliseconds", sort=False).reindex(
+        methods
+    )
     with styled():
         figure = new_figure(1.1 + 0.3 * len(methods))
         axes = figure.subplots()
         left = np.zeros(len(methods))
         for i, phase in enumerate(phases):
             widths = table[phase].fillna(0.0).to_numpy()
-            look = {"color": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": INK}
-            axes.barh(methods, widths, left=left, label=phase, linewidth=0.4, **look)
+            axes.barh(methods, widths, left=left, label=phase, **fill(i))
             left += widths
         axes.invert_yaxis()
         axes.set_xlabel("time of a round (ms)")
@@ -84,52 +87,56 @@ def time_per_round(frame: pd.DataFrame) -> Figure:
 def acceptance_by_position(frame: pd.DataFrame) -> Figure:
     """Of the rounds that got there, the share that accepted the next drafted token."""
     with styled():
-        figure = new_figure(3.9)
+        figure = new_figure(4.4)
         axes = figure.subplots()
         for name, look in looks(_in_order(frame, "method")).items():
             part = frame[frame["method"] == name]
             axes.plot(part["position"], part["rate"], label=name, **look)
-        axes.set(xlabel="position in the draft (1 = first drafted token)", ylabel="conditional acceptance (share)")
+        axes.set(
+            xlabel="position in the draft (1 = first drafted token)", ylabel="conditional acceptance (share)"
+        )
         axes.set_ylim(0, 1.03)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid()
-        figure.legend(loc="outside right upper", title="method")
+        legend_below(figure)
     return figure
 
 
 def divergence_margins(frame: pd.DataFrame) -> Figure:
-    """How far below the target's best token the emitted ones were, over outputs that differ from the baseline's."""
+    """How far below the target's best token the emitted ones were, where outputs differ."""
     methods = _in_order(frame, "method")
-    parts = [frame.loc[frame["method"] == name, "margin"].to_numpy() for name in methods]
-    edges = np.linspace(0.0, max(float(frame["margin"].max()), 1e-6), 21)
+    edges = np.linspace(0.0, max(float(frame["margin"].max()), 1e-6), _BINS + 1)
+    bottom = np.zeros(_BINS)
     with styled():
-        figure = new_figure(3.4)
+        figure = new_figure(3.9)
         axes = figure.subplots()
-        _, _, bars = axes.hist(parts, bins=list(edges), stacked=True, label=methods)
-        for i, container in enumerate(bars if len(methods) > 1 else [bars]):
-            look = {"facecolor": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": INK}
-            for bar in container:
-                bar.set(**look, linewidth=0.4)
-        axes.set(xlabel="largest logit gap to the target's best token (logits)", ylabel="outputs that differ (count)")
+        for i, name in enumerate(methods):
+            counts, _ = np.histogram(frame.loc[frame["method"] == name, "margin"].to_numpy(), edges)
+            axes.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", label=name, **fill(i))
+            bottom += counts
+        axes.set(
+            xlabel="largest logit gap to the target's best token (logits)",
+            ylabel="outputs that differ (count)",
+        )
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.legend(loc="outside right upper", title="method")
+        legend_below(figure)
     return figure
 
 
 def exit_layer_by_draft_length(frame: pd.DataFrame) -> Figure:
-    """Heat map of a sweep: decode speedup for every exit layer and draft length; the best cell is framed."""
+    """Heat map of a sweep: decode speedup for every exit layer and draft length; the best is bold."""
     table = frame.pivot_table(index="exit_layer", columns="draft_length", values="speedup").sort_index()
     values = table.to_numpy()
-    best = np.unravel_index(np.nanargmax(values), values.shape)
+    best, middle = int(np.nanargmax(values)), float(np.nanmin(values) + np.nanmax(values)) / 2
     with styled():
-        figure = new_figure(1.3 + 0.42 * len(table), min(7.2, 2.6 + 0.75 * len(table.columns)))
+        figure = new_figure(1.3 + 0.42 * len(table))
         axes = figure.subplots()
         image = axes.imshow(values, cmap="cividis", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                is_dark = image.norm(value) < 0.55
-                look = {"color": "white" if is_dark else "black", "weight": "bold" if (row, column) == best else None}
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", **look)
+                colour = "white" if value < middle else "black"
+                weight = "bold" if row * values.shape[1] + column == best else "normal"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, weight=weight)
         axes.set_xticks(range(len(table.columns)), [str(one) for one in table.columns])
         axes.set_yticks(range(len(table)), [str(one) for one in table.index])
         axes.set(xlabel="draft length (tokens)", ylabel="exit layer")
@@ -143,9 +150,9 @@ def _in_order(frame: pd.DataFrame, column: str) -> list[str]:
 
 def _intervals(axes: Axes, frame: pd.DataFrame, methods: list[str]) -> None:
     for place, (name, look) in enumerate(looks(methods).items()):
-        for row in frame[frame["method"] == name].itertuples():
-            errors = [[row.speedup - row.low], [row.high - row.speedup]]
-            axes.errorbar(row.speedup, place, xerr=errors, capsize=2, linestyle="none", **look)
+        for speedup, low, high in numbers(frame[frame["method"] == name], "speedup", "low", "high"):
+            errors = [[speedup - low], [high - speedup]]
+            axes.errorbar(speedup, place, xerr=errors, capsize=2, linestyle="none", **look)
     axes.axvline(1.0, color=INK, linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(methods)), methods)
     axes.set_ylim(len(methods) - 0.4, -0.6)
@@ -155,6 +162,8 @@ def _intervals(axes: Axes, frame: pd.DataFrame, methods: list[str]) -> None:
 def _iso_lines(axes: Axes, right: float, top: float) -> None:
     for share in ISO_EFFICIENCY:
         end = min(right, top / share)
-        axes.plot([0, right], [0, right * share], color=INK, linewidth=0.7, linestyle=":", alpha=0.7, zorder=0)
+        axes.plot(
+            [0, right], [0, right * share], color=INK, linewidth=0.7, linestyle=":", alpha=0.7, zorder=0
+        )
         place = (end * 0.985, end * share * 0.985)
         axes.text(*place, f"{share:.0%}", fontsize=7.5, alpha=0.8, ha="right", va="bottom")

@@ -11,14 +11,15 @@ from bench.report.entries import Entry
 from bench.stats import Interval
 
 RANKING_HEADER = (
-    "rank", "method", "decode speedup", "end to end", "by Spec-Bench's formula", "tokens/s", "acceptance length",
+    "rank", "method", "decode speedup", "end to end", "Spec-Bench formula", "tokens/s", "acceptance length",
     "output", "peak memory", "draft parameters",
 )  # fmt: skip
 CSV_HEADER = (
-    "model", "device", "dtype", "sampling", "questions_asked", "question_source", "method", "class", "rank", "subtask",
-    "questions", "decode_speedup", "decode_low", "decode_high", "end_to_end_speedup", "end_to_end_low",
-    "end_to_end_high", "spec_bench_speedup", "acceptance_length", "decode_tokens_per_s", "output",
-    "peak_memory_bytes", "draft_parameters", "not_ranked_because", "runs",
+    "model", "device", "dtype", "sampling", "questions_asked", "question_source", "method", "class",
+    "rank", "subtask", "questions", "decode_speedup", "decode_low", "decode_high",
+    "end_to_end_speedup", "end_to_end_low", "end_to_end_high", "spec_bench_speedup",
+    "acceptance_length", "decode_tokens_per_s", "output", "peak_memory_bytes", "draft_parameters",
+    "not_ranked_because", "runs",
 )  # fmt: skip
 
 
@@ -115,17 +116,31 @@ def _apart_cells(entry: Entry) -> tuple[str, ...]:
     return times(summary.speedup.decode), number(summary.acceptance.pooled), badge(summary)
 
 
-def _csv_entry(section: Section, label: str, entry: Entry, place: tuple[str, str, str]) -> list[tuple[str, ...]]:
+def _csv_entry(
+    section: Section, label: str, entry: Entry, place: tuple[str, str, str]
+) -> list[tuple[str, ...]]:
     kind, rank, reason = place
     setting, summary = section.setting, entry.summary
-    where = (setting.model, setting.device, setting.dtype, setting.sampling, str(len(entry.asked)), setting.prompts)
+    where = (
+        setting.model,
+        setting.device,
+        setting.dtype,
+        setting.sampling,
+        str(len(entry.asked)),
+        setting.prompts,
+    )
     runs = " ".join(one.run.run_id for one in entry.stored)
     parts = [("overall", summary.speedup, summary.acceptance.pooled)]
     parts += [(one.name, one.speedup, one.acceptance_length) for one in entry.subtasks.values()]
     return [
         (
             *(*where, label, kind, rank, name, str(speedup.prompts)),
-            *(*_bounds(speedup.decode), *_bounds(speedup.end_to_end), _bare(speedup.spec_bench), _bare(length)),
+            *(
+                *_bounds(speedup.decode),
+                *_bounds(speedup.end_to_end),
+                _bare(speedup.spec_bench),
+                _bare(length),
+            ),
             _bare(summary.method.decode_tokens_per_s if name == "overall" else None),
             *(badge(summary), _whole(entry.peak_memory_bytes), _whole(entry.draft_parameters), reason, runs),
         )

@@ -1,10 +1,10 @@
-"""Made-up runs for reports: ten methods on six subtasks, among them a lossy, an invalid, a partial and a failed one."""
+"""Made-up runs: methods on six subtasks, among them a lossy, an invalid, a partial and a failed one."""
 
 from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +120,16 @@ def _pair(
     prompt, subtask, repeat = question
     method_s = base_s / (plan.speed * hardness * rng.uniform(0.97, 1.03))
     rounds = tuple(_rounds(plan, rng, hardness))
-    equivalence = Equivalence(plan.verdict, None if plan.verdict is Verdict.EXACT else 7, plan.margin, plan.margin, 1)
+    equivalence = Equivalence(
+        plan.verdict, None if plan.verdict is Verdict.EXACT else 7, plan.margin, plan.margin, 1
+    )
     common = {"prompt_tokens": 60, "prompt_hash": "ab", "ids": tuple(range(TOKENS)), "text": "answer " * 20}
     alone = tuple(Round(0, 0, 1, 0, "none") for _ in range(TOKENS - 1))
-    return [
-        Sample(prompt, subtask, 0, repeat, Arm.BASELINE, repeat % 2, rounds=alone, timing=_timing(base_s, 0.0), **common),
-        Sample(
-            prompt, subtask, 0, repeat, Arm.METHOD, 1 - repeat % 2, rounds=rounds, timing=_timing(method_s, 0.35),
-            equivalence=equivalence, peak_memory_bytes=14_000_000_000 + 10_000_000 * plan.drafted, **common,
-        ),
-    ]  # fmt: skip
+    where, order = (prompt, subtask, 0, repeat), repeat % 2
+    memory = 14_000_000_000 + 10_000_000 * plan.drafted
+    base = Sample(*where, Arm.BASELINE, order, rounds=alone, timing=_timing(base_s, 0.0), **common)
+    method = Sample(*where, Arm.METHOD, 1 - order, rounds=rounds, timing=_timing(method_s, 0.35), **common)
+    return [base, replace(method, equivalence=equivalence, peak_memory_bytes=memory)]
 
 
 def _rounds(plan: Plan, rng: random.Random, hardness: float) -> list[Round]:
@@ -147,7 +147,11 @@ def _rounds(plan: Plan, rng: random.Random, hardness: float) -> list[Round]:
 
 def _timing(per_token_s: float, draft_share: float) -> Timing:
     decode_s = per_token_s * (TOKENS - 1)
-    phases = {"draft": decode_s * draft_share, "verify": decode_s * (0.9 - draft_share), "commit": decode_s * 0.02}
+    phases = {
+        "draft": decode_s * draft_share,
+        "verify": decode_s * (0.9 - draft_share),
+        "commit": decode_s * 0.02,
+    }
     return Timing(0.02, decode_s, phases, decode_s + 0.02)
 
 
@@ -155,6 +159,12 @@ def _with_failures(samples: list[Sample], count: int) -> list[Sample]:
     for place in [i for i, one in enumerate(samples) if one.arm is Arm.METHOD][:count]:
         one = samples[place]
         samples[place] = Sample(
-            one.prompt_id, one.subtask, one.turn, one.repeat, one.arm, one.order, error="OutOfMemoryError: CUDA <full>"
+            one.prompt_id,
+            one.subtask,
+            one.turn,
+            one.repeat,
+            one.arm,
+            one.order,
+            error="OutOfMemoryError: CUDA <full>",
         )
     return samples
