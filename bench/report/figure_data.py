@@ -49,7 +49,7 @@ def pictures(section: Section) -> list[Picture]:
         ),
         (
             "acceptance",
-            "Tokens per target pass against speedup; dotted lines: that share of it becomes speed.",
+            "Acceptance length against speedup; on a dotted line, that share of it turns into speed.",
             acceptance(shown),
             figures.acceptance_against_speedup,
         ),
