@@ -18,7 +18,7 @@ test:
 	$(PYTHON) -m pytest
 
 report:
-	$(PYTHON) -m bench.report
+	$(PYTHON) -m bench.report results/published
 
 # On a machine with a GPU; everything it writes lies under $(OUT).
 gpu:

@@ -1,26 +1,159 @@
-"""`python -m bench.report`: the table of all runs, rebuilt from their records."""
+"""`python -m bench.report`: the leaderboard and other readings, rebuilt from records alone.
+
+Exit status: 0 done; 1 with --strict if the records hold failures, with --check if files are out of date; 2 a
+mistake of the user, told in two lines.
+"""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.cli import report_mistake
+from bench.cli import FAILED, OK, report_mistake
 from bench.errors import UserError
-from bench.report.listing import markdown, summaries
+
+COMMANDS = ("leaderboard", "compare", "timeline", "export-spec-bench", "import-spec-bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.report", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="results folder")
+    """Run one sub-command; the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in (*COMMANDS, "-h", "--help"):
+        given.insert(0, "leaderboard")  # the main command needs no name
+    options = _parser().parse_args(given)
+    command: Callable[[argparse.Namespace], int] = options.command
     try:
-        print(markdown(summaries(parser.parse_args(arguments).results)))  # noqa: T201 - the command's result
+        return command(options)
     except UserError as mistake:
         return report_mistake(mistake)
-    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.report",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Without a command: leaderboard. COMMAND --help tells its options.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_leaderboard(commands)
+    _add_compare(commands)
+    _add_timeline(commands)
+    _add_spec_bench(commands)
+    return parser
+
+
+def _add_leaderboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    one = commands.add_parser(
+        "leaderboard", help="write leaderboard.md, .html, .csv and figures/ (the default)"
+    )
+    one.add_argument("results", nargs="?", type=Path, default=Path("results"), help="results folder")
+    one.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a text file is out of date"
+    )
+    one.add_argument("--strict", action="store_true", help="exit 1 if the records hold failed samples")
+    one.set_defaults(command=_leaderboard)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    one = commands.add_parser("compare", help="two runs on the same questions, with an interval")
+    one.add_argument("run_a", type=Path, help="folder of run A")
+    one.add_argument("run_b", type=Path, help="folder of run B")
+    one.set_defaults(command=_compare)
+
+
+def _add_timeline(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    one = commands.add_parser("timeline", help="one answer as HTML: which tokens came from which round")
+    one.add_argument("run", type=Path, help="folder of the run")
+    one.add_argument("prompt_id", help="id of the question")
+    one.add_argument("--turn", type=int, default=1, help="turn of the conversation, from 1")
+    one.add_argument("--ids", action="store_true", help="show token ids; needs no tokenizer")
+    one.add_argument("--output", type=Path, default=Path("timeline.html"), help="file to write")
+    one.set_defaults(command=_timeline)
+
+
+def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    one = commands.add_parser("export-spec-bench", help="a run as answer files of Spec-Bench's harness")
+    one.add_argument("run", type=Path, help="folder of the run")
+    one.add_argument("--output", type=Path, default=Path("spec_bench_answers"), help="folder to write into")
+    one.set_defaults(command=_export)
+    one = commands.add_parser("import-spec-bench", help="score answer files of Spec-Bench, Kangaroo or SWIFT")
+    one.add_argument("file", type=Path, help="answers of the method")
+    one.add_argument(
+        "baseline", nargs="?", type=Path, help="answers of plain decoding; without it no speedups"
+    )
+    one.add_argument(
+        "--tokenizer", help="model whose tokenizer counts the baseline's text, as their script does"
+    )
+    one.set_defaults(command=_import)
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from bench.report.build import build, differences, write
+
+    board = build(options.results)
+    status = FAILED if options.strict and board.failures else OK
+    if status:
+        sys.stderr.write(f"{board.failures} samples failed; the leaderboard lists them\n")
+    if not options.check:
+        _say("\n".join(str(path) for path in write(board, options.results)))
+        return status
+    if old := differences(board, options.results):
+        sys.stderr.write(f"out of date: {', '.join(old)}; run: python -m bench.report {options.results}\n")
+        return FAILED
+    _say("the leaderboard follows from the records")
+    return status
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from bench.report.compare import compare_runs, load_stored, render
+
+    _say(render(compare_runs(load_stored(options.run_a), load_stored(options.run_b))))
+    return OK
+
+
+def _timeline(options: argparse.Namespace) -> int:
+    from bench.report.compare import load_stored
+    from bench.report.timeline import find_sample, timeline, timeline_page
+    from bench.report.token_texts import load_decode, pieces
+
+    stored = load_stored(options.run)
+    sample = find_sample(stored.samples, options.prompt_id, options.turn - 1)
+    texts = None if options.ids else pieces(sample.ids, load_decode(stored.run))
+    title = f"{stored.run.method} on {options.prompt_id}, turn {options.turn}"
+    _write_text(options.output, timeline_page(sample, timeline(sample, texts), title))
+    _say(str(options.output))
+    return OK
+
+
+def _export(options: argparse.Namespace) -> int:
+    from bench.report.answers import write_answers
+    from bench.report.compare import load_stored
+
+    _say("\n".join(str(path) for path in write_answers(load_stored(options.run), options.output)))
+    return OK
+
+
+def _import(options: argparse.Namespace) -> int:
+    from bench.report.answers import read_answers
+    from bench.report.rescore import render, scores, warnings
+    from bench.report.token_texts import load_counter
+
+    method = read_answers(options.file)
+    baseline = read_answers(options.baseline) if options.baseline else []
+    count = load_counter(options.tokenizer) if options.tokenizer else None
+    _say(render(scores(method, baseline, count), warnings(method, baseline)))
+    return OK
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}", "choose another file with --output") from error
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - the command's result
 
 
 if __name__ == "__main__":

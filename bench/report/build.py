@@ -1,0 +1,114 @@
+"""Builds the files of a leaderboard from records, writes them, or checks that those on disk are up to date.
+
+The same records give the same text: no dates, fixed float formats, seeded intervals. Drawings may differ
+between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings, but
+not the figure files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.report.board import Section, sections
+from bench.report.claims import load_papers
+from bench.report.document import Document, document
+from bench.report.entries import Entry, entries, read_runs
+from bench.report.markdown import markdown
+from bench.report.page import page
+from bench.report.style import png, svg
+from bench.report.tables import CSV_HEADER, csv_rows
+
+TEXTS = ("leaderboard.md", "leaderboard.html", "leaderboard.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """Everything that a results folder says.
+
+    Args:
+        entries: Every entry, ranked or not.
+        texts: Text files by name.
+        pictures: Figure files by name under ``figures``.
+    """
+
+    entries: tuple[Entry, ...]
+    texts: dict[str, str]
+    pictures: dict[str, bytes]
+
+    @property
+    def failures(self) -> int:
+        """Failed samples in the records."""
+        return sum(sum(one.summary.failures.values()) for one in self.entries)
+
+
+def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
+    """The leaderboard of a results folder.
+
+    Raises:
+        UserError: If there are no runs, or a record or a list of claims is corrupt.
+    """
+    found = entries(read_runs(results), resamples=resamples)
+    parts = sections(found)
+    whole = document(parts, load_papers())
+    texts = dict(zip(TEXTS, (markdown(whole), page(whole), _csv(parts)), strict=True))
+    return Leaderboard(tuple(found), texts, _pictures(whole))
+
+
+def write(board: Leaderboard, results: Path) -> list[Path]:
+    """Write every file, remove figures of sections that are gone; the paths of the texts.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    figures = results / "figures"
+    try:
+        figures.mkdir(parents=True, exist_ok=True)
+        for old in (*figures.glob("*.svg"), *figures.glob("*.png")):
+            if old.name not in board.pictures:
+                old.unlink()
+        for name, picture in board.pictures.items():
+            (figures / name).write_bytes(picture)
+        for name, text in board.texts.items():
+            (results / name).write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(
+            f"{results} cannot be written: {error}", "choose another folder, or free space"
+        ) from error
+    return [results / name for name in board.texts]
+
+
+def differences(board: Leaderboard, results: Path) -> list[str]:
+    """Names of the text files on disk that are missing or do not follow from the records."""
+    return [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
+
+
+def _stored(path: Path) -> str | None:
+    return _comparable(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _comparable(text: str) -> str:
+    return re.sub(r"<svg.*?</svg>", "<svg></svg>", text, flags=re.DOTALL)
+
+
+def _csv(found: Sequence[Section]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_HEADER)
+    writer.writerows(csv_rows(found))
+    return buffer.getvalue()
+
+
+def _pictures(whole: Document) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for chapter in whole.chapters:
+        for picture in chapter.pictures:
+            name = f"{chapter.anchor}-{picture.name}"
+            files[f"{name}.png"] = png(picture.figure)
+            files[f"{name}.svg"] = svg(picture.figure, name).replace("currentColor", "#000000").encode()
+    return files

@@ -1,0 +1,201 @@
+"""What papers claim, beside what was measured here, and why the two may not be compared where they may not.
+
+One yaml file per paper under ``conf/paper``; its keys are those of `Paper` and `Claim`. A claim names its
+method and model as ``conf/method`` and ``conf/model`` do where this benchmark has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bench.errors import UserError
+from bench.report.board import Ranked, Section
+from bench.report.tables import Table
+
+PAPERS = Path(__file__).resolve().parents[2] / "conf" / "paper"
+METRICS = ("speedup", "acceptance_length")
+OVERALL = "overall"
+CLAIM_HEADER = ("claim", "figure", "claimed", "measured here", "model, device, setting", "source")
+
+Figure = float | tuple[float, float]
+"""A number, or the two ends of a range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One row of a paper's table.
+
+    Args:
+        claim: What is claimed, in a few words.
+        method: Whose figure it is.
+        metric: ``speedup`` (end to end, over autoregressive decoding) or ``acceptance_length``.
+        figures: By subtask, or by the paper's own data set; ``overall`` where there is one.
+        model: Target model.
+        device: GPU, or ``unknown``.
+        setting: Precision, sampling, lengths, baseline: what else one must know.
+        source: Table, figure or page.
+        tag: How sure the figure is, a key of the paper's `tags`.
+        sampling: ``greedy``, or the sampling in words.
+        questions: ``spec_bench`` where all six subtasks are its questions, else the data in words.
+    """
+
+    claim: str
+    method: str
+    metric: str
+    figures: Mapping[str, Figure]
+    model: str
+    device: str
+    setting: str
+    source: str
+    tag: str
+    sampling: str = "greedy"
+    questions: str = "own data"
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+        if not self.figures:
+            raise ValueError(f"claim {self.claim!r} holds no figure")
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """A paper or board and its claims.
+
+    Args:
+        title: Its title.
+        reference: arXiv id or address.
+        tags: What each tag of its claims means.
+        claims: In the paper's order.
+        remarks: What a reader must know about all of them.
+    """
+
+    title: str
+    reference: str
+    tags: Mapping[str, str]
+    claims: tuple[Claim, ...]
+    remarks: tuple[str, ...] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        if unknown := sorted({one.tag for one in self.claims} - set(self.tags)):
+            raise ValueError(f"{self.title}: tags {unknown} are not explained")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A claim beside our figures: the measured ones by column, or the reason why there are none."""
+
+    claim: Claim
+    measured: Mapping[str, float]
+    reason: str
+
+
+def load_papers(folder: Path = PAPERS) -> list[Paper]:
+    """Every paper of a folder, by file name.
+
+    Raises:
+        UserError: If a file does not follow the schema, naming it.
+    """
+    return [_load(path) for path in sorted(folder.glob("*.yaml"))]
+
+
+def compare(claim: Claim, found: Sequence[Section]) -> Comparison:
+    """Our figures for a claim: those of the first section and entry that match it in every respect."""
+    reason = "not measured"
+    for section in found:
+        for one in section.ranked:
+            if one.entry.method != claim.method:
+                continue
+            reason = _obstacle(claim, section)
+            if not reason:
+                return Comparison(claim, _measured(claim, one), "")
+    return Comparison(claim, {}, reason)
+
+
+def claim_table(paper: Paper, found: Sequence[Section]) -> Table:
+    """A row per claim: what it says, what we measured or why we did not."""
+    rows = []
+    for claim in paper.claims:
+        beside = compare(claim, found)
+        ours = _listed(beside.measured, claim.metric) or beside.reason
+        where = f"{claim.model}, {claim.device}; {claim.setting}"
+        metric = claim.metric.replace("_", " ")
+        rows.append((claim.claim, metric, _listed(claim.figures, claim.metric), ours, where, _source(claim)))
+    return Table(f"{paper.title} ({paper.reference})", CLAIM_HEADER, tuple(rows))
+
+
+def _source(claim: Claim) -> str:
+    return f"{claim.source} [{claim.tag}]"
+
+
+def _listed(figures: Mapping[str, Figure], metric: str) -> str:
+    """``1.50x`` for a figure over all questions, else ``mt_bench 1.68x, qa 1.43x``."""
+    texts = {name: _figure(value, "x" if metric == "speedup" else "") for name, value in figures.items()}
+    return (
+        texts[OVERALL]
+        if set(texts) == {OVERALL}
+        else ", ".join(f"{name} {text}" for name, text in texts.items())
+    )
+
+
+def _figure(value: Figure, unit: str) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]:.2f}{unit} to {value[1]:.2f}{unit}"
+    return f"{value:.2f}{unit}"
+
+
+def _obstacle(claim: Claim, section: Section) -> str:
+    """Why figures of a section do not compare with a claim; empty if they do."""
+    setting = section.setting
+    if setting.model != claim.model:
+        return f"not comparable: measured on {setting.model}, claimed for {claim.model}"
+    if setting.sampling != claim.sampling:
+        return f"not comparable: measured with {setting.sampling}, claimed for {claim.sampling}"
+    if claim.questions != "spec_bench" or setting.prompts != "official":
+        return f"not comparable: measured on {setting.prompts} questions, claimed on {claim.questions}"
+    if section.is_partial:
+        return f"not comparable: measured on {section.questions}, claimed on all"
+    if claim.metric == "speedup" and claim.device not in setting.device:
+        return f"not comparable: measured on {setting.device}, claimed for {claim.device}"
+    return ""
+
+
+def _measured(claim: Claim, one: Ranked) -> dict[str, float]:
+    """Our figures for the columns of a claim; end-to-end speedups, since papers time the whole answer."""
+    summary, subtasks = one.entry.summary, one.entry.subtasks
+    parts = {name: (part.speedup.end_to_end, part.acceptance_length) for name, part in subtasks.items()}
+    parts[OVERALL] = (summary.speedup.end_to_end, summary.acceptance.pooled)
+    found: dict[str, float] = {}
+    for name in claim.figures:
+        interval, length = parts.get(name, (None, None))
+        value = length if claim.metric == "acceptance_length" else interval.estimate if interval else None
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _load(path: Path) -> Paper:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(content, dict):
+            raise TypeError("it is no mapping")
+        tree: dict[str, Any] = {str(key): value for key, value in content.items()}
+        claims = tuple(_claim(one, tree.get("defaults", {})) for one in tree["claims"])
+        remarks = tuple(tree.get("remarks", ()))
+        return Paper(tree["title"], tree["reference"], tree["tags"], claims, remarks)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no list of claims: {error}", "follow bench/report/claims.py") from error
+
+
+def _claim(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> Claim:
+    merged = {**defaults, **tree}
+    figures = {
+        key: tuple(value) if isinstance(value, list) else float(value)
+        for key, value in merged["figures"].items()
+    }
+    return Claim(**{**merged, "figures": figures})

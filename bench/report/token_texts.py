@@ -1,0 +1,58 @@
+"""What each token adds to an answer, by the tokenizer that a run was measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bench.records import Run
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What a tokenizer shows for half a character."""
+
+
+def pieces(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[str]:
+    """The text each token adds: the growth of the decoded answer.
+
+    A token that ends inside a character adds nothing; the one that completes it adds the character.
+    """
+    found: list[str] = []
+    before = ""
+    for end in range(1, len(ids) + 1):
+        text = decode(ids[:end])
+        is_whole = not text.endswith(UNFINISHED) and text.startswith(before)
+        found.append(text[len(before) :] if is_whole else "")
+        before = text if is_whole else before
+    return found
+
+
+def load_decode(run: Run) -> Callable[[Sequence[int]], str]:
+    """The decoding function of a run's tokenizer, special tokens shown.
+
+    Raises:
+        UserError: If its model cannot be found.
+    """
+    from transformers import AutoTokenizer  # loads torch
+
+    from bench.runtime.hub import resolve
+
+    model = run.config["model"]
+    tokenizer = AutoTokenizer.from_pretrained(resolve(model["path"], model.get("revision")))
+
+    def decode(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    return decode
+
+
+def load_counter(model: str) -> Callable[[str], int]:
+    """Length of a text in a model's tokens, its start token included: what the original script counts.
+
+    Raises:
+        UserError: If the model cannot be found.
+    """
+    from transformers import AutoTokenizer  # loads torch
+
+    from bench.runtime.hub import resolve
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve(model, None))
+    return lambda text: len(tokenizer(text).input_ids)

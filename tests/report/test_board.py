@@ -1,0 +1,167 @@
+"""What is compared with what, who gets which place, and who gets none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.records import Verdict
+from bench.report.badge import badge
+from bench.report.board import Section, labels, ranks, sections
+from bench.report.entries import Entry, StoredRun, entries, pool, sampling_text
+from bench.stats import Interval
+from tests.report.boards import BOARD, SUBTASKS, Plan, stored
+
+FEW = 200
+
+
+def board(*plans: Plan) -> list[Section]:
+    return sections(entries([stored(plan) for plan in plans], resamples=FEW))
+
+
+def single(plan: Plan) -> Entry:
+    (found,) = entries([stored(plan)], resamples=FEW)
+    return found
+
+
+@pytest.fixture(scope="module")
+def full() -> Section:
+    return board(*BOARD)[0]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "places"),
+    [
+        ([(2.0, 2.2), (1.0, 1.2)], [1, 2]),  # apart
+        ([(2.0, 2.2), (1.9, 2.1)], [1, 1]),  # overlap: a tie
+        ([(2.0, 2.2), (1.9, 2.1), (1.0, 1.2)], [1, 1, 3]),  # a tie takes up two places
+        (
+            [(2.0, 2.2), (1.7, 2.1), (1.6, 1.8)],
+            [1, 1, 2],
+        ),  # ties do not chain: the last is apart from the first
+        ([(2.0, 2.2), (2.2, 2.4)], [1, 1]),  # touching is not apart
+        ([(1.0, 3.0)], [1]),
+        ([], []),
+    ],
+)
+def test_a_rank_needs_intervals_that_separate(bounds: list[tuple[float, float]], places: list[int]) -> None:
+    intervals = [Interval((low + high) / 2, low, high, 0.95) for low, high in bounds]
+    assert ranks(intervals) == places
+
+
+def test_lossless_and_lossy_methods_are_ranked_apart(full: Section) -> None:
+    assert [(one.rank, one.label) for one in full.lossy] == [(1, "hamburger")]
+    assert "hamburger" not in [one.label for one in full.lossless]
+    assert [one.rank for one in full.lossless[:3]] == [1, 1, 3]
+
+
+def test_runs_that_cannot_be_believed_are_listed_with_the_reason(full: Section) -> None:
+    told = {one.label: one.reason for one in full.apart}
+    assert set(told) == {"draft_verify", "m2r2"}
+    assert "A/A control fails" in told["draft_verify"]
+    assert told["m2r2"] == "2 samples failed (method: OutOfMemoryError: CUDA <full>)"
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        (Plan("swift", is_shared=True), "other work was on the GPU"),
+        (Plan("swift", repeats=1), "no A/A control"),
+        (Plan("swift", verdict=Verdict.VIOLATION), "violate the promise"),
+        (Plan("swift", limit=200), "unfinished: 72 of 200 questions"),
+        (Plan("synthetic", labels={"cost only": True}), "cost only"),
+    ],
+)
+def test_every_doubt_keeps_a_method_from_a_rank(plan: Plan, reason: str) -> None:
+    (section,) = board(plan)
+    assert not section.ranked
+    assert reason in section.apart[0].reason
+
+
+def test_other_questions_make_another_section_headed_by_what_was_asked() -> None:
+    first, second = board(*BOARD)
+    assert first.questions.startswith("72 of 480 official Spec-Bench questions (mt_bench, ")
+    assert second.questions.startswith("30 of 480 official")
+    assert [one.label for one in second.lossless] == ["prompt_lookup"]
+
+
+def test_whole_question_sets_come_before_parts() -> None:
+    whole = Plan("swift", subtasks=("qa",), questions=80, limit=None)
+    found = board(Plan("kangaroo"), whole)
+    assert [one.is_partial for one in found] == [False, True]
+    assert found[0].questions == "all 80 official Spec-Bench questions (qa)"
+
+
+def test_other_devices_and_precisions_are_not_compared() -> None:
+    found = board(Plan("a"), Plan("b", device="H100"), Plan("c", dtype="float16"))
+    assert [len(one.ranked) for one in found] == [1, 1, 1]
+
+
+def test_runs_of_one_subtask_each_are_pooled_and_equal_the_run_of_them_all() -> None:
+    parts = [stored(Plan("kangaroo", subtasks=(name,), task=name, limit=12)) for name in SUBTASKS]
+    (entry,) = entries(parts, resamples=FEW)
+    assert len(entry.asked) == 72
+    assert list(entry.subtasks) == sorted(SUBTASKS)
+    (section,) = sections([entry])
+    assert section.questions.startswith("72 of 480")
+
+
+def test_of_two_runs_of_a_subtask_the_longer_one_counts() -> None:
+    runs = [stored(Plan("kangaroo", subtasks=("qa",), task="qa", questions=n, limit=n)) for n in (5, 12)]
+    (entry,) = entries(runs, resamples=FEW)
+    assert len(entry.asked) == 12
+
+
+def test_pooled_runs_are_cut_to_the_repeats_that_all_have() -> None:
+    runs = [stored(Plan("kangaroo", subtasks=(name,), repeats=n)) for name, n in (("qa", 2), ("rag", 4))]
+    assert {one.repeat for one in pool(runs)} == {0, 1}
+
+
+def test_variants_are_named_by_the_settings_in_which_they_differ() -> None:
+    group = [single(Plan("layerskip", params={"exit_layer": n, "draft_length": 6})) for n in (2, 4)]
+    assert labels(group) == ["layerskip exit_layer=2", "layerskip exit_layer=4"]
+    assert labels(group[:1]) == ["layerskip"]
+
+
+def test_a_users_own_run_is_told_from_a_published_one() -> None:
+    runs = [
+        StoredRun(one.run, one.samples, flag) for flag in (True, False) for one in [stored(Plan("swift"))]
+    ]
+    assert labels(entries(runs, resamples=FEW)) == ["swift", "swift (own run)"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "text"),
+    [
+        (Plan("m"), "exact 144 of 144"),
+        (Plan("m", verdict=Verdict.TIE_EXPLAINED), "exact 0 of 144, 144 by ties"),
+        (Plan("m", verdict=Verdict.VIOLATION), "VIOLATION in 144 of 144"),
+        (
+            Plan("m", verdict=Verdict.UNCHECKED, exactness="sampling-exact"),
+            "sampling-exact: declared, not checked",
+        ),
+        (Plan("m", exactness="lossy"), "lossy"),  # whatever its verdicts are
+    ],
+)
+def test_the_badge_follows_the_verdicts(plan: Plan, text: str) -> None:
+    assert badge(single(plan).summary) == text
+
+
+@pytest.mark.parametrize(
+    ("sampling", "text"),
+    [
+        ({"temperature": 0.0, "top_k": 0, "top_p": 1.0}, "greedy"),
+        ({"temperature": 0.7, "top_k": 0, "top_p": 0.9}, "temperature 0.7, top-p 0.9"),
+        ({"temperature": 1.0, "top_k": 50, "top_p": 1.0}, "temperature 1, top-k 50"),
+    ],
+)
+def test_sampling_in_words(sampling: dict[str, float], text: str) -> None:
+    assert sampling_text(sampling) == text
+
+
+def test_the_baseline_alone_has_no_rank() -> None:
+    one = stored(Plan("autoregressive"))
+    alone = replace(one, samples=tuple(sample for sample in one.samples if sample.arm.value == "baseline"))
+    (section,) = sections(entries([alone], resamples=FEW))
+    assert section.apart[0].reason == "the baseline alone"

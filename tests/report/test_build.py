@@ -1,0 +1,160 @@
+"""The leaderboard as files: one self-contained page, escaped text, the same bytes every time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from bench.report.__main__ import main
+from bench.report.build import Leaderboard, build, differences, write
+from tests.report.boards import BOARD, Plan, save, stored
+
+ROOT = Path(__file__).resolve().parents[2]
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+SMALL = (BOARD[0], BOARD[7], BOARD[9], Plan("kangaroo<i>", 1.2, labels={"exactness": "greedy-exact"}))
+
+
+class Outline(HTMLParser):
+    """Checks that tags nest, and collects what the page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.names: set[str] = set()
+        self.references: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "xlink:href", "srcset", "action"):
+                self.references.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    save(stored(SMALL[0]), root / "published")
+    for plan in SMALL[1:3]:
+        save(stored(plan), root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(results: Path) -> Leaderboard:
+    return build(results, resamples=100)
+
+
+def outline(text: str) -> Outline:
+    parser = Outline()
+    parser.feed(text)
+    parser.close()
+    assert not parser.open
+    return parser
+
+
+def test_the_page_parses_and_needs_nothing_from_elsewhere(built: Leaderboard) -> None:
+    page = outline(built.texts["leaderboard.html"])
+    assert {"table", "svg", "details"} <= page.names
+    assert not page.names & {"script", "link", "iframe", "img"}
+    ids = set(page.ids)
+    assert len(ids) == len(page.ids)
+    assert all(
+        one.startswith("data:image/png;base64,") or (one[:1] == "#" and one[1:] in ids)
+        for one in page.references
+    )
+    assert "@import" not in built.texts["leaderboard.html"]
+
+
+def test_published_runs_and_own_ones_are_read(built: Leaderboard) -> None:
+    assert {one.method: one.is_published for one in built.entries} == {
+        "kangaroo": True,
+        "hamburger": False,
+        "m2r2": False,
+    }
+
+
+def test_text_is_escaped_everywhere(built: Leaderboard) -> None:
+    assert "CUDA &lt;full&gt;" in built.texts["leaderboard.html"]
+    assert "CUDA &lt;full&gt;" in built.texts["leaderboard.md"]
+    assert "<full>" not in built.texts["leaderboard.html"] + built.texts["leaderboard.md"]
+
+
+def test_markdown_tables_keep_their_columns(built: Leaderboard) -> None:
+    header, *rows = (line for line in built.texts["leaderboard.md"].splitlines() if line.startswith("| "))
+    columns = header.count("|")
+    assert columns == 11
+    assert any("kangaroo" in row and row.count("|") == columns for row in rows)
+
+
+def test_csv_has_a_row_per_subtask_and_one_for_all(built: Leaderboard) -> None:
+    rows = list(csv.DictReader(io.StringIO(built.texts["leaderboard.csv"])))
+    assert [row["subtask"] for row in rows if row["method"] == "kangaroo"][:2] == ["overall", "mt_bench"]
+    assert {row["class"] for row in rows} == {"lossless", "lossy", "not ranked"}
+    assert next(row for row in rows if row["method"] == "m2r2")["not_ranked_because"].startswith(
+        "2 samples failed"
+    )
+
+
+def test_the_same_records_give_the_same_bytes(results: Path, built: Leaderboard) -> None:
+    again = build(results, resamples=100)
+    assert again.texts == built.texts
+    assert again.pictures == built.pictures
+
+
+def test_what_is_written_is_up_to_date_until_it_is_changed(tmp_path: Path, built: Leaderboard) -> None:
+    assert differences(built, tmp_path) == ["leaderboard.md", "leaderboard.html", "leaderboard.csv"]
+    write(built, tmp_path)
+    assert differences(built, tmp_path) == []
+    page = tmp_path / "leaderboard.html"
+    page.write_text(re.sub(r"<svg.*?</svg>", "<svg>another drawing</svg>", page.read_text(), flags=re.DOTALL))
+    assert differences(built, tmp_path) == []  # drawings are not compared
+    (tmp_path / "leaderboard.csv").write_text("edited by hand")
+    assert differences(built, tmp_path) == ["leaderboard.csv"]
+
+
+def test_figures_of_sections_that_are_gone_are_removed(tmp_path: Path, built: Leaderboard) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "old.png").write_bytes(b"")
+    write(built, tmp_path)
+    assert {one.name for one in (tmp_path / "figures").iterdir()} == set(built.pictures)
+
+
+def test_strict_and_check_set_the_exit_status(
+    tmp_path: Path, built: Leaderboard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.report.build.build", lambda results: built)
+    assert main([str(tmp_path), "--check"]) == 1
+    assert "out of date: leaderboard.md" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 0
+    assert main([str(tmp_path), "--check"]) == 0
+    assert main([str(tmp_path), "--check", "--strict"]) == 1
+    assert "2 samples failed" in capsys.readouterr().err
+
+
+def test_no_runs_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    error, fix = capsys.readouterr().err.strip().splitlines()
+    assert "holds no runs" in error
+    assert fix.startswith("fix: measure one first")
+
+
+def test_the_committed_leaderboard_follows_from_the_committed_records() -> None:
+    assert main([str(ROOT / "results" / "published"), "--check"]) == 0

@@ -1,0 +1,98 @@
+"""Published claims: every file loads, and a figure stands beside ours only where all else is equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UserError
+from bench.report.board import Section, sections
+from bench.report.claims import Claim, claim_table, compare, load_papers
+from bench.report.entries import entries
+from tests.report.boards import Plan, stored
+
+CLAIM = Claim(
+    claim="Kangaroo",
+    method="kangaroo",
+    metric="speedup",
+    figures={"qa": 1.43, "overall": 1.5},
+    model="vicuna_7b",
+    device="A100",
+    setting="",
+    source="table 1",
+    tag="S",
+    questions="spec_bench",
+)
+
+
+@pytest.fixture(scope="module")
+def measured() -> list[Section]:
+    plan = Plan("kangaroo", questions=80, limit=None, repeats=2)
+    return sections(entries([stored(plan)], resamples=50))
+
+
+def test_every_paper_loads_and_explains_its_tags() -> None:
+    papers = load_papers()
+    assert len(papers) >= 10
+    assert all(one.claims and one.tags for one in papers)
+    assert "M" not in {tag for one in papers for tag in one.tags}  # figures from memory are not quoted
+
+
+def test_a_claim_in_our_setting_gets_our_end_to_end_figures(measured: list[Section]) -> None:
+    found = compare(CLAIM, measured)
+    assert found.reason == ""
+    assert list(found.measured) == ["qa", "overall"]
+    interval = measured[0].lossless[0].entry.summary.speedup.end_to_end
+    assert interval is not None
+    assert found.measured["overall"] == interval.estimate
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"method": "medusa"}, "not measured"),
+        ({"model": "vicuna_13b"}, "measured on vicuna_7b, claimed for vicuna_13b"),
+        ({"sampling": "temperature 1"}, "measured with greedy, claimed for temperature 1"),
+        ({"questions": "MT-bench"}, "claimed on MT-bench"),
+        ({"device": "H100"}, "claimed for H100"),
+    ],
+)
+def test_any_other_setting_is_not_comparable(
+    measured: list[Section], change: dict[str, str], reason: str
+) -> None:
+    found = compare(replace(CLAIM, **change), measured)
+    assert reason in found.reason
+    assert not found.measured
+
+
+def test_acceptance_lengths_carry_over_between_devices(measured: list[Section]) -> None:
+    claim = replace(CLAIM, metric="acceptance_length", device="H100")
+    assert set(compare(claim, measured).measured) == {"qa", "overall"}
+
+
+def test_a_part_of_the_questions_is_not_comparable() -> None:
+    part = sections(entries([stored(Plan("kangaroo"))], resamples=50))
+    assert "measured on 72 of 480" in compare(CLAIM, part).reason
+
+
+def test_ranges_and_single_figures_are_told_in_words() -> None:
+    table = {paper.reference: claim_table(paper, []) for paper in load_papers()}
+    assert table["arXiv 2404.12022"].rows[0][2:4] == ("1.90x to 3.00x", "not measured")
+    assert "mt_bench 1.68x, " in table["arXiv 2404.18911"].rows[6][2]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("claims: []", "title"),
+        ("- a", "no mapping"),
+        ("title: a\nreference: b\ntags: {}\nclaims: [{tag: S}]", "figures"),
+    ],
+)
+def test_a_malformed_file_is_named(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"odd\.yaml is no list of claims") as error:
+        load_papers(tmp_path)
+    assert told in error.value.what
