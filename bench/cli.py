@@ -7,6 +7,7 @@ only, so that ``--help`` and ``--cfg`` answer at once.
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -20,6 +21,7 @@ from omegaconf import DictConfig
 
 from bench.config import Settings, register_schema, settings_from
 from bench.errors import UserError
+from bench.isolate import run_isolated
 from bench.mistakes import explain
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ class SweepTally(Callback):
 
 def job(composed: DictConfig) -> None:
     """One run. Ends a single run with its exit status; a job of a sweep leaves it in its folder."""
-    status = _attempt(composed)
+    isolated = composed.bench.isolate
+    status = _survive(run_isolated(lambda: _attempt(composed))) if isolated else _attempt(composed)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         folder = Path(HydraConfig.get().runtime.output_dir)
         (folder / STATUS_FILE).write_text(str(status), encoding="utf-8")
@@ -103,6 +106,21 @@ def _attempt(composed: DictConfig) -> int:
     except Exception:
         log.exception("the run failed")
         return FAILED
+
+
+def _survive(status: int) -> int:
+    """The exit status of an isolated run; one that was killed is a failed run, and the next one follows.
+
+    Raises:
+        KeyboardInterrupt: If the run was interrupted, as the whole command is then.
+    """
+    if status in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if status >= 0:
+        return status
+    name = signal.Signals(-status).name
+    sys.stderr.write(f"the run was killed by {name}; what it measured is kept, the same command resumes it\n")
+    return FAILED
 
 
 def _settings(composed: DictConfig) -> Settings:
