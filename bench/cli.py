@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from bench.config import Settings, register_schema, settings_from
 from bench.errors import UserError
 from bench.isolate import run_isolated
-from bench.mistakes import explain
+from bench.mistakes import explain, is_lost_job
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +91,13 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         sys.exit(INTERRUPTED)
     except Exception as error:
         mistake = explain(error)
-        if mistake is None:
+        if mistake is not None:
+            sys.exit(report_mistake(mistake))
+        if not is_lost_job(error):
             raise
-        sys.exit(report_mistake(mistake))
+        first = str(error).partition("\n")[0]
+        sys.stderr.write(f"a run was lost: {first}\nits logs lie beside that file; {kept}\n")
+        sys.exit(FAILED)
 
 
 def _attempt(composed: DictConfig) -> int:

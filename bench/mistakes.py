@@ -51,6 +51,11 @@ def explain(error: BaseException) -> UserError | None:
     return None
 
 
+def is_lost_job(error: BaseException) -> bool:
+    """Whether submitit says that a job of a sweep left no result: killed, out of memory, cancelled."""
+    return type(error).__module__.startswith("submitit.")
+
+
 def _config_error(error: BaseException) -> OmegaConfBaseException | None:
     """The complaint of OmegaConf underneath `error`, if that is what it is about."""
     cause: BaseException | None = error

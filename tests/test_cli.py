@@ -310,12 +310,43 @@ needs_submitit = pytest.mark.skipif(
 )
 
 
-@needs_submitit
-def test_a_sweep_on_slurm_is_one_array_task_per_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts the stub cluster on PATH; the file that it notes the state of its tasks in."""
     state = folder / "slurm_state"
     monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'slurm_stub'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM_STATE", str(state))
+    return state
+
+
+@needs_submitit
+def test_a_sweep_on_slurm_is_one_array_task_per_run(folder: Path, slurm: Path) -> None:
     done = bench(folder, "-m", "launch=slurm", "seed=0,3")
     assert done.returncode == 2
-    assert "_0|COMPLETED" in state.read_text()  # the stub notes a task once it is over, before the next
+    assert "_0|COMPLETED" in slurm.read_text()  # the stub notes a task once it is over, before the next
     assert "1 of 2 runs failed" in done.stderr
+
+
+@needs_submitit
+@pytest.mark.parametrize(
+    ("minutes", "told"), [(600, "preempted"), (1, "timed-out")], ids=["preempted", "out of time"]
+)
+def test_a_task_that_slurm_ends_early_is_requeued_and_runs_again(
+    folder: Path, slurm: Path, minutes: int, told: str
+) -> None:
+    done = bench(folder, "-m", "launch=slurm", f"hydra.launcher.timeout_min={minutes}", "seed=9")
+    assert done.returncode == 0, done.stderr
+    logs = "".join(path.read_text() for path in folder.rglob("*_log.err"))
+    assert f"this job is {told}" in logs
+    assert "Requeued job" in logs
+    assert "table of kangaroo" in "".join(path.read_text() for path in folder.rglob("*_log.out"))
+
+
+@pytest.mark.slow  # submitit waits a while for the result of a task that the cluster calls failed
+@needs_submitit
+def test_a_task_that_dies_is_told_in_two_lines(folder: Path, slurm: Path) -> None:
+    done = bench(folder, "-m", "launch=slurm", "seed=6")
+    lost, advice = done.stderr.splitlines()[-2:]
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert lost.startswith("a run was lost: Job ")
+    assert advice.endswith("everything measured so far is kept, and the same command resumes")
