@@ -7,6 +7,7 @@ only, so that ``--help`` and ``--cfg`` answer at once.
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -20,7 +21,8 @@ from omegaconf import DictConfig
 
 from bench.config import Settings, register_schema, settings_from
 from bench.errors import UserError
-from bench.mistakes import explain
+from bench.isolate import run_isolated
+from bench.mistakes import explain, is_lost_job
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ class SweepTally(Callback):
 
 def job(composed: DictConfig) -> None:
     """One run. Ends a single run with its exit status; a job of a sweep leaves it in its folder."""
-    status = _attempt(composed)
+    isolated = composed.bench.isolate
+    status = _survive(run_isolated(lambda: _attempt(composed))) if isolated else _attempt(composed)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         folder = Path(HydraConfig.get().runtime.output_dir)
         (folder / STATUS_FILE).write_text(str(status), encoding="utf-8")
@@ -88,9 +91,13 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         sys.exit(INTERRUPTED)
     except Exception as error:
         mistake = explain(error)
-        if mistake is None:
+        if mistake is not None:
+            sys.exit(report_mistake(mistake))
+        if not is_lost_job(error):
             raise
-        sys.exit(report_mistake(mistake))
+        first = str(error).partition("\n")[0]
+        sys.stderr.write(f"a run was lost: {first}\nits logs lie beside that file; {kept}\n")
+        sys.exit(FAILED)
 
 
 def _attempt(composed: DictConfig) -> int:
@@ -103,6 +110,21 @@ def _attempt(composed: DictConfig) -> int:
     except Exception:
         log.exception("the run failed")
         return FAILED
+
+
+def _survive(status: int) -> int:
+    """The exit status of an isolated run; one that was killed is a failed run, and the next one follows.
+
+    Raises:
+        KeyboardInterrupt: If the run was interrupted, as the whole command is then.
+    """
+    if status in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if status >= 0:
+        return status
+    name = signal.Signals(-status).name
+    sys.stderr.write(f"the run was killed by {name}; what it measured is kept, the same command resumes it\n")
+    return FAILED
 
 
 def _settings(composed: DictConfig) -> Settings:

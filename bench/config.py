@@ -141,9 +141,15 @@ class MeasureConfig:
 
 @dataclass
 class BenchConfig:
-    """What the command does. `plan` lists the runs and how far each is, and measures nothing."""
+    """How the command goes about it.
+
+    Args:
+        plan: List the runs and how far each is, and measure nothing.
+        isolate: Give every run a process of its own.
+    """
 
     plan: bool = False
+    isolate: bool = False
 
 
 @dataclass

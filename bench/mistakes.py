@@ -1,6 +1,7 @@
 """What Hydra and OmegaConf complain about, in two lines: which value is wrong, and what to write instead."""
 
 import difflib
+import errno
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -11,6 +12,9 @@ from bench.errors import UserError
 
 NODELESS_GROUPS = ("experiment", "launch")
 """Config groups that set keys elsewhere, so that no key of the composed tree bears their name."""
+
+_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
+"""What an operating system says of a folder that takes no files."""
 
 SEE = "see the options with 'python -m bench --help' and the keys with '--cfg job'"
 
@@ -26,6 +30,11 @@ def explain(error: BaseException) -> UserError | None:
             f"cannot read the argument {error.override!r}",
             "write KEY=VALUE, and quote values with special characters: 'KEY=\"a, b\"'",
         )
+    if isinstance(error, OSError) and error.errno in _DISK:  # Hydra writes its logs before a run begins
+        return UserError(
+            f"{error.filename or 'the results folder'} cannot be written: {error.strerror}",
+            "free space, mend its permissions or set results_dir; what is stored is intact",
+        )
     root = _config_error(error)
     if isinstance(root, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(root)
@@ -40,6 +49,11 @@ def explain(error: BaseException) -> UserError | None:
             line, "add -m to run every value, or quote a value that is one list" if wants_sweep else SEE
         )
     return None
+
+
+def is_lost_job(error: BaseException) -> bool:
+    """Whether submitit says that a job of a sweep left no result: killed, out of memory, cancelled."""
+    return type(error).__module__.startswith("submitit.")
 
 
 def _config_error(error: BaseException) -> OmegaConfBaseException | None:

@@ -32,7 +32,7 @@ from bench.store import RunStore, load_run, load_samples
 from bench.summary import render, summarise
 from bench.tasks.chat import prompt_hash
 from bench.warmup import warm_up
-from bench.workbench import Workbench, build_workbench
+from bench.workbench import Workbench, build_workbench, draw_up
 from methods.base import Budget, Exactness
 
 log = logging.getLogger(__name__)
@@ -82,14 +82,17 @@ def execute(settings: Settings) -> Outcome:
 
 
 def plan(settings: Settings) -> str:
-    """One line on what `execute` would do: the run's id and how much of it is measured."""
-    bench = build_workbench(settings)
-    folder = settings.results_dir / "runs" / bench.run.run_id
-    cells = len(list(_cells(bench.task.prompts, settings.measure.repeats))) * len(bench.arms)
-    stored = load_samples(folder) if folder.is_dir() and load_run(folder) else []
-    done = sum(sample.error is None and sample.repeat < settings.measure.repeats for sample in stored)
-    state = "complete" if done == cells else "not started" if not stored else "incomplete"
-    return f"{bench.run.run_id}  {done} of {cells} samples  {state}"
+    """One line on what `execute` would do: the run's id and how much of it is measured. Loads no model."""
+    drawn = draw_up(settings)
+    folder = settings.results_dir / "runs" / drawn.run.run_id
+    wanted = {
+        _key(cell, arm) for cell in _cells(drawn.task.prompts, settings.measure.repeats) for arm in drawn.arms
+    }
+    has_begun = (folder / "run.json").is_file()  # a start that was killed at once leaves an empty folder
+    stored = load_samples(folder) if has_begun and load_run(folder) else []
+    done = sum(sample.error is None and sample.key in wanted for sample in stored)
+    state = "complete" if done == len(wanted) else "not started" if not stored else "incomplete"
+    return f"{drawn.run.run_id}  {done} of {len(wanted)} samples  {state}"
 
 
 class Session:

@@ -6,22 +6,22 @@ versions, and one process at a time writes to it. Rounds are stored as columns, 
 loads exactly.
 """
 
-import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from bench.codec import decode_sample, encode_sample
 from bench.errors import UserError
 from bench.frames import export_parquet, rounds_frame, to_frame
-from bench.lock import acquire
-from bench.records import SCHEMA_VERSION, Run, Sample
+from bench.identity import check_machine, check_settings, run_id
+from bench.lock import acquire, release, renew
+from bench.records import Run, Sample
+from bench.upgrade import RUN_STEPS, upgrade
 
 __all__ = [
     "Key",
@@ -38,23 +38,6 @@ log = logging.getLogger(__name__)
 
 Key = tuple[str, int, int, str]
 """`Sample.key`: prompt id, turn, repeat, arm."""
-
-
-def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> str:
-    """``<method>-<task>-<model>-<8 hex>``: a prefix for people, a hash of the identity for truth.
-
-    Raises:
-        UserError: If a name cannot be part of a folder name.
-        ValueError: If the identity holds something that is not plain JSON.
-    """
-    for name in (method, task, model):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-            raise UserError(
-                f"name {name!r} cannot be part of a folder name",
-                "use letters, digits, '.', '_' and '-' in names",
-            )
-    digest = hashlib.sha256(_canonical(identity).encode()).hexdigest()
-    return f"{method}-{task}-{model}-{digest[:8]}"
 
 
 class RunStore:
@@ -97,11 +80,10 @@ class RunStore:
             raise _unwritable(folder, error) from error
         try:
             return cls._resume(folder, run, lock)
-        except OSError as error:
-            os.close(lock)
-            raise _unwritable(folder, error) from error
-        except BaseException:
-            os.close(lock)
+        except BaseException as error:
+            release(lock)
+            if isinstance(error, OSError):
+                raise _unwritable(folder, error) from error
             raise
 
     @classmethod
@@ -152,11 +134,12 @@ class RunStore:
             if isinstance(error, OSError):
                 raise _unwritable(self.folder / "samples.jsonl", error) from error
             raise
+        renew(self._lock)
 
     def close(self) -> None:
         """Let another process write to the run."""
         os.close(self._samples)
-        os.close(self._lock)
+        release(self._lock)
 
     def __enter__(self) -> Self:
         return self
@@ -175,22 +158,14 @@ def load_run(folder: Path) -> Run:
     """
     path = folder / "run.json"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        version = stored["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no run: {error!r}", "give the folder of a run, or move this one away"
-        ) from error
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {version}, this code knows {SCHEMA_VERSION}",
-            "use the version of the benchmark that wrote it, or measure again into another folder",
-        )
-    try:
+        stored = upgrade(json.loads(path.read_text(encoding="utf-8")), RUN_STEPS)
         return Run(**{**stored, "attempts": tuple(stored["attempts"])})
-    except (KeyError, TypeError) as error:
+    except UserError as error:
+        raise UserError(f"{path} {error.what}", error.fix) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is no run: {error!r}", "restore the file, or move the folder away"
+            f"{path} is no run: {error!r}",
+            "restore the file, give the folder of a run, or move this one away",
         ) from error
 
 
@@ -226,7 +201,9 @@ def _read_samples(path: Path) -> tuple[dict[Key, Sample], int]:
 def _parse(line: bytes, path: Path, number: int) -> Sample:
     try:
         return decode_sample(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+    except UserError as error:
+        raise UserError(f"{path}, line {number} {error.what}", error.fix) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}, line {number} is no sample: {error!r}",
             "restore the file, or delete that line to measure it again",
@@ -234,31 +211,9 @@ def _parse(line: bytes, path: Path, number: int) -> Sample:
 
 
 def _check_resumable(stored: Run, run: Run, found: Mapping[Key, Sample], folder: Path) -> None:
-    if _canonical(stored.identity) != _canonical(run.identity):
-        raise UserError(
-            f"{folder} belongs to a run with other settings: {_differences(stored.identity, run.identity)}",
-            "choose another results folder, or move this run away",
-        )
-    device = run.attempts[0]["device"]
-    measured_on = {stored.attempts[one.attempt]["device"] for one in found.values() if one.error is None}
-    if other := sorted(measured_on - {device}):
-        raise UserError(
-            f"{folder} holds samples measured on {other[0]!r}, this is {device!r}; timings must not mix",
-            "resume on the same device, or choose another results folder",
-        )
-
-
-def _differences(stored: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    new = json.loads(_canonical(new))  # tuples become lists, as they did in the stored one
-    keys = sorted(key for key in {*stored, *new} if stored.get(key) != new.get(key))
-    return ", ".join(f"{key} is {stored.get(key)!r}, not {new.get(key)!r}" for key in keys)
-
-
-def _canonical(identity: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except TypeError as error:
-        raise ValueError(f"the identity of a run must be plain JSON: {error}") from error
+    check_settings(stored.identity, run.identity, folder)
+    measured = {one.attempt for one in found.values() if one.error is None}  # a failure holds no timing
+    check_machine([stored.attempts[number] for number in sorted(measured)], run.attempts[0], folder)
 
 
 def _write_atomically(path: Path, text: str) -> None:

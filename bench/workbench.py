@@ -56,8 +56,40 @@ class Workbench:
     run: Run
 
 
-def build_workbench(settings: Settings) -> Workbench:
-    """Load and attach everything, cheapest checks first, so that a mistake shows before a model is loaded.
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """All that is known of a run before its model is loaded, its record among it.
+
+    Args:
+        method: The method under test, not attached.
+        task: The prompts and where they came from.
+        folder: The checkpoint.
+        chat: Conversation to prompt ids, and back.
+        eos_ids: Tokens that end an answer.
+        options: Where and how the model will lie in memory.
+        sampling: How tokens are chosen.
+        run: The record of this run, without its environment.
+    """
+
+    method: Method
+    task: LoadedTask
+    folder: Path
+    chat: ChatFormat
+    eos_ids: frozenset[int]
+    options: RuntimeOptions
+    sampling: Sampling
+    run: Run
+
+    @property
+    def arms(self) -> dict[Arm, Method]:
+        """The baseline, and the method where it is another one."""
+        if isinstance(self.method, Autoregressive):
+            return {Arm.BASELINE: self.method}  # against itself: its repeats are the comparison
+        return {Arm.BASELINE: Autoregressive(), Arm.METHOD: self.method}
+
+
+def draw_up(settings: Settings) -> Blueprint:
+    """Everything but the weights, cheapest checks first, so that a mistake shows before a model is loaded.
 
     Raises:
         UserError: If any part of the settings cannot be met.
@@ -65,26 +97,36 @@ def build_workbench(settings: Settings) -> Workbench:
     method: Method = settings.method.build()
     task: LoadedTask = settings.task.build().load()
     folder = resolve(settings.model.path, settings.model.revision)
+    options = options_for(settings.runtime, settings.model.context)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = ChatFormat(tokenizer, settings.model.template)
-    options = options_for(settings.runtime, settings.model.context)
-    decoder = load_decoder(folder, options)
-    settle_threads(decoder, settings.runtime.threads)
-    arms: dict[Arm, Method] = {Arm.BASELINE: Autoregressive(), Arm.METHOD: method}
-    if isinstance(method, Autoregressive):
-        del arms[Arm.METHOD]  # the baseline against itself: its repeats are the comparison
-    for one in arms.values():
-        one.attach(decoder)
     sampling = Sampling(**asdict(settings.sampling))
-    return Workbench(
-        decoder=decoder,
+    sampler = Sampler(sampling, torch.device("cpu"), 0)  # a promise about output depends on no device
+    return Blueprint(
+        method=method,
+        task=task,
+        folder=folder,
         chat=chat,
         eos_ids=eos_ids(folder, tokenizer.eos_token_id),
-        arms=arms,
-        task=task,
+        options=options,
         sampling=sampling,
-        run=describe_run(settings, task, folder, chat, method, Sampler(sampling, options.device, 0)),
+        run=describe_run(settings, task, folder, chat, method, sampler),
     )
+
+
+def build_workbench(settings: Settings) -> Workbench:
+    """Load the model and attach both arms to it.
+
+    Raises:
+        UserError: If any part of the settings cannot be met.
+    """
+    drawn = draw_up(settings)
+    decoder = load_decoder(drawn.folder, drawn.options)
+    settle_threads(decoder, settings.runtime.threads)
+    arms = drawn.arms
+    for one in arms.values():
+        one.attach(decoder)
+    return Workbench(decoder, drawn.chat, drawn.eos_ids, arms, drawn.task, drawn.sampling, drawn.run)
 
 
 def settle_threads(decoder: Decoder, wanted: int | None) -> None:
@@ -181,5 +223,5 @@ def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as t
     if not isinstance(weights, str):
         return None
     files = [Path(resolve_path(weights)) / name for name in (WEIGHTS_FILE, PROVENANCE_FILE)]
-    found = [file.read_bytes() for file in files if file.is_file()]  # attaching has refused what is missing
+    found = [file.read_bytes() for file in files if file.is_file()]  # attaching refuses what is missing
     return hashlib.sha256(b"".join(found)).hexdigest()[:16] if found else None

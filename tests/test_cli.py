@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RUNNER = '''
 """Stand-in for bench.runner: what it does is spelt in the seed."""
-import sys, time, types
+import os, signal, sys, time, types
 from pathlib import Path
 from types import SimpleNamespace
 from bench.errors import UserError
 
-DONE, PARTLY, BROKEN, REFUSED, UNKNOWN_KEY, FOREVER = range(6)
+DONE, PARTLY, BROKEN, REFUSED, UNKNOWN_KEY, FOREVER, KILLED, PROCESS, CRASHED, PREEMPTED = range(10)
 
 def execute(settings):
     if settings.seed == BROKEN:
@@ -34,6 +34,16 @@ def execute(settings):
         settings.method.build()
     if settings.seed == FOREVER:
         print("started", flush=True)
+        time.sleep(60)
+    if settings.seed == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if settings.seed == CRASHED:
+        os.abort()
+    if settings.seed == PROCESS:
+        print("process", os.getpid(), "sees", os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if settings.seed == PREEMPTED and not Path("preempted").exists():
+        Path("preempted").write_text("")
+        os.kill(os.getpid(), signal.SIGUSR2)
         time.sleep(60)
     return SimpleNamespace(table=f"table of {settings.method.name}", run_dir=Path("results/runs/x"),
                            failures=int(settings.seed == PARTLY))
@@ -243,25 +253,100 @@ def test_the_entry_point_keeps_idle_threads_from_spinning(folder: Path) -> None:
     assert done.stdout == "PASSIVE\n"
 
 
+def test_isolated_runs_fail_one_by_one_each_in_its_own_process(folder: Path) -> None:
+    done = bench(folder, "-m", "launch=isolated", "seed=2,6,8,0")
+    assert done.returncode == 1
+    assert "3 of 4 runs failed" in done.stderr
+    assert "the run was killed by SIGKILL; what it measured is kept" in done.stderr
+    assert done.stdout == "table of kangaroo\nresults/runs/x\n"  # the last one, after a crash
+
+
+def test_isolated_runs_share_no_process_and_see_the_gpus_of_their_parent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    seen = [
+        bench(folder, "-m", f"launch={name}", "seed=7,7").stdout.splitlines()
+        for name in ("isolated", "local")
+    ]
+    isolated, shared = ([line.split() for line in lines if line.startswith("process")] for lines in seen)
+    assert len({one[1] for one in isolated}) == 2
+    assert len({one[1] for one in shared}) == 1
+    assert [one[3] for one in isolated] == ["3", "3"]
+
+
+def test_a_single_run_may_be_isolated_and_ends_with_its_status(folder: Path) -> None:
+    done = bench(folder, "launch=isolated", "seed=3")
+    assert_mistake(done, "the adapter is for another model", "train one for this model")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ending_an_isolated_sweep_ends_its_run(folder: Path, number: signal.Signals, status: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench", "-m", "launch=isolated", "seed=5,0"],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(number)  # to the parent alone
+        stdout, stderr = process.communicate(timeout=30)  # the child holds the pipe until it ends
+    assert (process.returncode, stdout) == (status, "")
+    assert ("interrupted: everything measured so far is kept" in stderr) == (status == 130)
+
+
+def test_a_results_folder_that_takes_no_files_is_a_mistake(folder: Path) -> None:
+    (folder / "file").write_text("")
+    done = bench(folder, "results_dir=file/results")
+    assert_mistake(done, "cannot be written: Not a directory", "set results_dir")
+
+
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="extra 'launch' is not installed"
 )
 
 
-@needs_submitit
-def test_isolated_runs_fail_one_by_one(folder: Path) -> None:
-    done = bench(folder, "-m", "launch=isolated", "seed=2,0")
-    assert done.returncode == 1
-    assert "1 of 2 runs failed" in done.stderr
-    assert "table of kangaroo" in "".join(path.read_text() for path in folder.rglob("*_log.out"))
-
-
-@needs_submitit
-def test_a_sweep_on_slurm_is_one_array_task_per_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts the stub cluster on PATH; the file that it notes the state of its tasks in."""
     state = folder / "slurm_state"
     monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'slurm_stub'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM_STATE", str(state))
+    return state
+
+
+@needs_submitit
+def test_a_sweep_on_slurm_is_one_array_task_per_run(folder: Path, slurm: Path) -> None:
     done = bench(folder, "-m", "launch=slurm", "seed=0,3")
     assert done.returncode == 2
-    assert "_0|COMPLETED" in state.read_text()  # the stub notes a task once it is over, before the next
+    assert "_0|COMPLETED" in slurm.read_text()  # the stub notes a task once it is over, before the next
     assert "1 of 2 runs failed" in done.stderr
+
+
+@needs_submitit
+@pytest.mark.parametrize(
+    ("minutes", "told"), [(600, "preempted"), (1, "timed-out")], ids=["preempted", "out of time"]
+)
+def test_a_task_that_slurm_ends_early_is_requeued_and_runs_again(
+    folder: Path, slurm: Path, minutes: int, told: str
+) -> None:
+    done = bench(folder, "-m", "launch=slurm", f"hydra.launcher.timeout_min={minutes}", "seed=9")
+    assert done.returncode == 0, done.stderr
+    logs = "".join(path.read_text() for path in folder.rglob("*_log.err"))
+    assert f"this job is {told}" in logs
+    assert "Requeued job" in logs
+    assert "table of kangaroo" in "".join(path.read_text() for path in folder.rglob("*_log.out"))
+
+
+@pytest.mark.slow  # submitit waits a while for the result of a task that the cluster calls failed
+@needs_submitit
+def test_a_task_that_dies_is_told_in_two_lines(folder: Path, slurm: Path) -> None:
+    done = bench(folder, "-m", "launch=slurm", "seed=6")
+    lost, advice = done.stderr.splitlines()[-2:]
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert lost.startswith("a run was lost: Job ")
+    assert advice.endswith("everything measured so far is kept, and the same command resumes")

@@ -161,6 +161,29 @@ def test_plan_says_how_far_a_run_is(model: Path, prompts: Path, results_dir: Pat
     assert plan(settings).endswith("0 of 12 samples  not started")
     execute(settings)
     assert plan(settings).endswith("12 of 12 samples  complete")
+    more = settings_for(model, prompts, results_dir, "measure.repeats=3")
+    assert plan(more).endswith("12 of 18 samples  incomplete")
+
+
+def test_plan_loads_no_weights_and_names_the_same_run(
+    model: Path, prompts: Path, results_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(model, prompts, results_dir)
+    name = execute(settings).run_dir.name
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("the plan loads a model")
+
+    monkeypatch.setattr("bench.workbench.load_decoder", refused)
+    assert plan(settings).startswith(f"{name}  12 of 12")
+
+
+def test_plan_looks_at_a_folder_of_a_run_that_never_began(
+    model: Path, prompts: Path, results_dir: Path
+) -> None:
+    settings = settings_for(model, prompts, results_dir)
+    (results_dir / "runs" / plan(settings).split()[0]).mkdir(parents=True)
+    assert plan(settings).endswith("not started")
 
 
 def test_frozen_history_builds_on_the_baselines_answers(

@@ -10,7 +10,7 @@ import pytest
 
 from bench.codec import decode_sample, encode_sample
 from bench.errors import UserError
-from bench.records import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.records import SCHEMA_VERSION, Arm, Equivalence, Round, Run, Sample, Timing, Verdict
 from bench.store import RunStore, export_parquet, load_run, load_samples, rounds_frame, run_id, to_frame
 
 IDENTITY = {"method": {"exit_layer": 2}, "seed": 0}
@@ -56,6 +56,22 @@ def lines(folder: Path) -> list[bytes]:
 @pytest.mark.parametrize("sample", [good(), failed(), replace(good(), equivalence=None, rounds=(), ids=(1,))])
 def test_a_sample_survives_json_exactly(sample: Sample) -> None:
     assert decode_sample(json.loads(json.dumps(encode_sample(sample)))) == sample
+
+
+def test_every_record_names_its_schema_version(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, RUN) as store:
+        store.append(good())
+    assert json.loads(lines(store.folder)[0])["schema_version"] == SCHEMA_VERSION
+    assert json.loads((store.folder / "run.json").read_text())["schema_version"] == SCHEMA_VERSION
+
+
+def test_a_sample_of_a_later_schema_is_refused_by_file_and_line(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, RUN) as store:
+        store.append(good())
+    path = store.folder / "samples.jsonl"
+    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":99'))
+    with pytest.raises(UserError, match=r"samples\.jsonl, line 1 has schema version 99, this code knows 1"):
+        load_samples(store.folder)
 
 
 def test_rounds_are_stored_as_columns() -> None:
@@ -150,8 +166,8 @@ def test_a_torn_last_line_is_dropped_and_cut_off_on_resume(tmp_path: Path, keep:
 
 @pytest.mark.parametrize(
     "line",
-    [b"{]\n", b"\n", b"[]\n", b'{"prompt_id": "q9"}\n', b"\xff\n"],
-    ids=["no json", "blank", "a list", "fields missing", "no text"],
+    [b"{]\n", b"\n", b"[]\n", b'{"prompt_id": "q9"}\n', b"\xff\n", b"\0" * 64 + b"\n"],
+    ids=["no json", "blank", "a list", "fields missing", "no text", "zeros, as a power cut leaves them"],
 )
 def test_a_corrupt_line_is_named_and_nothing_is_touched(tmp_path: Path, line: bytes) -> None:
     with RunStore.open(tmp_path, RUN) as store:
@@ -187,7 +203,7 @@ def test_another_device_is_refused_once_there_are_samples(tmp_path: Path) -> Non
         store.append(failed())
     with RunStore.open(tmp_path, other) as store:  # a failure holds no timing
         store.append(good())
-    with pytest.raises(UserError, match="measured on 'gpu B', this is 'cpu A'; timings must not mix"):
+    with pytest.raises(UserError, match=r"device 'gpu B', not 'cpu A'.*timings must not mix"):
         RunStore.open(tmp_path, RUN)
     assert len(load_run(store.folder).attempts) == 2  # the refused start left no trace
 

@@ -1,0 +1,72 @@
+"""A run in a process of its own, so that nothing of one method's run reaches the next.
+
+The process is forked before torch is imported: it brings up its own torch, CUDA context, memory pools and
+compiled kernels, and takes them with it when it ends. Unlike a job of submitit's local launcher it sees the
+GPUs that its parent sees, writes to the same terminal, and may die without ending the sweep.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+_POLLS, _POLL_S = 10, 0.1
+
+
+def run_isolated(job: Callable[[], int]) -> int:
+    """Run `job` in a child process and wait for it.
+
+    Whatever ends the wait, Ctrl-C and SIGTERM among it, ends the child as well; its samples are on disk.
+
+    Returns:
+        The job's exit status; minus the signal's number where the child was killed by one.
+
+    Raises:
+        RuntimeError: If torch is loaded already: the child would share what it should have for itself.
+    """
+    if "torch" in sys.modules:
+        raise RuntimeError("an isolated run must be started by a process that has not imported torch")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _run_and_exit(job)
+    handler = signal.signal(signal.SIGTERM, _stop)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:
+        _end(child)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _end(child: int) -> None:
+    """A terminal's Ctrl-C reaches the child as well, so only one that goes on is told to stop."""
+    for _ in range(_POLLS):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return
+        time.sleep(_POLL_S)
+    os.kill(child, signal.SIGINT)
+    os.waitpid(child, 0)
+
+
+def _run_and_exit(job: Callable[[], int]) -> NoReturn:
+    """Never returns: the parent's clean-up is the parent's."""
+    status = 1
+    try:
+        status = job()
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    finally:
+        with suppress(OSError, ValueError):  # a closed terminal
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
