@@ -21,6 +21,7 @@ from bench.errors import UserError
 SCHEMA_NAME = "bench_schema"
 PROMPT_SOURCES = ("auto", "builtin", "official")
 TEMPLATES = ("auto", "vicuna", "raw")
+WEIGHTS = ("stored", "random")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 HISTORIES = ("free", "frozen")
@@ -40,6 +41,8 @@ class ModelConfig:
         modules: Folder with one subfolder of trained modules per method; None when there is none.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
         questions: Most built-in questions asked of a subtask if ``task.limit`` is not given; None is all.
+        weights: ``stored``, or ``random`` ones of ``config.json``'s shape; then only times mean anything.
+        tokenizer: Folder or Hugging Face id of the tokenizer; None is that of `path`.
     """
 
     path: str = MISSING
@@ -50,8 +53,11 @@ class ModelConfig:
     modules: str | None = None
     context: int | None = None
     questions: int | None = None
+    weights: str = "stored"
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
+        _require_choice("model.weights", self.weights, WEIGHTS)
         _require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
         _require_choice("model.template", self.template, TEMPLATES)
         _require_least("model.context", self.context, 1)

@@ -114,7 +114,7 @@ class RunStore:
             run = replace(run, attempts=(*stored.attempts, *run.attempts))
         elif found:
             raise UserError(f"{folder} holds samples but no run.json", "move the folder away and start again")
-        _write_atomically(folder / "run.json", json.dumps(asdict(run), indent=1, allow_nan=False))
+        write_atomically(folder / "run.json", json.dumps(asdict(run), indent=1, allow_nan=False))
         samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(samples, intact_bytes)
         return cls(run, folder, {key for key, one in found.items() if one.error is None}, lock, samples)
@@ -261,7 +261,8 @@ def _canonical(identity: Mapping[str, Any]) -> str:
         raise ValueError(f"the identity of a run must be plain JSON: {error}") from error
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a ``.json`` file, whole or not at all, and force it to disk."""
     draft = path.with_suffix(".json.tmp")
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 
 from bench.components import resolve_path
-from bench.config import RuntimeConfig, Settings
+from bench.config import ModelConfig, RuntimeConfig, Settings
 from bench.errors import UserError
 from bench.records import Arm, Run
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, load_decoder, weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE
+from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.store import run_id
+from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
 from bench.tasks.task import LoadedTask
 from methods.autoregressive import Autoregressive
@@ -64,12 +67,8 @@ def build_workbench(settings: Settings) -> Workbench:
     """
     method: Method = settings.method.build()
     task: LoadedTask = settings.task.build().load()
-    folder = resolve(settings.model.path, settings.model.revision)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    chat = ChatFormat(tokenizer, settings.model.template)
-    options = options_for(settings.runtime, settings.model.context)
-    decoder = load_decoder(folder, options)
-    settle_threads(decoder, settings.runtime.threads)
+    target = load_target(settings.model, settings.runtime)
+    decoder = target.decoder
     arms: dict[Arm, Method] = {Arm.BASELINE: Autoregressive(), Arm.METHOD: method}
     if isinstance(method, Autoregressive):
         del arms[Arm.METHOD]  # the baseline against itself: its repeats are the comparison
@@ -78,13 +77,55 @@ def build_workbench(settings: Settings) -> Workbench:
     sampling = Sampling(**asdict(settings.sampling))
     return Workbench(
         decoder=decoder,
-        chat=chat,
-        eos_ids=eos_ids(folder, tokenizer.eos_token_id),
+        chat=target.chat,
+        eos_ids=target.eos_ids,
         arms=arms,
         task=task,
         sampling=sampling,
-        run=describe_run(settings, task, folder, chat, method, Sampler(sampling, options.device, 0)),
+        run=describe_run(settings, task, target, method, Sampler(sampling, decoder.device, 0)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model, ready to decode.
+
+    Args:
+        decoder: Its weights, or random ones of its shape.
+        chat: Conversation to prompt ids, and back.
+        eos_ids: Tokens that end an answer.
+        weights_hash: What tells its weights from others.
+    """
+
+    decoder: Decoder
+    chat: ChatFormat
+    eos_ids: frozenset[int]
+    weights_hash: str
+
+    def prompts(self, count: int) -> list[Tensor]:
+        """First turns of built-in prompts, spread over the subtasks; ids, each shape [P]."""
+        questions = read_builtin().prompts
+        chosen = questions[:: max(1, len(questions) // count)][:count]
+        ids = [self.chat.prompt_ids(one.turns[:1], ()) for one in chosen]
+        return [torch.tensor(one, device=self.decoder.device) for one in ids]
+
+
+def load_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
+    """Load a model and its tokenizer.
+
+    Raises:
+        UserError: If one of them is missing or not supported.
+    """
+    folder = resolve(model.path, model.revision)
+    spoken = folder if model.tokenizer is None else resolve(model.tokenizer, None)
+    tokenizer = AutoTokenizer.from_pretrained(spoken)
+    chat = ChatFormat(tokenizer, model.template)
+    options = options_for(runtime, model.context)
+    is_random = model.weights == "random"
+    decoder = random_decoder(folder, options) if is_random else load_decoder(folder, options)
+    settle_threads(decoder, runtime.threads)
+    weights = shape_hash(folder) if is_random else checkpoint_hash(folder)
+    return Target(decoder, chat, eos_ids(folder, tokenizer.eos_token_id), weights)
 
 
 def settle_threads(decoder: Decoder, wanted: int | None) -> None:
@@ -125,7 +166,7 @@ def eos_ids(folder: Path, tokenizer_eos: int | None) -> frozenset[int]:
 
 
 def describe_run(
-    settings: Settings, task: LoadedTask, folder: Path, chat: ChatFormat, method: Method, sampler: Sampler
+    settings: Settings, task: LoadedTask, target: Target, method: Method, sampler: Sampler
 ) -> Run:
     """The run's identity and labels; `measure` and paths of results do not enter the identity."""
     plain = settings.config
@@ -137,8 +178,8 @@ def describe_run(
         "model": {
             key: value for key, value in plain["model"].items() if key not in ("path", "modules", "questions")
         },
-        "model_weights": checkpoint_hash(folder),
-        "template": chat.template_hash,
+        "model_weights": target.weights_hash,
+        "template": target.chat.template_hash,
         "sampling": plain["sampling"],
         "runtime": plain["runtime"],
         "history": settings.measure.history,
@@ -158,8 +199,19 @@ def describe_run(
             "prompts": task.source.name.value,
             "partial": task.source.partial,
             "independent re-implementation": bool(getattr(method, "is_reimplementation", False)),
+            "cost only": is_cost_only(settings.model, method),
         },
     )
+
+
+def is_cost_only(model: ModelConfig, method: Method) -> bool:
+    """Whether only times mean anything: the method is given its acceptance, or the weights are random."""
+    return model.weights == "random" or bool(getattr(method, "is_cost_only", False))
+
+
+def shape_hash(folder: Path) -> str:
+    """Stands for random weights: they follow from the shape."""
+    return "random-" + hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:9]
 
 
 def checkpoint_hash(folder: Path) -> str:

@@ -123,11 +123,16 @@ class Decoder:
     @property
     def parameters(self) -> int:
         """Weights of the model, norms left out; a tied head counts once."""
-        linears = [self.lm_head] if not self.config.tied_head else []
+        return self.pass_parameters + (0 if self.config.tied_head else self.embedding.numel())
+
+    @property
+    def pass_parameters(self) -> int:
+        """Weights that a pass reads: all but the embedding, of which it takes a row per token."""
+        linears = [self.lm_head]
         for layer in self.layers:
             linears += [layer.attention.qkv, layer.attention.o]
             linears += [layer.mlp.gate_up, layer.mlp.down] if layer.mlp is not None else []
-        return self.embedding.numel() + sum(one.parameters for one in linears)
+        return sum(one.parameters for one in linears)
 
     @property
     def capacity(self) -> int:
