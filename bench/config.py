@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from bench.bounds import require_choice, require_least
 from bench.components import PACKAGE_PREFIX, Component, unknown_key
 from bench.errors import UserError
 
@@ -57,11 +58,11 @@ class ModelConfig:
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
-        _require_choice("model.weights", self.weights, WEIGHTS)
-        _require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
-        _require_choice("model.template", self.template, TEMPLATES)
-        _require_least("model.context", self.context, 1)
-        _require_least("model.questions", self.questions, 1)
+        require_choice("model.weights", self.weights, WEIGHTS)
+        require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
+        require_choice("model.template", self.template, TEMPLATES)
+        require_least("model.context", self.context, 1)
+        require_least("model.questions", self.questions, 1)
 
 
 @dataclass
@@ -73,8 +74,8 @@ class SamplingConfig:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_least("sampling.temperature", self.temperature, 0)
-        _require_least("sampling.top_k", self.top_k, 0)
+        require_least("sampling.temperature", self.temperature, 0)
+        require_least("sampling.top_k", self.top_k, 0)
         if not 0 < self.top_p <= 1:
             raise UserError(
                 f"sampling.top_p must lie in (0, 1], got {self.top_p}", "use 1.0 to keep every token"
@@ -98,11 +99,11 @@ class RuntimeConfig:
     max_length: int = 8192
 
     def __post_init__(self) -> None:
-        _require_choice("runtime.device", self.device, DEVICES)
+        require_choice("runtime.device", self.device, DEVICES)
         if self.dtype is not None:
-            _require_choice("runtime.dtype", self.dtype, DTYPES)
-        _require_least("runtime.threads", self.threads, 1)
-        _require_least("runtime.max_length", self.max_length, 2)
+            require_choice("runtime.dtype", self.dtype, DTYPES)
+        require_least("runtime.threads", self.threads, 1)
+        require_least("runtime.max_length", self.max_length, 2)
 
 
 @dataclass
@@ -113,8 +114,8 @@ class WarmupConfig:
     tolerance: float = 0.02
 
     def __post_init__(self) -> None:
-        _require_least("measure.warmup.max_rounds", self.max_rounds, 1)
-        _require_least("measure.warmup.tolerance", self.tolerance, 0)
+        require_least("measure.warmup.max_rounds", self.max_rounds, 1)
+        require_least("measure.warmup.tolerance", self.tolerance, 0)
 
 
 @dataclass
@@ -136,9 +137,9 @@ class MeasureConfig:
     history: str = "free"
 
     def __post_init__(self) -> None:
-        _require_least("measure.repeats", self.repeats, 1)
-        _require_least("measure.resamples", self.resamples, 1)
-        _require_choice("measure.history", self.history, HISTORIES)
+        require_least("measure.repeats", self.repeats, 1)
+        require_least("measure.resamples", self.resamples, 1)
+        require_choice("measure.history", self.history, HISTORIES)
         if not 0 < self.level < 1:
             raise UserError(
                 f"measure.level must lie in (0, 1), got {self.level}", "use 0.95 for a 95 % interval"
@@ -168,8 +169,8 @@ class Config:
     results_dir: str = "results"
 
     def __post_init__(self) -> None:
-        _require_least("seed", self.seed, 0)
-        _require_least("max_new_tokens", self.max_new_tokens, 1)
+        require_least("seed", self.seed, 0)
+        require_least("max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +293,3 @@ def _require_modules(composed: DictConfig, choices: Mapping[str, str | None]) ->
                 f"method={method} needs modules trained for model={model}, and none are shipped",
                 f"add method.{key}=FOLDER; 'python -m bench.train method={method} model={model}' trains them",
             )
-
-
-def _require_choice(key: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise UserError(
-            f"{key} must be one of {', '.join(options)}, got {value!r}", f"use {key}={options[0]}"
-        )
-
-
-def _require_least(key: str, value: float | None, least: int) -> None:
-    if value is not None and not value >= least:  # also refuses nan
-        raise UserError(f"{key} must be at least {least}, got {value}", f"use {key}={least} or more")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.meters import synchronizer
-from bench.roofline import Costs, Curve
+from bench.roofline import Costs, Curve, Probe
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions
 from bench.runtime.random_weights import thin_decoder
@@ -28,6 +28,7 @@ Key = TypeVar("Key", bound=Hashable)
 LEAST_TURNS = 3
 ROW_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 _COLUMNS = 4096
+_BUFFER_BYTES = 1 << 28  # beyond the last cache of a CPU; a run should not set aside a second model on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,20 @@ def read_bandwidth(size_bytes: int, dtype: torch.dtype, device: torch.device, tu
     matrix = torch.ones(lines, _COLUMNS, dtype=dtype, device=device)
     vector = torch.ones(_COLUMNS, dtype=dtype, device=device)
     out = torch.empty(lines, dtype=dtype, device=device)
-    calls = {"product": partial(torch.mv, matrix, vector, out=out), "sum": matrix.sum}
+    calls: dict[str, Callable[[], object]] = {
+        "product": partial(torch.mv, matrix, vector, out=out),
+        "sum": matrix.sum,
+    }
     seconds = min(fastest(calls, turns, synchronizer(device)).values())
     return matrix.numel() * dtype.itemsize / seconds
+
+
+def probe(decoder: Decoder, context: int, rows: Iterable[int]) -> Probe:
+    """What a run needs to know of its machine, in a few seconds: see `bench.roofline.Probe`."""
+    turns, weights = Turns(), weight_bytes(decoder)
+    bandwidth = read_bandwidth(min(weights, _BUFFER_BYTES), decoder.dtype, decoder.device, turns)
+    costs = measure_costs(decoder, context, rows, turns)
+    return Probe(costs, weights, decoder.cache.token_bytes, bandwidth)
 
 
 def weight_bytes(decoder: Decoder) -> int:

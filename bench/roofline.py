@@ -103,6 +103,32 @@ class Costs:
         return head + (whole - head) * (self.depth - resumed_at) / self.depth
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a run found out about its model and machine before it measured.
+
+    Args:
+        costs: Of passes with as many rows as the rounds of the warm-up had.
+        weight_bytes: Bytes of weights that a pass reads.
+        token_bytes: Bytes of keys and values of one token.
+        read_bytes_per_s: Bandwidth of reading as many bytes as the weights have, over and over.
+    """
+
+    costs: Costs
+    weight_bytes: int
+    token_bytes: int
+    read_bytes_per_s: float
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Probe:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        return cls(**{**record, "costs": Costs.of_record(record["costs"])})
+
+    def bytes_per_s(self, tokens_per_s: float) -> float:
+        """Bytes that plain decoding reads per second at this speed, behind the probe's context."""
+        return tokens_per_s * step_bytes(self.weight_bytes, self.token_bytes, self.costs.context)
+
+
 def step_bytes(weight_bytes: int, token_bytes: int, context: int) -> int:
     """Bytes that one decode step reads: the weights, and keys and values of every token so far."""
     return weight_bytes + token_bytes * context
@@ -142,9 +168,10 @@ def predicted_speedup(
 def predict(costs: Costs, samples: Sequence[Sample]) -> float:
     """Decode speedup that `costs` promise for the rounds of these samples, pooled over all rounds.
 
-    Passes of the target cost what they cost alone; draft, commit and host time are the samples' own. What the
-    measured speedup lacks is therefore lost inside verification (rows beside the drafted ones, masks, the
-    acceptance rule), or won by a baseline loop that is slower than its passes.
+    Passes of the target cost what they cost alone; draft, commit and host time are the samples' own, less the
+    share that other work kept the thread from its core (wall over CPU time). What the measured speedup lacks
+    is lost inside verification (rows beside the drafted ones, masks, the acceptance rule); what it has beyond
+    is a baseline loop slower than its passes.
 
     Raises:
         UndefinedError: If there is no round, or the samples were timed without phases.
@@ -155,7 +182,9 @@ def predict(costs: Costs, samples: Sequence[Sample]) -> float:
         raise UndefinedError("a prediction needs rounds, and times by phase")
     count = len(rounds)
     verify_s = sum(costs.verify_s(one.drafted + 1, one.exit_layer) for one in rounds)
-    draft_s = sum(timing.phases_s.get("draft", 0.0) for timing in timings)
-    other_s = sum(timing.phases_s.get("commit", 0.0) + timing.host_s for timing in timings)
+    wall_s = sum(timing.prefill_s + timing.decode_s for timing in timings)
+    own = min(1.0, sum(timing.cpu_s for timing in timings) / wall_s)
+    draft_s = own * sum(timing.phases_s.get("draft", 0.0) for timing in timings)
+    other_s = own * sum(timing.phases_s.get("commit", 0.0) + timing.host_s for timing in timings)
     tokens = sum(one.emitted for one in rounds)
     return predicted_speedup(tokens / count, costs.step_s, verify_s / count, draft_s / count, other_s / count)

@@ -114,7 +114,7 @@ class RunStore:
             run = replace(run, attempts=(*stored.attempts, *run.attempts))
         elif found:
             raise UserError(f"{folder} holds samples but no run.json", "move the folder away and start again")
-        write_atomically(folder / "run.json", json.dumps(asdict(run), indent=1, allow_nan=False))
+        _write_run(folder, run)
         samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(samples, intact_bytes)
         return cls(run, folder, {key for key, one in found.items() if one.error is None}, lock, samples)
@@ -139,6 +139,15 @@ class RunStore:
         if sample.error is None:
             self.done.add(sample.key)
         return sample
+
+    def note(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Add facts to this start's environment, such as what was probed; UserError if they cannot be."""
+        *earlier, last = self.run.attempts
+        self.run = replace(self.run, attempts=(*earlier, {**last, name: facts}))
+        try:
+            _write_run(self.folder, self.run)
+        except OSError as error:
+            raise _unwritable(self.folder / "run.json", error) from error
 
     def _write(self, line: bytes) -> None:
         intact_bytes = os.fstat(self._samples).st_size
@@ -259,6 +268,10 @@ def _canonical(identity: Mapping[str, Any]) -> str:
         return json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except TypeError as error:
         raise ValueError(f"the identity of a run must be plain JSON: {error}") from error
+
+
+def _write_run(folder: Path, run: Run) -> None:
+    write_atomically(folder / "run.json", json.dumps(asdict(run), indent=1, allow_nan=False))
 
 
 def write_atomically(path: Path, text: str) -> None:

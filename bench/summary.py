@@ -9,12 +9,15 @@ and prints it.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from bench import metrics, stats
+from bench import metrics, roofline, stats
 from bench.records import Arm, Run, Sample, Verdict
+from bench.resources import resources
+from bench.roofline import Probe
 from bench.stats import AaCheck, Interval, Totals
 from bench.table import Acceptance, ArmFigures, Speedup, Subtask, Summary, render
 
@@ -36,6 +39,7 @@ def summarise(run: Run, samples: Sequence[Sample], *, resamples: int = 10_000, s
     all_method = _arm(good, Arm.METHOD)
     draws = _Draws(resamples, seed)
     speedup = draws.speedup(baseline, method)
+    probe = _probe(run)
     return Summary(
         run=run,
         repeats=len({one.repeat for one in samples}),
@@ -52,6 +56,8 @@ def summarise(run: Run, samples: Sequence[Sample], *, resamples: int = 10_000, s
         failures=_failures(samples),
         excluded=excluded,
         notes=_notes(run, len({one.prompt_id for one in compared})),
+        probe=probe,
+        predicted=_defined(partial(roofline.predict, probe.costs), method) if probe else None,
     )
 
 
@@ -145,12 +151,19 @@ def _subtasks(compared: Sequence[Sample], draws: _Draws) -> tuple[Subtask, ...]:
     return tuple(rows)
 
 
+def _probe(run: Run) -> Probe | None:
+    """What the last start that measured anything probed."""
+    found = [one["probe"] for one in run.attempts if "probe" in one]
+    return Probe.of_record(found[-1]) if found else None
+
+
 def _figures(arm: Sequence[Sample]) -> ArmFigures:
     return ArmFigures(
         _defined(metrics.decode_speed, arm),
         _defined(metrics.end_to_end_speed, arm),
         _defined(metrics.contention, arm),
         _defined(_unsteady, arm),
+        resources(arm),
     )
 
 

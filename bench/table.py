@@ -8,8 +8,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.machine_table import machine_rows, prediction_rows
 from bench.metrics import Position
 from bench.records import Run, Verdict
+from bench.resources import UNMEASURED, Resources
+from bench.roofline import Probe
 from bench.stats import AaCheck, Interval
 
 COLUMNS = 100
@@ -26,6 +29,7 @@ class ArmFigures:
     contention: float | None
     unsteady_prompts: int | None
     """Prompts whose decode time per token varies by more than 5 % over repeats; None with a single repeat."""
+    resources: Resources = UNMEASURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,10 @@ class Summary:
     excluded: tuple[str, ...]
     """Prompts that are not complete in every arm."""
     notes: tuple[str, ...]
+    probe: Probe | None = None
+    """What passes cost on this machine; None for runs that did not probe."""
+    predicted: float | None = None
+    """Decode speedup that those costs promise for the method's rounds."""
 
     @property
     def is_valid(self) -> bool | None:
@@ -98,12 +106,15 @@ class Summary:
 
 def render(summary: Summary) -> str:
     """The table as text, at most 100 columns wide and about 25 lines long."""
+    baseline = summary.baseline
+    resources = [arm.resources for arm in (baseline, summary.method)]
     lines = [
         *_heading(summary),
         *_speed_lines(summary),
         *_subtask_lines(summary.subtasks),
         *_acceptance_lines(summary.acceptance),
         _row("decode time", _split(summary.time_split)),
+        *(_row(*cells) for cells in machine_rows(summary.probe, baseline.decode_tokens_per_s, resources)),
         _row("output", _output(summary)),
         _control(summary),
         _row("steadiness", _steadiness(summary)),
@@ -141,6 +152,7 @@ def _speed_lines(summary: Summary) -> list[str]:
             "  per-question geomean", _times(speedup.decode_geometric), _times(speedup.end_to_end_geometric)
         ),
         _row("  Spec-Bench's formula", "-", _number(speedup.spec_bench, ".3f", "x")),
+        *(_row(*cells) for cells in prediction_rows(summary.probe, summary.predicted)),
         _row("baseline tokens/s", *_speeds(baseline)),
         _row("method tokens/s", *_speeds(method)),
     ]

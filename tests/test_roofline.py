@@ -78,10 +78,11 @@ def test_a_free_draft_and_verification_of_all_tokens_gains_their_number() -> Non
         predicted_speedup(1.0, 1.0, 0.0, 0.0, 0.0)
 
 
-def sample(*rounds: Round, draft_s: float = 1.0, host_s: float = 0.0) -> Sample:
+def sample(*rounds: Round, draft_s: float = 1.0, host_s: float = 0.0, contention: float = 1.0) -> Sample:
     tokens = 1 + sum(one.emitted for one in rounds)
     phases = {"draft": draft_s, "verify": 99.0, "commit": 0.0}
-    timing = Timing(1.0, 99.0 + draft_s + host_s, phases, 1.0)
+    decode_s = 99.0 + draft_s + host_s
+    timing = Timing(1.0, decode_s, phases, (1.0 + decode_s) / contention)
     return Sample("q", "qa", 0, 0, Arm.METHOD, 0, ids=(0,) * tokens, rounds=rounds, timing=timing)
 
 
@@ -89,6 +90,11 @@ def test_a_prediction_replaces_verification_by_what_its_passes_cost() -> None:
     drafted_three = Round(3, 2, 3, 3, "length")
     assert predict(COSTS, [sample(drafted_three)]) == pytest.approx(3 * 1.0 / (2.0 + 1.0))
     assert predict(COSTS, [sample(drafted_three, host_s=1.0)]) == pytest.approx(3 * 1.0 / (2.0 + 1.0 + 1.0))
+
+
+def test_a_prediction_leaves_out_what_others_kept_of_the_core() -> None:
+    busy = sample(Round(3, 2, 3, 3, "length"), draft_s=2.0, contention=2.0)
+    assert predict(COSTS, [busy]) == pytest.approx(3 * 1.0 / (2.0 + 1.0))
 
 
 def test_a_prediction_pools_rounds_of_every_size_and_exit() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.records import Arm, Generation, Verdict
+from bench.roofline import Probe
 from bench.runner import Session, execute, plan
 from bench.store import load_run, load_samples
 from methods.layerskip import LayerSkip
@@ -208,3 +209,16 @@ def test_cuda_without_a_gpu_is_a_users_mistake(model: Path, prompts: Path, resul
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="finds no GPU"):
         execute(settings_for(model, prompts, results_dir, "runtime.device=cuda"))
+
+
+def test_a_run_probes_its_machine_once_per_start_and_predicts_beside_what_it_measured(
+    model: Path, prompts: Path, results_dir: Path
+) -> None:
+    outcome = execute(settings_for(model, prompts, results_dir))
+    (attempt,) = load_run(outcome.run_dir).attempts
+    found = Probe.of_record(attempt["probe"])
+    assert {1, 5} <= set(found.costs.passes.rows)
+    assert found.weight_bytes > 0
+    assert any(line.startswith("  predicted") for line in outcome.table.splitlines())
+    execute(settings_for(model, prompts, results_dir))
+    assert "probe" not in load_run(outcome.run_dir).attempts[-1]

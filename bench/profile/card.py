@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bench.machine_table import byte_size
 from bench.profile.records import Level, MethodCost, Profile
 
 _LABEL, _CELL = 20, 9
@@ -12,17 +13,17 @@ SHOWN_ROWS = (1, 2, 3, 4, 6, 8, 16, 32, 64)
 
 def static_card(profile: Profile, contexts: Iterable[int]) -> str:
     """What must be true of this model on this machine, at these contexts, before anything is decoded."""
-    bandwidth, weights = profile.bandwidth, _size(profile.weight_bytes)
+    bandwidth, weights = profile.bandwidth, byte_size(profile.weight_bytes)
     lines = [
         f"{profile.model} on {profile.device}, {profile.environment['dtype']}",
         _row("weights", f"{weights} per pass; {profile.parameters / 1e6:.1f} M parameters"),
         _row(
             "keys and values",
-            f"{_size(profile.token_bytes)} per token; {_size(profile.cache_bytes)} set aside",
+            f"{byte_size(profile.token_bytes)} per token; {byte_size(profile.cache_bytes)} set aside",
         ),
         _row(
             "read bandwidth",
-            f"{bandwidth.memory / 1e9:.1f} GB/s from memory ({_size(bandwidth.buffer_bytes)}), "
+            f"{bandwidth.memory / 1e9:.1f} GB/s from memory ({byte_size(bandwidth.buffer_bytes)}), "
             f"{bandwidth.resident / 1e9:.1f} GB/s over {weights}",
         ),
     ]
@@ -64,7 +65,7 @@ def _memory_lines(level: Level) -> list[str]:
     allocated, reserved = level.peak_allocated_bytes, level.peak_reserved_bytes
     if allocated is None or reserved is None:
         return []
-    return [_row("peak memory", f"{_size(allocated)} allocated, {_size(reserved)} reserved")]
+    return [_row("peak memory", f"{byte_size(allocated)} allocated, {byte_size(reserved)} reserved")]
 
 
 def _method_lines(methods: Iterable[MethodCost]) -> list[str]:
@@ -85,11 +86,3 @@ def _method_lines(methods: Iterable[MethodCost]) -> list[str]:
 
 def _row(label: str, *cells: str) -> str:
     return f"{label:<{_LABEL}}{' '.join(f'{cell:<{_CELL}}' for cell in cells)}".rstrip()
-
-
-def _size(count: int) -> str:
-    """Bytes with a decimal unit."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
+from bench.bounds import require_least
 from bench.cli import run_composed
 from bench.config import ModelConfig, RuntimeConfig, Settings, register_schema, settings_from
 from bench.errors import UserError
@@ -68,12 +69,8 @@ class ProfileConfig:
     results_dir: str = "results"
 
     def __post_init__(self) -> None:
-        least = {"turns": 1, "limit_s": 0, "buffer_mb": 1, "prompts": 1, "tokens": 2}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(
-                    f"{name} must be at least {bound}, got {getattr(self, name)}", f"set {name}=20"
-                )
+        for name, least in {"turns": 1, "limit_s": 0, "buffer_mb": 1, "prompts": 1, "tokens": 2}.items():
+            require_least(name, getattr(self, name), least)
         for name in ("contexts", "rows"):
             values = getattr(self, name)
             if values is not None and min(values, default=0) < 1:

@@ -49,7 +49,7 @@ def thin_decoder(depth: int, options: RuntimeOptions) -> Decoder:
 def random_tensors(config: Any, options: RuntimeOptions, seed: int) -> dict[str, Tensor]:  # noqa: ANN401
     """Checkpoint tensors by name: normal matrices, norms of one, biases of zero, the same for a seed."""
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config).state_dict()
+        empty = AutoModelForCausalLM.from_config(config).state_dict()  # type: ignore[no-untyped-call]
     generator = torch.Generator(options.device).manual_seed(seed)
     return {name: _draw(name, one.shape, options, generator) for name, one in empty.items()}
 
