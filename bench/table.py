@@ -103,16 +103,21 @@ class Summary:
         """Whether the method promises nothing about its output."""
         return bool(self.run.labels.get("exactness") == "lossy")
 
+    @property
+    def is_cost_only(self) -> bool:
+        """Whether acceptance was given, or follows from random weights: only times mean anything."""
+        return bool(self.run.labels.get("cost only"))
+
 
 def render(summary: Summary) -> str:
     """The table as text, at most 100 columns wide and about 25 lines long."""
-    baseline = summary.baseline
+    run, baseline = summary.run, summary.baseline
     resources = [arm.resources for arm in (baseline, summary.method)]
     lines = [
         *_heading(summary),
         *_speed_lines(summary),
         *_subtask_lines(summary.subtasks),
-        *_acceptance_lines(summary.acceptance),
+        *(_given_lines(run) if summary.is_cost_only else _acceptance_lines(summary.acceptance)),
         _row("decode time", _split(summary.time_split)),
         *(_row(*cells) for cells in machine_rows(summary.probe, baseline.decode_tokens_per_s, resources)),
         _row("output", _output(summary)),
@@ -133,7 +138,9 @@ def _heading(summary: Summary) -> list[str]:
     ]
     if summary.is_valid is False:
         lines.append("INVALID: the baseline differs from itself (A/A control below); do not use these speeds")
-    if summary.is_lossy:
+    if summary.is_cost_only:
+        lines.append("COST ONLY: the acceptance is given, not earned, and the ids mean nothing")
+    elif summary.is_lossy:
         lines.append(
             "LOSSY: the output is not the model's own; a speedup alone says nothing about its quality"
         )
@@ -190,6 +197,13 @@ def _acceptance_lines(acceptance: Acceptance) -> list[str]:
         _row("accepted", shares),
         _row("accepted by position", " ".join([*rates, *more]) or "-"),
     ]
+
+
+def _given_lines(run: Run) -> list[str]:
+    """The rates that a cost-only run was given; no acceptance column holds them."""
+    rates = run.identity.get("method", {}).get("acceptance")
+    given = " ".join(f"{rate:.2f}" for rate in rates) if isinstance(rates, list) else "by random weights"
+    return [_row("acceptance", f"given: {given}")]
 
 
 def _split(split: Mapping[str, float] | None) -> str:

@@ -200,6 +200,9 @@ def describe_run(
             "partial": task.source.partial,
             "independent re-implementation": bool(getattr(method, "is_reimplementation", False)),
             "cost only": is_cost_only(settings.model, method),
+            "random weights": settings.model.weights == "random",
+            "draft cost": getattr(method, "draft_cost", None),
+            "several tokens per row": bool(getattr(method, "emits_behind_one_row", False)),
         },
     )
 

@@ -25,6 +25,7 @@ class Schedule:
     """Whose draft cost is paid.
 
     Args:
+        name: What tables call it.
         layers: Share of the depth that each draft step runs, at least one layer; 0: there are no draft steps.
         rows: Rows of each draft step (an accelerated row beside its own: 2).
         adapter: Attention-only layers that each draft step runs behind those (Kangaroo: 1).
@@ -36,6 +37,7 @@ class Schedule:
         verifies: ``nodes``, or the ``root`` alone: several tokens stand in one slot (HAMburger).
     """
 
+    name: str
     layers: float
     rows: int
     adapter: int
@@ -178,7 +180,9 @@ class DraftCost:
         place = decoder.placement.tree(base, tree.offsets, tree.sees)
         real = decoder.run_layers(decoder.embed(tokens), place, 0, self._enter)
         place = decoder.placement.tree(base, offsets, sees)
-        return decoder.head(decoder.run_layers(real.repeat(self.rows_per_node, 1), place, self._enter)[:count])
+        return decoder.head(
+            decoder.run_layers(real.repeat(self.rows_per_node, 1), place, self._enter)[:count]
+        )
 
     def _layout(self, tree: Tree) -> tuple[Tensor, Tensor]:
         """Positions and visibility of N real rows and their pseudo rows, which see what their row sees."""

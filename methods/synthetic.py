@@ -44,6 +44,7 @@ class Synthetic:
         schedule.tree(len(acceptance), CPU)  # refuses rates that do not fit the nodes
         self._rates = tuple(acceptance)
         self._schedule = schedule
+        self.draft_cost = schedule.name
         self.emits_behind_one_row = schedule.verifies == "root"
 
     def attach(self, decoder: Decoder) -> None:

@@ -179,19 +179,22 @@ def _methods(
 ) -> Iterator[MethodCost]:
     """Every method's rounds; `skipped` takes the reason why one is not ready, unless it was asked for."""
     from bench.profile.measure import measure_method
+    from bench.workbench import is_cost_only
 
     prompts = target.prompts(settings.prompts)
     for name in names:
         log.info("timing rounds of %s", name)
         try:
-            method: Any = _composed(name).method.build()
+            composed = _composed(name)
+            method: Any = composed.method.build()
             method.attach(target.decoder)
         except UserError as mistake:
             if settings.methods is not None:
                 raise
             skipped[name] = mistake.what
         else:
-            yield measure_method(name, method, target.decoder, prompts, settings.tokens, costs)
+            found = measure_method(name, method, target.decoder, prompts, settings.tokens, costs)
+            yield replace(found, is_cost_only=is_cost_only(composed.model, method))
 
 
 def _figures(profile: Profile, path: Path) -> list[Path]:

@@ -84,11 +84,15 @@ def measure_method(
         commit_s=phases["commit"],
         baseline_tokens=sum(metrics.decode_work(one).tokens for one in theirs),
         baseline_s=sum(metrics.decode_work(one).seconds for one in theirs),
-        predicted=roofline.predict(costs, ours),
-        is_cost_only=bool(getattr(method, "is_cost_only", False)),
+        predicted=_predicted(method, costs, ours),
         peak_allocated_bytes=memory.peak_bytes(),
         energy_j=None if None in energies else sum(one for one in energies if one is not None),
     )
+
+
+def _predicted(method: Method, costs: Costs, samples: Sequence[Sample]) -> float | None:
+    """None where rounds do not tell the rows of their verification."""
+    return None if getattr(method, "emits_behind_one_row", False) else roofline.predict(costs, samples)
 
 
 @torch.inference_mode()

@@ -72,7 +72,7 @@ class MethodCost:
         baseline_tokens: Tokens after the first of each prompt, by the baseline.
         baseline_s: The baseline's decode time.
         predicted: Speedup that the pass costs promise for these rounds; None where nothing was drafted.
-        is_cost_only: Acceptance was given, or the weights are random.
+        is_cost_only: The acceptance was given, or the weights are random.
         peak_allocated_bytes: Most memory allocated; None on a CPU.
         energy_j: Of decoding all prompts, by NVML; None without it.
     """
@@ -89,7 +89,7 @@ class MethodCost:
     baseline_tokens: int
     baseline_s: float
     predicted: float | None
-    is_cost_only: bool
+    is_cost_only: bool = False
     peak_allocated_bytes: int | None = None
     energy_j: float | None = None
 

@@ -41,7 +41,7 @@ def _row(summary: Summary) -> tuple[str, ...]:
         str(run.attempts[-1]["device"]) if run.attempts else "-",
         _times(speedup.decode),
         _times(speedup.end_to_end),
-        "-" if pooled is None else f"{pooled:.2f}",
+        "given" if summary.is_cost_only else "-" if pooled is None else f"{pooled:.2f}",
         _output(summary),
         _state(summary),
     )
@@ -52,6 +52,8 @@ def _times(interval: Interval | None) -> str:
 
 
 def _output(summary: Summary) -> str:
+    if summary.is_cost_only:
+        return "cost only"
     if summary.is_lossy:
         return "lossy"
     counts = {name.value: count for name, count in summary.verdicts.items() if count}
