@@ -1,9 +1,9 @@
 """Is the baseline honest? Our autoregressive decoding beside ``transformers.generate``.
 
 ``python -m bench.reference`` takes the embedded model, ``--model PATH`` a checkpoint, ``--random-60m`` and
-``--random-125m`` random Llamas of so many parameters. Both decode greedily in fp32 on the CPU, in one process, interleaved prompt
-by prompt (ours, theirs, theirs, ours). A speedup over a slow baseline is worth nothing, so ours must not be
-the slow one; and the ids must agree.
+``--random-125m`` random Llamas of so many parameters. Both decode greedily in fp32 on the CPU, in one
+process, interleaved prompt by prompt (ours, theirs, theirs, ours). A speedup over a slow baseline is worth
+nothing, so ours must not be the slow one; and the ids must agree.
 """
 
 from __future__ import annotations

@@ -192,8 +192,8 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 def test_a_cost_only_run_says_so_and_shows_no_acceptance() -> None:
-    given = Run("synthetic-qa-tiny-0badcafe", "synthetic", "qa", "tiny", {"method": {"acceptance": [0.8, 0.7]}}, {},
-                labels={"exactness": "lossy", "cost only": True, "draft cost": "heads"})  # fmt: skip
+    labels = {"exactness": "lossy", "cost only": True, "draft cost": "heads"}
+    given = replace(run(**labels), identity={"method": {"acceptance": [0.8, 0.7]}})
     got = summarise(given, both(), resamples=200)
     text = render(got)
     assert text.splitlines()[2].startswith("COST ONLY: ")
