@@ -15,12 +15,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from bench.bounds import require_choice, require_least
 from bench.components import PACKAGE_PREFIX, Component, unknown_key
 from bench.errors import UserError
 
 SCHEMA_NAME = "bench_schema"
 PROMPT_SOURCES = ("auto", "builtin", "official")
 TEMPLATES = ("auto", "vicuna", "raw")
+WEIGHTS = ("stored", "random")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 HISTORIES = ("free", "frozen")
@@ -40,6 +42,8 @@ class ModelConfig:
         modules: Folder with one subfolder of trained modules per method; None when there is none.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
         questions: Most built-in questions asked of a subtask if ``task.limit`` is not given; None is all.
+        weights: ``stored``, or ``random`` ones of ``config.json``'s shape; then only times mean anything.
+        tokenizer: Folder or Hugging Face id of the tokenizer; None is that of `path`.
     """
 
     path: str = MISSING
@@ -50,12 +54,15 @@ class ModelConfig:
     modules: str | None = None
     context: int | None = None
     questions: int | None = None
+    weights: str = "stored"
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
-        _require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
-        _require_choice("model.template", self.template, TEMPLATES)
-        _require_least("model.context", self.context, 1)
-        _require_least("model.questions", self.questions, 1)
+        require_choice("model.weights", self.weights, WEIGHTS)
+        require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
+        require_choice("model.template", self.template, TEMPLATES)
+        require_least("model.context", self.context, 1)
+        require_least("model.questions", self.questions, 1)
 
 
 @dataclass
@@ -67,8 +74,8 @@ class SamplingConfig:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_least("sampling.temperature", self.temperature, 0)
-        _require_least("sampling.top_k", self.top_k, 0)
+        require_least("sampling.temperature", self.temperature, 0)
+        require_least("sampling.top_k", self.top_k, 0)
         if not 0 < self.top_p <= 1:
             raise UserError(
                 f"sampling.top_p must lie in (0, 1], got {self.top_p}", "use 1.0 to keep every token"
@@ -92,11 +99,11 @@ class RuntimeConfig:
     max_length: int = 8192
 
     def __post_init__(self) -> None:
-        _require_choice("runtime.device", self.device, DEVICES)
+        require_choice("runtime.device", self.device, DEVICES)
         if self.dtype is not None:
-            _require_choice("runtime.dtype", self.dtype, DTYPES)
-        _require_least("runtime.threads", self.threads, 1)
-        _require_least("runtime.max_length", self.max_length, 2)
+            require_choice("runtime.dtype", self.dtype, DTYPES)
+        require_least("runtime.threads", self.threads, 1)
+        require_least("runtime.max_length", self.max_length, 2)
 
 
 @dataclass
@@ -107,8 +114,8 @@ class WarmupConfig:
     tolerance: float = 0.02
 
     def __post_init__(self) -> None:
-        _require_least("measure.warmup.max_rounds", self.max_rounds, 1)
-        _require_least("measure.warmup.tolerance", self.tolerance, 0)
+        require_least("measure.warmup.max_rounds", self.max_rounds, 1)
+        require_least("measure.warmup.tolerance", self.tolerance, 0)
 
 
 @dataclass
@@ -130,9 +137,9 @@ class MeasureConfig:
     history: str = "free"
 
     def __post_init__(self) -> None:
-        _require_least("measure.repeats", self.repeats, 1)
-        _require_least("measure.resamples", self.resamples, 1)
-        _require_choice("measure.history", self.history, HISTORIES)
+        require_least("measure.repeats", self.repeats, 1)
+        require_least("measure.resamples", self.resamples, 1)
+        require_choice("measure.history", self.history, HISTORIES)
         if not 0 < self.level < 1:
             raise UserError(
                 f"measure.level must lie in (0, 1), got {self.level}", "use 0.95 for a 95 % interval"
@@ -168,8 +175,8 @@ class Config:
     results_dir: str = "results"
 
     def __post_init__(self) -> None:
-        _require_least("seed", self.seed, 0)
-        _require_least("max_new_tokens", self.max_new_tokens, 1)
+        require_least("seed", self.seed, 0)
+        require_least("max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +299,3 @@ def _require_modules(composed: DictConfig, choices: Mapping[str, str | None]) ->
                 f"method={method} needs modules trained for model={model}, and none are shipped",
                 f"add method.{key}=FOLDER; 'python -m bench.train method={method} model={model}' trains them",
             )
-
-
-def _require_choice(key: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise UserError(
-            f"{key} must be one of {', '.join(options)}, got {value!r}", f"use {key}={options[0]}"
-        )
-
-
-def _require_least(key: str, value: float | None, least: int) -> None:
-    if value is not None and not value >= least:  # also refuses nan
-        raise UserError(f"{key} must be at least {least}, got {value}", f"use {key}={least} or more")

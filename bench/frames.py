@@ -20,10 +20,12 @@ _KEY = ("prompt_id", "subtask", "turn", "repeat", "arm")
 _COUNTS = ("output_tokens", "rounds", "drafted", "accepted")
 _TIMES = ("prefill_s", "decode_s", *(f"{name}_s" for name in PHASES), "host_s", "cpu_s")
 _EQUIVALENCE = ("verdict", "first_divergence", "margin", "tie_margin", "rank")
-_PLAIN = ("order", "attempt", "prompt_tokens", "prompt_hash", "peak_memory_bytes", "error")
+_PEAKS = ("peak_memory_bytes", "peak_reserved_bytes")
+_PLAIN = ("order", "attempt", "prompt_tokens", "prompt_hash", *_PEAKS, "energy_j", "error")
 
+_FLOATS = (*_TIMES, "energy_j", "margin", "tie_margin")
 _INTEGERS = (
-    *("turn", "repeat", "order", "attempt", "prompt_tokens", "peak_memory_bytes", "first_divergence", "rank"),
+    *("turn", "repeat", "order", "attempt", "prompt_tokens", *_PEAKS, "first_divergence", "rank"),
     *_COUNTS,
 )
 
@@ -34,9 +36,7 @@ def to_frame(samples: Sequence[Sample]) -> "pd.DataFrame":
 
     rows = [_row(sample) for sample in samples]
     frame = pd.DataFrame(rows, columns=[*_KEY, *_PLAIN, *_COUNTS, *_TIMES, *_EQUIVALENCE])
-    return frame.astype(
-        dict.fromkeys(_INTEGERS, "Int64") | dict.fromkeys((*_TIMES, "margin", "tie_margin"), "float64")
-    )
+    return frame.astype(dict.fromkeys(_INTEGERS, "Int64") | dict.fromkeys(_FLOATS, "float64"))
 
 
 def rounds_frame(samples: Sequence[Sample]) -> "pd.DataFrame":

@@ -8,6 +8,7 @@ events on the current stream, which are read after the turn. Nothing else synchr
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -231,10 +232,15 @@ def turn_clock(device: torch.device, *, has_phases: bool = True) -> TurnClock:
         device: Where the model decodes.
         has_phases: Whether phases are read; without them `Timing.phases_s` is empty.
     """
+    wait = synchronizer(device)
     if device.type != "cuda":
-        return TurnClock(HostPhaseTimer() if has_phases else None, synchronize=_nothing)
-    timer = EventPhaseTimer(_cuda_event) if has_phases else None
-    return TurnClock(timer, synchronize=lambda: torch.cuda.synchronize(device))
+        return TurnClock(HostPhaseTimer() if has_phases else None, wait)
+    return TurnClock(EventPhaseTimer(_cuda_event) if has_phases else None, wait)
+
+
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """What waits until the device has done all it was given."""
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else _nothing
 
 
 def _cuda_event() -> Event:
@@ -264,6 +270,10 @@ class MemoryMeter:
     def peak_bytes(self) -> int | None:
         """Highest allocation since `reset`, in bytes."""
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
+
+    def peak_reserved_bytes(self) -> int | None:
+        """Most that PyTorch's allocator held since `reset`, in bytes: what other programs cannot have."""
+        return torch.cuda.max_memory_reserved(self._device) if self._device.type == "cuda" else None
 
 
 class EnergyMeter:

@@ -182,6 +182,9 @@ class Sample:
     equivalence: Equivalence | None = None
     error: str | None = None
     peak_memory_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    energy_j: float | None = None
+    """Of the whole GPU over prefill and decode, by NVML; None without it."""
     attempt: int = 0
     """Which start of the run measured this sample; each attempt has its own environment in ``run.json``."""
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 """Is the baseline honest? Our autoregressive decoding beside ``transformers.generate``.
 
-``python -m bench.reference`` takes the embedded model, ``--model PATH`` a checkpoint, ``--random-60m`` a
-random Llama of 60 M parameters. Both decode greedily in fp32 on the CPU, in one process, interleaved prompt
-by prompt (ours, theirs, theirs, ours). A speedup over a slow baseline is worth nothing, so ours must not be
-the slow one; and the ids must agree.
+``python -m bench.reference`` takes the embedded model, ``--model PATH`` a checkpoint, ``--random-60m`` and
+``--random-125m`` random Llamas of so many parameters. Both decode greedily in fp32 on the CPU, in one
+process, interleaved prompt by prompt (ours, theirs, theirs, ours). A speedup over a slow baseline is worth
+nothing, so ours must not be the slow one; and the ids must agree.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, logging
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, logging
 from transformers.generation.streamers import BaseStreamer
 
 from bench.components import resolve_path
 from bench.environment import device_name
 from bench.errors import UserError
 from bench.meters import turn_clock
-from bench.runtime.loading import RuntimeOptions, load_decoder
+from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.stats import Totals, paired_speedup
 from bench.tasks.builtin import read_builtin
@@ -36,6 +36,8 @@ from methods.autoregressive import Autoregressive
 from methods.base import Budget
 
 TINY = "package:bench/assets/tiny"
+SHAPES = "package:bench/assets/shapes"
+RANDOM_SHAPES = ("60m", "125m")
 CPU = torch.device("cpu")
 ORDER = ("ours", "theirs", "theirs", "ours")
 
@@ -145,22 +147,12 @@ def report(found: Comparison) -> str:
     )
 
 
-def save_random_60m(folder: Path) -> None:
-    """A Llama of 57 M random parameters: 16 layers of width 512 (specs/performance.md 4.3)."""
+def save_random(shape: str, folder: Path) -> int:
+    """A checkpoint of random weights in one of the shipped shapes, for both sides; its vocabulary."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=512,
-        num_hidden_layers=16,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        intermediate_size=1472,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    config = load_config(Path(resolve_path(f"{SHAPES}/{shape}")))
     LlamaForCausalLM(config).save_pretrained(folder)
+    return int(config.vocab_size)
 
 
 def random_prompts(vocab: int, count: int, length: int) -> list[Tensor]:
@@ -183,7 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.reference", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--model", default=TINY, help="checkpoint folder (default: the embedded model)")
-    parser.add_argument("--random-60m", action="store_true", help="a random 60 M-parameter Llama instead")
+    for shape in RANDOM_SHAPES:
+        told = f"a random Llama of {shape.upper()} parameters instead"
+        parser.add_argument(f"--random-{shape}", dest="shape", action="store_const", const=shape, help=told)
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
@@ -191,10 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        if given.random_60m:
+        if given.shape is not None:
             with tempfile.TemporaryDirectory() as name:
-                save_random_60m(Path(name))
-                prompts = random_prompts(8192, given.prompts, 64)
+                prompts = random_prompts(save_random(given.shape, Path(name)), given.prompts, 64)
                 found = compare(Sides(Path(name), given.max_new_tokens, 512), prompts)
         else:
             folder = Path(resolve_path(given.model))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,8 +23,10 @@ from bench.config import Settings
 from bench.environment import environment, is_gpu_shared
 from bench.errors import UserError
 from bench.lossless import first_divergence, judge
-from bench.meters import MemoryMeter, turn_clock
+from bench.meters import EnergyMeter, MemoryMeter, turn_clock
 from bench.metrics import check_identities
+from bench.nvml import nvml_device
+from bench.probes import probe, row_counts
 from bench.progress import LiveFigures
 from bench.records import Arm, Equivalence, Prompt, Sample, Verdict
 from bench.runtime.sampling import Sampler
@@ -108,6 +110,7 @@ class Session:
         self._settings, self._bench, self._store = settings, bench, store
         self._clock = turn_clock(bench.decoder.device)
         self._memory = MemoryMeter(bench.decoder.device)
+        self._energy = EnergyMeter(nvml_device(bench.decoder.device)[0])
         self._answers = {sample.key: sample for sample in load_samples(store.folder) if sample.error is None}
 
     def run(self) -> None:
@@ -119,7 +122,10 @@ class Session:
             self._bench.task.prompts[0],
             max(self._bench.task.prompts, key=lambda one: len(one.turns[0])),
         )
-        warm_up(self._bench, (first, longest), self._settings.measure.warmup, self._settings.max_new_tokens)
+        warmup, most = self._settings.measure.warmup, self._settings.max_new_tokens
+        rows = warm_up(self._bench, (first, longest), warmup, most)
+        context = len(self._bench.chat.prompt_ids(first.turns[:1], ())) + most // 2
+        self._store.note("probe", asdict(probe(self._bench.decoder, context, row_counts(rows))))
         figures = LiveFigures()
         with tqdm(cells, unit="turn", disable=None, mininterval=0.5) as bar:
             for cell in bar:
@@ -166,8 +172,10 @@ class Session:
         budget = self._budget(prompt_ids.numel())
         sampler = self._sampler(blank)
         self._memory.reset()
+        self._energy.start()
         with torch.inference_mode(), clock:
             generation = bench.arms[blank.arm].generate(prompt_ids, budget, sampler, clock)
+        energy_j = self._energy.joules()
         cut = generation.cut(budget.max_new_tokens, budget.eos_ids)
         sample = replace(
             blank,
@@ -180,6 +188,8 @@ class Session:
             counts=cut.counts,
             timing=clock.timing(),
             peak_memory_bytes=self._memory.peak_bytes(),
+            peak_reserved_bytes=self._memory.peak_reserved_bytes(),
+            energy_j=energy_j,
         )
         check_identities(sample)
         return sample

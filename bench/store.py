@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 from types import TracebackType
 from typing import Self
 
@@ -96,7 +97,7 @@ class RunStore:
             run = replace(run, attempts=(*stored.attempts, *run.attempts))
         elif found:
             raise UserError(f"{folder} holds samples but no run.json", "move the folder away and start again")
-        _write_atomically(folder / "run.json", json.dumps(asdict(run), indent=1, allow_nan=False))
+        _write_run(folder, run)
         samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(samples, intact_bytes)
         return cls(run, folder, {key for key, one in found.items() if one.error is None}, lock, samples)
@@ -121,6 +122,15 @@ class RunStore:
         if sample.error is None:
             self.done.add(sample.key)
         return sample
+
+    def note(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Add facts to this start's environment, such as what was probed; UserError if they cannot be."""
+        *earlier, last = self.run.attempts
+        self.run = replace(self.run, attempts=(*earlier, {**last, name: facts}))
+        try:
+            _write_run(self.folder, self.run)
+        except OSError as error:
+            raise _unwritable(self.folder / "run.json", error) from error
 
     def _write(self, line: bytes) -> None:
         intact_bytes = os.fstat(self._samples).st_size
@@ -216,7 +226,12 @@ def _check_resumable(stored: Run, run: Run, found: Mapping[Key, Sample], folder:
     check_machine([stored.attempts[number] for number in sorted(measured)], run.attempts[0], folder)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _write_run(folder: Path, run: Run) -> None:
+    write_atomically(folder / "run.json", json.dumps(asdict(run), indent=1, allow_nan=False))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a ``.json`` file, whole or not at all, and force it to disk."""
     draft = path.with_suffix(".json.tmp")
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -9,12 +9,15 @@ and prints it.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from bench import metrics, stats
+from bench import metrics, roofline, stats
 from bench.records import Arm, Run, Sample, Verdict
+from bench.resources import resources
+from bench.roofline import Probe
 from bench.search_cost import search_cost, skipped_share
 from bench.stats import AaCheck, Interval, Totals
 from bench.table import Acceptance, ArmFigures, Speedup, Subtask, Summary, render
@@ -47,14 +50,16 @@ def summarise(
     all_method = _arm(good, Arm.METHOD)
     draws = _Draws(resamples, seed)
     speedup = draws.speedup(baseline, method)
+    probe = _probe(run)
+    is_given = bool(run.labels.get("cost only"))  # such an acceptance must never pass for a result
     return Summary(
         run=run,
         repeats=len({one.repeat for one in samples}),
         speedup=speedup,
-        subtasks=_subtasks(compared, draws),
+        subtasks=_subtasks(compared, draws, is_given=is_given),
         baseline=_figures(baseline),
         method=_figures(method),
-        acceptance=_acceptance(all_method),
+        acceptance=_acceptance([] if is_given else all_method),
         time_split=_defined(metrics.time_split, method),
         aa_decode=draws.aa(baseline, metrics.decode_per_question),
         aa_end_to_end=draws.aa(baseline, metrics.end_to_end_per_question),
@@ -66,6 +71,8 @@ def summarise(
         search=_defined(search_cost, method),
         skipped=_defined(skipped_share, all_method),
         badge=badge,
+        probe=probe,
+        predicted=_predicted(run, probe, method),
     )
 
 
@@ -145,7 +152,7 @@ def _totals(samples: Sequence[Sample], per_question: PerQuestion) -> Totals:
     )
 
 
-def _subtasks(compared: Sequence[Sample], draws: _Draws) -> tuple[Subtask, ...]:
+def _subtasks(compared: Sequence[Sample], draws: _Draws, *, is_given: bool) -> tuple[Subtask, ...]:
     """In order of appearance; empty for a task that has only one, and without a comparison."""
     if not _arm(compared, Arm.BASELINE) or not _arm(compared, Arm.METHOD):
         return ()
@@ -154,9 +161,22 @@ def _subtasks(compared: Sequence[Sample], draws: _Draws) -> tuple[Subtask, ...]:
     for name in names if len(names) > 1 else []:
         part = [one for one in compared if one.subtask == name]
         method = _arm(part, Arm.METHOD)
-        length = _defined(metrics.acceptance_length, method)
+        length = None if is_given else _defined(metrics.acceptance_length, method)
         rows.append(Subtask(name, draws.speedup(_arm(part, Arm.BASELINE), method), length))
     return tuple(rows)
+
+
+def _probe(run: Run) -> Probe | None:
+    """What the last start that measured anything probed."""
+    found = [one["probe"] for one in run.attempts if "probe" in one]
+    return Probe.of_record(found[-1]) if found else None
+
+
+def _predicted(run: Run, probe: Probe | None, method: Sequence[Sample]) -> float | None:
+    """None too where rounds do not tell the rows of their verification."""
+    if probe is None or run.labels.get("several tokens per row"):
+        return None
+    return _defined(partial(roofline.predict, probe.costs), method)
 
 
 def _figures(arm: Sequence[Sample]) -> ArmFigures:
@@ -165,6 +185,7 @@ def _figures(arm: Sequence[Sample]) -> ArmFigures:
         _defined(metrics.end_to_end_speed, arm),
         _defined(metrics.contention, arm),
         _defined(_unsteady, arm),
+        resources(arm),
     )
 
 

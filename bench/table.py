@@ -8,8 +8,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.machine_table import machine_rows, prediction_rows
 from bench.metrics import Position
 from bench.records import Run, Verdict
+from bench.resources import UNMEASURED, Resources
+from bench.roofline import Probe
 from bench.search_cost import SearchCost
 from bench.stats import AaCheck, Interval
 
@@ -27,6 +30,7 @@ class ArmFigures:
     contention: float | None
     unsteady_prompts: int | None
     """Prompts whose decode time per token varies by more than 5 % over repeats; None with a single repeat."""
+    resources: Resources = UNMEASURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,10 @@ class Summary:
     """Share of sub-layers left out while drafting, of methods that skip any."""
     badge: str | None = None
     """What may be said of the output: proved by a certificate, declared only, or lossy."""
+    probe: Probe | None = None
+    """What passes cost on this machine; None for runs that did not probe."""
+    predicted: float | None = None
+    """Decode speedup that those costs promise for the method's rounds."""
 
     @property
     def is_valid(self) -> bool | None:
@@ -102,16 +110,24 @@ class Summary:
         """Whether the method promises nothing about its output."""
         return bool(self.run.labels.get("exactness") == "lossy")
 
+    @property
+    def is_cost_only(self) -> bool:
+        """Whether acceptance was given, or follows from random weights: only times mean anything."""
+        return bool(self.run.labels.get("cost only"))
+
 
 def render(summary: Summary) -> str:
     """The table as text, at most 100 columns wide and about 25 lines long."""
+    run, baseline = summary.run, summary.baseline
+    resources = [arm.resources for arm in (baseline, summary.method)]
     lines = [
         *_heading(summary),
         *_speed_lines(summary),
         *_subtask_lines(summary.subtasks),
-        *_acceptance_lines(summary.acceptance),
+        *(_given_lines(run) if summary.is_cost_only else _acceptance_lines(summary.acceptance)),
         _row("decode time", _split(summary.time_split)),
         *_search_lines(summary),
+        *(_row(*cells) for cells in machine_rows(summary.probe, baseline.decode_tokens_per_s, resources)),
         _row("output", _output(summary)),
         _control(summary),
         _row("steadiness", _steadiness(summary)),
@@ -130,7 +146,9 @@ def _heading(summary: Summary) -> list[str]:
     ]
     if summary.is_valid is False:
         lines.append("INVALID: the baseline differs from itself (A/A control below); do not use these speeds")
-    if summary.is_lossy:
+    if summary.is_cost_only:
+        lines.append("COST ONLY: the acceptance is given, not earned, and the ids mean nothing")
+    elif summary.is_lossy:
         lines.append(
             "LOSSY: the output is not the model's own; a speedup alone says nothing about its quality"
         )
@@ -149,6 +167,7 @@ def _speed_lines(summary: Summary) -> list[str]:
             "  per-question geomean", _times(speedup.decode_geometric), _times(speedup.end_to_end_geometric)
         ),
         _row("  Spec-Bench's formula", "-", _number(speedup.spec_bench, ".3f", "x")),
+        *(_row(*cells) for cells in prediction_rows(summary.probe, summary.predicted)),
         _row("baseline tokens/s", *_speeds(baseline)),
         _row("method tokens/s", *_speeds(method)),
     ]
@@ -186,6 +205,13 @@ def _acceptance_lines(acceptance: Acceptance) -> list[str]:
         _row("accepted", shares),
         _row("accepted by position", " ".join([*rates, *more]) or "-"),
     ]
+
+
+def _given_lines(run: Run) -> list[str]:
+    """The rates that a cost-only run was given; no acceptance column holds them."""
+    rates = run.identity.get("method", {}).get("acceptance")
+    given = " ".join(f"{rate:.2f}" for rate in rates) if isinstance(rates, list) else "by random weights"
+    return [_row("acceptance", f"given: {given}")]
 
 
 def _split(split: Mapping[str, float] | None) -> str:

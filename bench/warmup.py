@@ -10,7 +10,7 @@ import torch
 from bench.config import WarmupConfig
 from bench.errors import UserError
 from bench.meters import turn_clock
-from bench.records import Prompt
+from bench.records import Prompt, Round
 from bench.runtime.sampling import Sampler
 from bench.workbench import Workbench
 from methods.base import Budget, Method, Stateful
@@ -19,39 +19,48 @@ log = logging.getLogger(__name__)
 _TOKENS = 32
 
 
-def warm_up(bench: Workbench, prompts: Sequence[Prompt], settings: WarmupConfig, max_new_tokens: int) -> None:
+def warm_up(
+    bench: Workbench, prompts: Sequence[Prompt], settings: WarmupConfig, max_new_tokens: int
+) -> set[int]:
     """Let every arm decode each prompt's first turn until two successive timings agree, up to the cap.
 
     A prompt that does not fit the context is left out: its failure is recorded when it is measured. A method
     that learns from prompts forgets these.
+
+    Returns:
+        How many rows, the root's included, the rounds had.
     """
+    rows = {1}
     for method in bench.arms.values():
         for prompt in prompts:
             ids = torch.tensor(bench.chat.prompt_ids(prompt.turns[:1], ()), device=bench.decoder.device)
             room = bench.decoder.capacity - ids.numel()
             if room >= 1:
-                _settle(
-                    bench, method, ids, Budget(min(_TOKENS, max_new_tokens, room), bench.eos_ids), settings
-                )
+                budget = Budget(min(_TOKENS, max_new_tokens, room), bench.eos_ids)
+                rows |= {one.drafted + 1 for one in _settle(bench, method, ids, budget, settings)}
         if isinstance(method, Stateful):
             method.reset()
+    return rows
 
 
 def _settle(
     bench: Workbench, method: Method, prompt_ids: torch.Tensor, budget: Budget, settings: WarmupConfig
-) -> None:
+) -> tuple[Round, ...]:
+    """Rounds of the last decode; none if it failed."""
     clock = turn_clock(bench.decoder.device)
     before = float("inf")
+    rounds: tuple[Round, ...] = ()
     for _ in range(settings.max_rounds):
         sampler = Sampler(bench.sampling, bench.decoder.device, 0)
         try:
             with torch.inference_mode(), clock:
-                method.generate(prompt_ids, budget, sampler, clock)
+                rounds = method.generate(prompt_ids, budget, sampler, clock).rounds
         except (RuntimeError, UserError):
             log.warning("warm-up failed; the measurement will record why", exc_info=True)
-            return
+            return ()
         timing = clock.timing()
         seconds = timing.prefill_s + timing.decode_s
         if abs(seconds - before) <= settings.tolerance * seconds:
-            return
+            break
         before = seconds
+    return rounds

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 
 from bench.components import resolve_path
-from bench.config import RuntimeConfig, Settings
+from bench.config import ModelConfig, RuntimeConfig, Settings
 from bench.errors import UserError
 from bench.records import Arm, Run
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, load_decoder, weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE
+from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.store import run_id
+from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
 from bench.tasks.task import LoadedTask
 from methods.autoregressive import Autoregressive
@@ -63,20 +66,14 @@ class Blueprint:
     Args:
         method: The method under test, not attached.
         task: The prompts and where they came from.
-        folder: The checkpoint.
-        chat: Conversation to prompt ids, and back.
-        eos_ids: Tokens that end an answer.
-        options: Where and how the model will lie in memory.
+        target: The model, not loaded.
         sampling: How tokens are chosen.
         run: The record of this run, without its environment.
     """
 
     method: Method
     task: LoadedTask
-    folder: Path
-    chat: ChatFormat
-    eos_ids: frozenset[int]
-    options: RuntimeOptions
+    target: Target
     sampling: Sampling
     run: Run
 
@@ -96,22 +93,11 @@ def draw_up(settings: Settings) -> Blueprint:
     """
     method: Method = settings.method.build()
     task: LoadedTask = settings.task.build().load()
-    folder = resolve(settings.model.path, settings.model.revision)
-    options = options_for(settings.runtime, settings.model.context)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    chat = ChatFormat(tokenizer, settings.model.template)
+    target = find_target(settings.model, settings.runtime)
     sampling = Sampling(**asdict(settings.sampling))
     sampler = Sampler(sampling, torch.device("cpu"), 0)  # a promise about output depends on no device
-    return Blueprint(
-        method=method,
-        task=task,
-        folder=folder,
-        chat=chat,
-        eos_ids=eos_ids(folder, tokenizer.eos_token_id),
-        options=options,
-        sampling=sampling,
-        run=describe_run(settings, task, folder, chat, method, sampler),
-    )
+    run = describe_run(settings, task, target, method, sampler)
+    return Blueprint(method, task, target, sampling, run)
 
 
 def build_workbench(settings: Settings) -> Workbench:
@@ -121,12 +107,67 @@ def build_workbench(settings: Settings) -> Workbench:
         UserError: If any part of the settings cannot be met.
     """
     drawn = draw_up(settings)
-    decoder = load_decoder(drawn.folder, drawn.options)
-    settle_threads(decoder, settings.runtime.threads)
-    arms = drawn.arms
+    target, arms = drawn.target, drawn.arms
+    decoder = target.load(settings.runtime.threads)
     for one in arms.values():
         one.attach(decoder)
-    return Workbench(decoder, drawn.chat, drawn.eos_ids, arms, drawn.task, drawn.sampling, drawn.run)
+    return Workbench(decoder, target.chat, target.eos_ids, arms, drawn.task, drawn.sampling, drawn.run)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model on disk, its weights not loaded.
+
+    Args:
+        folder: The checkpoint.
+        is_random: Its weights are drawn, only its shape is read.
+        chat: Conversation to prompt ids, and back.
+        eos_ids: Tokens that end an answer.
+        options: Where and how the model will lie in memory.
+    """
+
+    folder: Path
+    is_random: bool
+    chat: ChatFormat
+    eos_ids: frozenset[int]
+    options: RuntimeOptions
+
+    @property
+    def weights_hash(self) -> str:
+        """What tells its weights from others."""
+        return shape_hash(self.folder) if self.is_random else checkpoint_hash(self.folder)
+
+    def load(self, threads: int | None) -> Decoder:
+        """The model, ready to decode; settles torch's CPU threads, see `settle_threads`."""
+        make = random_decoder if self.is_random else load_decoder
+        decoder = make(self.folder, self.options)
+        settle_threads(decoder, threads)
+        return decoder
+
+    def prompts(self, count: int) -> list[Tensor]:
+        """First turns of built-in prompts, spread over the subtasks; ids, each shape [P]."""
+        questions = read_builtin().prompts
+        chosen = questions[:: max(1, len(questions) // count)][:count]
+        ids = [self.chat.prompt_ids(one.turns[:1], ()) for one in chosen]
+        return [torch.tensor(one, device=self.options.device) for one in ids]
+
+
+def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
+    """Find a model and load its tokenizer.
+
+    Raises:
+        UserError: If one of them is missing or not supported.
+    """
+    folder = resolve(model.path, model.revision)
+    spoken = folder if model.tokenizer is None else resolve(model.tokenizer, None)
+    tokenizer = AutoTokenizer.from_pretrained(spoken)
+    return Target(
+        folder=folder,
+        is_random=model.weights == "random",
+        chat=ChatFormat(tokenizer, model.template),
+        eos_ids=eos_ids(folder, tokenizer.eos_token_id),
+        options=options_for(runtime, model.context),
+    )
 
 
 def settle_threads(decoder: Decoder, wanted: int | None) -> None:
@@ -167,7 +208,7 @@ def eos_ids(folder: Path, tokenizer_eos: int | None) -> frozenset[int]:
 
 
 def describe_run(
-    settings: Settings, task: LoadedTask, folder: Path, chat: ChatFormat, method: Method, sampler: Sampler
+    settings: Settings, task: LoadedTask, target: Target, method: Method, sampler: Sampler
 ) -> Run:
     """The run's identity and labels; `measure` and paths of results do not enter the identity."""
     plain = settings.config
@@ -179,8 +220,8 @@ def describe_run(
         "model": {
             key: value for key, value in plain["model"].items() if key not in ("path", "modules", "questions")
         },
-        "model_weights": checkpoint_hash(folder),
-        "template": chat.template_hash,
+        "model_weights": target.weights_hash,
+        "template": target.chat.template_hash,
         "sampling": plain["sampling"],
         "runtime": plain["runtime"],
         "history": settings.measure.history,
@@ -200,8 +241,22 @@ def describe_run(
             "prompts": task.source.name.value,
             "partial": task.source.partial,
             "independent re-implementation": bool(getattr(method, "is_reimplementation", False)),
+            "cost only": is_cost_only(settings.model, method),
+            "random weights": settings.model.weights == "random",
+            "draft cost": getattr(method, "draft_cost", None),
+            "several tokens per row": bool(getattr(method, "emits_behind_one_row", False)),
         },
     )
+
+
+def is_cost_only(model: ModelConfig, method: Method) -> bool:
+    """Whether only times mean anything: the method is given its acceptance, or the weights are random."""
+    return model.weights == "random" or bool(getattr(method, "is_cost_only", False))
+
+
+def shape_hash(folder: Path) -> str:
+    """Stands for random weights: they follow from the shape."""
+    return "random-" + hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:9]
 
 
 def checkpoint_hash(folder: Path) -> str:

@@ -136,6 +136,13 @@ class Tree:
             node = self.parents[node]
         return tuple(reversed(found))
 
+    def first_path(self, length: int) -> tuple[int, ...]:
+        """The root and `length` nodes below it, every one the first child of the one before."""
+        path = [0]
+        while len(path) <= length:
+            path.append(self.children[path[-1]][0])
+        return tuple(path)
+
     def fit(self, depth: int, size: int) -> Tree:
         """The part of this tree no deeper than `depth` and with at most `size` nodes, the root included."""
         count = sum(one <= depth for one in self.depths)

@@ -48,7 +48,7 @@ def save_prompts(path: Path, *prompts: list[str]) -> Path:
     return path
 
 
-METHODS = {"layerskip": ["method.exit_layer=2"], "autoregressive": []}
+METHODS = {"layerskip": ["method.exit_layer=2"], "autoregressive": [], "synthetic": []}
 
 
 def settings_for(

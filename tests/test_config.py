@@ -19,13 +19,15 @@ CHOICES = [
     f"{group}={path.stem}"
     for group in ("method", "model", "task", "sampling", "runtime", "measure", "experiment")
     for path in sorted((CONF / group).glob("*.yaml"))
-]
+] + [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
 NEEDED = {
     "model=local": ["model.path=./checkpoint"],
     "model=vicuna_7b": ["method=autoregressive"],
     "model=llama2_7b_chat": ["method=autoregressive"],
     "model=layerskip_llama2_7b": ["method=autoregressive"],
     "model=qwen3_0_6b": ["method=autoregressive"],
+    **{f"model=shape_{size}": ["method=autoregressive"] for size in ("7b", "1b", "125m", "60m")},
+    **{choice: ["method=synthetic"] for choice in CHOICES if choice.startswith("method/schedule=")},
     "experiment=spec_bench": ["method=autoregressive"],
 }
 """What an option needs besides itself: a checkpoint's path, or a method that wants no trained modules."""
@@ -181,7 +183,7 @@ def test_the_leaderboard_asks_every_subtask() -> None:
 
     experiment: Any = OmegaConf.load(CONF / "experiment" / "leaderboard.yaml")
     assert experiment.hydra.sweeper.params.task.split(",") == list(SUBTASKS)
-    assert experiment.hydra.sweeper.params.method == "glob(*)"
+    assert experiment.hydra.sweeper.params.method == "glob(*,exclude=synthetic*)"
 
 
 class Drafter:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.records import Arm, Generation, Verdict
+from bench.roofline import Probe
 from bench.runner import Session, execute, plan
 from bench.store import load_run, load_samples
 from methods.layerskip import LayerSkip
@@ -231,3 +232,42 @@ def test_cuda_without_a_gpu_is_a_users_mistake(model: Path, prompts: Path, resul
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="finds no GPU"):
         execute(settings_for(model, prompts, results_dir, "runtime.device=cuda"))
+
+
+def test_a_run_probes_its_machine_once_per_start_and_predicts_beside_what_it_measured(
+    model: Path, prompts: Path, results_dir: Path
+) -> None:
+    outcome = execute(settings_for(model, prompts, results_dir))
+    (attempt,) = load_run(outcome.run_dir).attempts
+    found = Probe.of_record(attempt["probe"])
+    assert {1, 5} <= set(found.costs.passes.rows)
+    assert found.weight_bytes > 0
+    assert any(line.startswith("  predicted") for line in outcome.table.splitlines())
+    execute(settings_for(model, prompts, results_dir))
+    assert "probe" not in load_run(outcome.run_dir).attempts[-1]
+
+
+def test_synthetic_runs_are_labelled_cost_only(model: Path, prompts: Path, results_dir: Path) -> None:
+    wanted = ["method.acceptance=[1.0,1.0]", "method/schedule=heads"]
+    outcome = execute(settings_for(model, prompts, results_dir, *wanted, method="synthetic"))
+    labels = load_run(outcome.run_dir).labels
+    assert (labels["cost only"], labels["draft cost"], labels["exactness"]) == (True, "heads", "lossy")
+    assert outcome.failures == 0
+    assert "COST ONLY" in outcome.table
+    accepted = {
+        one.accepted for s in load_samples(outcome.run_dir) for one in s.rounds if one.stop == "length"
+    }
+    assert accepted == {0, 2}  # the baseline's rounds, and the method's
+
+
+def test_random_weights_of_a_shape_are_cost_only_whatever_the_method(
+    model: Path, prompts: Path, tmp_path: Path, results_dir: Path
+) -> None:
+    shape = tmp_path / "shape"
+    shape.mkdir()
+    (shape / "config.json").write_text((model / "config.json").read_text())
+    wanted = ["model.weights=random", f"model.tokenizer={model}"]
+    outcome = execute(settings_for(shape, prompts, results_dir, *wanted))
+    assert load_run(outcome.run_dir).identity["model_weights"].startswith("random-")
+    assert "COST ONLY" in outcome.table
+    assert "acceptance              given: by random weights" in outcome.table

@@ -346,3 +346,10 @@ def test_parquet_files_hold_the_frames(tmp_path: Path) -> None:
     samples, rounds = export_parquet([good(), failed("q2")], tmp_path / "out")
     assert pd.read_parquet(samples)["output_tokens"].isna().tolist() == [False, True]
     assert len(pd.read_parquet(rounds)) == 2
+
+
+def test_facts_noted_in_mid_run_stand_in_this_starts_environment(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, RUN) as store:
+        store.note("probe", {"step_s": 0.5})
+    with RunStore.open(tmp_path, RUN) as store:
+        assert store.run.attempts == ({"device": "cpu A", "probe": {"step_s": 0.5}}, {"device": "cpu A"})

@@ -197,3 +197,40 @@ def test_the_badge_of_a_certificate_takes_the_place_of_the_declaration() -> None
     assert "greedy-exact; " in render(summarise(declared, [], resamples=200))
     proved = summarise(declared, [], resamples=200, badge="greedy-exact: proved")
     assert "greedy-exact: proved; " in render(proved)
+
+
+def test_a_cost_only_run_says_so_and_shows_no_acceptance() -> None:
+    labels = {"exactness": "lossy", "cost only": True, "draft cost": "heads"}
+    given = replace(run(**labels), identity={"method": {"acceptance": [0.8, 0.7]}})
+    got = summarise(given, both(), resamples=200)
+    text = render(got)
+    assert text.splitlines()[2].startswith("COST ONLY: ")
+    assert row(text, "acceptance").split() == ["acceptance", "given:", "0.80", "0.70"]
+    assert got.acceptance.pooled is None
+    assert all(one.acceptance_length is None for one in got.subtasks)
+    assert "cost only; draft cost: heads" in text
+
+
+def probed(**labels: object) -> Run:
+    costs = {
+        "context": 10,
+        "depth": 4,
+        "passes": {"rows": [1, 5], "seconds": [0.5, 0.75]},
+        "head": {"rows": [1, 5], "seconds": [0.1, 0.1]},
+        "dispatch_s": 0.1,
+    }
+    probe = {"costs": costs, "weight_bytes": 10**9, "token_bytes": 0, "read_bytes_per_s": 4e9}
+    attempts = ({"device": "cpu", "probe": probe}, {"device": "cpu"})
+    return replace(run(**labels), attempts=attempts)
+
+
+def test_a_probed_run_predicts_its_speedup_and_holds_the_baseline_against_the_machine() -> None:
+    got = summarise(probed(), both(), resamples=200)
+    # 8 tokens in 2 rounds of 5 rows; draft 0.5 s, commit 0.1 s, host 0.4 s, of which 2.0 / 2.5 on the core
+    assert got.predicted == pytest.approx(8 * 0.5 / (2 * 0.75 + 1.0 * 2.0 / 2.5))
+    assert row(render(got), "predicted").split()[1] == f"{got.predicted:.3f}x"
+    assert row(render(got), "baseline reads").split()[2:6] == ["2.0", "GB/s,", "50%", "of"]
+
+
+def test_rounds_of_several_tokens_per_row_are_not_predicted() -> None:
+    assert summarise(probed(**{"several tokens per row": True}), both(), resamples=200).predicted is None

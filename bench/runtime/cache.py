@@ -41,8 +41,6 @@ class KVCache:
         self._stores = [
             torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)
         ]  # [2, Hkv, S, D]
-        self._keys = [store[0] for store in self._stores]
-        self._values = [store[1] for store in self._stores]
         self.lengths = [0] * layers
 
     @property
@@ -63,14 +61,13 @@ class KVCache:
         store = self._stores[0]
         return len(self._stores) * store.element_size() * 2 * store.shape[1] * store.shape[3]
 
-    def write(self, layer: int, base: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, layer: int, base: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Store rows at slots ``base ..`` of one layer and return all its valid keys and values.
 
         Args:
             layer: Layer index.
             base: First slot; must not leave a gap behind the valid slots.
-            keys: Shape [R, Hkv, D]; R may be 0 for rows that only read.
-            values: Shape [R, Hkv, D].
+            rows: Keys, then values, of every row, shape [R, 2 Hkv, D]; R may be 0 for rows that only read.
 
         Returns:
             Views of keys and values, each shape [Hkv, base + R, D].
@@ -78,18 +75,20 @@ class KVCache:
         Raises:
             RuntimeError: If the slots would leave a gap or exceed the capacity.
         """
-        end = base + keys.shape[0]
+        count = rows.shape[0]
+        end = base + count
         if base > self.lengths[layer] or end > self.capacity:
             raise RuntimeError(
                 f"layer {layer}: cannot write slots {base}..{end - 1} behind {self.lengths[layer]} valid "
                 f"ones in a cache of {self.capacity}"
             )
-        all_keys, all_values = self._keys[layer], self._values[layer]
-        if end > base:
-            all_keys.narrow(1, base, end - base).copy_(keys.transpose(0, 1))
-            all_values.narrow(1, base, end - base).copy_(values.transpose(0, 1))
+        store = self._stores[layer]
+        if count:
+            both = rows.view(count, 2, store.shape[1], store.shape[3])  # [R, 2, Hkv, D]
+            store.narrow(2, base, count).copy_(both.permute(1, 2, 0, 3))
             self.lengths[layer] = end
-        return all_keys.narrow(1, 0, end), all_values.narrow(1, 0, end)
+        keys, values = store.narrow(2, 0, end).unbind()
+        return keys, values
 
     def truncate(self, length: int) -> None:
         """Forget every slot from `length` on, in the layers that have got so far."""

@@ -111,6 +111,9 @@ class Decoder:
         self.device, self.dtype = embedding.device, embedding.dtype
         self._query_width = config.heads + config.kv_heads  # heads that are rotated
         self._groups = config.heads // config.kv_heads
+        self._score_scale = config.head_dim**-0.5
+        self._weighs_plainly = self.device.type == "cpu" and self.dtype in (torch.float32, torch.float64)
+        self._no_bias = torch.zeros(1, dtype=self.dtype, device=self.device)
         # Rounded to the rows' precision, as the reference implementation rounds it.
         scale = torch.tensor(config.embed_scale, dtype=self.dtype, device=self.device)
         self._embed_scale = None if config.embed_scale == 1.0 else scale
@@ -123,11 +126,16 @@ class Decoder:
     @property
     def parameters(self) -> int:
         """Weights of the model, norms left out; a tied head counts once."""
-        linears = [self.lm_head] if not self.config.tied_head else []
+        return self.pass_parameters + (0 if self.config.tied_head else self.embedding.numel())
+
+    @property
+    def pass_parameters(self) -> int:
+        """Weights that a pass reads: all but the embedding, of which it takes a row per token."""
+        linears = [self.lm_head]
         for layer in self.layers:
             linears += [layer.attention.qkv, layer.attention.o]
             linears += [layer.mlp.gate_up, layer.mlp.down] if layer.mlp is not None else []
-        return self.embedding.numel() + sum(one.parameters for one in linears)
+        return sum(one.parameters for one in linears)
 
     @property
     def capacity(self) -> int:
@@ -201,54 +209,68 @@ class Decoder:
         if delta is not None:
             delta.add(index, "qkv", normed, qkv)
         qkv = qkv.view(hidden.shape[0], -1, config.head_dim)  # [R, H + 2 Hkv, D]
-        turned = self._rotated(weights, qkv.narrow(1, 0, self._query_width), rows)
+        self._rotate(weights, qkv.narrow(1, 0, self._query_width), rows)
         # narrow costs half of what an indexing expression does, and this runs for every layer of every step
-        keys = turned.narrow(1, config.heads, config.kv_heads)
-        values = qkv.narrow(1, self._query_width, config.kv_heads)
-        if rows.writes < keys.shape[0]:
-            keys, values = keys[: rows.writes], values[: rows.writes]
-        keys, values = self.cache.write(index, rows.base, keys, values)
-        mixed = self._mix(turned.narrow(1, 0, config.heads), keys, values, rows)
+        fresh = qkv.narrow(1, config.heads, 2 * config.kv_heads)
+        if rows.writes < fresh.shape[0]:
+            fresh = fresh[: rows.writes]
+        keys, values = self.cache.write(index, rows.base, fresh)
+        mixed = self._mix(qkv.narrow(1, 0, config.heads), keys, values, rows)
         out = weights.o.add_to(hidden, mixed)
         if delta is not None:
             delta.add(index, "o", mixed, out)
         return out
 
-    def _rotated(self, weights: Attention, heads: Tensor, rows: Rows) -> Tensor:
-        """Queries and keys [R, H + Hkv, D], normed where the family asks, then rotated."""
+    def _rotate(self, weights: Attention, heads: Tensor, rows: Rows) -> None:
+        """Norm queries and keys [R, H + Hkv, D] where the family asks, and rotate them, all in place."""
         if weights.query_norm is not None and weights.key_norm is not None:
             queries = rms_norm(heads[:, : self.config.heads], weights.query_norm, self.config.norm_eps)
             keys = rms_norm(heads[:, self.config.heads :], weights.key_norm, self.config.norm_eps)
-            heads = torch.cat([queries, keys], dim=1)
-        return rotate(heads, rows.cos, rows.sin)
+            rotate(torch.cat([queries, keys], dim=1), rows.cos, rows.sin, out=heads)
+        else:
+            rotate(heads, rows.cos, rows.sin, out=heads)
 
     def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows) -> Tensor:
         """Attention output [R, H D]; the G query heads of a group share keys by folding into the rows."""
         count, heads, width = queries.shape
         groups = self._groups
-        keys, values = keys.unsqueeze(0), values.unsqueeze(0)  # [1, Hkv, N, D]
         if rows.is_causal:
             mixed = F.scaled_dot_product_attention(
-                queries.transpose(0, 1)[None], keys, values, is_causal=True, enable_gqa=groups > 1
+                queries.transpose(0, 1)[None], keys[None], values[None], is_causal=True, enable_gqa=groups > 1
             )
             return mixed[0].transpose(0, 1).reshape(count, heads * width)
+        if count == 1:
+            return self._weigh(queries.view(-1, groups, width), keys, values, rows.mask).reshape(1, -1)
         if groups == 1:
-            folded = queries.transpose(0, 1).unsqueeze(0)  # [1, H, R, D]
-            mixed = F.scaled_dot_product_attention(folded, keys, values, attn_mask=rows.mask)
-            return mixed.squeeze(0).transpose(0, 1).reshape(count, heads * width)
+            mixed = self._weigh(queries.transpose(0, 1), keys, values, rows.mask)  # [H, R, D]
+            return mixed.transpose(0, 1).reshape(count, heads * width)
         folded = queries.view(count, heads // groups, groups, width).permute(1, 2, 0, 3)
-        folded = folded.reshape(1, heads // groups, groups * count, width)  # [1, Hkv, G R, D]
-        mixed = F.scaled_dot_product_attention(folded, keys, values, attn_mask=rows.mask)[0]
+        folded = folded.reshape(heads // groups, groups * count, width)  # [Hkv, G R, D]
+        mixed = self._weigh(folded, keys, values, rows.mask)
         # A view that splits G R but merges nothing: kernels differ in the layout they return.
         mixed = mixed.view(heads // groups, groups, count, width)
         return mixed.permute(2, 0, 1, 3).reshape(count, heads * width)
+
+    def _weigh(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Values [Hkv, N, D] weighed by how queries [Hkv, G R, D] match keys; shape [Hkv, G R, D].
+
+        On a CPU three plain kernels start faster than the fused one, and it saves no memory worth having for
+        the few rows that come here.
+        """
+        if not self._weighs_plainly:
+            args = queries[None], keys[None], values[None]
+            return F.scaled_dot_product_attention(*args, attn_mask=mask)[0]
+        bias, share = (self._no_bias, 0) if mask is None else (mask, 1)
+        scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), beta=share, alpha=self._score_scale)
+        return torch.bmm(scores.softmax(dim=-1), values)
 
     def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
         normed = rms_norm(hidden, weights.norm, self.config.norm_eps)
         both = weights.gate_up(normed)
         if delta is not None:
             delta.add(index, "gate_up", normed, both)
-        gate, up = both.chunk(2, dim=-1)
+        width = both.shape[1] // 2
+        gate, up = both.narrow(1, 0, width), both.narrow(1, width, width)
         inner = F.silu(gate) if self.config.activation == "silu" else F.gelu(gate, approximate="tanh")
         inner = inner.mul_(up)
         out = weights.down.add_to(hidden, inner)

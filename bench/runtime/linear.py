@@ -2,21 +2,35 @@
 
 A decode step multiplies one row, a verification a few, a prefill hundreds. On CPUs the plain product is best
 for few rows and small matrices; from `PACKED_ROWS` rows on and `PACKED_SIZE` weights up, oneDNN's prepacked
-product is faster (specs/performance.md 4.3). The choice depends on shapes alone, so that it is the same in
-every run, for the baseline as for the methods. On CUDA cuBLAS takes the stored layout as it is.
+product is faster (specs/performance.md 4.3). The choice depends on shapes and the CPU's maker alone, so that
+it is the same in every run, for the baseline as for the methods. On CUDA cuBLAS takes the stored layout as it
+is.
 
 Shapes: R rows, I inputs, O outputs.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PACKED_ROWS = 4
 PACKED_SIZE = 500_000
+_PACKING_ROWS = 4  # what oneDNN lays the weights out for; of 1 to 16, best or as good at any number of rows
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def _packed_rows() -> int:
+    """From how many rows on oneDNN is faster: the plain product is MKL's, which is not tuned for AMD."""
+    info = Path("/proc/cpuinfo")
+    is_amd = info.is_file() and "AuthenticAMD" in info.read_text(errors="replace")
+    return 1 if is_amd else 4
+
+
+PACKED_ROWS = _packed_rows()
 
 
 class Linear:
@@ -33,10 +47,12 @@ class Linear:
         self.weight = weight
         self.bias = bias
         on_cpu = weight.device.type == "cpu"
-        self._transposed = weight.t().contiguous() if on_cpu else weight.t()  # [I, O]
         self._packed: Tensor | None = None
         if on_cpu and HAS_ONEDNN and weight.dtype == torch.float32 and weight.numel() >= PACKED_SIZE:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKING_ROWS)
+        is_always_packed = self._packed is not None and PACKED_ROWS == 1
+        is_copied = on_cpu and not is_always_packed
+        self._transposed = weight.t().contiguous() if is_copied else weight.t()  # [I, O]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Product of `x` [R, I], shape [R, O]."""
@@ -70,5 +86,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     if x.is_cuda or x.dtype != torch.float32:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
-    mean_square = (x * x).sum(-1, keepdim=True).mul_(1.0 / x.shape[-1])
-    return torch.mul(x, mean_square.add_(eps).rsqrt_()).mul_(weight)
+    square_sum = x.square().sum(-1, keepdim=True)
+    scale = torch.add(_constant(eps), square_sum, alpha=1.0 / x.shape[-1]).rsqrt_()
+    return torch.mul(x, scale).mul_(weight)
+
+
+@cache
+def _constant(value: float) -> Tensor:
+    """A number as an fp32 tensor: every operation with a Python number would make a new one."""
+    with torch.inference_mode(False):
+        return torch.tensor(value)

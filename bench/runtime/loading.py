@@ -50,18 +50,27 @@ def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
     Raises:
         UserError: If files are missing, pickled, of an unsupported architecture, or do not fit the config.
     """
+    config = load_config(folder)
+    return build_decoder(config, dict(_tensors(folder, options)), options)
+
+
+def load_config(folder: Path) -> Any:  # noqa: ANN401
+    """The transformers configuration in `folder`, of an architecture that the decoder runs.
+
+    Raises:
+        UserError: If there is none, it cannot be read, or the architecture is not supported.
+    """
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{folder} holds no config.json, so it is not a Hugging Face checkpoint",
             "point model.path at a folder with config.json and *.safetensors, or at a hub id",
         )
-    config = _config(folder)
+    config = _read_config(folder)
     decoder_config(config)  # refuses before gigabytes are read
-    return build_decoder(config, dict(_tensors(folder, options)), options)
+    return config
 
 
-def _config(folder: Path) -> Any:  # noqa: ANN401
-    """The checkpoint's transformers configuration."""
+def _read_config(folder: Path) -> Any:  # noqa: ANN401
     try:
         return AutoConfig.from_pretrained(folder)
     except (ValueError, OSError) as error:  # not JSON, or a model_type that transformers does not know

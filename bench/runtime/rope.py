@@ -50,11 +50,13 @@ def rotary_tables(
     return cos[:, None].to(device, dtype), sin[:, None].to(device, dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads `x` [R, heads, D] by the tables' rows [R, 1, rotary]."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Rotate heads `x` [R, heads, D] by the tables' rows [R, 1, rotary]; into `out`, which may be `x`."""
     width = cos.shape[-1]
     if width == x.shape[-1]:
-        return torch.addcmul(x * cos, x.roll(width // 2, -1), sin)
+        return torch.addcmul(x * cos, x.roll(width // 2, -1), sin, out=out)
+    if out is not None:
+        return out.copy_(rotate(x, cos, sin))
     turned, kept = x[..., :width], x[..., width:]
     return torch.cat([torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin), kept], dim=-1)
 

@@ -97,12 +97,13 @@ def test_what_is_no_tree_is_refused(make: Callable[[], Tree], complaint: str) ->
 def test_compaction_leaves_the_accepted_path_where_a_chain_would_stand(path: tuple[int, ...]) -> None:
     cache = KVCache(2, 1, 20, 1, torch.float32, CPU)
     slots = torch.arange(12.0)[:, None, None]  # 5 committed, then the rows of a tree of 7
+    rows = torch.cat([slots, -slots], dim=1)
     for layer in range(2):
-        keys, values = cache.write(layer, 0, slots, -slots)
+        keys, values = cache.write(layer, 0, rows)
     compact(cache, 5, path)
     assert cache.length == 5 + len(path)
     for layer in range(2):
-        keys, values = cache.write(layer, cache.length, slots[:0], slots[:0])
+        keys, values = cache.write(layer, cache.length, rows[:0])
         expected = [0.0, 1.0, 2.0, 3.0, 4.0, *(5.0 + node for node in path)]
         assert keys.flatten().tolist() == expected
         assert values.flatten().tolist() == [-one for one in expected]

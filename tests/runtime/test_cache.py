@@ -15,8 +15,9 @@ def cache() -> KVCache:
 
 
 def rows(*marks: float) -> Tensor:
-    """One row per mark, filled with it, shape [R, Hkv, D]."""
-    return torch.tensor(marks)[:, None, None].expand(-1, HEADS, WIDTH)
+    """One row per mark, its keys filled with it and its values with the negative, shape [R, 2 Hkv, D]."""
+    keys = torch.tensor(marks)[:, None, None].expand(-1, HEADS, WIDTH)
+    return torch.cat([keys, -keys], dim=1)
 
 
 def marks(stored: Tensor) -> list[float]:
@@ -28,31 +29,31 @@ def marks(stored: Tensor) -> list[float]:
 def fill(cache: KVCache, count: int) -> None:
     values = [float(i) for i in range(count)]
     for layer in range(LAYERS):
-        cache.write(layer, 0, rows(*values), -rows(*values))
+        cache.write(layer, 0, rows(*values))
 
 
 def read(cache: KVCache, layer: int) -> tuple[list[float], list[float]]:
-    keys, values = cache.write(layer, cache.lengths[layer], rows()[:0], rows()[:0])
+    keys, values = cache.write(layer, cache.lengths[layer], rows()[:0])
     return marks(keys), marks(values)
 
 
 def test_writing_returns_every_valid_row(cache: KVCache) -> None:
-    cache.write(0, 0, rows(1, 2), rows(-1, -2))
-    keys, values = cache.write(0, 2, rows(3), rows(-3))
+    cache.write(0, 0, rows(1, 2))
+    keys, values = cache.write(0, 2, rows(3))
     assert (marks(keys), marks(values)) == ([1, 2, 3], [-1, -2, -3])
     assert cache.lengths == [3, 0, 0]
 
 
 def test_writing_behind_fewer_rows_forgets_the_rest(cache: KVCache) -> None:
     fill(cache, 5)
-    keys, _ = cache.write(1, 2, rows(9), rows(9))
+    keys, _ = cache.write(1, 2, rows(9))
     assert marks(keys) == [0, 1, 9]
     assert cache.lengths == [5, 3, 5]
 
 
 def test_reading_only_changes_nothing(cache: KVCache) -> None:
     fill(cache, 5)
-    keys, values = cache.write(1, 3, rows()[:0], rows()[:0])
+    keys, values = cache.write(1, 3, rows()[:0])
     assert (marks(keys), marks(values)) == ([0, 1, 2], [0, -1, -2])
     assert cache.lengths == [5, 5, 5]
 
@@ -63,13 +64,13 @@ def test_reading_only_changes_nothing(cache: KVCache) -> None:
 def test_slots_that_are_not_there_are_refused(cache: KVCache, base: int, count: int) -> None:
     fill(cache, 3)
     with pytest.raises(RuntimeError, match="behind 3 valid ones in a cache of 10"):
-        cache.write(0, base, rows(*range(count)), rows(*range(count)))
+        cache.write(0, base, rows(*range(count)))
     assert read(cache, 0)[0] == [0, 1, 2]
 
 
 def test_truncating_never_lengthens(cache: KVCache) -> None:
     fill(cache, 3)
-    cache.write(0, 3, rows(3, 4), rows(3, 4))
+    cache.write(0, 3, rows(3, 4))
     cache.truncate(4)
     assert cache.lengths == [4, 3, 3]
 
@@ -77,7 +78,7 @@ def test_truncating_never_lengthens(cache: KVCache) -> None:
 def test_length_needs_layers_that_agree(cache: KVCache) -> None:
     fill(cache, 3)
     assert cache.length == 3
-    cache.write(0, 3, rows(3), rows(3))
+    cache.write(0, 3, rows(3))
     with pytest.raises(RuntimeError, match=r"\[4, 3, 3\]"):
         _ = cache.length
 

@@ -1,0 +1,1 @@
+"""``python -m bench.profile model=tiny``: what decoding costs here, and what methods could gain."""

@@ -1,0 +1,105 @@
+"""Measuring a profile: every context's passes, and every method's rounds beside the baseline's.
+
+Shapes: P prompt tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench import metrics, roofline
+from bench.meters import EnergyMeter, MemoryMeter, turn_clock
+from bench.nvml import nvml_device
+from bench.probes import Turns, measure_costs, measure_ranges, read_bandwidth, weight_bytes
+from bench.profile.records import Bandwidth, Level, MethodCost
+from bench.records import Arm, Sample
+from bench.roofline import Costs
+from bench.runtime.decoder import Decoder
+from bench.runtime.sampling import Sampler, Sampling
+from methods.autoregressive import Autoregressive
+from methods.base import Budget, Method
+
+
+def measure_bandwidth(decoder: Decoder, buffer_bytes: int, turns: Turns) -> Bandwidth:
+    """Read bandwidth of the memory, and over as many bytes as the model's weights."""
+    dtype, device = decoder.dtype, decoder.device
+    own = min(weight_bytes(decoder), buffer_bytes)
+    return Bandwidth(
+        memory=read_bandwidth(buffer_bytes, dtype, device, turns),
+        buffer_bytes=buffer_bytes,
+        resident=read_bandwidth(own, dtype, device, turns),
+    )
+
+
+def measure_level(decoder: Decoder, context: int, rows: Sequence[int], turns: Turns) -> Level:
+    """Passes and layer ranges behind `context` tokens, and the memory they needed."""
+    memory = MemoryMeter(decoder.device)
+    memory.reset()
+    costs = measure_costs(decoder, context, rows, turns)
+    ranges = measure_ranges(decoder, context, turns)
+    return Level(costs, ranges, memory.peak_bytes(), memory.peak_reserved_bytes())
+
+
+def measure_method(
+    name: str, method: Method, decoder: Decoder, prompts: Sequence[Tensor], tokens: int, costs: Costs
+) -> MethodCost:
+    """Decode every prompt greedily by the baseline and by the method, in turn, to exactly `tokens` tokens.
+
+    Args:
+        name: Of the method.
+        method: Attached to `decoder`.
+        decoder: The target.
+        prompts: Prompt ids, each shape [P].
+        tokens: Budget; no end token ends an answer, so that both sides decode alike.
+        costs: The passes' costs, for the prediction.
+    """
+    baseline = Autoregressive()
+    baseline.attach(decoder)
+    memory, energy = MemoryMeter(decoder.device), EnergyMeter(nvml_device(decoder.device)[0])
+    _decode(baseline, decoder, prompts[0], tokens, Arm.BASELINE)  # warms up, and is not counted
+    _decode(method, decoder, prompts[0], tokens, Arm.METHOD)
+    memory.reset()
+    energies: list[float | None] = []
+    theirs, ours = [], []
+    for ids in prompts:
+        theirs.append(_decode(baseline, decoder, ids, tokens, Arm.BASELINE))
+        energy.start()
+        ours.append(_decode(method, decoder, ids, tokens, Arm.METHOD))
+        energies.append(energy.joules())
+    rounds = [one for sample in ours for one in sample.rounds]
+    timings = [one.timing for one in ours if one.timing is not None]
+    phases = {phase: sum(one.phases_s[phase] for one in timings) for phase in metrics.PHASES}
+    return MethodCost(
+        name=name,
+        prompts=len(prompts),
+        tokens=sum(metrics.decode_work(one).tokens for one in ours),
+        rounds=len(rounds),
+        drafted=sum(one.drafted for one in rounds),
+        decode_s=sum(metrics.decode_work(one).seconds for one in ours),
+        draft_s=phases["draft"],
+        verify_s=phases["verify"],
+        commit_s=phases["commit"],
+        baseline_tokens=sum(metrics.decode_work(one).tokens for one in theirs),
+        baseline_s=sum(metrics.decode_work(one).seconds for one in theirs),
+        predicted=_predicted(method, costs, ours),
+        peak_allocated_bytes=memory.peak_bytes(),
+        energy_j=None if None in energies else sum(one for one in energies if one is not None),
+    )
+
+
+def _predicted(method: Method, costs: Costs, samples: Sequence[Sample]) -> float | None:
+    """None where rounds do not tell the rows of their verification."""
+    return None if getattr(method, "emits_behind_one_row", False) else roofline.predict(costs, samples)
+
+
+@torch.inference_mode()
+def _decode(method: Method, decoder: Decoder, ids: Tensor, tokens: int, arm: Arm) -> Sample:
+    clock = turn_clock(decoder.device)
+    budget = Budget(min(tokens, decoder.capacity - ids.numel()), frozenset())
+    with clock:
+        got = method.generate(ids, budget, Sampler(Sampling(), decoder.device, 0), clock)
+    got = got.cut(budget.max_new_tokens, budget.eos_ids)
+    return Sample("", "", 0, 0, arm, 0, ids=got.ids, rounds=got.rounds, timing=clock.timing())
