@@ -12,9 +12,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from bench.codec import decode_sample, encode_sample
 from bench.errors import UserError
