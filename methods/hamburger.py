@@ -1,13 +1,13 @@
 """stub"""
 from __future__ import annotations
 from methods.hamburger_model import HamburgerModel, HamburgerShape, joint_loss, collate, NEW_PARTS
-from methods.hamburger_training import Augmentation, answers_of
+from methods.hamburger_training import Grouping, answers_of
 from methods.base import Exactness
 
 
 class Hamburger:
-    def __init__(self, *, weights, confidence, position_convention, max_group, micro_layers, singles, random_splits, stop_weight):
-        self._augmentation = Augmentation(singles, random_splits)
+    def __init__(self, *, weights, confidence, position_convention, max_group, micro_layers, floor, ratio, singles, random_splits, stop_weight):
+        self._grouping = Grouping(max_group, floor, ratio, singles, random_splits)
         self._max_group, self._micro_layers, self._stop_weight = max_group, micro_layers, stop_weight
 
     def attach(self, decoder): ...
@@ -24,7 +24,7 @@ class Hamburger:
         return NEW_PARTS
 
     def examples(self, ids, is_answer, decoder, rng):
-        return answers_of(ids, is_answer, decoder, self._max_group, self._augmentation, rng)
+        return answers_of(ids, is_answer, decoder, self._grouping, rng)
 
     def joint_loss(self, model, examples, decoder):
         rotation = decoder.placement.rotation(0, decoder.capacity)

@@ -17,32 +17,41 @@ from methods.hamburger_model import Answer
 
 
 @dataclass(frozen=True, slots=True)
-class Augmentation:
-    """Answers whose groups are not the segmentation's, so that other group sizes stay familiar.
+class Grouping:
+    """How answers are cut into groups for training.
 
-    They keep the tuned model usable as plain autoregressive decoder, the limit of a high confidence. The stop
-    head learns nothing from them. The paper's preset is 0 for both.
+    Some answers are not segmented but cut otherwise, so that other group sizes stay familiar: this keeps the
+    tuned model usable as a plain autoregressive decoder, the limit of a high confidence. The stop head learns
+    nothing from those. The paper has none.
 
     Args:
-        singles: Share of answers of groups of one.
-        random: Share of answers of groups of random sizes.
+        max_group: Most tokens of a group (K).
+        floor: See `methods.hamburger_groups.segment`.
+        ratio: Likewise.
+        singles: Share of answers in groups of one.
+        random: Share of answers in groups of random sizes.
     """
 
+    max_group: int
+    floor: float
+    ratio: float
     singles: float
     random: float
 
     def __post_init__(self) -> None:
+        if self.floor < 0 or not 0 <= self.ratio <= 1:
+            raise ValueError(f"need floor of at least 0 and ratio in [0, 1], got {self}")
         if self.singles < 0 or self.random < 0 or self.singles + self.random > 1:
             raise ValueError(f"shares of augmented answers must be at least 0 and sum to at most 1, got {self}")
 
-    def sizes(self, values: Sequence[float], max_group: int, rng: Random) -> tuple[list[int], bool]:
+    def sizes(self, values: Sequence[float], rng: Random) -> tuple[list[int], bool]:
         """Group sizes of an answer with these entropies, and whether they label the stop head."""
         draw = rng.random()
         if draw < self.singles:
             return [1] * len(values), False
         if draw < self.singles + self.random:
-            return random_split(len(values), max_group, rng), False
-        return segment(values, max_group), True
+            return random_split(len(values), self.max_group, rng), False
+        return segment(values, self.max_group, self.floor, self.ratio), True
 
 
 @torch.no_grad()
@@ -50,8 +59,7 @@ def answers_of(
     ids: Sequence[int],
     is_answer: Sequence[bool],
     decoder: Decoder,
-    max_group: int,
-    augmentation: Augmentation,
+    grouping: Grouping,
     rng: Random,
 ) -> list[Answer]:
     """Every answer of a dialogue with all before it as its prompt, grouped by the untuned model's entropies.
@@ -60,9 +68,8 @@ def answers_of(
         ids: Token ids, length T.
         is_answer: Which of them are answers, their end tokens included, length T.
         decoder: The untuned model.
-        max_group: Most tokens of a group.
-        augmentation: Which answers are grouped otherwise.
-        rng: Draws for `augmentation`.
+        grouping: How answers are cut.
+        rng: Draws which answers are cut otherwise.
     """
     tokens = torch.tensor(ids, device=decoder.device)
     decoder.cache.truncate(0)
@@ -70,7 +77,7 @@ def answers_of(
     values = [0.0, *entropies(decoder.head(hidden)).tolist()]  # of the prediction of token i, not behind it
     found = []
     for start, end in _spans(is_answer):
-        sizes, is_labelled = augmentation.sizes(values[start:end], max_group, rng)
+        sizes, is_labelled = grouping.sizes(values[start:end], rng)
         found.append(Answer(ids[:end], start, sizes, is_labelled))
     return found
 
