@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
 from methods.trained_layer import TrainedLayer, future_mask, layer_state
@@ -54,6 +55,24 @@ class HamburgerShape:
         """The authors' proportions for any depth and width: features at each quarter, heads of width 32."""
         quarters = sorted({max(1, round(config.layers * part / 4)) - 1 for part in (1, 2, 3, 4)})
         return cls(max_group, micro_layers, max(1, config.width // MERGER_HEAD_WIDTH), tuple(quarters))
+
+    def check(self, config: DecoderConfig) -> None:
+        """Refuse a shape that this model cannot serve.
+
+        Raises:
+            UserError: If the deepest feature is not the model's last layer, or a head width is broken.
+        """
+        if not self.feature_layers or self.feature_layers[-1] != config.layers - 1:
+            raise UserError(
+                f"the weights read features of layers {list(self.feature_layers)}, this model has "
+                f"{config.layers} layers",
+                "use weights that were trained for this model",
+            )
+        if config.width % self.merger_heads:
+            raise UserError(
+                f"merger_heads must divide the width {config.width}, got {self.merger_heads}",
+                "use weights that were trained for this model",
+            )
 
     @property
     def taps(self) -> tuple[int, ...]:
