@@ -86,11 +86,14 @@ class Round:
 class Generation:
     """What a method returns: every token it committed and how it came by them.
 
-    The first token comes from the prefill; each round adds its `emitted` tokens.
+    The first token comes from the prefill; each round adds its `emitted` tokens. `kv_entries` is set by
+    methods that merge history: entries of the target's cache behind the prompt's; None means one per token
+    but the newest.
     """
 
     ids: tuple[int, ...]
     rounds: tuple[Round, ...]
+    kv_entries: int | None = None
 
     def __post_init__(self) -> None:
         emitted = 1 + sum(one.emitted for one in self.rounds)
@@ -113,7 +116,7 @@ class Generation:
             emitted = min(one.emitted, end - seen)
             kept.append(replace(one, emitted=emitted))
             seen += emitted
-        return Generation(self.ids[:end], tuple(kept))
+        return Generation(self.ids[:end], tuple(kept), self.kv_entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,10 @@ class Sample:
     peak_memory_bytes: int | None = None
     attempt: int = 0
     """Which start of the run measured this sample; each attempt has its own environment in ``run.json``."""
+    kv_entries: int | None = None
+    """Cache entries of the answer, where history is merged; see `Generation`."""
+    reference_nll: float | None = None
+    """Of lossy output: negative log-likelihood in nats under the target, summed over its tokens."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):

@@ -81,6 +81,15 @@ class Placement:
         mask = self._template[:count, self.capacity - base : self.capacity + count]
         return Rows(base, count, cos, sin, self._tile(mask))
 
+    def single(self, slot: int, position: int) -> Rows:
+        """One token that sees every slot before its own; its position may run ahead of its slot.
+
+        Raises:
+            UserError: If it does not fit into the cache.
+        """
+        self._check(max(slot, position) + 1)
+        return Rows(slot, 1, self._cos[position : position + 1], self._sin[position : position + 1], None)
+
     def tree(
         self, base: int, depths: Tensor, sees: Tensor, writes: int | None = None, *, first: int = 0
     ) -> Rows:

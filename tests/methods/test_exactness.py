@@ -18,6 +18,7 @@ from methods.chain import Draft, generate_chain
 from methods.kangaroo import Kangaroo
 from methods.layerskip import LayerSkip
 from methods.prompt_lookup import PromptLookup
+from tests.methods.hamburgers import saved_verified as random_hamburger
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 from tests.methods.test_kangaroo_tree import saved as random_kangaroo_tree
 from tests.methods.test_medusa import saved as random_medusa
@@ -41,6 +42,7 @@ METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "medusa-chain": lambda decoder, folder: random_medusa(decoder, folder, tree="chain"),
     "kangaroo": lambda decoder, folder: random_kangaroo(decoder, folder),
     "kangaroo_tree": lambda decoder, folder: random_kangaroo_tree(decoder, folder),
+    "hamburger_verified": lambda decoder, folder: random_hamburger(decoder, folder),
     "kangaroo-cautious": lambda decoder, folder: random_kangaroo(decoder, folder, threshold=0.3),
 }
 
