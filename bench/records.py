@@ -188,7 +188,9 @@ class Sample:
     kv_entries: int | None = None
     """Cache entries of the answer, where history is merged; see `Generation`."""
     reference_nll: float | None = None
-    """Of lossy output: negative log-likelihood in nats under the target, summed over its tokens."""
+    """In runs of lossy methods: negative log-likelihood of `ids` under the target in nats, summed."""
+    is_right: bool | None = None
+    """Whether the answer is right, where the prompt brings a check that can tell."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):

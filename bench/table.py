@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.lossy import LossyFigures, lossy_lines
 from bench.metrics import Position
 from bench.records import Run, Verdict
 from bench.stats import AaCheck, Interval
@@ -77,6 +78,8 @@ class Summary:
     aa_end_to_end: AaCheck | None
     verdicts: Mapping[Verdict, int]
     first_divergences: tuple[int, ...]
+    lossy: LossyFigures | None
+    """What a lossy method shows in place of verdicts."""
     failures: Mapping[str, int]
     """Failed samples by arm and reason, most frequent first."""
     excluded: tuple[str, ...]
@@ -104,7 +107,7 @@ def render(summary: Summary) -> str:
         *_subtask_lines(summary.subtasks),
         *_acceptance_lines(summary.acceptance),
         _row("decode time", _split(summary.time_split)),
-        _row("output", _output(summary)),
+        *_output_lines(summary),
         _control(summary),
         _row("steadiness", _steadiness(summary)),
         *_left_out(summary),
@@ -182,6 +185,13 @@ def _acceptance_lines(acceptance: Acceptance) -> list[str]:
 
 def _split(split: Mapping[str, float] | None) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in split.items()) if split else "-"
+
+
+def _output_lines(summary: Summary) -> list[str]:
+    """Verdicts, or, for output that has none to earn, its quality."""
+    if summary.lossy is not None:
+        return [_row(label, text) for label, text in lossy_lines(summary.lossy)]
+    return [_row("output", _output(summary))]
 
 
 def _output(summary: Summary) -> str:

@@ -159,6 +159,8 @@ def describe_run(
             "prompts": task.source.name.value,
             "partial": task.source.partial,
             "independent re-implementation": bool(getattr(method, "is_reimplementation", False)),
+            "weights beside the target": getattr(method, "added_weights", None),
+            "pass_weights": getattr(method, "pass_weights", None),
         },
     )
 
@@ -182,6 +184,8 @@ def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as t
     if not isinstance(weights, str):
         return None
     folder = Path(resolve_path(weights))
+    if (folder / "config.json").is_file():  # a whole model of the method's own
+        return checkpoint_hash(folder)
     if not (folder / WEIGHTS_FILE).is_file() or not (folder / PROVENANCE_FILE).is_file():
         return None  # attaching the method has told the user, where it needs them
     tree = json.loads((folder / PROVENANCE_FILE).read_text()).get("tree")
