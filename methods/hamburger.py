@@ -102,6 +102,8 @@ class Hamburger:
     def use(self, checkpoint: Checkpoint) -> None:
         """Bind to a tuned model in memory; the target stays the baseline's."""
         self._tuned, self._shape = checkpoint.decoder, checkpoint.shape
+        self.pass_weights = checkpoint.weights()
+        self.added_weights = sum(self.pass_weights[name] for name in ("base", "micro", "stop", "merger"))
         self._merge = Merge(checkpoint.embedder, checkpoint.shape)
         self._micro = MicroDecoder(self._tuned, checkpoint.micro, checkpoint.shape, self._confidence)
 

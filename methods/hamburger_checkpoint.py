@@ -9,6 +9,7 @@ the authors' checkpoint. Loading is strict.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -43,6 +44,21 @@ class Checkpoint:
     embedder: dict[str, Tensor]
     micro: dict[str, Tensor]
     shape: HamburgerShape
+
+    def weights(self) -> dict[str, int]:
+        """Weights by part; all of them are in memory beside the target's own. See `bench.lossy.PassWeights`."""
+        stop = [tensor for name, tensor in self.micro.items() if name.startswith("stop_head.")]
+        return {
+            "base": self.decoder.parameters,
+            "head": self.decoder.lm_head.parameters,
+            "micro": _count(self.micro.values()) - _count(stop),
+            "stop": _count(stop),
+            "merger": _count(self.embedder.values()),
+        }
+
+
+def _count(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def read_shape(folder: Path) -> HamburgerShape:
