@@ -216,6 +216,7 @@ def train_joint(
     training = {**provenance, "recipe": asdict(recipe), "figures": figures}
     config = json.loads((base / "config.json").read_text())
     config |= {name: {**block, "training": training} for name, block in method.blocks(decoder).items()}
+    out.mkdir(parents=True, exist_ok=True)
     partial = out / "model.safetensors.partial"
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
