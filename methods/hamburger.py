@@ -38,7 +38,7 @@ from bench.records import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Example, Exactness
+from methods.base import Budget, Clock, Exactness, Example
 from methods.chain import Draft
 from methods.hamburger_checkpoint import BLOCK, Checkpoint, load_checkpoint
 from methods.hamburger_model import NEW_PARTS, Answer, HamburgerModel, HamburgerShape, collate, joint_loss
@@ -172,9 +172,7 @@ class Hamburger:
         assert isinstance(model, HamburgerModel)
         answers = [one for one in examples if isinstance(one, Answer)]
         groups = collate(answers, self._grouping.max_group, decoder.device)
-        return joint_loss(
-            model, groups, decoder.placement.rotation(0, decoder.capacity), self._stop_weight
-        )
+        return joint_loss(model, groups, decoder.placement.rotation(0, decoder.capacity), self._stop_weight)
 
     def blocks(self, decoder: Decoder) -> dict[str, dict[str, Any]]:
         grouping = self._grouping

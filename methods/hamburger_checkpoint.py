@@ -74,7 +74,8 @@ def read_shape(folder: Path) -> HamburgerShape:
     names = [field.name for field in fields(HamburgerShape)]
     if not isinstance(block, dict) or any(name not in block for name in names):
         raise UserError(
-            f"{folder}/config.json has no {BLOCK!r} block with {', '.join(names)}: it is a plain model", _REMEDY
+            f"{folder}/config.json has no {BLOCK!r} block with {', '.join(names)}: it is a plain model",
+            _REMEDY,
         )
     return HamburgerShape(**{name: block[name] for name in names})
 
@@ -98,9 +99,7 @@ def load_checkpoint(folder: Path, target: Decoder) -> Checkpoint:
 
 def _stripped(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
-    return {
-        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _new_shapes(decoder: Decoder, shape: HamburgerShape) -> dict[str, tuple[int, ...]]:

@@ -275,7 +275,9 @@ class HamburgerModel(nn.Module):
     def lm_head(self) -> Tensor:
         """Weight of the LM head, shape [V, d]."""
         inner = self.model
-        weight: Tensor = inner.lm_head.weight if hasattr(inner, "lm_head") else inner.model.embed_tokens.weight
+        weight: Tensor = (
+            inner.lm_head.weight if hasattr(inner, "lm_head") else inner.model.embed_tokens.weight
+        )
         return weight
 
     def forward(self, groups: Groups, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -341,4 +343,10 @@ def joint_loss(
         right = ((guess > 0) == (is_last > 0)).float().mean() if known.any() else stop
         top1 = (logits.argmax(dim=-1) == tokens).float().mean()
     loss = ce + stop_weight * stop
-    return loss, {"loss": loss.detach(), "ce": ce.detach(), "stop": stop.detach(), "stop_right": right, "top1": top1}
+    return loss, {
+        "loss": loss.detach(),
+        "ce": ce.detach(),
+        "stop": stop.detach(),
+        "stop_right": right,
+        "top1": top1,
+    }

@@ -42,7 +42,9 @@ class Grouping:
         if self.floor < 0 or not 0 <= self.ratio <= 1:
             raise ValueError(f"need floor of at least 0 and ratio in [0, 1], got {self}")
         if self.singles < 0 or self.random < 0 or self.singles + self.random > 1:
-            raise ValueError(f"shares of augmented answers must be at least 0 and sum to at most 1, got {self}")
+            raise ValueError(
+                f"shares of augmented answers must be at least 0 and sum to at most 1, got {self}"
+            )
 
     def sizes(self, values: Sequence[float], rng: Random) -> tuple[list[int], bool]:
         """Group sizes of an answer with these entropies, and whether they label the stop head."""

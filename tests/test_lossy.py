@@ -92,7 +92,8 @@ def test_likelihood_and_agreement_are_pooled() -> None:
 
 def test_only_checkable_answers_count() -> None:
     found = answers([sample(), sample(is_right=False), sample(is_right=None)])
-    assert found == Answers(1, 2) and found.share == 0.5
+    assert found == Answers(1, 2)
+    assert found.share == 0.5
     assert answers([sample(is_right=None)]).share is None
 
 
@@ -124,8 +125,10 @@ def test_no_record_makes_a_lossy_method_look_lossless(verdict: Verdict) -> None:
     """Even a sample that claims a verdict, whatever wrote it."""
     broken = pair(equivalence=Equivalence(verdict), ids=(9,) * 10, is_right=False, reference_nll=90.0)
     shown = render(summarise(lossy_run(), broken, resamples=20))
-    assert "LOSSY" in shown and "not the model's own" in shown
-    assert "exact" not in shown and "explained" not in shown
+    assert "LOSSY" in shown
+    assert "not the model's own" in shown
+    assert "exact" not in shown
+    assert "explained" not in shown
 
 
 def test_the_curve_orders_runs_by_confidence() -> None:
@@ -137,7 +140,8 @@ def test_the_curve_orders_runs_by_confidence() -> None:
     low, high = confidence_curve(runs)
     assert (low.confidence, high.confidence) == (0.5, 0.9)
     assert (low.answers.share, high.answers.share) == (0.0, 1.0)
-    assert low.speedup == pytest.approx(2.0) and low.tokens_per_pass == 2.5
+    assert low.speedup == pytest.approx(2.0)
+    assert low.tokens_per_pass == 2.5
 
 
 def test_likelihood_under_the_target_is_the_sum_over_its_steps() -> None:

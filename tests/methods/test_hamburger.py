@@ -29,7 +29,9 @@ def model() -> HamburgerModel:
 
 
 def merge_of(model: HamburgerModel) -> Merge:
-    return Merge({name: value.detach() for name, value in model.comp_embedder.state_dict().items()}, model.shape)
+    return Merge(
+        {name: value.detach() for name, value in model.comp_embedder.state_dict().items()}, model.shape
+    )
 
 
 def sizes_of(got: Generation) -> list[int]:
@@ -149,7 +151,8 @@ def test_decoding_is_the_trained_forward() -> None:
     replayed = [int(logits[g, i].argmax()) for g, size in enumerate(sizes) for i in range(size)]
     assert replayed == list(got.ids)
     for g, size in enumerate(sizes[:-1]):  # the last group may have met the budget
-        assert goes_on[g, : size - 1].all() and (size == 4 or not goes_on[g, size - 1])
+        assert goes_on[g, : size - 1].all()
+        assert size == 4 or not goes_on[g, size - 1]
 
 
 def test_states_equal_those_of_the_trained_forward_to_rounding() -> None:
@@ -236,7 +239,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_the_tensors_name(
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UserError) as caught:
         method.attach(random_decoder())
-    assert change in caught.value.what and name.removeprefix("model.model.") in caught.value.what
+    assert change in caught.value.what
+    assert name.removeprefix("model.model.") in caught.value.what
 
 
 def test_a_plain_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -257,7 +261,12 @@ def test_without_weights_the_user_is_told_how_to_make_them(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "changes",
-    [{"position_convention": "first"}, {"max_group": 0}, {"singles": 0.7, "random_splits": 0.7}, {"ratio": 2.0}],
+    [
+        {"position_convention": "first"},
+        {"max_group": 0},
+        {"singles": 0.7, "random_splits": 0.7},
+        {"ratio": 2.0},
+    ],
     ids=str,
 )
 def test_impossible_settings_are_refused(changes: dict[str, object]) -> None:
@@ -272,4 +281,5 @@ def test_features_sit_at_the_quarters_and_shapes_survive_json() -> None:
 
 
 def test_it_is_trained_as_a_whole() -> None:
-    assert isinstance(unattached(), FullTrainable) and isinstance(Hamburger, type)
+    assert isinstance(unattached(), FullTrainable)
+    assert isinstance(Hamburger, type)

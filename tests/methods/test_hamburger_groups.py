@@ -35,7 +35,8 @@ def test_entropy_is_that_of_the_prediction_in_nats() -> None:
 
 def test_random_splits_cover_the_answer() -> None:
     sizes = random_split(50, 4, Random(0))
-    assert sum(sizes) == 50 and set(sizes) == {1, 2, 3, 4}
+    assert sum(sizes) == 50
+    assert set(sizes) == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,8 @@ def test_random_splits_cover_the_answer() -> None:
 def test_only_segmented_answers_teach_the_stop_head(singles: float, random: float, labelled: bool) -> None:
     grouping = Grouping(4, 0.05, 0.3, singles, random)
     sizes, is_labelled = grouping.sizes([0.01] * 8, Random(0))
-    assert is_labelled is labelled and sum(sizes) == 8
+    assert is_labelled is labelled
+    assert sum(sizes) == 8
     assert (sizes == [4, 4]) is labelled
 
 

@@ -38,7 +38,8 @@ def test_it_learns_one_dialogue_by_heart(tmp_path: Path) -> None:
     trainer = JointTrainer(hamburger(), decoder, recipe, tmp_path)
     one = [next(dialogues())]
     figures = [trainer.train_step(one) for _ in range(30)]
-    assert figures[0]["ce"] > 3 and figures[-1]["ce"] < 1
+    assert figures[0]["ce"] > 3
+    assert figures[-1]["ce"] < 1
     assert figures[-1]["top1"] > 0.8
 
 
@@ -68,7 +69,8 @@ def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) 
     train_joint(hamburger(), decoder, base, dialogues(), RECIPE, out, {"model": "random"})
     block = json.loads((out / "config.json").read_text())["hamburger"]
     assert block["feature_layers"] == [1, 2, 3, 5]
-    assert block["training"]["model"] == "random" and block["training"]["recipe"]["steps"] == 6
+    assert block["training"]["model"] == "random"
+    assert block["training"]["recipe"]["steps"] == 6
     method = hamburger(weights=str(out))
     method.attach(decoder)
     assert len(run(method, prompt(), new=20).ids) == 20
@@ -96,9 +98,11 @@ def test_new_parts_learn_at_their_own_rate(tmp_path: Path) -> None:
 def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
     recipe = replace(RECIPE, steps=100, warmup_steps=10, final_share=0.1)
     factors = [recipe.lr_factor(step) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1) and max(factors) > 0.97
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) > 0.97
     assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[50] == pytest.approx(0.55) and factors[-1] == pytest.approx(0.1, abs=0.01)
+    assert factors[50] == pytest.approx(0.55)
+    assert factors[-1] == pytest.approx(0.1, abs=0.01)
 
 
 def test_batches_hold_alike_lengths_and_at_least_one_example() -> None:
