@@ -91,6 +91,20 @@ def teacher_force(decoder: Decoder, prompt_ids: Tensor, ids: Sequence[int]) -> l
     return steps
 
 
+@torch.inference_mode()
+def reference_nll(decoder: Decoder, prompt_ids: Tensor, ids: Sequence[int]) -> float:
+    """Negative log-likelihood of an output under the target in nats, summed over its N tokens.
+
+    One teacher-forced pass: a likelihood, unlike a verdict, does not hang on the order of summation.
+    """
+    tokens = torch.tensor(ids, device=prompt_ids.device)
+    whole = torch.cat([prompt_ids, tokens[:-1]])
+    decoder.cache.truncate(0)
+    hidden = decoder.run_layers(decoder.embed(whole), decoder.placement.chain(0, whole.numel()))
+    logs = decoder.head(hidden[prompt_ids.numel() - 1 :]).float().log_softmax(dim=-1)  # [N, V]
+    return -float(logs.gather(1, tokens[:, None]).sum())
+
+
 def _step(logits: Tensor, token: int) -> Step:
     exact = logits.double()
     best, second = exact.topk(2).values.tolist()

@@ -92,7 +92,11 @@ class Generation:
     ids: tuple[int, ...]
     rounds: tuple[Round, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Counts of the method's own by name, such as ``search_steps``; of all the work, so `cut` keeps them."""
+    """Counts of the method's own by name, such as ``search_steps``; of all the work, so `cut` keeps them.
+
+    ``kv_entries`` is set by methods that merge history: entries of the target's cache behind the prompt's;
+    without it there is one per token but the newest.
+    """
 
     def __post_init__(self) -> None:
         emitted = 1 + sum(one.emitted for one in self.rounds)
@@ -189,12 +193,21 @@ class Sample:
     """Which start of the run measured this sample; each attempt has its own environment in ``run.json``."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Counts of the method's own, see `Generation.counts`."""
+    reference_nll: float | None = None
+    """In runs of lossy methods: negative log-likelihood of `ids` under the target in nats, summed."""
+    is_right: bool | None = None
+    """Whether the answer is right, where the prompt brings a check that can tell."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
             raise ValueError(f"sample {self.key} has neither an error nor a measurement")
         if self.error is not None and (self.ids or self.timing is not None):
             raise ValueError(f"sample {self.key} failed, so it must hold no numbers")
+
+    @property
+    def kv_entries(self) -> int | None:
+        """Cache entries of the answer, of methods that merge history; see `Generation.counts`."""
+        return self.counts.get("kv_entries")
 
     @property
     def key(self) -> tuple[str, int, int, str]:

@@ -22,7 +22,7 @@ from bench.certificates import badge_of, source_hash
 from bench.config import Settings
 from bench.environment import environment, is_gpu_shared
 from bench.errors import UserError
-from bench.lossless import first_divergence, judge
+from bench.lossless import first_divergence, judge, reference_nll
 from bench.meters import EnergyMeter, MemoryMeter, turn_clock
 from bench.metrics import check_identities
 from bench.nvml import nvml_device
@@ -33,6 +33,7 @@ from bench.runtime.sampling import Sampler
 from bench.store import RunStore, load_run, load_samples
 from bench.summary import render, summarise
 from bench.tasks.chat import prompt_hash
+from bench.tasks.checkers import is_right
 from bench.warmup import warm_up
 from bench.workbench import Workbench, build_workbench, draw_up
 from methods.base import Budget, Exactness
@@ -151,7 +152,7 @@ class Session:
         if method is not None and method.error is None:
             baseline = samples.get(Arm.BASELINE) or self._answers.get(_key(cell, Arm.BASELINE))
             samples[Arm.METHOD] = replace(method, equivalence=self._judge(cell, method, baseline))
-        return list(samples.values())
+        return [self._graded(cell, sample) for sample in samples.values()]
 
     def _try(self, cell: Cell, arm: Arm, order: int) -> Sample:
         """One decode; whatever goes wrong inside it becomes the record of a failure."""
@@ -236,6 +237,17 @@ class Session:
             return judge(self._bench.decoder, self._prompt_ids(cell, Arm.METHOD), method.ids, baseline_ids)
         divergence = first_divergence(method.ids, baseline.ids) if is_same_prompt else None
         return Equivalence(Verdict.UNCHECKED, first_divergence=divergence)
+
+    def _graded(self, cell: Cell, sample: Sample) -> Sample:
+        """The sample with its quality: right or not where a check tells; in lossy runs its likelihood."""
+        if sample.error is not None:
+            return sample
+        if cell.prompt.checks:
+            sample = replace(sample, is_right=is_right(cell.prompt.checks[cell.turn], sample.text))
+        if self._bench.run.labels["exactness"] != Exactness.LOSSY:
+            return sample
+        nll = reference_nll(self._bench.decoder, self._prompt_ids(cell, sample.arm), sample.ids)
+        return replace(sample, reference_nll=nll)
 
 
 def _cells(prompts: tuple[Prompt, ...], repeats: int) -> Iterator[Cell]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from bench import metrics, roofline, stats
+from bench.lossy import lossy_figures
 from bench.records import Arm, Run, Sample, Verdict
 from bench.resources import resources
 from bench.roofline import Probe
@@ -65,6 +66,7 @@ def summarise(
         aa_end_to_end=draws.aa(baseline, metrics.end_to_end_per_question),
         verdicts=metrics.verdict_counts(all_method) if all_method else dict.fromkeys(Verdict, 0),
         first_divergences=metrics.first_divergences(all_method) if all_method else (),
+        lossy=lossy_figures(run, samples),
         failures=_failures(samples),
         excluded=excluded,
         notes=_notes(run, len({one.prompt_id for one in compared})),
@@ -216,7 +218,7 @@ def _notes(run: Run, prompts: int) -> tuple[str, ...]:
     shown = {
         key: value
         for key, value in run.labels.items()
-        if key != "exactness" and value not in (None, False, "")
+        if key not in ("exactness", "pass_weights") and value not in (None, False, "")
     }
     notes = [key if value is True else f"{key}: {value}" for key, value in shown.items()]
     if prompts < FEW_PROMPTS:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.lossy import LossyFigures, lossy_lines
 from bench.machine_table import machine_rows, prediction_rows
 from bench.metrics import Position
 from bench.records import Run, Verdict
@@ -82,6 +83,8 @@ class Summary:
     aa_end_to_end: AaCheck | None
     verdicts: Mapping[Verdict, int]
     first_divergences: tuple[int, ...]
+    lossy: LossyFigures | None
+    """What a lossy method shows in place of verdicts."""
     failures: Mapping[str, int]
     """Failed samples by arm and reason, most frequent first."""
     excluded: tuple[str, ...]
@@ -128,7 +131,7 @@ def render(summary: Summary) -> str:
         _row("decode time", _split(summary.time_split)),
         *_search_lines(summary),
         *(_row(*cells) for cells in machine_rows(summary.probe, baseline.decode_tokens_per_s, resources)),
-        _row("output", _output(summary)),
+        *_output_lines(summary),
         _control(summary),
         _row("steadiness", _steadiness(summary)),
         *_left_out(summary),
@@ -234,6 +237,13 @@ def _search_lines(summary: Summary) -> list[str]:
             _row("", f"{cost.share:.1%} of decode time; {cost.steps} scores; {state} {cost.rounds} rounds")
         )
     return lines
+
+
+def _output_lines(summary: Summary) -> list[str]:
+    """Verdicts, or, for output that has none to earn, its quality."""
+    if summary.lossy is not None:
+        return [_row(label, text) for label, text in lossy_lines(summary.lossy)]
+    return [_row("output", _output(summary))]
 
 
 def _output(summary: Summary) -> str:

@@ -245,6 +245,8 @@ def describe_run(
             "random weights": settings.model.weights == "random",
             "draft cost": getattr(method, "draft_cost", None),
             "several tokens per row": bool(getattr(method, "emits_behind_one_row", False)),
+            "weights beside the target": getattr(method, "added_weights", None),
+            "pass_weights": getattr(method, "pass_weights", None),
         },
     )
 
@@ -277,6 +279,9 @@ def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as t
     """Hash of a method's trained modules, so that retrained or recalibrated ones make another run."""
     if not isinstance(weights, str):
         return None
-    files = [Path(resolve_path(weights)) / name for name in (WEIGHTS_FILE, PROVENANCE_FILE)]
+    folder = Path(resolve_path(weights))
+    if (folder / "config.json").is_file():  # a whole model of the method's own
+        return checkpoint_hash(folder)
+    files = [folder / name for name in (WEIGHTS_FILE, PROVENANCE_FILE)]
     found = [file.read_bytes() for file in files if file.is_file()]  # attaching refuses what is missing
     return hashlib.sha256(b"".join(found)).hexdigest()[:16] if found else None

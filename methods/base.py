@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
+from random import Random
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -129,3 +130,38 @@ class Trainable(Method, Protocol):
 
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
         """Settings that the weights depend on; stored beside them and checked by `attach`."""
+
+
+class Example(Protocol):
+    """What training of a whole model sees of one answer."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens it teaches: its weight in a batch."""
+
+    def __len__(self) -> int:
+        """Entries it occupies in a pass: alike ones are batched together."""
+
+
+@runtime_checkable
+class FullTrainable(Method, Protocol):
+    """A method that tunes the whole model along with its modules; `bench.train` feeds it dialogues."""
+
+    def new_model(self, decoder: Decoder) -> nn.Module:
+        """A trainable fp32 copy of the model with fresh modules; its state dict is the checkpoint."""
+
+    def new_parts(self) -> tuple[str, ...]:
+        """How the names of weights begin that the model does not bring: they learn at the higher rate."""
+
+    def examples(
+        self, ids: Sequence[int], is_answer: Sequence[bool], decoder: Decoder, rng: Random
+    ) -> list[Example]:
+        """Examples of one dialogue, prepared with the untuned model."""
+
+    def joint_loss(
+        self, model: nn.Module, examples: Sequence[Example], decoder: Decoder
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch, averaged over the tokens it teaches, and figures worth logging."""
+
+    def blocks(self, decoder: Decoder) -> dict[str, dict[str, Any]]:
+        """What config.json must say of the modules, by the name of its block."""

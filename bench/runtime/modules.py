@@ -83,7 +83,17 @@ def load_module(folder: Path, shapes: Mapping[str, tuple[int, ...]], like: Tenso
     Raises:
         UserError: If names or shapes differ; all differences are named.
     """
-    tensors = load_file(folder / WEIGHTS_FILE)
+    return fitted(load_file(folder / WEIGHTS_FILE), shapes, like, str(folder / WEIGHTS_FILE))
+
+
+def fitted(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], like: Tensor, source: str
+) -> dict[str, Tensor]:
+    """`tensors` on the device and in the dtype of `like`, checked against the shapes a model needs.
+
+    Raises:
+        UserError: If names or shapes differ; all differences are named, and `source` with them.
+    """
     problems = [f"{name} is missing" for name in shapes if name not in tensors]
     problems += [f"{name} is unexpected" for name in tensors if name not in shapes]
     problems += [
@@ -93,7 +103,7 @@ def load_module(folder: Path, shapes: Mapping[str, tuple[int, ...]], like: Tenso
     ]
     if problems:
         raise UserError(
-            f"{folder / WEIGHTS_FILE} does not fit this model: {'; '.join(problems[:6])}",
+            f"{source} does not fit this model: {'; '.join(problems[:6])}",
             "use weights that were trained for this model, or train them with python -m bench.train",
         )
     return {name: tensor.to(like.device, like.dtype) for name, tensor in tensors.items()}

@@ -92,6 +92,15 @@ class Placement:
         one = self.chain(base, 1)
         return one if one.mask is None else replace(one, mask=one.mask.repeat(2, 1))
 
+    def single(self, slot: int, position: int) -> Rows:
+        """One token that sees every slot before its own; its position may run ahead of its slot.
+
+        Raises:
+            UserError: If it does not fit into the cache.
+        """
+        self._check(max(slot, position) + 1)
+        return Rows(slot, 1, self._cos[position : position + 1], self._sin[position : position + 1], None)
+
     def tree(
         self, base: int, depths: Tensor, sees: Tensor, writes: int | None = None, *, first: int = 0
     ) -> Rows:

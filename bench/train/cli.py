@@ -75,21 +75,23 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
 
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
+    from bench.train.joint import JointRecipe, train_joint
     from bench.train.modules import ModuleRecipe, train_module
     from bench.workbench import checkpoint_hash, options_for, settle_threads
-    from methods.base import Trainable
+    from methods.base import FullTrainable, Trainable
 
-    recipe = _checked(OmegaConf.to_container(composed.recipe, resolve=True), ModuleRecipe(), "recipe")
     node = OmegaConf.to_container(composed.method, resolve=True)
     assert isinstance(node, dict)
     if "weights" in node:
         node["weights"] = None  # what is about to be made
     method = Component.from_node("method", name, node).build()
-    if not isinstance(method, Trainable):
+    if not isinstance(method, Trainable | FullTrainable):
         raise UserError(
             f"method={name} has nothing to train",
             "choose a method with modules, such as kangaroo; skipped layers: python -m bench.train.skip_set",
         )
+    defaults = ModuleRecipe() if isinstance(method, Trainable) else JointRecipe()
+    recipe = _checked(OmegaConf.to_container(composed.recipe, resolve=True), defaults, "recipe")
     config: ModelConfig = _object(composed.model)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
@@ -98,7 +100,11 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     out = Path(composed.out or f"results/train/{model}/{name}")
     facts = {"model": model, "model_weights": checkpoint_hash(folder), "data": "bench.train.corpus"}
-    figures = train_module(method, decoder, _dialogues(tokenizer, recipe.seed), recipe, out, facts)
+    dialogues = _dialogues(tokenizer, recipe.seed)
+    if isinstance(method, Trainable):
+        figures = train_module(method, decoder, dialogues, recipe, out, facts)
+    else:
+        figures = train_joint(method, decoder, folder, dialogues, recipe, out, facts)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
 
 

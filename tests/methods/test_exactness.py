@@ -19,6 +19,7 @@ from methods.dynamic_exit import DynamicExit
 from methods.kangaroo import Kangaroo
 from methods.layerskip import LayerSkip
 from methods.prompt_lookup import PromptLookup
+from tests.methods.hamburgers import saved_verified as random_hamburger
 from tests.methods.skips import draft_verify, swift
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 from tests.methods.test_dynamic_exit import DEFAULTS as DEL
@@ -50,6 +51,7 @@ METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "medusa-chain": lambda decoder, folder: random_medusa(decoder, folder, tree="chain"),
     "kangaroo": lambda decoder, folder: random_kangaroo(decoder, folder),
     "kangaroo_tree": lambda decoder, folder: random_kangaroo_tree(decoder, folder),
+    "hamburger_verified": lambda decoder, folder: random_hamburger(decoder, folder),
     "kangaroo-cautious": lambda decoder, folder: random_kangaroo(decoder, folder, threshold=0.3),
     "draft_verify": lambda decoder, folder: draft_verify(threshold=0.02),
     "swift": lambda decoder, folder: swift(threshold=0.02),

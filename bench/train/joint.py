@@ -1,0 +1,224 @@
+"""Training of a whole model together with a method's modules: one loop for all that tune their target.
+
+Beside `bench.train.modules`, where the model is frozen: here the frozen model only looks at each dialogue
+once, to prepare it (a segmentation, say), and a copy of it is trained. Interrupted, it continues exactly by
+the same command.
+
+Shapes: none; the method lays out its own batches.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from bench.errors import UserError
+from bench.runtime.decoder import Decoder
+from bench.train.checkpoint import load_state, save_state
+from bench.train.modules import ModuleRecipe
+from bench.train.modules import Sequence as Dialogue
+from methods.base import Example, FullTrainable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JointRecipe(ModuleRecipe):
+    """Settings of a run. AdamW on fp32 masters, linear warm-up, then a cosine; `lr` is that of new modules.
+
+    Args:
+        base_share: Rate of the model's own weights, as a share of `lr`.
+        final_share: Share of the peak rates that the cosine ends at.
+        micro_tokens: Padded entries of one pass, at most.
+    """
+
+    base_share: float = 0.5
+    final_share: float = 0.02
+    micro_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        ModuleRecipe.__post_init__(self)
+        for name in ("base_share", "final_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(
+                    f"recipe.{name} must lie in [0, 1], got {getattr(self, name)}", f"correct recipe.{name}"
+                )
+        if self.micro_tokens < 1:
+            raise UserError("recipe.micro_tokens must be at least 1", "raise recipe.micro_tokens")
+
+    def lr_factor(self, step: int) -> float:
+        """Share of the peak rate at a step, counted from 0."""
+        share = step / self.steps
+        cosine = self.final_share + (1 - self.final_share) * (1 + math.cos(math.pi * share)) / 2
+        return min((step + 1) / max(1, self.warmup_steps), cosine)
+
+
+class JointTrainer:
+    """One training run.
+
+    Args:
+        method: Knows its model, its examples and its loss.
+        decoder: The frozen model; its precision is that of the training passes, the masters are fp32.
+        recipe: Settings.
+        work: Folder of checkpoints.
+    """
+
+    def __init__(self, method: FullTrainable, decoder: Decoder, recipe: JointRecipe, work: Path) -> None:
+        self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, work
+        torch.manual_seed(recipe.seed)  # new modules initialise themselves from the global generator
+        self.model: nn.Module = method.new_model(decoder)
+        self._rates = (recipe.lr * recipe.base_share, recipe.lr)
+        self._optimizer = self._new_optimizer()
+        self._step = 0
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        """Two groups: the model's own weights, then the new ones."""
+        new = tuple(self._method.new_parts())
+        named = list(self.model.named_parameters())
+        groups = [
+            {"params": [weight for name, weight in named if name.startswith(new) is is_new], "lr": rate}
+            for is_new, rate in zip((False, True), self._rates, strict=True)
+        ]
+        return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=self._recipe.weight_decay)
+
+    def run(self, dialogues: Iterator[Dialogue]) -> dict[str, float]:
+        """Train to the end; mean figures of the last logged steps.
+
+        Raises:
+            UserError: If the work folder holds a run with other settings.
+            FloatingPointError: If the loss is not finite.
+        """
+        self._resume()
+        recipe, figures = self._recipe, dict[str, float]()
+        stream = islice(dialogues, self._step * recipe.batch, None)
+        since: list[dict[str, float]] = []
+        bar = tqdm(
+            range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
+        )
+        begun = time.perf_counter()
+        for _ in bar:
+            since.append(self.train_step(list(islice(stream, recipe.batch))))
+            if self._step % recipe.log_every == 0 or self._step == recipe.steps:
+                figures = _mean(since)
+                speed = sum(one["tokens"] for one in since) / (time.perf_counter() - begun)
+                bar.set_postfix(figures)
+                log.info("step %d/%d %.0f tok/s %s", self._step, recipe.steps, speed, figures)
+                since, begun = [], time.perf_counter()
+            if self._step % recipe.checkpoint_every == 0:
+                self._save()
+        return figures
+
+    def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+        """One update; its figures, weighted by tokens, and the ``tokens`` it learned from."""
+        recipe = self._recipe
+        examples = self._examples(dialogues)
+        total = sum(example.tokens for example in examples)
+        figures = {"tokens": float(total)}
+        for part in _cut(examples, recipe.micro_tokens):
+            share = sum(example.tokens for example in part) / total
+            with torch.autocast(self._decoder.device.type, self._decoder.dtype, enabled=self._is_half):
+                loss, extra = self._method.joint_loss(self.model, part, self._decoder)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            for name, value in extra.items():
+                figures[name] = figures.get(name, 0.0) + float(value) * share
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise FloatingPointError(f"figures must stay finite, got {figures} at step {self._step}")
+        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * recipe.lr_factor(self._step)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._step += 1
+        return figures
+
+    @property
+    def _is_half(self) -> bool:
+        return self._decoder.dtype in (torch.bfloat16, torch.float16)
+
+    def _examples(self, dialogues: Iterable[Dialogue]) -> list[Example]:
+        rng = Random(f"{self._recipe.seed}/{self._step}")
+        most = self._recipe.max_tokens
+        found: list[Example] = []
+        for ids, is_answer in dialogues:
+            found += self._method.examples(ids[:most], is_answer[:most], self._decoder, rng)
+        return found
+
+    def _save(self) -> None:
+        state = {"step": self._step, "recipe": asdict(self._recipe)}
+        state |= {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        save_state(self._work, state)
+
+    def _resume(self) -> None:
+        state = load_state(self._work, asdict(self._recipe))
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._step = state["step"]
+            log.info("resumed at step %d of %d", self._step, self._recipe.steps)
+
+
+def _cut(examples: Sequence[Example], most: int) -> list[list[Example]]:
+    """Batches of examples of similar length, at least one each, of at most `most` padded entries."""
+    parts: list[list[Example]] = []
+    for example in sorted(examples, key=len, reverse=True):
+        if parts and (len(parts[-1]) + 1) * len(parts[-1][0]) <= most:  # the first one is the longest
+            parts[-1].append(example)
+        else:
+            parts.append([example])
+    return parts
+
+
+def _mean(since: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over steps of every figure but the count of tokens."""
+    names = [name for name in since[0] if name != "tokens"]
+    return {name: round(sum(one[name] for one in since) / len(since), 4) for name in names}
+
+
+def train_joint(
+    method: FullTrainable,
+    decoder: Decoder,
+    base: Path,
+    dialogues: Iterator[Dialogue],
+    recipe: JointRecipe,
+    out: Path,
+    provenance: Mapping[str, Any],
+) -> dict[str, float]:
+    """Train a method's whole model and write it to `out` in bf16; checkpoints live in ``out/work``.
+
+    Args:
+        method: Knows its model, its examples and its loss.
+        decoder: The model to start from.
+        base: The checkpoint's folder; its config.json is the result's, with the method's own block added.
+        dialogues: Endless stream of dialogues, the same at every start.
+        recipe: Settings.
+        out: Folder that `methods` load from.
+        provenance: Stored in the method's block, with the recipe and the figures.
+
+    Returns:
+        Mean figures of the last logged steps.
+    """
+    trainer = JointTrainer(method, decoder, recipe, out / "work")
+    figures = trainer.run(dialogues)
+    tensors = {name: value.to(torch.bfloat16) for name, value in trainer.model.state_dict().items()}
+    training = {**provenance, "recipe": asdict(recipe), "figures": figures}
+    config = json.loads((base / "config.json").read_text())
+    config |= {name: {**block, "training": training} for name, block in method.blocks(decoder).items()}
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / "model.safetensors.partial"
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    partial.replace(out / "model.safetensors")
+    return figures

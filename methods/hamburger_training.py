@@ -1,0 +1,96 @@
+"""What HAMburger learns from a dialogue: its answers, cut into groups (arXiv 2505.20438).
+
+Shapes: T tokens of a dialogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+
+from bench.runtime.decoder import Decoder
+from methods.hamburger_groups import entropies, random_split, segment
+from methods.hamburger_model import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How answers are cut into groups for training.
+
+    Some answers are not segmented but cut otherwise, so that other group sizes stay familiar: this keeps the
+    tuned model usable as a plain autoregressive decoder, the limit of a high confidence. The stop head learns
+    nothing from those. The paper has none.
+
+    Args:
+        max_group: Most tokens of a group (K).
+        floor: See `methods.hamburger_groups.segment`.
+        ratio: Likewise.
+        singles: Share of answers in groups of one.
+        random: Share of answers in groups of random sizes.
+    """
+
+    max_group: int
+    floor: float
+    ratio: float
+    singles: float
+    random: float
+
+    def __post_init__(self) -> None:
+        if self.floor < 0 or not 0 <= self.ratio <= 1:
+            raise ValueError(f"need floor of at least 0 and ratio in [0, 1], got {self}")
+        if self.singles < 0 or self.random < 0 or self.singles + self.random > 1:
+            raise ValueError(
+                f"shares of augmented answers must be at least 0 and sum to at most 1, got {self}"
+            )
+
+    def sizes(self, values: Sequence[float], rng: Random) -> tuple[list[int], bool]:
+        """Group sizes of an answer with these entropies, and whether they label the stop head."""
+        draw = rng.random()
+        if draw < self.singles:
+            return [1] * len(values), False
+        if draw < self.singles + self.random:
+            return random_split(len(values), self.max_group, rng), False
+        return segment(values, self.max_group, self.floor, self.ratio), True
+
+
+@torch.no_grad()
+def answers_of(
+    ids: Sequence[int],
+    is_answer: Sequence[bool],
+    decoder: Decoder,
+    grouping: Grouping,
+    rng: Random,
+) -> list[Answer]:
+    """Every answer of a dialogue with all before it as its prompt, grouped by the untuned model's entropies.
+
+    Args:
+        ids: Token ids, length T.
+        is_answer: Which of them are answers, their end tokens included, length T.
+        decoder: The untuned model.
+        grouping: How answers are cut.
+        rng: Draws which answers are cut otherwise.
+    """
+    tokens = torch.tensor(ids, device=decoder.device)
+    decoder.cache.truncate(0)
+    hidden = decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)))
+    values = [0.0, *entropies(decoder.head(hidden)).tolist()]  # of the prediction of token i, not behind it
+    found = []
+    for start, end in _spans(is_answer):
+        sizes, is_labelled = grouping.sizes(values[start:end], rng)
+        found.append(Answer(ids[:end], start, sizes, is_labelled))
+    return found
+
+
+def _spans(is_answer: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """Start and end of every run of answer tokens that has a prompt."""
+    start: int | None = None
+    for index, inside in enumerate([*is_answer, False]):
+        if inside and start is None:
+            start = index
+        elif not inside and start is not None:
+            if start > 0:
+                yield start, index
+            start = None

@@ -1,0 +1,147 @@
+"""A decoder layer in plain torch, for training: batched, differentiable, tensor names as in checkpoints.
+
+The benchmark's decoder runs frozen, fused weights on rows of one sequence. Modules that are trained need the
+same layer with gradients and a batch axis; `as_layer` fuses the trained tensors for the decoder afterwards.
+
+Shapes: B sequences, S positions, d width, H query heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.runtime.decoder import Attention, Layer, Mlp
+from bench.runtime.families import DecoderConfig
+from bench.runtime.linear import Linear
+from bench.runtime.rope import rotate
+
+_QKV = ("q_proj", "k_proj", "v_proj")
+_GATE_UP = ("gate_proj", "up_proj")
+
+
+class TrainedLayer(nn.Module):
+    """Pre-norm attention and gated MLP with the sizes and flags of `config`, randomly initialised."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self._config = config
+        width, head_dim = config.width, config.head_dim
+        attention = nn.Module()
+        for name, heads in zip(_QKV, (config.heads, config.kv_heads, config.kv_heads), strict=True):
+            attention.add_module(name, nn.Linear(width, heads * head_dim, config.qkv_bias))
+        attention.o_proj = nn.Linear(config.heads * head_dim, width, config.output_bias)
+        if config.qk_norm:
+            attention.q_norm = nn.RMSNorm(head_dim, config.norm_eps)
+            attention.k_norm = nn.RMSNorm(head_dim, config.norm_eps)
+        mlp = nn.Module()
+        for name in _GATE_UP:
+            mlp.add_module(name, nn.Linear(width, config.mlp_width, config.mlp_bias))
+        mlp.down_proj = nn.Linear(config.mlp_width, width, config.mlp_bias)
+        self.input_layernorm = nn.RMSNorm(width, config.norm_eps)
+        self.self_attn: Any = attention
+        self.post_attention_layernorm = nn.RMSNorm(width, config.norm_eps)
+        self.mlp: Any = mlp
+
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, future: Tensor) -> Tensor:
+        """Rows behind the layer.
+
+        Args:
+            hidden: Rows before it, shape [B, S, d].
+            cos: Rotary cosines, shape [B or 1, S, 1, D].
+            sin: Likewise.
+            future: Additive causal mask, shape [S, S]; see `future_mask`.
+
+        Returns:
+            Shape [B, S, d].
+        """
+        hidden = hidden + self._attend(self.input_layernorm(hidden), cos, sin, future)
+        normed = self.post_attention_layernorm(hidden)
+        gate, up = self.mlp.gate_proj(normed), self.mlp.up_proj(normed)
+        inner = F.silu(gate) if self._config.activation == "silu" else F.gelu(gate, approximate="tanh")
+        return hidden + self.mlp.down_proj(inner * up)  # type: ignore[no-any-return]
+
+    def _attend(self, normed: Tensor, cos: Tensor, sin: Tensor, future: Tensor) -> Tensor:
+        config, attention = self._config, self.self_attn
+        heads = (*normed.shape[:2], -1, config.head_dim)
+        queries, keys = attention.q_proj(normed).view(heads), attention.k_proj(normed).view(heads)
+        values = attention.v_proj(normed).view(heads)
+        if config.qk_norm:
+            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+        queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        groups = config.heads // config.kv_heads
+        if groups > 1:
+            keys, values = keys.repeat_interleave(groups, dim=2), values.repeat_interleave(groups, dim=2)
+        queries, keys, values = (one.transpose(1, 2).to(values.dtype) for one in (queries, keys, values))
+        # Plain products: the fused kernels are slower backwards at the sizes trained here.
+        scores = queries @ keys.mT * config.head_dim**-0.5 + future  # [B, H, S, S]
+        mixed = scores.softmax(dim=-1).to(values.dtype) @ values
+        return attention.o_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def future_mask(length: int, device: torch.device) -> Tensor:
+    """Additive mask that hides later positions, shape [length, length]."""
+    return torch.full((length, length), -1e9, device=device).triu(1)
+
+
+def as_layer(tensors: Mapping[str, Tensor], prefix: str) -> Layer:
+    """The frozen, fused layer of the benchmark's decoder from the state of a `TrainedLayer`.
+
+    Args:
+        tensors: State by name, of several layers perhaps.
+        prefix: What this layer's names begin with, the dot included.
+    """
+    attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
+    return Layer(
+        Attention(
+            norm=tensors[f"{prefix}input_layernorm.weight"],
+            qkv=_fused(tensors, [attention + name for name in _QKV]),
+            o=_fused(tensors, [f"{attention}o_proj"]),
+            query_norm=tensors.get(f"{attention}q_norm.weight"),
+            key_norm=tensors.get(f"{attention}k_norm.weight"),
+        ),
+        Mlp(
+            norm=tensors[f"{prefix}post_attention_layernorm.weight"],
+            gate_up=_fused(tensors, [mlp + name for name in _GATE_UP]),
+            down=_fused(tensors, [f"{mlp}down_proj"]),
+        ),
+    )
+
+
+def layer_state(layer: Layer, config: DecoderConfig) -> dict[str, Tensor]:
+    """The inverse: a decoder's layer as the state of a `TrainedLayer`, copied in fp32."""
+    attention, mlp = layer.attention, layer.mlp
+    if mlp is None:
+        raise ValueError("a layer without an MLP has no trainable counterpart")
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    state = {"input_layernorm.weight": attention.norm, "post_attention_layernorm.weight": mlp.norm}
+    state |= _split(attention.qkv, [f"self_attn.{name}" for name in _QKV], [queries, keys, keys])
+    state |= _split(attention.o, ["self_attn.o_proj"], [config.width])
+    state |= _split(mlp.gate_up, [f"mlp.{name}" for name in _GATE_UP], [config.mlp_width] * 2)
+    state |= _split(mlp.down, ["mlp.down_proj"], [config.width])
+    if attention.query_norm is not None and attention.key_norm is not None:
+        state |= {"self_attn.q_norm.weight": attention.query_norm}
+        state |= {"self_attn.k_norm.weight": attention.key_norm}
+    return {name: tensor.detach().clone().float() for name, tensor in state.items()}
+
+
+def _fused(tensors: Mapping[str, Tensor], names: list[str]) -> Linear:
+    weight = torch.cat([tensors[f"{name}.weight"] for name in names])
+    if f"{names[0]}.bias" not in tensors:
+        return Linear(weight)
+    return Linear(weight, torch.cat([tensors[f"{name}.bias"] for name in names]))
+
+
+def _split(linear: Linear, names: list[str], sizes: list[int]) -> dict[str, Tensor]:
+    parts = {
+        f"{name}.weight": part for name, part in zip(names, torch.split(linear.weight, sizes), strict=True)
+    }
+    if linear.bias is not None:
+        parts |= {
+            f"{name}.bias": part for name, part in zip(names, torch.split(linear.bias, sizes), strict=True)
+        }
+    return parts

@@ -1,0 +1,122 @@
+"""Training of a whole model: it learns, resumes exactly, keeps its rates apart, and writes what attaches."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.train.joint import JointRecipe, JointTrainer, _cut, train_joint
+from bench.train.modules import Sequence
+from methods.hamburger import Hamburger
+from methods.hamburger_model import Answer
+from tests.methods.hamburgers import unattached
+from tests.methods.small import FAMILIES, prompt, random_decoder, run
+
+RECIPE = JointRecipe(steps=6, batch=2, warmup_steps=1, checkpoint_every=3, log_every=2, micro_tokens=32)
+
+
+def dialogues() -> Iterator[Sequence]:
+    """Random ids whose second half is the answer; the same stream at every call."""
+    for seed in itertools.count():
+        yield prompt(20, seed).tolist(), [False] * 10 + [True] * 10
+
+
+def hamburger(**changes: object) -> Hamburger:
+    return unattached(**{"floor": 1.0, "ratio": 0.9, "singles": 0.2, "random_splits": 0.2, **changes})
+
+
+def test_it_learns_one_dialogue_by_heart(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    recipe = replace(RECIPE, steps=30, lr=1e-2, checkpoint_every=100)
+    trainer = JointTrainer(hamburger(), decoder, recipe, tmp_path)
+    one = [next(dialogues())]
+    figures = [trainer.train_step(one) for _ in range(30)]
+    assert figures[0]["ce"] > 3
+    assert figures[-1]["ce"] < 1
+    assert figures[-1]["top1"] > 0.8
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    whole = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "whole")
+    whole.run(dialogues())
+
+    class Interrupted(JointTrainer):
+        def _save(self) -> None:
+            super()._save()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(hamburger(), decoder, RECIPE, tmp_path / "halves").run(dialogues())
+    resumed = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "halves")
+    resumed.run(dialogues())
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) -> None:
+    decoder, base, out = random_decoder(), tmp_path / "base", tmp_path / "out"
+    base.mkdir()
+    config = FAMILIES["llama"].to_dict() | {"architectures": ["LlamaForCausalLM"]}
+    (base / "config.json").write_text(json.dumps(config))
+    train_joint(hamburger(), decoder, base, dialogues(), RECIPE, out, {"model": "random"})
+    block = json.loads((out / "config.json").read_text())["hamburger"]
+    assert block["feature_layers"] == [1, 2, 3, 5]
+    assert block["training"]["model"] == "random"
+    assert block["training"]["recipe"]["steps"] == 6
+    method = hamburger(weights=str(out))
+    method.attach(decoder)
+    assert len(run(method, prompt(), new=20).ids) == 20
+
+
+def test_an_untrained_copy_is_the_model(tmp_path: Path) -> None:
+    """Plain decoding of the model that training starts from: the base's own ids."""
+    decoder, base = random_decoder(), tmp_path / "base"
+    trainer = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "work")
+    names = dict(trainer.model.named_parameters())
+    assert torch.equal(names["model.model.embed_tokens.weight"], decoder.embedding)
+    assert torch.equal(names["model.model.layers.3.mlp.down_proj.weight"], decoder.layers[3].mlp.down.weight)
+    assert not base.exists()
+
+
+def test_new_parts_learn_at_their_own_rate(tmp_path: Path) -> None:
+    trainer = JointTrainer(hamburger(), random_decoder(), RECIPE, tmp_path)
+    trainer.train_step([next(dialogues())])
+    base, new = trainer._optimizer.param_groups
+    assert base["lr"] == pytest.approx(new["lr"] * RECIPE.base_share)
+    count = sum(1 for name, _ in trainer.model.named_parameters() if not name.startswith("model."))
+    assert len(new["params"]) == count
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
+    recipe = replace(RECIPE, steps=100, warmup_steps=10, final_share=0.1)
+    factors = [recipe.lr_factor(step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) > 0.97
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[50] == pytest.approx(0.55)
+    assert factors[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_batches_hold_alike_lengths_and_at_least_one_example() -> None:
+    examples = [Answer(list(range(length)), length - 1, [1], True) for length in (5, 40, 6, 5)]
+    assert [[len(one) for one in part] for part in _cut(examples, 18)] == [[39], [5, 4, 4]]
+
+
+def test_recipes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match="base_share"):
+        JointRecipe(base_share=2.0)
+    with pytest.raises(UserError, match="steps"):
+        JointRecipe(steps=0)
+
+
+def test_families_whose_checkpoints_store_other_weights_are_refused() -> None:
+    with pytest.raises(UserError, match="GemmaForCausalLM"):
+        hamburger().new_model(random_decoder("gemma"))
