@@ -16,7 +16,7 @@ Shapes: K drafted tokens, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from bench.runtime.modules import PROVENANCE_FILE, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock, Exactness
 from methods.chain import Draft, DraftBuilder, generate_chain
+from methods.draft_length import Adaptive, DraftLength, Static, ThresholdRule
 from methods.sublayer_skip import SkippedModel, check_skip, skip_counts, skip_of
 
 SEARCH = "python -m bench.train.skip_set"
@@ -81,7 +82,7 @@ class DraftVerify:
         )
         self._draft_length = draft_length
         self._rule = ThresholdRule(target, acceptance_decay, threshold_decay, step, cap_hold)
-        self._first = ThresholdState(threshold)
+        self._first_threshold = threshold
         self._is_adaptive, self._carry_over = is_adaptive, carry_over
 
     def attach(self, decoder: Decoder) -> None:
@@ -107,7 +108,10 @@ class DraftVerify:
 
     def reset(self) -> None:
         """Forget what earlier prompts taught: the threshold it began with."""
-        self._state = self._first
+        length, threshold = self._draft_length, self._first_threshold
+        self._policy: DraftLength = Static(length, threshold)
+        if self._is_adaptive:
+            self._policy = Adaptive(length, threshold, self._rule, is_cumulative=False)
 
     def exactness(self, sampler: Sampler) -> Exactness:
         return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
@@ -141,56 +145,9 @@ class DraftVerify:
 
     def commit(self, emitted: Tensor, base: int) -> None:
         """Move the threshold; the target's cache is all there is to roll back."""
-        if self._is_adaptive and self._drafted > 0:
-            is_full = self._drafted == self._draft_length
-            self._state = self._rule.after(self._state, emitted.numel() - 1, self._drafted, is_full)
+        self._policy.observe(emitted.numel() - 1, self._drafted)
 
     def _is_unsure(self, logits: Tensor, token: Tensor) -> bool:
         """One host sync per drafted token: the rule needs the value."""
-        if self._state.threshold <= 0:
-            return False
-        return bool(logits.float().softmax(dim=-1)[0, token] < self._state.threshold)
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdState:
-    """The threshold and the running acceptance that moves it."""
-
-    threshold: float
-    acceptance: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdRule:
-    """How the threshold follows the acceptance (section 3.3).
-
-    Args:
-        target: Acceptance steered to (alpha).
-        acceptance_decay: Weight of the past in the acceptance (b1).
-        threshold_decay: Weight of the past in the threshold (b2).
-        step: Move per round before the decay (epsilon).
-        cap_hold: A full draft never lowers the threshold.
-    """
-
-    target: float
-    acceptance_decay: float
-    threshold_decay: float
-    step: float
-    cap_hold: bool
-
-    def __post_init__(self) -> None:
-        for name in ("target", "acceptance_decay", "threshold_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-
-    def after(self, state: ThresholdState, accepted: int, drafted: int, is_full: bool) -> ThresholdState:
-        """The state behind a round that drafted, to its limit or not, at least one token."""
-        kept = self.acceptance_decay
-        acceptance = kept * state.acceptance + (1 - kept) * accepted / drafted
-        wanted = state.threshold
-        if acceptance < self.target:
-            wanted += self.step
-        elif not (is_full and self.cap_hold):
-            wanted -= self.step
-        kept = self.threshold_decay
-        return ThresholdState(kept * state.threshold + (1 - kept) * wanted, acceptance)
+        threshold = self._policy.threshold
+        return threshold > 0 and bool(logits.float().softmax(dim=-1)[0, token] < threshold)

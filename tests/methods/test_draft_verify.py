@@ -20,7 +20,8 @@ from bench.store import load_samples
 from methods.autoregressive import Autoregressive
 from methods.base import Stateful
 from methods.chain import Draft
-from methods.draft_verify import DraftVerify, ThresholdRule, ThresholdState
+from methods.draft_length import ThresholdRule
+from methods.draft_verify import DraftVerify
 from methods.sublayer_skip import skip_of
 from tests.methods.skips import draft_verify, tiny_settings
 from tests.methods.small import prompt, random_decoder, run
@@ -32,30 +33,15 @@ def attached(decoder: Decoder, **changes: Any) -> DraftVerify:
     return method
 
 
-@pytest.mark.parametrize(
-    ("rounds", "thresholds", "acceptances"),
-    [
-        ([(4, 5), (2, 6), (7, 7), (1, 3)], [0.601, 0.602, 0.603, 0.604], [0.4, 0.3667, 0.6833, 0.5083]),
-        ([(12, 12)] * 5, [0.601, 0.602, 0.603, 0.603, 0.603], [0.5, 0.75, 0.875, 0.9375, 0.96875]),
-        ([(5, 5)] * 5, [0.601, 0.602, 0.603, 0.602, 0.601], [0.5, 0.75, 0.875, 0.9375, 0.96875]),
-    ],
-    ids=["the spec's rounds", "full drafts never lower it", "others do"],
-)
-def test_the_threshold_follows_the_acceptance(
-    rounds: list[tuple[int, int]], thresholds: list[float], acceptances: list[float]
-) -> None:
-    rule, state = ThresholdRule(0.9, 0.5, 0.9, 0.01, cap_hold=True), ThresholdState(0.6)
-    seen = []
-    for accepted, drafted in rounds:
-        state = rule.after(state, accepted, drafted, drafted == 12)
-        seen.append(state)
-    assert [one.threshold for one in seen] == pytest.approx(thresholds)
-    assert [one.acceptance for one in seen] == pytest.approx(acceptances, abs=5e-5)
-
-
-def test_without_the_hold_full_drafts_lower_it_too() -> None:
-    rule = ThresholdRule(0.9, 0.5, 0.9, 0.01, cap_hold=False)
-    assert rule.after(ThresholdState(0.6, 1.0), 12, 12, is_full=True).threshold == pytest.approx(0.599)
+def test_the_threshold_follows_the_rounds_by_draft_and_verifys_own_rule() -> None:
+    """The rule's numbers are in ``test_draft_length.py``; here, that every round reaches it."""
+    rule, threshold, acceptance = ThresholdRule(target=0.9), 0.02, 0.0
+    method = attached(random_decoder(), threshold=threshold)
+    for one in run(method, prompt(9), new=40).rounds:
+        if one.drafted:
+            acceptance = rule.acceptance(acceptance, one.accepted / one.drafted)
+            threshold = rule.threshold(threshold, acceptance, is_full=one.drafted == 12)
+    assert method._policy.threshold == pytest.approx(threshold) != 0.02
 
 
 def test_the_threshold_is_carried_over_unless_told_otherwise_and_a_reset_forgets_it() -> None:
@@ -63,18 +49,18 @@ def test_the_threshold_is_carried_over_unless_told_otherwise_and_a_reset_forgets
     for carry_over in (True, False):
         method = attached(decoder, carry_over=carry_over, threshold=0.02)
         run(method, prompt(9), new=40)
-        after_one = method._state
+        after_one = method._policy.threshold
         run(method, prompt(9), new=40)
-        assert (method._state == after_one) is not carry_over
+        assert (method._policy.threshold == after_one) is not carry_over
         assert isinstance(method, Stateful)
         method.reset()
-        assert method._state == ThresholdState(0.02)
+        assert method._policy.threshold == 0.02
 
 
 def test_a_fixed_threshold_stays() -> None:
     method = attached(random_decoder(), is_adaptive=False, threshold=0.02)
     run(method, prompt(9))
-    assert method._state == ThresholdState(0.02)
+    assert method._policy.threshold == 0.02
 
 
 def test_with_nothing_skipped_every_drafted_token_is_accepted() -> None:
