@@ -188,7 +188,7 @@ def test_the_table_fits_a_terminal() -> None:
     samples += [failure(method(100 + i, 0), f"reason {i} " + "long " * 40) for i in range(9)]
     text = render(summary(samples, exactness="lossy", prompts="built-in", long="word " * 50))
     assert max(len(line) for line in text.splitlines()) <= 100
-    assert len(text.splitlines()) <= 30
+    assert len(text.splitlines()) <= 32  # the worst of everything, with the quality rows of lossy output
     assert "and 6 more" in text
 
 
