@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bench.records import Arm, Run
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, load_decoder, weight_files
-from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE
+from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.store import run_id
@@ -111,7 +111,8 @@ def build_workbench(settings: Settings) -> Workbench:
     decoder = target.load(settings.runtime.threads)
     for one in arms.values():
         one.attach(decoder)
-    return Workbench(decoder, target.chat, target.eos_ids, arms, drawn.task, drawn.sampling, drawn.run)
+    run = labelled(drawn.run, drawn.method)
+    return Workbench(decoder, target.chat, target.eos_ids, arms, drawn.task, drawn.sampling, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +246,14 @@ def describe_run(
             "random weights": settings.model.weights == "random",
             "draft cost": getattr(method, "draft_cost", None),
             "several tokens per row": bool(getattr(method, "emits_behind_one_row", False)),
-            "weights beside the target": getattr(method, "added_weights", None),
-            "pass_weights": getattr(method, "pass_weights", None),
+            "draft parameters": _module_parameters(settings.method.params.get("weights")),
         },
     )
+
+
+def labelled(run: Run, method: Method) -> Run:
+    """`run` with what a method knows of itself once it is attached: the weights its passes read, by part."""
+    return replace(run, labels={**run.labels, "pass_weights": getattr(method, "pass_weights", None)})
 
 
 def is_cost_only(model: ModelConfig, method: Method) -> bool:
@@ -285,3 +290,12 @@ def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as t
     files = [folder / name for name in (WEIGHTS_FILE, PROVENANCE_FILE)]
     found = [file.read_bytes() for file in files if file.is_file()]  # attaching refuses what is missing
     return hashlib.sha256(b"".join(found)).hexdigest()[:16] if found else None
+
+
+def _module_parameters(weights: Any) -> int | None:  # noqa: ANN401 - as above
+    """Parameters that a method's modules hold beside the target; a whole model of its own counts whole."""
+    if not isinstance(weights, str):
+        return None
+    folder = Path(resolve_path(weights))
+    files = [file for file in (folder / WEIGHTS_FILE, folder / "model.safetensors") if file.is_file()]
+    return sum(count_parameters(file) for file in files) or None

@@ -41,8 +41,9 @@ from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock, Exactness, Example
 from methods.chain import Draft
+from methods.hamburger_batch import Answer, collate
 from methods.hamburger_checkpoint import BLOCK, Checkpoint, load_checkpoint
-from methods.hamburger_model import NEW_PARTS, Answer, HamburgerModel, HamburgerShape, collate, joint_loss
+from methods.hamburger_model import NEW_PARTS, HamburgerModel, HamburgerShape, joint_loss
 from methods.hamburger_training import Grouping, answers_of
 from methods.micro_decoder import MicroDecoder, features_at, new_taps
 
@@ -104,7 +105,6 @@ class Hamburger:
         """Bind to a tuned model in memory; the target stays the baseline's."""
         self._tuned, self._shape = checkpoint.decoder, checkpoint.shape
         self.pass_weights = checkpoint.weights()
-        self.added_weights = sum(self.pass_weights[name] for name in ("base", "micro", "stop", "merger"))
         self._merge = Merge(checkpoint.embedder, checkpoint.shape)
         self._micro = MicroDecoder(self._tuned, checkpoint.micro, checkpoint.shape, self._confidence)
 

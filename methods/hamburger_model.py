@@ -8,7 +8,6 @@ group, F features, d width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
+from methods.hamburger_batch import Groups
 from methods.trained_layer import TrainedLayer, future_mask, layer_state
 
 MERGER_HEAD_WIDTH = 32
@@ -159,85 +159,6 @@ class MicroModule(nn.Module):
         for layer in self.decoders:
             hidden = layer(hidden, cos, sin, future)
         return hidden[:, features.shape[1] :]
-
-
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """Answers as the tuned model reads and writes them, right-padded.
-
-    Args:
-        tokens: Token ids of each entry, shape [B, S, K]; a prompt token is an entry of its own.
-        sizes: Tokens of each entry, shape [B, S]; 1 on padding.
-        positions: Rotary position of each entry, that of its last token, shape [B, S].
-        reads: Entry that each group is predicted from, as an index into B x S, shape [N].
-        targets: Token ids of each group, shape [N, K].
-        target_sizes: Tokens of each group, shape [N].
-        is_labelled: Whether the group's end is a label for the stop head, shape [N], bool.
-    """
-
-    tokens: Tensor
-    sizes: Tensor
-    positions: Tensor
-    reads: Tensor
-    targets: Tensor
-    target_sizes: Tensor
-    is_labelled: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer with its prompt.
-
-    Args:
-        ids: Prompt and answer.
-        prompt: Tokens of the prompt (P).
-        sizes: Group sizes; they sum to the answer's length.
-        is_labelled: Whether the groups' ends teach the stop head.
-    """
-
-    ids: Sequence[int]
-    prompt: int
-    sizes: Sequence[int]
-    is_labelled: bool
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the answer."""
-        return len(self.ids) - self.prompt
-
-    def __len__(self) -> int:
-        """Entries: one for every token of the prompt, one for every group but the last."""
-        return self.prompt + len(self.sizes) - 1
-
-
-def collate(answers: Sequence[Answer], max_group: int, device: torch.device) -> Groups:
-    """Lay answers out as entries: the prompt's tokens, then one entry a group but for the last one."""
-    entries, reads, targets, labelled = [], [], [], []
-    longest = max(len(answer) for answer in answers)
-    for row, answer in enumerate(answers):
-        groups, start = [], answer.prompt
-        for size in answer.sizes:
-            groups.append(list(answer.ids[start : start + size]))
-            start += size
-        entries.append([*([token] for token in answer.ids[: answer.prompt]), *groups[:-1]])
-        reads += [row * longest + answer.prompt - 1 + index for index in range(len(groups))]
-        targets += groups
-        labelled += [answer.is_labelled] * len(groups)
-    padded = [[*row, *([[0]] * (longest - len(row)))] for row in entries]
-    sizes = torch.tensor([[len(one) for one in row] for row in padded], device=device)
-    return Groups(
-        tokens=torch.tensor([[_filled(one, max_group) for one in row] for row in padded], device=device),
-        sizes=sizes,
-        positions=sizes.cumsum(dim=1) - 1,
-        reads=torch.tensor(reads, device=device),
-        targets=torch.tensor([_filled(one, max_group) for one in targets], device=device),
-        target_sizes=torch.tensor([len(one) for one in targets], device=device),
-        is_labelled=torch.tensor(labelled, device=device),
-    )
-
-
-def _filled(tokens: Sequence[int], length: int) -> list[int]:
-    return [*tokens, *([0] * (length - len(tokens)))]
 
 
 class HamburgerModel(nn.Module):

@@ -12,8 +12,8 @@ from random import Random
 import torch
 
 from bench.runtime.decoder import Decoder
+from methods.hamburger_batch import Answer
 from methods.hamburger_groups import entropies, random_split, segment
-from methods.hamburger_model import Answer
 
 
 @dataclass(frozen=True, slots=True)

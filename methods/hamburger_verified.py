@@ -89,7 +89,6 @@ class HamburgerVerified:
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], shape: HamburgerShape) -> None:
         """Bind to a decoder with the module's tensors at hand."""
         self._decoder, self._shape = decoder, shape
-        self.added_weights = sum(tensor.numel() for tensor in tensors.values())
         self._micro = MicroDecoder(decoder, tensors, shape, self._confidence)
 
     def exactness(self, sampler: Sampler) -> Exactness:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.certificates import badge_of
 from bench.errors import UserError
 from bench.records import Arm, Run, Sample
 from bench.store import load_run, load_samples
@@ -36,6 +37,8 @@ class StoredRun:
     run: Run
     samples: tuple[Sample, ...]
     is_published: bool = False
+    badge: str | None = None
+    """What certificates say of its output, see `bench.certificates.badge_of`."""
 
     @property
     def subtasks(self) -> tuple[str, ...]:
@@ -142,17 +145,21 @@ def read_runs(results: Path) -> list[StoredRun]:
     Raises:
         UserError: If there are none, or a record is corrupt.
     """
-    roots = [(results / "published" / "runs", True), (results / "runs", False)]
     found = [
-        StoredRun(load_run(path.parent), tuple(load_samples(path.parent)), is_published)
-        for root, is_published in roots
-        for path in sorted(root.glob("*/run.json"))
+        _read(path.parent, root, is_published)
+        for root, is_published in ((results / "published", True), (results, False))
+        for path in sorted((root / "runs").glob("*/run.json"))
     ]
     if not found:
         raise UserError(
             f"{results / 'runs'} holds no runs", "measure one first: python -m bench method=kangaroo"
         )
     return found
+
+
+def _read(folder: Path, results: Path, is_published: bool) -> StoredRun:
+    run = load_run(folder)
+    return StoredRun(run, tuple(load_samples(folder)), is_published, badge_of(run, results))
 
 
 def entries(stored: Sequence[StoredRun], *, resamples: int = 10_000) -> list[Entry]:
@@ -238,8 +245,18 @@ def _entry(setting: Setting, stored: tuple[StoredRun, ...], resamples: int) -> E
         weights=first.identity.get("method_weights"),
         stored=stored,
         samples=samples,
-        summary=summarise(run, samples, resamples=resamples, seed=int(first.identity.get("seed", 0))),
+        summary=summarise(run, samples, resamples=resamples, seed=_seed(first), badge=_badge(stored)),
     )
+
+
+def _seed(run: Run) -> int:
+    return int(run.identity.get("seed", 0))
+
+
+def _badge(stored: Iterable[StoredRun]) -> str | None:
+    """What is said of all of them, or None."""
+    found = {one.badge for one in stored}
+    return found.pop() if len(found) == 1 else None
 
 
 def pool(stored: Iterable[StoredRun]) -> tuple[Sample, ...]:

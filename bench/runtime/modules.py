@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -107,3 +109,9 @@ def fitted(
             "use weights that were trained for this model, or train them with python -m bench.train",
         )
     return {name: tensor.to(like.device, like.dtype) for name, tensor in tensors.items()}
+
+
+def count_parameters(file: Path) -> int:
+    """Elements of all tensors in a safetensors file; reads its header only."""
+    with safe_open(file, "pt") as opened:
+        return sum(prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 - no dict

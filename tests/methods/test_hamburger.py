@@ -16,7 +16,8 @@ from bench.runtime.sampling import Sampler, Sampling
 from methods.autoregressive import Autoregressive
 from methods.base import Exactness, FullTrainable
 from methods.hamburger import Hamburger, Merge
-from methods.hamburger_model import Answer, HamburgerModel, HamburgerShape, collate
+from methods.hamburger_batch import Answer, collate
+from methods.hamburger_model import HamburgerModel, HamburgerShape
 from tests.methods.hamburgers import TUNED_SEED, bound, checkpoint, random_model, saved, shape_for, unattached
 from tests.methods.small import CPU, prompt, random_decoder, run
 

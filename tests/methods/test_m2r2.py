@@ -14,9 +14,10 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.modules import observe
+from methods.accelerated import accelerated_rows
 from methods.base import Budget, Exactness
 from methods.layerskip import LayerSkip
-from methods.m2r2 import M2R2, accelerated_rows
+from methods.m2r2 import M2R2
 from tests.methods.small import CPU, SHAPE, SilentClock, prompt, random_decoder, run
 from tests.methods.transfers import WINDOWED, built, own_ids
 

@@ -15,7 +15,7 @@ from bench.errors import UserError
 from bench.train.joint import JointRecipe, JointTrainer, _cut, train_joint
 from bench.train.modules import Sequence
 from methods.hamburger import Hamburger
-from methods.hamburger_model import Answer
+from methods.hamburger_batch import Answer
 from tests.methods.hamburgers import unattached
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 
