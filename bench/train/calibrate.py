@@ -21,7 +21,7 @@ from bench.cli import run_composed
 from bench.components import Component, resolve_path
 from bench.config import ModelConfig, RuntimeConfig
 from bench.errors import UserError
-from bench.train.tree_search import Node, Path
+from bench.train.tree_search import Node, Path, SizedTree, best_size
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class CalibrateConfig:
         tokens: Greedy tokens per dialogue.
         width: Candidates per depth that the tree may use.
         max_nodes: Largest tree considered, the root not counted.
+        least_tokens: Tokens per round that the tree must promise: the fastest such tree wins.
         seed: Choice of the dialogues.
     """
 
@@ -48,6 +49,7 @@ class CalibrateConfig:
     tokens: int = 96
     width: int = 10
     max_nodes: int = 48
+    least_tokens: float = 1.0
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -111,7 +113,7 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     for depth, row in enumerate(accuracies, start=1):
         log.info("depth %d: top-1 %.3f, top-5 %.3f", depth, row[0], sum(row[:5]))
     nodes = grow(accuracies, settings.max_nodes)
-    found = _fastest(build, method.schedules, nodes, prompts[::8], settings.tokens)
+    found = _fastest(build, method.schedules, nodes, prompts[::8], settings)
     measured = {"accuracies": accuracies, "positions": sum(text.ids.numel() - text.start for text in texts)}
     return {**found, "calibration": {**measured, **found["calibration"], "device": _device(decoder)}}
 
@@ -121,19 +123,18 @@ def _fastest(
     schedules: Sequence[Mapping[str, Any]],
     nodes: Sequence[Node],
     prompts: list[Any],
-    tokens: int,
+    settings: CalibrateConfig,
 ) -> dict[str, Any]:
     """The tree with the most expected tokens per second, under the schedule that makes it so."""
     from bench.train.calibration import round_seconds
-    from bench.train.tree_search import best_size
 
     paths = [node.path for node in nodes]
     trials = []
     for schedule in schedules:
         drafting = partial(_drafting, build, schedule)
-        round_s = round_seconds(drafting, paths, prompts, tokens)
+        round_s = round_seconds(drafting, paths, prompts, settings.tokens)
         _report(schedule, nodes, round_s)
-        trials.append((best_size(nodes, round_s), schedule, round_s))
+        trials.append((_sized(nodes, round_s, settings.least_tokens), schedule, round_s))
     best, schedule, round_s = max(trials, key=lambda trial: trial[0].tokens / trial[0].seconds)
     log.info(
         "best: %d nodes, %.2f tokens expected in %.2f ms", len(best.paths), best.tokens, 1e3 * best.seconds
@@ -146,6 +147,13 @@ def _fastest(
             "expected_tokens": round(best.tokens, 3),
         },
     }
+
+
+def _sized(nodes: Sequence[Node], round_s: Mapping[int, float], least_tokens: float) -> SizedTree:
+    try:
+        return best_size(nodes, round_s, least_tokens)
+    except ValueError as error:
+        raise UserError(str(error), "lower least_tokens, or raise max_nodes") from error
 
 
 def _drafting(

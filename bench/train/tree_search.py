@@ -64,16 +64,17 @@ def grow(accuracies: Sequence[Sequence[float]], most: int) -> list[Node]:
     return found
 
 
-def best_size(nodes: Sequence[Node], round_s: Mapping[int, float]) -> SizedTree:
+def best_size(nodes: Sequence[Node], round_s: Mapping[int, float], least_tokens: float = 1.0) -> SizedTree:
     """The prefix of `nodes` with the most expected tokens per second.
 
     Args:
         nodes: From `grow`.
         round_s: Seconds of a round by nodes drafted, for some sizes; between them time is linear, and sizes
             outside the measured range are not considered.
+        least_tokens: Expected tokens per round that the tree must promise.
 
     Raises:
-        ValueError: If no size was measured that the nodes could fill.
+        ValueError: If no size was measured that the nodes could fill, or none promises enough tokens.
     """
     sizes = [size for size in range(1, len(nodes) + 1) if min(round_s) <= size <= max(round_s)]
     if not sizes:
@@ -83,6 +84,8 @@ def best_size(nodes: Sequence[Node], round_s: Mapping[int, float]) -> SizedTree:
     tokens = [1.0]
     for node in nodes:
         tokens.append(tokens[-1] + node.gain)
+    if not (sizes := [size for size in sizes if tokens[size] >= least_tokens]):
+        raise ValueError(f"no measured tree promises {least_tokens} tokens a round: {max(tokens):.2f}")
     best = max(sizes, key=lambda size: tokens[size] / seconds_at(round_s, size))
     paths = tuple(node.path for node in nodes[:best])
     return SizedTree(paths, tokens[best], seconds_at(round_s, best))

@@ -55,6 +55,15 @@ def test_size_is_where_a_second_yields_most_tokens(round_s: dict[int, float], no
     assert found.tokens == pytest.approx(1 + sum(node.gain for node in grow(ACCURACIES, nodes)))
 
 
+def test_a_tree_may_have_to_promise_some_tokens() -> None:
+    nodes, round_s = grow(ACCURACIES, 12), {1: 1.0, 2: 2.0, 12: 9.0}
+    found = best_size(nodes, round_s, least_tokens=1.9)
+    assert found.tokens >= 1.9
+    assert found.tokens - nodes[len(found.paths) - 1].gain < 1.9  # not one more than needed
+    with pytest.raises(ValueError, match="no measured tree promises 9 tokens a round"):
+        best_size(nodes, round_s, least_tokens=9)
+
+
 def test_only_measured_sizes_are_considered() -> None:
     assert len(best_size(grow(ACCURACIES, 12), {2: 1.0, 3: 1.0}).paths) == 3
     with pytest.raises(ValueError, match="measured sizes"):
