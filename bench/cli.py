@@ -40,7 +40,9 @@ class SweepTally(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Read what the jobs left behind; Hydra calls this where the sweep was started."""
         folders = [path for path in Path(str(config.hydra.sweep.dir)).glob("*") if path.is_dir()]
-        _tell_total([float(path.read_text(encoding="utf-8")) for one in folders for path in one.glob(PLAN_FILE)])
+        _tell_total(
+            [float(path.read_text(encoding="utf-8")) for one in folders for path in one.glob(PLAN_FILE)]
+        )
         statuses = [_read_status(folder) for folder in folders if folder.name.isdigit()]
         bad = sum(status != OK for status in statuses)
         if bad:
@@ -52,7 +54,7 @@ class SweepTally(Callback):
 
 def job(composed: DictConfig) -> None:
     """One run. Ends a single run with its exit status; a job of a sweep leaves it in its folder."""
-    isolated = composed.bench.isolate
+    isolated = composed.bench.isolate and not composed.bench.plan
     status = _survive(run_isolated(lambda: _attempt(composed))) if isolated else _attempt(composed)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         folder = Path(HydraConfig.get().runtime.output_dir)

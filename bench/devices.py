@@ -1,6 +1,6 @@
 """GPUs that a plan can reckon for: memory and bandwidth by their makers' data sheets.
 
-A plan made on a laptop tells what a run will take on the machine that it is meant for. Knows nothing of torch.
+A plan made on a laptop tells what a run will take on the machine it is meant for. Knows nothing of torch.
 """
 
 from __future__ import annotations

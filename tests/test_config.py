@@ -21,12 +21,9 @@ CHOICES = [
     for path in sorted((CONF / group).glob("*.yaml"))
 ] + [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
 NEEDED = {
+    **{choice: ["method=autoregressive"] for choice in CHOICES if choice.startswith("model=")},
+    "model=tiny": [],
     "model=local": ["model.path=./checkpoint"],
-    "model=vicuna_7b": ["method=autoregressive"],
-    "model=llama2_7b_chat": ["method=autoregressive"],
-    "model=layerskip_llama2_7b": ["method=autoregressive"],
-    "model=qwen3_0_6b": ["method=autoregressive"],
-    **{f"model=shape_{size}": ["method=autoregressive"] for size in ("7b", "1b", "125m", "60m")},
     **{choice: ["method=synthetic"] for choice in CHOICES if choice.startswith("method/schedule=")},
     "experiment=spec_bench": ["method=autoregressive"],
 }
@@ -69,6 +66,21 @@ def test_only_the_embedded_model_is_asked_a_part_by_default(overrides: list[str]
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes(choice: str) -> None:
     settings(choice, *NEEDED.get(choice, []))
+
+
+@pytest.mark.parametrize("method", ["layerskip/static", "layerskip/fsm", "layerskip/dv", "medusa/chain"])
+def test_a_papers_variant_of_a_method_composes_with_its_model(method: str) -> None:
+    made = settings(f"method={method}", "model=layerskip_llama3_8b", "model.modules=x").method
+    assert made.name == method.replace("/", "-")
+    made.build()
+
+
+def test_a_setting_by_model_refuses_a_model_that_the_paper_did_not_set_it_for() -> None:
+    assert (
+        settings("method=layerskip/static", "model=layerskip_llama2_13b").method.params["draft_length"] == 4
+    )
+    found = mistake("method=layerskip/static", "model=tiny")
+    assert "no value is set for tiny, only for layerskip_llama3_2_1b" in found.what
 
 
 def test_the_default_is_kangaroo_on_the_embedded_model_and_its_own_questions() -> None:

@@ -2,8 +2,8 @@
 
 A template is Jinja over the fields of a row, such as ``Question: {{ question }}``. The questions are those of
 the published split, or of a local file in the data set's own format; examples come from another split. Papers
-that ask a part of a split draw it at random: `draw` and `seed` choose as ``Dataset.shuffle(seed)`` does in the
-`datasets` library.
+that ask a part of a split draw it at random: `draw` and `seed` choose as ``Dataset.shuffle(seed)`` does in
+the `datasets` library.
 """
 
 from __future__ import annotations
@@ -72,13 +72,11 @@ class DatasetTask:
         require_least("task.draw", self.draw, 1)
         require_least("task.seed", self.seed, 0)
         if self.shots and self.answer is None:
-            raise UserError(
-                f"task={self.name} has no answers to make examples of", "Leave task.shots=0."
-            )
+            raise UserError(f"task={self.name} has no answers to make examples of", "Leave task.shots=0.")
         if self.shots and self.path is not None and self.shots_path is None:
             raise UserError(
                 f"task.shots={self.shots} needs worked examples beside task.path={self.path}",
-                f"Add task.shots_path=FILE, the {self.shots_split} split in the same format, or task.shots=0.",
+                f"Add task.shots_path=FILE with the {self.shots_split} split, or task.shots=0.",
             )
 
     def load(self) -> LoadedTask:
@@ -134,7 +132,9 @@ class DatasetTask:
         question = self._write("prompt", self.prompt, row, place)
         if not question.strip() or SURROGATE.search(question):
             wrong = "holds half of a surrogate pair" if question.strip() else "is empty"
-            raise UserError(f"row {place + 1} of task={self.name}: its prompt {wrong}", "Mend or drop the row.")
+            raise UserError(
+                f"row {place + 1} of task={self.name}: its prompt {wrong}", "Mend or drop the row."
+            )
         name = str(place + 1) if self.id is None else self._write("id", self.id, row, place)
         answer = "" if self.answer is None else self._write("answer", self.answer, row, place)
         turn = self.separator.join([*examples, question])
