@@ -126,6 +126,22 @@ def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
     return f"unknown key {key}", f"{hint}known: {', '.join(sorted(known))}"
 
 
+def by(key: str, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a value of any yaml type
+    """The value that belongs to a key: ``${by:${model.name},{vicuna_7b: 2, vicuna_13b: 3}}`` in yaml.
+
+    For what a paper set per model.
+
+    Raises:
+        UserError: If no value belongs to the key.
+    """
+    if key not in values:
+        raise UserError(
+            f"no value is set for {key}, only for {', '.join(map(str, values))}",
+            "choose one of these, or set the key itself",
+        )
+    return values[key]
+
+
 def _resolved(value: Any) -> Any:  # noqa: ANN401 - walks a tree of yaml values
     """`value` with every ``package:`` path in it resolved."""
     if isinstance(value, Mapping):

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.bounds import require_choice, require_least
-from bench.components import PACKAGE_PREFIX, Component, unknown_key
+from bench.components import PACKAGE_PREFIX, Component, by, unknown_key
 from bench.devices import GPUS
 from bench.errors import UserError
 
@@ -210,22 +210,6 @@ class Settings:
     plan: bool
     plan_device: str | None
     config: Mapping[str, Any]
-
-
-def by(key: str, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a value of any yaml type
-    """The value that belongs to a key: ``${by:${model.name},{vicuna_7b: 2, vicuna_13b: 3}}`` in yaml.
-
-    For what a paper set per model.
-
-    Raises:
-        UserError: If no value belongs to the key.
-    """
-    if key not in values:
-        raise UserError(
-            f"no value is set for {key}, only for {', '.join(map(str, values))}",
-            "choose one of these, or set the key itself",
-        )
-    return values[key]
 
 
 def register_schema() -> None:

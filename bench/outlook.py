@@ -10,6 +10,7 @@ Prefill is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,14 @@ class Size:
         pass_bytes: Of the weights that a decode step reads.
         token_bytes: Of keys and values of one token.
         capacity: Tokens that the cache is set aside for.
-        module_bytes: Of the method's modules; None if they cannot be told.
+        module_bytes: Of the method's modules.
     """
 
     weight_bytes: int
     pass_bytes: int
     token_bytes: int
     capacity: int
-    module_bytes: int | None
+    module_bytes: int
 
     @property
     def cache_bytes(self) -> int:
@@ -63,7 +64,7 @@ class Size:
     @property
     def total_bytes(self) -> int:
         """All that is set aside for certain."""
-        return self.weight_bytes + self.cache_bytes + (self.module_bytes or 0)
+        return self.weight_bytes + self.cache_bytes + self.module_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,13 @@ def foresee(settings: Settings) -> Outlook:
     missing += [] if is_model_here else [f"{settings.model.path} is fetched"]
     missing += _missing_modules(settings)
     gpu = _gpu(settings)
-    config = _shape(folder if is_model_here else None, settings.model.path)
+    decoder = _empty(folder if is_model_here else None, settings.model.path, _options(settings, gpu))
     longest = settings.max_new_tokens
     return Outlook(
         samples=turns * settings.measure.repeats * (1 if isinstance(method, Autoregressive) else 2),
         longest=longest,
         context=longest // 2 + characters // CHARACTERS_PER_TOKEN,
-        size=None if config is None else _size(settings, method, config, gpu),
+        size=None if decoder is None else _size(settings, method, decoder),
         gpu=gpu,
         missing=tuple(missing),
         is_startable=is_task_here and is_model_here,
@@ -146,8 +147,8 @@ def duration(seconds: float) -> str:
 
 
 def _memory_line(size: Size, gpu: Gpu | None) -> str:
-    modules = "modules unknown" if size.module_bytes is None else f"modules {byte_size(size.module_bytes)}"
-    parts = f"weights {byte_size(size.weight_bytes)}, {modules}, cache {byte_size(size.cache_bytes)}"
+    modules = byte_size(size.module_bytes)
+    parts = f"weights {byte_size(size.weight_bytes)}, modules {modules}, cache {byte_size(size.cache_bytes)}"
     line = f"  memory  about {byte_size(size.total_bytes)}: {parts} for {size.capacity} tokens"
     if gpu is None:
         return line
@@ -214,22 +215,32 @@ def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transform
     return None
 
 
-def _size(settings: Settings, method: Method, config: Any, gpu: Gpu | None) -> Size:  # noqa: ANN401 - as above
+def _options(settings: Settings, gpu: Gpu | None) -> RuntimeOptions:
     options = options_for(settings.runtime, settings.model.context)
     if gpu is not None and settings.runtime.dtype is None:  # the GPU need not be in this machine
-        options = RuntimeOptions(options.device, torch.bfloat16, options.max_length)
-    decoder = empty_decoder(config, options)
-    modules = _module_parameters(settings, method, decoder)
+        return RuntimeOptions(options.device, torch.bfloat16, options.max_length)
+    return options
+
+
+@cache
+def _empty(folder: Path | None, path: str, options: RuntimeOptions) -> Decoder | None:
+    """The model without storage, kept for the other runs of a sweep; None if its shape is not known."""
+    config = _shape(folder, path)
+    return None if config is None else empty_decoder(config, options)
+
+
+def _size(settings: Settings, method: Method, decoder: Decoder) -> Size:
+    modules, width = _module_parameters(settings, method, decoder), decoder.dtype.itemsize
     return Size(
-        weight_bytes=decoder.parameters * options.dtype.itemsize,
-        pass_bytes=decoder.pass_parameters * options.dtype.itemsize,
+        weight_bytes=decoder.parameters * width,
+        pass_bytes=decoder.pass_parameters * width,
         token_bytes=decoder.cache.token_bytes,
         capacity=decoder.capacity,
-        module_bytes=None if modules is None else modules * options.dtype.itemsize,
+        module_bytes=modules * width,
     )
 
 
-def _module_parameters(settings: Settings, method: Method, decoder: Decoder) -> int | None:
+def _module_parameters(settings: Settings, method: Method, decoder: Decoder) -> int:
     """Parameters beside the model: as stored, else as training would make them."""
     weights = settings.method.params.get("weights")
     if weights is None:
