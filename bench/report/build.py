@@ -21,6 +21,7 @@ from bench.report.document import Document, document
 from bench.report.entries import Entry, entries, read_runs
 from bench.report.markdown import markdown
 from bench.report.page import page
+from bench.report.profiles import profile_chapters
 from bench.report.style import png, svg
 from bench.report.tables import CSV_HEADER, csv_rows
 
@@ -55,7 +56,7 @@ def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
     """
     found = entries(read_runs(results), resamples=resamples)
     parts = sections(found)
-    whole = document(parts, load_papers())
+    whole = document(parts, load_papers(), profile_chapters(results))
     texts = dict(zip(TEXTS, (markdown(whole), page(whole), _csv(parts)), strict=True))
     return Leaderboard(tuple(found), texts, _pictures(whole))
 
