@@ -196,5 +196,5 @@ def _section(setting: Setting, asked: frozenset[str], group: Sequence[Entry]) ->
 def _ranked(named: Sequence[tuple[str, Entry]]) -> tuple[Ranked, ...]:
     intervals = [decode for _, one in named if (decode := one.summary.speedup.decode) is not None]
     places = zip(ranks(intervals), intervals, named, strict=True)
-    by_speed = sorted(places, key=lambda place: (-place[1].estimate, place[2][0]))
-    return tuple(Ranked(rank, label, entry) for rank, _, (label, entry) in by_speed)
+    in_order = sorted(places, key=lambda place: (place[0], -place[1].estimate, place[2][0]))
+    return tuple(Ranked(rank, label, entry) for rank, _, (label, entry) in in_order)

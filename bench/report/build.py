@@ -1,8 +1,8 @@
 """Builds the files of a leaderboard from records, writes them, or checks that those on disk are up to date.
 
-The same records give the same text: no dates, fixed float formats, seeded intervals. Drawings may differ
-between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings, but
-not the figure files.
+The same records give the same bytes: no dates, fixed float formats, seeded intervals and ids. Drawings may
+differ between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings;
+of figure files it asks only that they are there.
 """
 
 from __future__ import annotations
@@ -85,8 +85,10 @@ def write(board: Leaderboard, results: Path) -> list[Path]:
 
 
 def differences(board: Leaderboard, results: Path) -> list[str]:
-    """Names of the text files on disk that are missing or do not follow from the records."""
-    return [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
+    """Files on disk that do not follow from the records: texts that differ, figures missing or left over."""
+    texts = [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
+    drawn = {path.name for suffix in ("png", "svg") for path in (results / "figures").glob(f"*.{suffix}")}
+    return texts + [f"figures/{name}" for name in sorted(drawn ^ set(board.pictures))]
 
 
 def _stored(path: Path) -> str | None:

@@ -36,7 +36,7 @@ QUALITIES = {
     "right": "right answers (share)",
     "nats": "output under the target\n(nats per token, less is better)",
 }
-UNITS = {"draft_length": "tokens", "exit_layer": "layers"}
+UNITS = {"draft_length": "tokens"}
 
 
 def cost_curve(frame: pd.DataFrame, roofline: pd.DataFrame | None = None) -> Figure:
@@ -119,7 +119,7 @@ def sweep_map(frame: pd.DataFrame, across: str, up: str) -> Figure:
         figure = new_figure(0.9 + 0.36 * len(table))
         axes = figure.subplots()
         heat_map(axes, table, lambda speedup: f"{speedup:.2f}", marks_best=True)
-        axes.set(xlabel=f"{_setting(across)}; cells: decode speedup (x)", ylabel=_setting(up))
+        axes.set(title="decode speedup (x)", xlabel=_setting(across), ylabel=_setting(up))
     return figure
 
 

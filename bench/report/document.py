@@ -81,10 +81,11 @@ class Document:
 def document(found: Sequence[Section], papers: Sequence[Paper], profiles: Sequence[Chapter] = ()) -> Document:
     """Chapters in the order of the sections, then those of profiles, then the claims."""
     claims = [PaperClaims(claim_table(one, found), (*one.remarks, _legend(one))) for one in papers]
-    return Document((*(_chapter(one) for one in found), *profiles), tuple(claims))
+    return Document((*(chapter_of(one) for one in found), *profiles), tuple(claims))
 
 
-def _chapter(section: Section) -> Chapter:
+def chapter_of(section: Section) -> Chapter:
+    """A section, ready to be set."""
     entries = [one.entry for one in section.ranked] + [one.entry for one in section.apart]
     history = section.setting.history
     part = ", a part of its subtasks' questions" if section.is_partial else ""

@@ -38,6 +38,8 @@ ISO_EFFICIENCY = (1.0, 0.8, 0.6, 0.4)
 """Speedup over acceptance length: what is left of a round's tokens after its extra cost."""
 _PANELS = 2
 _BINS = 20
+_CUT = 4.0
+"""Bars of more than so many medians are cut."""
 
 
 def speedup_by_subtask(frame: pd.DataFrame) -> Figure:
@@ -76,19 +78,27 @@ def acceptance_against_speedup(frame: pd.DataFrame) -> Figure:
 
 
 def time_per_round(frame: pd.DataFrame) -> Figure:
-    """Stacked bars: what a round costs, by phase; the baseline's round is one token."""
+    """Stacked bars: what a round costs, by phase; the baseline's round is one token.
+
+    Bars far beyond the others are cut, and say how long they are.
+    """
     methods, phases = in_order(frame, "method"), in_order(frame, "phase")
-    table = frame.pivot(index="method", columns="phase", values="milliseconds").reindex(methods)
+    table = frame.pivot(index="method", columns="phase", values="milliseconds").fillna(0.0).reindex(methods)
+    totals = table.sum(axis="columns").to_numpy()
+    right = min(1.08 * totals.max(), _CUT * float(np.median(totals)))
     with styled():
         figure = new_figure(1.1 + (0.07 + _row_height(methods)) * len(methods))
         axes = figure.subplots()
         left = np.zeros(len(methods))
         for i, phase in enumerate(phases):
-            widths = table[phase].fillna(0.0).to_numpy()
+            widths = np.minimum(table[phase].to_numpy(), np.maximum(right - left, 0))
             axes.barh([wrapped(name) for name in methods], widths, left=left, label=phase, **fill(i))
             left += widths
+        for place in np.flatnonzero(totals > right):
+            told = {"ha": "right", "va": "center", "fontsize": 8, "bbox": {"facecolor": "white", "pad": 1}}
+            axes.text(0.97 * right, place, f"{totals[place]:.0f} ms", color="black", **told)
         axes.invert_yaxis()
-        axes.set_xlabel("time of a round (ms)")
+        axes.set(xlim=(0, right), xlabel="time of a round (ms)")
         axes.grid(axis="x")
         figure.legend(loc="outside upper center", ncols=len(phases))
     return figure
@@ -101,9 +111,10 @@ def acceptance_by_position(frame: pd.DataFrame) -> Figure:
     with styled():
         figure = new_figure(1.0 + _row_height(methods) * len(methods))
         axes = figure.subplots()
-        heat_map(axes, table.sort_index(axis="columns"), lambda rate: f"{100 * rate:.0f}")
+        heat_map(axes, table.sort_index(axis="columns"), lambda rate: f"{100 * rate:.0f}", limits=(0, 1))
         axes.set_yticks(axes.get_yticks(), [wrapped(name) for name in methods])
-        axes.set_xlabel("position in the draft (1 = first drafted token); cells: conditional acceptance (%)")
+        axes.set_title("conditional acceptance (%)")
+        axes.set_xlabel("position in the draft (1 = first drafted token)")
     return figure
 
 

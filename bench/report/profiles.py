@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.machine_table import byte_size
 from bench.profile.card import SHOWN_ROWS
 from bench.profile.figures import layers_figure, passes_figure
 from bench.profile.records import MethodCost, Profile, load_profile
@@ -19,8 +20,8 @@ from bench.report.picture import Picture
 from bench.report.tables import Table, number
 
 REMARK = (
-    "The roofline is the time that reading the weights once, and the keys and values of the context, takes at "
-    "the bandwidth measured on this machine. Verifying M rows is cheap as long as t(M) stays near t(1)."
+    "The roofline is the time that reading the weights once, and the keys and values of the context, takes "
+    "at the bandwidth measured on this machine. Verifying M rows is cheap as long as t(M) stays near t(1)."
 )
 
 
@@ -45,8 +46,8 @@ def _chapter(path: Path, anchor: str, note: str) -> Chapter:
         anchor=anchor,
         title=f"Cost of passes: {profile.model} on {profile.device}, {profile.environment['dtype']}{note}",
         questions="a profile",
-        subtitle=f"{profile.parameters / 1e6:.1f} M parameters, {profile.weight_bytes / 1e6:.1f} MB of weights "
-        f"read per pass; {profile.bandwidth.resident / 1e9:.1f} GB/s over that many bytes.",
+        subtitle=f"{profile.parameters / 1e6:.1f} M parameters. A pass reads "
+        f"{byte_size(profile.weight_bytes)} of weights, at {profile.bandwidth.resident / 1e9:.1f} GB/s.",
         remarks=(REMARK,),
         tables=tuple(table for table in (_passes(profile), _methods(profile)) if table.rows),
         pictures=tuple(_pictures(profile)),

@@ -120,14 +120,16 @@ def test_the_same_records_give_the_same_bytes(results: Path, built: Leaderboard)
 
 
 def test_what_is_written_is_up_to_date_until_it_is_changed(tmp_path: Path, built: Leaderboard) -> None:
-    assert differences(built, tmp_path) == ["leaderboard.md", "leaderboard.html", "leaderboard.csv"]
+    figures = [f"figures/{name}" for name in sorted(built.pictures)]
+    assert differences(built, tmp_path) == [*built.texts, *figures]
     write(built, tmp_path)
     assert differences(built, tmp_path) == []
     page = tmp_path / "leaderboard.html"
     page.write_text(re.sub(r"<svg.*?</svg>", "<svg>another drawing</svg>", page.read_text(), flags=re.DOTALL))
     assert differences(built, tmp_path) == []  # drawings are not compared
     (tmp_path / "leaderboard.csv").write_text("edited by hand")
-    assert differences(built, tmp_path) == ["leaderboard.csv"]
+    (tmp_path / "figures" / "old.svg").write_text("left over")
+    assert differences(built, tmp_path) == ["leaderboard.csv", "figures/old.svg"]
 
 
 def test_figures_of_sections_that_are_gone_are_removed(tmp_path: Path, built: Leaderboard) -> None:
@@ -142,7 +144,9 @@ def test_strict_and_check_set_the_exit_status(
 ) -> None:
     monkeypatch.setattr("bench.report.build.build", lambda results: built)
     assert main([str(tmp_path), "--check"]) == 1
-    assert "out of date: leaderboard.md" in capsys.readouterr().err
+    error, fix = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: leaderboard.md, leaderboard.html")
+    assert fix == f"fix: rebuild them: python -m bench.report {tmp_path}"
     assert main([str(tmp_path)]) == 0
     assert main([str(tmp_path), "--check"]) == 0
     assert main([str(tmp_path), "--check", "--strict"]) == 1
