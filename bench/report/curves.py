@@ -153,6 +153,8 @@ def _quality_panel(axes: Axes, frame: pd.DataFrame, measure: str, *, has_names: 
     axes.axvline(1.0, color=INK, linewidth=0.8, linestyle="--")
     axes.set_ylabel(QUALITIES[measure])
     axes.margins(0.14, 0.2)
+    if measure == "right":
+        axes.set_ylim(-0.05, 1.08)
     axes.grid()
 
 

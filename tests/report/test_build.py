@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import os
 import re
+import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -46,6 +51,18 @@ class Outline(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+def digest(board: Leaderboard) -> str:
+    """Of every byte that a leaderboard would write."""
+    parts = [name.encode() + text.encode() for name, text in board.texts.items()]
+    parts += [name.encode() + picture for name, picture in board.pictures.items()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def digest_of(results: str) -> str:
+    """The same, of the leaderboard built in this process."""
+    return digest(build(Path(results), resamples=100))
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +134,25 @@ def test_the_same_records_give_the_same_bytes(results: Path, built: Leaderboard)
     again = build(results, resamples=100)
     assert again.texts == built.texts
     assert again.pictures == built.pictures
+
+
+def test_another_process_with_another_hash_seed_gives_the_same_bytes(
+    results: Path, built: Leaderboard
+) -> None:
+    code = f"from tests.report.test_build import digest_of; print(digest_of({str(results)!r}))"
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digest(built)
+
+
+def test_a_changed_record_is_found_out(tmp_path: Path, results: Path, built: Leaderboard) -> None:
+    shutil.copytree(results, tmp_path / "results")
+    write(built, tmp_path / "results")
+    assert differences(build(tmp_path / "results", resamples=100), tmp_path / "results") == []
+    record = next((tmp_path / "results" / "published" / "runs").glob("*/samples.jsonl"))
+    record.write_text(re.sub(r'"decode_s": [0-9.e-]+', '"decode_s": 0.9', record.read_text(), count=1))
+    assert differences(build(tmp_path / "results", resamples=100), tmp_path / "results") == list(built.texts)
 
 
 def test_what_is_written_is_up_to_date_until_it_is_changed(tmp_path: Path, built: Leaderboard) -> None:
