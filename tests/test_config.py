@@ -20,13 +20,10 @@ CHOICES = [
     for group in ("method", "model", "task", "sampling", "runtime", "measure", "experiment")
     for path in sorted((CONF / group).glob("*.yaml"))
 ] + [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
+MODELS = [path.stem for path in sorted((CONF / "model").glob("*.yaml"))]
 NEEDED = {
     "model=local": ["model.path=./checkpoint"],
-    "model=vicuna_7b": ["method=autoregressive"],
-    "model=llama2_7b_chat": ["method=autoregressive"],
-    "model=layerskip_llama2_7b": ["method=autoregressive"],
-    "model=qwen3_0_6b": ["method=autoregressive"],
-    **{f"model=shape_{size}": ["method=autoregressive"] for size in ("7b", "1b", "125m", "60m")},
+    **{f"model={name}": ["method=autoregressive"] for name in MODELS if name not in ("tiny", "local")},
     **{choice: ["method=synthetic"] for choice in CHOICES if choice.startswith("method/schedule=")},
     "experiment=spec_bench": ["method=autoregressive"],
 }
