@@ -54,10 +54,10 @@ def convert_hamburger(
     _drop_teacher(tensors, file)
     _drop_copies(tensors, shape, file)
     parts = HamburgerShape.for_model(shape, _max_group(tensors), _micro_layers(tensors))
-    _check_steps(found.get("hyper_parameters", {}), parts, file)
     with torch.device("meta"):
         expected = HamburgerModel(shape, parts).state_dict()
     require_fit(tensors, {name: tuple(one.shape) for name, one in expected.items()}, str(file), _FIX)
+    _check_steps(found.get("hyper_parameters", {}), parts, file)
     return tensors, parts
 
 
@@ -80,7 +80,9 @@ def _drop_copies(tensors: dict[str, Tensor], shape: DecoderConfig, file: Path) -
 
 def _max_group(tensors: Mapping[str, Tensor]) -> int:
     positions = tensors.get(_POSITIONS)
-    return 1 if positions is None or positions.dim() != 2 else positions.shape[0]  # its absence is told later
+    return (
+        positions.shape[0] if positions is not None and positions.dim() == 2 else 1
+    )  # to be told by its name
 
 
 def _micro_layers(tensors: Mapping[str, Tensor]) -> int:
