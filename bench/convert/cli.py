@@ -75,16 +75,22 @@ def main() -> None:
 
 def _job(composed: DictConfig) -> None:
     require_known(composed)
+    if OmegaConf.is_missing(composed.model, "path"):
+        raise UserError(
+            "the model must be given: weights are checked against it",
+            "add model=NAME, one of those that --help lists, or model.path=FOLDER",
+        )
     require_complete(composed)
     config: ConvertConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
-    model = " ".join(one for one in HydraConfig.get().overrides.task if one.startswith("model"))
+    model = [one for one in HydraConfig.get().overrides.task if one.startswith("model")]
     if config.kind == CHECKPOINT:
-        files = convert_model(config)
-        _say(f"{len(files)} files of weights in {config.folder}; use them with")
-        _say(f"python -m bench {model} model.path={config.folder}")
-        return
-    _say(f"{convert_module(config)} in {config.folder}; use them with")
-    _say(f"python -m bench method={config.kind} {model} method.weights={config.folder}")
+        made = f"{len(convert_model(config))} files of weights"
+        named = [one for one in model if not one.startswith("model.path=")]
+        command = [*named, f"model.path={config.folder}"]
+    else:
+        made = convert_module(config)
+        command = [f"method={config.kind}", *model, f"method.weights={config.folder}"]
+    _say(f"{made} in {config.folder}; use them with\npython -m bench {' '.join(command)}")
 
 
 def convert_model(config: ConvertConfig) -> list[Path]:
