@@ -15,18 +15,18 @@ from bench.errors import UserError
 from bench.mistakes import NODELESS_GROUPS, explain
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+OWN_MODELS = ("local", "tiny", "shape_7b", "shape_1b", "shape_125m", "shape_60m", "vicuna_7b")
+"""Models of the package, and one of the Hub for all: ``tests/test_models.py`` composes each of those."""
 CHOICES = [
     f"{group}={path.stem}"
-    for group in ("method", "model", "task", "sampling", "runtime", "measure", "experiment")
+    for group in ("method", "task", "sampling", "runtime", "measure", "experiment")
     for path in sorted((CONF / group).glob("*.yaml"))
-] + [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
+]
+CHOICES += [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
+CHOICES += [f"model={name}" for name in OWN_MODELS]
 NEEDED = {
     "model=local": ["model.path=./checkpoint"],
-    "model=vicuna_7b": ["method=autoregressive"],
-    "model=llama2_7b_chat": ["method=autoregressive"],
-    "model=layerskip_llama2_7b": ["method=autoregressive"],
-    "model=qwen3_0_6b": ["method=autoregressive"],
-    **{f"model=shape_{size}": ["method=autoregressive"] for size in ("7b", "1b", "125m", "60m")},
+    **{f"model={name}": ["method=autoregressive"] for name in OWN_MODELS[2:]},
     **{choice: ["method=synthetic"] for choice in CHOICES if choice.startswith("method/schedule=")},
     "experiment=spec_bench": ["method=autoregressive"],
 }
