@@ -30,6 +30,8 @@ CONF = str(Path(__file__).resolve().parents[1] / "conf")
 OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 STATUS_FILE = "status"
 """Written into Hydra's folder of a sweep's job: its exit status, which no launcher hands back to us."""
+PLAN_FILE = "plan_s"
+"""Likewise: seconds that the job's plan estimates."""
 
 
 class SweepTally(Callback):
@@ -38,6 +40,9 @@ class SweepTally(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Read what the jobs left behind; Hydra calls this where the sweep was started."""
         folders = [path for path in Path(str(config.hydra.sweep.dir)).glob("*") if path.is_dir()]
+        _tell_total(
+            [float(path.read_text(encoding="utf-8")) for one in folders for path in one.glob(PLAN_FILE)]
+        )
         statuses = [_read_status(folder) for folder in folders if folder.name.isdigit()]
         bad = sum(status != OK for status in statuses)
         if bad:
@@ -49,7 +54,7 @@ class SweepTally(Callback):
 
 def job(composed: DictConfig) -> None:
     """One run. Ends a single run with its exit status; a job of a sweep leaves it in its folder."""
-    isolated = composed.bench.isolate
+    isolated = composed.bench.isolate and not composed.bench.plan
     status = _survive(run_isolated(lambda: _attempt(composed))) if isolated else _attempt(composed)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -145,7 +150,11 @@ def _execute(settings: Settings) -> int:
 def _plan(settings: Settings) -> int:
     from bench.runner import plan  # loads torch
 
-    print(plan(settings), flush=True)  # noqa: T201 - the command's result
+    planned = plan(settings)
+    print(planned.text, flush=True)  # noqa: T201 - the command's result
+    if planned.seconds is not None and HydraConfig.get().mode is RunMode.MULTIRUN:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        (folder / PLAN_FILE).write_text(str(planned.seconds), encoding="utf-8")
     return OK
 
 
@@ -153,6 +162,13 @@ def report_mistake(mistake: UserError) -> int:
     """Tell a user's mistake in two lines on stderr; the exit status."""
     sys.stderr.write(f"error: {' '.join(mistake.what.split())}\nfix: {' '.join(mistake.fix.split())}\n")
     return MISTAKE
+
+
+def _tell_total(estimates: list[float]) -> None:
+    """Last line of a sweep's plan: the time of all of its runs that have an estimate."""
+    if estimates:
+        hours = sum(estimates) / 3600
+        print(f"{len(estimates)} runs, estimated {hours:.1f} h in all", flush=True)  # noqa: T201 - as above
 
 
 def _read_status(folder: Path) -> int:

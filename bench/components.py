@@ -153,7 +153,7 @@ def _trusted() -> AbstractContextManager[Any]:
     if whitelist is None:
         return nullcontext()
     plugins = [f"{one.value.partition(':')[0]}.*" for one in entry_points(group=PLUGIN_GROUP)]
-    context: AbstractContextManager[Any] = whitelist("methods.*", "bench.tasks.*", *plugins)
+    context: AbstractContextManager[Any] = whitelist("methods.*", "bench.tasks.*", "bench.train.*", *plugins)
     return context
 
 

@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from bench.bounds import require_choice, require_least
 from bench.components import PACKAGE_PREFIX, Component
 from bench.composed import require_complete, require_known, require_modules
+from bench.devices import GPUS
 from bench.errors import UserError
 
 SCHEMA_NAME = "bench_schema"
@@ -160,12 +161,18 @@ class BenchConfig:
     """How the command goes about it.
 
     Args:
-        plan: List the runs and how far each is, and measure nothing.
+        plan: List the runs, how far each is and what it will take, and measure nothing.
+        device: GPU that the plan reckons for, one of `bench.devices.DEVICES`; None is the one found here.
         isolate: Give every run a process of its own.
     """
 
     plan: bool = False
+    device: str | None = None
     isolate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            require_choice("bench.device", self.device, tuple(GPUS))
 
 
 @dataclass
@@ -195,6 +202,8 @@ class Settings:
     Args:
         method: The method under test; its name is that of its yaml file.
         task: The questions; its name is that of its yaml file.
+        plan: Whether to say what would be done instead of doing it.
+        plan_device: GPU that the plan reckons for; None is the one found here.
         config: The resolved tree as plain dicts and lists, for the record; ``package:`` paths as written.
     """
 
@@ -208,12 +217,30 @@ class Settings:
     max_new_tokens: int
     results_dir: Path
     plan: bool
+    plan_device: str | None
     config: Mapping[str, Any]
+
+
+def by(key: str, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a value of any yaml type
+    """The value that belongs to a key: ``${by:${model.name},{vicuna_7b: 2, vicuna_13b: 3}}`` in yaml.
+
+    For what a paper set per model.
+
+    Raises:
+        UserError: If no value belongs to the key.
+    """
+    if key not in values:
+        raise UserError(
+            f"no value is set for {key}, only for {', '.join(map(str, values))}",
+            "choose one of these, or set the key itself",
+        )
+    return values[key]
 
 
 def register_schema() -> None:
     """Make the schema known to Hydra; ``conf/bench.yaml`` names it first in its defaults."""
     ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
+    OmegaConf.register_new_resolver("by", by, replace=True)
 
 
 def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Settings:
@@ -228,7 +255,8 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
     """
     require_known(composed)
     require_complete(composed)
-    require_modules(composed, choices)
+    if not composed.bench.plan:  # a plan says itself what is missing
+        require_modules(composed, choices)
     composed = _settled(composed)
     tree, plain = OmegaConf.to_object(composed), OmegaConf.to_container(composed, resolve=True)
     assert isinstance(tree, Config)
@@ -244,6 +272,7 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
         max_new_tokens=tree.max_new_tokens,
         results_dir=Path(tree.results_dir),
         plan=tree.bench.plan,
+        plan_device=tree.bench.device,
         config={str(key): value for key, value in plain.items()},
     )
 

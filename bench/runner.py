@@ -26,6 +26,7 @@ from bench.lossless import first_divergence, judge, reference_nll
 from bench.meters import EnergyMeter, MemoryMeter, turn_clock
 from bench.metrics import check_identities
 from bench.nvml import nvml_device
+from bench.outlook import foresee, outlook_lines
 from bench.probes import probe, row_counts
 from bench.progress import LiveFigures
 from bench.records import Arm, Equivalence, Prompt, Sample, Verdict
@@ -84,8 +85,27 @@ def execute(settings: Settings) -> Outcome:
     return Outcome(render(summary), folder, sum(sample.error is not None for sample in samples))
 
 
-def plan(settings: Settings) -> str:
-    """One line on what `execute` would do: the run's id and how much of it is measured. Loads no model."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What `execute` would do.
+
+    Args:
+        text: Id of the run and how much of it is measured; memory, time, and what must be had first.
+        seconds: The time, an estimate; None where there is none.
+    """
+
+    text: str
+    seconds: float | None
+
+
+def plan(settings: Settings) -> Planned:
+    """What `execute` would do, and what it would take. Fetches nothing and loads no weights."""
+    outlook = foresee(settings)
+    progress = _progress(settings) if outlook.is_startable else _unstarted(settings, outlook.samples)
+    return Planned("\n".join([progress, *outlook_lines(outlook)]), outlook.seconds)
+
+
+def _progress(settings: Settings) -> str:
     drawn = draw_up(settings)
     folder = settings.results_dir / "runs" / drawn.run.run_id
     wanted = {
@@ -96,6 +116,12 @@ def plan(settings: Settings) -> str:
     done = sum(sample.error is None and sample.key in wanted for sample in stored)
     state = "complete" if done == len(wanted) else "not started" if not stored else "incomplete"
     return f"{drawn.run.run_id}  {done} of {len(wanted)} samples  {state}"
+
+
+def _unstarted(settings: Settings, samples: int) -> str:
+    """A run whose id is not known yet, for it depends on what is still to be fetched."""
+    names = settings.method.name, settings.task.name, settings.model.name
+    return f"{'-'.join(names)}  0 of {samples} samples  not started"
 
 
 class Session:

@@ -244,7 +244,7 @@ def describe_run(
             "random weights": settings.model.weights == "random",
             "draft cost": getattr(method, "draft_cost", None),
             "several tokens per row": bool(getattr(method, "emits_behind_one_row", False)),
-            "draft parameters": _module_parameters(settings.method.params.get("weights")),
+            "draft parameters": module_parameters(settings.method.params.get("weights")),
         },
     )
 
@@ -290,7 +290,7 @@ def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as t
     return hashlib.sha256(b"".join(found)).hexdigest()[:16] if found else None
 
 
-def _module_parameters(weights: Any) -> int | None:  # noqa: ANN401 - as above
+def module_parameters(weights: Any) -> int | None:  # noqa: ANN401 - as above
     """Parameters that a method's modules hold beside the target; a whole model of its own counts whole."""
     if not isinstance(weights, str):
         return None

@@ -49,7 +49,7 @@ def execute(settings):
                            failures=int(settings.seed == PARTLY))
 
 def plan(settings):
-    return f"{settings.method.name}-{settings.task.name}: not started"
+    return SimpleNamespace(text=f"{settings.method.name}-{settings.task.name}: not started", seconds=1800.0)
 '''
 
 SITE = """
@@ -131,6 +131,15 @@ def test_cfg_shows_what_would_run(folder: Path) -> None:
 def test_plan_lists_the_run_without_running_it(folder: Path) -> None:
     done = bench(folder, "bench.plan=true", "seed=2")
     assert (done.returncode, done.stdout) == (0, "kangaroo-mt_bench: not started\n")
+
+
+def test_a_sweeps_plan_ends_with_the_time_of_all_runs(folder: Path) -> None:
+    done = bench(folder, "-m", "bench.plan=true", "method=kangaroo,layerskip", "launch=isolated")
+    assert done.stdout.splitlines() == [
+        "kangaroo-mt_bench: not started",
+        "layerskip-mt_bench: not started",
+        "2 runs, estimated 1.0 h in all",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ CHOICES = [
 CHOICES += [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
 CHOICES += [f"model={name}" for name in OWN_MODELS]
 NEEDED = {
+    **{choice: ["method=autoregressive"] for choice in CHOICES if choice.startswith("model=")},
+    "model=tiny": [],
     "model=local": ["model.path=./checkpoint"],
-    **{f"model={name}": ["method=autoregressive"] for name in OWN_MODELS[2:]},
     **{choice: ["method=synthetic"] for choice in CHOICES if choice.startswith("method/schedule=")},
     "experiment=spec_bench": ["method=autoregressive"],
 }
@@ -69,6 +70,21 @@ def test_only_the_embedded_model_is_asked_a_part_by_default(overrides: list[str]
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes(choice: str) -> None:
     settings(choice, *NEEDED.get(choice, []))
+
+
+@pytest.mark.parametrize("method", ["layerskip/static", "layerskip/fsm", "layerskip/dv", "medusa/chain"])
+def test_a_papers_variant_of_a_method_composes_with_its_model(method: str) -> None:
+    made = settings(f"method={method}", "model=layerskip_llama3_8b", "model.modules=x").method
+    assert made.name == method.replace("/", "-")
+    made.build()
+
+
+def test_a_setting_by_model_refuses_a_model_that_the_paper_did_not_set_it_for() -> None:
+    assert (
+        settings("method=layerskip/static", "model=layerskip_llama2_13b").method.params["draft_length"] == 4
+    )
+    found = mistake("method=layerskip/static", "model=tiny")
+    assert "no value is set for tiny, only for layerskip_llama3.2_1b" in found.what
 
 
 def test_the_default_is_kangaroo_on_the_embedded_model_and_its_own_questions() -> None:

@@ -70,4 +70,5 @@ def test_every_experiment_says_the_command_that_runs_it() -> None:
     for experiment in EXPERIMENTS:
         text = Path(CONF / "experiment" / f"{experiment}.yaml").read_text()
         assert f"experiment={experiment}" in text
-        assert ("python -m bench -m" in text) == bool(sweep(experiment)), experiment
+        is_sweep = "python -m bench -m" in text or "mode: MULTIRUN" in text
+        assert is_sweep == bool(sweep(experiment)), experiment

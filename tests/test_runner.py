@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from bench.config import Settings
 from bench.errors import UserError
 from bench.records import Arm, Generation, Verdict
 from bench.roofline import Probe
@@ -157,13 +158,18 @@ def test_an_interrupt_keeps_what_is_measured(
     assert len(load_samples(execute(settings).run_dir)) == 12
 
 
+def progress(settings: Settings) -> str:
+    """First line of a plan."""
+    return plan(settings).text.splitlines()[0]
+
+
 def test_plan_says_how_far_a_run_is(model: Path, prompts: Path, results_dir: Path) -> None:
     settings = settings_for(model, prompts, results_dir)
-    assert plan(settings).endswith("0 of 12 samples  not started")
+    assert progress(settings).endswith("0 of 12 samples  not started")
     execute(settings)
-    assert plan(settings).endswith("12 of 12 samples  complete")
+    assert progress(settings).endswith("12 of 12 samples  complete")
     more = settings_for(model, prompts, results_dir, "measure.repeats=3")
-    assert plan(more).endswith("12 of 18 samples  incomplete")
+    assert progress(more).endswith("12 of 18 samples  incomplete")
 
 
 def test_plan_loads_no_weights_and_names_the_same_run(
@@ -176,15 +182,15 @@ def test_plan_loads_no_weights_and_names_the_same_run(
         raise AssertionError("the plan loads a model")
 
     monkeypatch.setattr("bench.workbench.load_decoder", refused)
-    assert plan(settings).startswith(f"{name}  12 of 12")
+    assert progress(settings).startswith(f"{name}  12 of 12")
 
 
 def test_plan_looks_at_a_folder_of_a_run_that_never_began(
     model: Path, prompts: Path, results_dir: Path
 ) -> None:
     settings = settings_for(model, prompts, results_dir)
-    (results_dir / "runs" / plan(settings).split()[0]).mkdir(parents=True)
-    assert plan(settings).endswith("not started")
+    (results_dir / "runs" / progress(settings).split()[0]).mkdir(parents=True)
+    assert progress(settings).endswith("not started")
 
 
 def test_frozen_history_builds_on_the_baselines_answers(

@@ -104,6 +104,16 @@ def _is_local(reference: str) -> bool:
     return reference.startswith(PACKAGE_PREFIX) or Path(reference).expanduser().is_dir()
 
 
+def resolved_here(reference: str, revision: str | None) -> Path | None:
+    """The local folder of a model if it needs no network: a folder, or a repository in the cache."""
+    if reference.startswith(PACKAGE_PREFIX) or Path(reference).expanduser().is_dir():
+        return resolve(reference, revision)
+    try:
+        return Path(snapshot_download(reference, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
 def _shipped(reference: str) -> Path:
     folder = (_PROJECT / reference.removeprefix(PACKAGE_PREFIX)).resolve()
     if not folder.is_relative_to(_PROJECT):

@@ -46,6 +46,19 @@ def thin_decoder(depth: int, options: RuntimeOptions) -> Decoder:
     return build_decoder(config, random_tensors(config, options, 0), options)
 
 
+def empty_decoder(config: Any, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
+    """A decoder of tensors without storage (torch's meta device): it can be counted, not run.
+
+    Args:
+        config: The transformers configuration.
+        options: Dtype and length; the device is not looked at.
+    """
+    meta = RuntimeOptions(torch.device("meta"), options.dtype, options.max_length)
+    with meta.device:
+        empty = AutoModelForCausalLM.from_config(config).state_dict()  # type: ignore[no-untyped-call]
+        return build_decoder(config, {name: one.to(options.dtype) for name, one in empty.items()}, meta)
+
+
 def random_tensors(config: Any, options: RuntimeOptions, seed: int) -> dict[str, Tensor]:  # noqa: ANN401
     """Checkpoint tensors by name: normal matrices, norms of one, biases of zero, the same for a seed."""
     with torch.device("meta"):

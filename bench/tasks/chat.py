@@ -108,6 +108,29 @@ class ChatFormat:
             raise UserError("the prompt holds no token", "Choose a model.template that fits this tokenizer.")
         return ids
 
+    def dialogue_ids(self, turns: Sequence[str], answers: Sequence[str]) -> tuple[list[int], list[bool]]:
+        """A whole dialogue for training, written as its prompts are.
+
+        Returns:
+            Ids, length T, and a mask of length T that is true on answer tokens and the end token behind each.
+
+        Raises:
+            ValueError: If there is not one answer per turn.
+            UserError: If the template rejects the dialogue, or does not write history as it writes prompts.
+        """
+        if len(turns) != len(answers) or not turns:
+            raise ValueError(f"need one answer per turn, got {len(turns)} turns, {len(answers)} answers")
+        answers = [answer.strip() for answer in answers]
+        text = self._dialogue_text(turns, answers)
+        spans = [self._answer_span(text, turns[: i + 1], answers[: i + 1]) for i in range(len(turns))]
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = [int(one) for one in encoded["input_ids"]]
+        offsets = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+        mask = [any(a <= start and end <= b for a, b in spans) for start, end in offsets]
+        if self._bos is not None and ids[:1] != [self._bos]:
+            return [self._bos, *ids], [False, *mask]
+        return ids, mask
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of answer ids, without special tokens."""
         decoded = self._tokenizer.decode(
@@ -139,16 +162,44 @@ class ChatFormat:
                 "Use model.template=auto or raw.",
             )
 
+    def _dialogue_text(self, turns: Sequence[str], answers: Sequence[str]) -> str:
+        """All turns and answers; behind the last answer stands what ends one."""
+        if self.template == Template.AUTO:
+            return self._apply([*_alternate(turns, answers[:-1]), answers[-1]], is_prompt=False)
+        is_vicuna = self.template == Template.VICUNA
+        separator, end = (" ", VICUNA_END) if is_vicuna else (RAW_SEPARATOR, self._end)
+        return f"{self.prompt_text(turns, answers[:-1])}{separator}{answers[-1]}{end}"
+
+    def _answer_span(self, text: str, turns: Sequence[str], answers: Sequence[str]) -> tuple[int, int]:
+        """Where the last of these answers begins and ends in a dialogue's text, its end token included."""
+        prompt = self.prompt_text(turns, answers[:-1])
+        found = text.find(answers[-1], len(prompt))
+        if not text.startswith(prompt) or found < 0:
+            raise UserError(
+                "the chat template writes a dialogue's history otherwise than its prompts",
+                "Train with model.template=raw, or another checkpoint's template.",
+            )
+        end = found + len(answers[-1])
+        return len(prompt), end + len(self._end) * text.startswith(self._end, end)
+
+    @property
+    def _end(self) -> str:
+        return str(self._tokenizer.eos_token or "")
+
     def _own_template(self, turns: Sequence[str], answers: Sequence[str]) -> str:
+        return self._apply(_alternate(turns, answers), is_prompt=True)
+
+    def _apply(self, contents: Sequence[str], *, is_prompt: bool) -> str:
+        """The tokenizer's template over messages of user and model in turn."""
         from jinja2 import TemplateError
 
         messages = [
             {"role": "assistant" if place % 2 else "user", "content": content}
-            for place, content in enumerate(_alternate(turns, answers))
+            for place, content in enumerate(contents)
         ]
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+                messages, tokenize=False, add_generation_prompt=is_prompt, date_string=TEMPLATE_DATE
             )
         except TemplateError as error:
             raise UserError(

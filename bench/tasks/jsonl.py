@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,21 +85,25 @@ def read_questions(path: str | Path) -> QuestionFile:
     return parse_questions(read_content(path), str(path))
 
 
-def read_content(path: str | Path) -> bytes:
+def read_content(path: str | Path, key: str = "task.path") -> bytes:
     """The bytes of a file, decompressed where it is a gz file.
+
+    Args:
+        path: The file, as the user typed it.
+        key: Which setting named it, for messages.
 
     Raises:
         UserError: If there is no such file, it is a directory, unreadable, or broken gz.
     """
     file = Path(str(path)).expanduser()  # yaml reads task.path=2024 as a number
     if file.is_dir():
-        raise UserError(f"task.path={path} is a directory", "Name the JSONL file inside it.")
+        raise UserError(f"{key}={path} is a directory", "Name the file inside it.")
     try:
         raw = file.read_bytes()
         return gzip.decompress(raw) if raw.startswith(GZIP_MAGIC) else raw
     except FileNotFoundError as error:
         where = f"{Path.cwd()}" if not file.is_absolute() else "the whole path"
-        raise UserError(f"task.path={path}: no such file", f"Check the name; looked in {where}.") from error
+        raise UserError(f"{key}={path}: no such file", f"Check the name; looked in {where}.") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is a broken gz file: {error}", "Compress it again or unpack it.") from error
     except OSError as error:
@@ -116,24 +120,39 @@ def parse_questions(content: bytes, name: str) -> QuestionFile:
     Raises:
         UserError: If it is empty, not UTF-8, or a line is malformed.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", EXAMPLE) from error
     seen: dict[str, int] = {}
-    prompts = []
-    # not splitlines(): JSON strings may hold U+2028 and the like
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            prompts.append(_parse_line(line, number, name, seen))
+    prompts = [_parse_row(row, number, name, seen) for number, row in json_rows(content, name)]
     if not prompts:
         raise UserError(f"{name} holds no prompts", EXAMPLE)
     return QuestionFile(tuple(prompts), hashlib.sha256(content).hexdigest())
 
 
-def _parse_line(line: str, number: int, name: str, seen: dict[str, int]) -> Prompt:
+def json_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file, each with the number of its line.
+
+    Args:
+        content: The file, not compressed.
+        name: What messages call the file.
+
+    Raises:
+        UserError: If it is not UTF-8, or a line holds no JSON object.
+    """
     try:
-        prompt = _prompt(_object(line), number)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", EXAMPLE) from error
+    # not splitlines(): JSON strings may hold U+2028 and the like
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, _object(line)
+            except _RowError as error:
+                raise UserError(f"{name}:{number}: {error}", EXAMPLE) from error
+
+
+def _parse_row(row: Mapping[str, Any], number: int, name: str, seen: dict[str, int]) -> Prompt:
+    try:
+        prompt = _prompt(row, number)
     except _RowError as error:
         raise UserError(f"{name}:{number}: {error}", EXAMPLE) from error
     if prompt.id in seen:

@@ -32,6 +32,7 @@ MT_BENCH_CATEGORIES = (
     "humanities",
 )
 """Columns are subtasks; MT-bench's ten questions per category carry no weight of their own."""
+QUESTIONS_PER_SUBTASK = 80
 OFFICIAL_URL = "https://raw.githubusercontent.com/hemingkx/Spec-Bench/main/data/spec_bench/question.jsonl"
 OFFICIAL_SHA256 = "4b6d33e79484f9841c487ee87d1cf6aa8c6066f61d5d482ff09e5a007fafdf04"
 MAX_BYTES = 16 * 2**20  # the file has 0.7 MB; anything larger is not it
@@ -87,6 +88,16 @@ class QuestionTask:
         source = TaskSource(name, location, file.sha256, len(chosen), len(chosen) < len(available))
         return LoadedTask(chosen, source)
 
+    def unfetched_turns(self) -> int | None:
+        """Turns of the official questions while they are not in the cache; MT-bench's have two each."""
+        if self.path is not None or self.source == SourceName.BUILTIN or _cached_file().is_file():
+            return None
+        subtasks = self.subtasks or SUBTASKS
+        turns = QUESTIONS_PER_SUBTASK * (len(subtasks) + ("mt_bench" in subtasks))
+        questions = QUESTIONS_PER_SUBTASK * len(subtasks)
+        chosen = min(questions, self.limit or questions, len(self.ids or range(questions)))
+        return round(turns * chosen / questions)
+
     def _read(self) -> tuple[QuestionFile, SourceName, str]:
         if self.path is not None:
             file = read_questions(self.path)
@@ -136,12 +147,16 @@ def official_content(fetch: Callable[[str], bytes] | None = None) -> bytes:
     Raises:
         UserError: If it is not cached and cannot be fetched, or what was fetched is not the file.
     """
-    cached = cache_folder() / "spec_bench" / "question.jsonl"
+    cached = _cached_file()
     if cached.is_file() and _is_official(content := read_content(cached)):
         return content
     content = _download(fetch or _fetch)
     _keep(cached, content)
     return content
+
+
+def _cached_file() -> Path:
+    return cache_folder() / "spec_bench" / "question.jsonl"
 
 
 def _is_official(content: bytes) -> bool:

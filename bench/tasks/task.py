@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from math import gcd
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bench.errors import UserError
 from bench.records import Prompt
@@ -26,6 +26,8 @@ class SourceName(StrEnum):
     """A file given in its place whose content differs."""
     BUILTIN = "builtin"
     """The questions shipped for the embedded model."""
+    PUBLISHED = "published"
+    """A data set of another paper, from where it is published or byte for byte the same file."""
     OWN = "jsonl"
     """The user's own prompts."""
 
@@ -70,6 +72,14 @@ class Task(Protocol):
         Raises:
             bench.errors.UserError: If the file or a setting is at fault.
         """
+
+
+@runtime_checkable
+class Fetched(Protocol):
+    """A task whose prompts may have to be fetched first; a plan asks it rather than the network."""
+
+    def unfetched_turns(self) -> int | None:
+        """Turns it will ask, as far as its settings tell; None if its prompts are at hand."""
 
 
 def suggest(wrong: str, options: Sequence[str]) -> str:

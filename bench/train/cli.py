@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +19,9 @@ from bench.cli import run_composed
 from bench.components import Component, unknown_key
 from bench.config import ModelConfig, RuntimeConfig
 from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.train.conversations import Conversations
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class TrainConfig:
         runtime: Where.
         recipe: Settings of `bench.train.modules.ModuleRecipe`.
         base: Settings of `bench.train.base.BaseRecipe`; if given, the base model is trained instead.
+        data: Conversations to train on; None is the embedded corpus, which only models of its own can read.
         out: Folder of the result.
     """
 
@@ -41,6 +45,7 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     recipe: dict[str, Any] = field(default_factory=dict)
     base: Any = None
+    data: Any = None
     out: str | None = None
 
 
@@ -73,6 +78,7 @@ def _train_base(composed: DictConfig, name: str) -> None:
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
+    from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
     from bench.train.joint import JointRecipe, train_joint
     from bench.train.modules import ModuleRecipe, train_module
@@ -99,12 +105,25 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     tokenizer = load_tokenizer(folder)
     out = Path(composed.out or f"results/train/{model}/{name}")
     facts = {"model": model, "model_weights": checkpoint_hash(folder), "data": "bench.train.corpus"}
-    dialogues = _dialogues(tokenizer, recipe.seed)
+    if composed.data is None:
+        dialogues = _dialogues(tokenizer, recipe.seed)
+    else:
+        conversations = _conversations(composed)
+        facts["data"] = conversations.location
+        dialogues = conversations.stream(ChatFormat(tokenizer, config.template), recipe.seed)
     if isinstance(method, Trainable):
         figures = train_module(method, decoder, dialogues, recipe, out, facts)
     else:
         figures = train_joint(method, decoder, folder, dialogues, recipe, out, facts)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
+
+
+def _conversations(composed: DictConfig) -> Conversations:
+    node = OmegaConf.to_container(composed.data, resolve=True)
+    built: Conversations = Component.from_node(
+        "data", str(HydraConfig.get().runtime.choices["data"]), node
+    ).build()
+    return built
 
 
 def _dialogues(tokenizer: Any, seed: int) -> Iterator[tuple[list[int], list[bool]]]:  # noqa: ANN401 - any tokenizer
@@ -134,7 +153,7 @@ def check_chat_tokens(tokenizer: Any) -> None:  # noqa: ANN401 - any tokenizer
     ):
         raise UserError(
             "the training corpus is written for the embedded model's chat tokens, which this tokenizer lacks",
-            "train with model=tiny, or a model that bench.train base=... made",
+            "add data=sharegpt to train on real conversations, or train with model=tiny",
         )
 
 

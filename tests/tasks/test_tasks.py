@@ -135,7 +135,3 @@ def test_each_yaml_builds_its_task(name: str) -> None:
     assert task.name == name
     expected = set(SUBTASKS) if name == "spec_bench" else {name}
     assert {prompt.subtask for prompt in task.load().prompts} == expected
-
-
-def test_no_yaml_is_forgotten() -> None:
-    assert {file.stem for file in CONF.glob("*.yaml")} == {*SUBTASKS, "spec_bench", "jsonl"}

@@ -1,0 +1,115 @@
+"""Rows of a data set: from the Hugging Face Hub, from an address, or from a local file in its own format.
+
+Nothing that is fetched is run: `datasets` reads parquet and JSON, and refuses repositories that come as a
+script.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import UserError
+from bench.tasks.jsonl import json_rows, read_content
+
+Row = Mapping[str, Any]
+PARQUET_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRows:
+    """Where a data set is published.
+
+    Args:
+        dataset: Repository on the Hub; ``json`` reads `files` instead.
+        rows: Rows that `split` holds; a plan counts on them before anything is fetched.
+        split: Split that is asked.
+        subset: Configuration of the repository.
+        files: Address of a JSON file, also inside an archive: ``zip://inside.jsonl::hf://...``.
+        revision: Branch, tag or commit; ``refs/convert/parquet`` where the main branch is a script.
+        sha256: Hash of the file as its authors published it, decompressed; tells a local copy from a changed
+            one.
+    """
+
+    dataset: str
+    rows: int
+    split: str = "test"
+    subset: str | None = None
+    files: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+
+    @property
+    def location(self) -> str:
+        """What records and messages call it."""
+        if self.files is not None:
+            return self.files
+        return " ".join(part for part in (self.dataset, self.subset) if part)
+
+    def fetch(self, split: str) -> Sequence[Row]:
+        """The rows of a split, downloaded into the cache of `datasets` first where they have to be.
+
+        Raises:
+            UserError: If they cannot be had.
+        """
+        from datasets import load_dataset  # takes a second to import
+
+        try:
+            found: Sequence[Row] = load_dataset(
+                self.dataset, self.subset, split=split, data_files=self.files, revision=self.revision
+            )
+        except (OSError, RuntimeError, ValueError) as error:  # all that datasets raises derives from these
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"split {split} of {self.location} could not be fetched: {reason}",
+                "Connect (and unset HF_HUB_OFFLINE), or download it yourself and add task.path=FILE.",
+            ) from error
+        return found
+
+
+def read_rows(path: str, key: str = "task.path") -> tuple[list[Row], str]:
+    """The rows of a local file, and the sha256 of its content.
+
+    Args:
+        path: JSONL or JSON, plain or gz, or parquet.
+        key: Which setting named it, for messages.
+
+    Raises:
+        UserError: If it cannot be read, holds no rows, or a line is malformed; the message names the line.
+    """
+    content = read_content(path, key)
+    rows: list[Row]
+    if content.startswith(PARQUET_MAGIC):
+        rows = _parquet_rows(content, path)
+    elif content.lstrip().startswith(b"["):
+        rows = _listed_rows(content, path)
+    else:
+        rows = [row for _, row in json_rows(content, path)]
+    if not rows:
+        raise UserError(f"{path} holds no rows", "Give a file with one JSON object per line, or parquet.")
+    return rows, hashlib.sha256(content).hexdigest()
+
+
+def _parquet_rows(content: bytes, path: str) -> list[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows: list[Row] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path} is a broken parquet file: {error}", "Download it again.") from error
+    return rows
+
+
+def _listed_rows(content: bytes, path: str) -> list[Row]:
+    try:
+        rows = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}", "Give a list of objects, or JSONL.") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} must hold a list of objects", "Give a list of objects, or JSONL.")
+    return list(rows)

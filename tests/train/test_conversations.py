@@ -1,0 +1,122 @@
+"""Real conversations for training: which messages count, which tokens are answers, the smallest run."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from bench.components import resolve_path
+from bench.errors import UserError
+from bench.tasks.chat import ChatFormat
+from bench.tasks.rows import PublishedRows
+from bench.train.conversations import Conversations, exchanges
+from bench.train.corpus.dialogue import Dialogue
+from bench.train.tokenizer import encode_dialogue
+from tests.train.test_train_cli import train
+
+TURNS, ANSWERS = ("Hi", "What is two and two?"), ("Hello.", "Four, as ever.")
+
+
+def conversation(*said: str) -> dict[str, Any]:
+    """Messages of a human and a model in turn."""
+    return {
+        "conversations": [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(said)]
+    }
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(resolve_path("package:bench/assets/tiny"))
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def conversations(path: str, **given: Any) -> Conversations:
+    return Conversations(PublishedRows("json", rows=1), path=path, **given)
+
+
+def test_a_dialogue_is_encoded_as_the_embedded_model_was_taught(tokenizer: Any) -> None:
+    taught = Dialogue("mt_bench", TURNS, ANSWERS, ({}, {}))
+    assert ChatFormat(tokenizer).dialogue_ids(TURNS, ANSWERS) == encode_dialogue(tokenizer, taught)
+
+
+@pytest.mark.parametrize("template", ["auto", "raw"])
+def test_the_answers_and_nothing_else_is_trained(tokenizer: Any, template: str) -> None:
+    chat = ChatFormat(tokenizer, template)
+    ids, mask = chat.dialogue_ids(TURNS, ANSWERS)
+    trained = chat.text([one for one, is_answer in zip(ids, mask, strict=True) if is_answer])
+    assert "".join(trained.split()) == "".join("".join(ANSWERS).split())
+    first = chat.prompt_ids(TURNS[:1], ())
+    assert ids[: len(first)] == first
+    assert not any(mask[: len(first)])
+
+
+def test_vicunas_answers_end_in_its_end_token(tokenizer: Any) -> None:
+    tokenizer.add_special_tokens({"eos_token": "</s>"})
+    chat = ChatFormat(tokenizer, "vicuna")
+    ids, mask = chat.dialogue_ids(TURNS, ANSWERS)
+    trained = tokenizer.decode([one for one, is_answer in zip(ids, mask, strict=True) if is_answer])
+    assert trained == " Hello.</s> Four, as ever.</s>"
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        (conversation("Q", "A", "R", "B"), (["Q", "R"], ["A", "B"])),
+        ({"conversations": conversation("x", "Q", "A")["conversations"][1:]}, ([], [])),
+        (conversation("Q", "A", "unanswered"), (["Q"], ["A"])),
+        (conversation("Q", " "), ([], [])),
+        (
+            {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+            (["Q"], ["A"]),
+        ),
+        ({}, ([], [])),
+    ],
+    ids=[
+        "two turns",
+        "begins with the model",
+        "ends with a question",
+        "empty answer",
+        "role and content",
+        "none",
+    ],
+)
+def test_only_answered_questions_count(row: dict[str, Any], found: tuple[list[str], list[str]]) -> None:
+    assert exchanges(row) == found
+
+
+def test_epochs_repeat_all_conversations_in_another_order(tmp_path: Path, tokenizer: Any) -> None:
+    path = write(tmp_path / "talk.json", *(conversation(f"Q{i}", f"A{i}") for i in range(6)))
+    chat, data = ChatFormat(tokenizer), conversations(path)
+    ids = [tuple(one) for one, _ in islice(data.stream(chat, 0), 12)]
+    assert set(ids[:6]) == set(ids[6:])
+    assert ids[:6] != ids[6:]
+    assert ids == [tuple(one) for one, _ in islice(data.stream(chat, 0), 12)]
+    drawn = [tuple(one) for one, _ in islice(conversations(path, draw=2).stream(chat, 0), 6)]
+    assert len(set(drawn)) == 2
+
+
+def test_a_file_without_conversations_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    path = write(tmp_path / "talk.json", {"text": "no conversation"})
+    with pytest.raises(UserError, match=r"holds no conversation.*\nWrite rows such as"):
+        next(conversations(path).stream(ChatFormat(tokenizer), 0))
+
+
+def test_modules_are_trained_on_conversations_by_one_command(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "talk.json", conversation("Hi", "Hello, how are you?"), conversation("Q", "A b c")
+    )
+    recipe = ["recipe=kangaroo", "recipe.steps=2", "recipe.batch=2"]
+    got = train(
+        "data=sharegpt", f"data.path={path}", *recipe, f"out={tmp_path / 'a'}", f"hydra.run.dir={tmp_path}"
+    )
+    assert got.returncode == 0, got.stderr
+    assert json.loads((tmp_path / "a" / "module.json").read_text())["data"] == path
