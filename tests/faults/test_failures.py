@@ -20,7 +20,7 @@ from tests.faults.ledger import Ledger
         ("CUDA out of memory", InPass(40, out_of_memory()), 1, "OutOfMemoryError: CUDA out of memory"),
         ("CUDA out of memory", InPass(30, out_of_memory(), is_lasting=True), 4, "OutOfMemoryError"),
         ("CUDA out of memory", InJudging(3, out_of_memory()), 1, "OutOfMemoryError"),
-        ("clock going backwards", TimerBack(3), 1, "back"),
+        ("clock going backwards", TimerBack(9), 1, "the timer went back"),
     ],
     ids=[
         "once",
