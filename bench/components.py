@@ -119,8 +119,20 @@ class Component:
         return error
 
 
+_NOT_YET = {
+    "device_map": (
+        "a model cannot be spread over several devices yet: {key} does not exist",
+        "leave it out: one device must hold the whole model; runtime.dtype=bfloat16 halves what fp32 needs",
+    )
+}
+"""Keys that users bring from other tools, for what this one does not do, and the two lines about them."""
+
+
 def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
     """The two lines about a key that does not exist: the nearest one first, then all there are."""
+    refused = _NOT_YET.get(key.rpartition(".")[2])
+    if refused is not None:
+        return refused[0].format(key=key), refused[1]
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"unknown key {key}", f"{hint}known: {', '.join(sorted(known))}"

@@ -7,8 +7,8 @@ takes that to mean "no overrides".
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.bounds import require_choice, require_least
-from bench.components import PACKAGE_PREFIX, Component, by, unknown_key
+from bench.components import PACKAGE_PREFIX, Component, by
+from bench.composed import require_complete, require_known, require_modules
 from bench.devices import GPUS
 from bench.errors import UserError
 
@@ -45,6 +46,8 @@ class ModelConfig:
         questions: Most built-in questions asked of a subtask if ``task.limit`` is not given; None is all.
         weights: ``stored``, or ``random`` ones of ``config.json``'s shape; then only times mean anything.
         tokenizer: Folder or Hugging Face id of the tokenizer; None is that of `path`.
+        dtype: Precision on CUDA if ``runtime.dtype`` is not given: that of the published weights.
+        stop_ids: Token ids that end an answer, beside those that the checkpoint itself declares.
     """
 
     path: str = MISSING
@@ -57,13 +60,19 @@ class ModelConfig:
     questions: int | None = None
     weights: str = "stored"
     tokenizer: str | None = None
+    dtype: str | None = None
+    stop_ids: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         require_choice("model.weights", self.weights, WEIGHTS)
         require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
         require_choice("model.template", self.template, TEMPLATES)
+        if self.dtype is not None:
+            require_choice("model.dtype", self.dtype, DTYPES)
         require_least("model.context", self.context, 1)
         require_least("model.questions", self.questions, 1)
+        for one in self.stop_ids:
+            require_least("model.stop_ids", one, 0)
 
 
 @dataclass
@@ -89,7 +98,7 @@ class RuntimeConfig:
 
     Args:
         device: ``auto`` takes CUDA where there is a GPU.
-        dtype: None is float32 on CPU, bfloat16 on CUDA.
+        dtype: None is float32 on CPU; on CUDA ``model.dtype``, or bfloat16.
         threads: CPU threads; None takes one for a small model, torch's own choice for others.
         max_length: Cap on prompt plus output, in tokens; the model's context bounds it further.
     """
@@ -228,10 +237,10 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
     Raises:
         UserError: If a key is unknown, or a value is missing or breaks its rule.
     """
-    _require_known(composed, "")
-    _require_complete(composed)
+    require_known(composed)
+    require_complete(composed)
     if not composed.bench.plan:  # a plan says itself what is missing
-        _require_modules(composed, choices)
+        require_modules(composed, choices)
     composed = _settled(composed)
     tree, plain = OmegaConf.to_object(composed), OmegaConf.to_container(composed, resolve=True)
     assert isinstance(tree, Config)
@@ -265,50 +274,3 @@ def _settled(composed: DictConfig) -> DictConfig:
     if model.prompts != "builtin":
         model.questions = None
     return settled
-
-
-def _require_known(node: DictConfig, prefix: str) -> None:
-    """Refuse keys that ``+key=value`` forced into a part that has a schema; nothing would read them."""
-    schema = OmegaConf.get_type(node)
-    if not is_dataclass(schema):
-        return
-    known = [prefix + one.name for one in fields(schema)]
-    for key in map(str, node):
-        if prefix + key not in known:
-            raise UserError(*unknown_key(prefix + key, known))
-        child = (
-            None if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key) else node[key]
-        )
-        if isinstance(child, DictConfig):
-            _require_known(child, f"{prefix}{key}.")
-
-
-def _require_complete(composed: DictConfig) -> None:
-    missing = list(_missing(OmegaConf.to_container(composed, resolve=False), ""))
-    if missing:
-        raise UserError(
-            f"{' and '.join(missing)} must be given", f"add {' '.join(f'{key}=...' for key in missing)}"
-        )
-
-
-def _missing(node: object, prefix: str) -> Iterator[str]:
-    """Keys left open; `OmegaConf.missing_keys` trips over interpolations that name one."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if value == MISSING:
-                yield f"{prefix}{key}"
-            yield from _missing(value, f"{prefix}{key}.")
-
-
-def _require_modules(composed: DictConfig, choices: Mapping[str, str | None]) -> None:
-    """Refuse a method whose weights default to a folder that this model does not have."""
-    raw = OmegaConf.to_container(composed.method, resolve=False)
-    if composed.model.modules is not None or not isinstance(raw, dict):
-        return
-    for key, value in ((str(key), value) for key, value in raw.items()):
-        if isinstance(value, str) and "${model.modules}" in value:
-            method, model = choices.get("method"), choices.get("model")
-            raise UserError(
-                f"method={method} needs modules trained for model={model}, and none are shipped",
-                f"add method.{key}=FOLDER; 'python -m bench.train method={method} model={model}' trains them",
-            )

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import metrics
 from bench.metrics import UndefinedError
 from bench.records import Arm, Run, Sample
 
@@ -195,55 +194,6 @@ def _group_weights(size: int, weights: PassWeights) -> int:
     """Weights that one group of `size` tokens reads."""
     each = size * (weights.head + weights.stop) + (size - 1) * weights.micro
     return weights.base - weights.head + each + (weights.merger if size > 1 else 0)
-
-
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """One run of a sweep over the confidence.
-
-    Args:
-        confidence: Setting of the run.
-        speedup: Decode time of the baseline over the method's, per token, pooled.
-        tokens_per_pass: Output tokens per pass of the tuned model.
-        entries_per_token: See `kv_entries_per_token`.
-        answers: Right answers of the method.
-        baseline_answers: Right answers of the baseline.
-        nll: Nats per token of the method's output under the target.
-    """
-
-    confidence: float
-    speedup: float
-    tokens_per_pass: float
-    entries_per_token: float | None
-    answers: Answers
-    baseline_answers: Answers
-    nll: float | None
-
-
-def confidence_curve(runs: Sequence[tuple[Run, Sequence[Sample]]]) -> tuple[CurvePoint, ...]:
-    """Quality against speed over ``method.confidence``, ascending; runs without that setting are left out."""
-    points = []
-    for run, samples in runs:
-        confidence = run.identity["method"].get("confidence")
-        if confidence is not None and run.labels.get("exactness") == "lossy":
-            points.append(_point(float(confidence), run, samples))
-    return tuple(sorted(points, key=lambda one: one.confidence))
-
-
-def _point(confidence: float, run: Run, samples: Sequence[Sample]) -> CurvePoint:
-    good = [one for one in samples if one.error is None]
-    baseline, method = ([one for one in good if one.arm is arm] for arm in (Arm.BASELINE, Arm.METHOD))
-    groups = group_sizes(method)
-    tokens = sum(size * count for size, count in groups.items())
-    return CurvePoint(
-        confidence=confidence,
-        speedup=metrics.decode_speed(method) / metrics.decode_speed(baseline),
-        tokens_per_pass=tokens / sum(groups.values()) if groups else metrics.acceptance_length(method),
-        entries_per_token=_defined(kv_entries_per_token, method),
-        answers=answers(method),
-        baseline_answers=answers(baseline),
-        nll=_defined(nll_per_token, method),
-    )
 
 
 def lossy_lines(figures: LossyFigures) -> list[tuple[str, str]]:

@@ -216,10 +216,11 @@ def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transform
 
 
 def _options(settings: Settings, gpu: Gpu | None) -> RuntimeOptions:
-    options = options_for(settings.runtime, settings.model.context)
-    if gpu is not None and settings.runtime.dtype is None:  # the GPU need not be in this machine
-        return RuntimeOptions(options.device, torch.bfloat16, options.max_length)
-    return options
+    options = options_for(settings.runtime, settings.model)
+    if gpu is None or settings.runtime.dtype is not None:
+        return options
+    dtype = getattr(torch, settings.model.dtype or "bfloat16")  # the GPU need not be in this machine
+    return RuntimeOptions(options.device, dtype, options.max_length)
 
 
 @cache

@@ -140,6 +140,10 @@ class Timing:
     phases_s: Mapping[str, float]
     cpu_s: float
 
+    def __post_init__(self) -> None:
+        if not all(seconds >= 0 for seconds in (self.prefill_s, self.decode_s, *self.phases_s.values())):
+            raise ValueError(f"times must not be negative, the timer went back: {self}")
+
     @property
     def host_s(self) -> float:
         """Decode time outside every phase."""

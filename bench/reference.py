@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, logging
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, logging
 from transformers.generation.streamers import BaseStreamer
 
 from bench.components import resolve_path
@@ -32,6 +32,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.stats import Totals, paired_speedup
 from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
+from bench.tasks.tokenizer import load_tokenizer
 from methods.autoregressive import Autoregressive
 from methods.base import Budget
 
@@ -163,7 +164,7 @@ def random_prompts(vocab: int, count: int, length: int) -> list[Tensor]:
 
 def builtin_prompts(folder: Path, count: int) -> list[Tensor]:
     """First turns of built-in prompts, spread over the subtasks, as ids of this checkpoint's tokenizer."""
-    chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
+    chat = ChatFormat(load_tokenizer(folder))
     questions = read_builtin().prompts
     chosen = questions[:: max(1, len(questions) // count)][:count]
     return [torch.tensor(chat.prompt_ids(one.turns[:1], ())) for one in chosen]

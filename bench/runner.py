@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -172,29 +173,27 @@ class Session:
         return [arm for arm in order if _key(cell, arm) not in self._store.done]
 
     def _measure(self, cell: Cell) -> list[Sample]:
-        """Decode a cell by every arm that is missing, then judge the method's output."""
-        samples = {arm: self._try(cell, arm, place) for place, arm in enumerate(self._missing(cell))}
-        method = samples.get(Arm.METHOD)
-        if method is not None and method.error is None:
-            baseline = samples.get(Arm.BASELINE) or self._answers.get(_key(cell, Arm.BASELINE))
-            samples[Arm.METHOD] = replace(method, equivalence=self._judge(cell, method, baseline))
-        return [self._graded(cell, sample) for sample in samples.values()]
+        """Decode a cell by every arm that is missing, then judge what came out."""
+        samples = {}
+        for place, arm in enumerate(self._missing(cell)):
+            blank = _failure(cell, arm, place, "not decoded")
+            samples[arm] = self._try(blank, cell, self._decode)
+        baseline = samples.get(Arm.BASELINE) or self._answers.get(_key(cell, Arm.BASELINE))
+        judge = partial(self._judged, baseline=baseline)
+        return [self._try(sample, cell, judge) for sample in samples.values()]
 
-    def _try(self, cell: Cell, arm: Arm, order: int) -> Sample:
-        """One decode; whatever goes wrong inside it becomes the record of a failure."""
-        blank = Sample(
-            cell.prompt.id, cell.prompt.subtask, cell.turn, cell.repeat, arm, order, error="not decoded"
-        )
+    def _try(self, sample: Sample, cell: Cell, work: Callable[[Cell, Sample], Sample]) -> Sample:
+        """What `work` makes of a sample; whatever goes wrong inside it becomes the record of a failure."""
         try:
-            prompt_ids = self._prompt_ids(cell, arm)
-            return self._decode(blank, prompt_ids)
+            return work(cell, sample)
         except UserError as mistake:
-            return replace(blank, error=f"{mistake.what}; {mistake.fix}")
+            return _failure(cell, sample.arm, sample.order, f"{mistake.what}; {mistake.fix}")
         except Exception as error:
-            log.warning("%s failed", blank.key, exc_info=True)
-            return replace(blank, error=f"{type(error).__name__}: {error}")
+            log.warning("%s failed", sample.key, exc_info=True)
+            return _failure(cell, sample.arm, sample.order, f"{type(error).__name__}: {error}")
 
-    def _decode(self, blank: Sample, prompt_ids: Tensor) -> Sample:
+    def _decode(self, cell: Cell, blank: Sample) -> Sample:
+        prompt_ids = self._prompt_ids(cell, blank.arm)
         bench, clock = self._bench, self._clock
         budget = self._budget(prompt_ids.numel())
         sampler = self._sampler(blank)
@@ -253,6 +252,14 @@ class Session:
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
         return Sampler(self._bench.sampling, self._bench.decoder.device, seed)
 
+    def _judged(self, cell: Cell, sample: Sample, baseline: Sample | None) -> Sample:
+        """The sample with the verdict on its output and with its quality."""
+        if sample.error is not None:
+            return sample
+        if sample.arm is Arm.METHOD:
+            sample = replace(sample, equivalence=self._judge(cell, sample, baseline))
+        return self._graded(cell, sample)
+
     def _judge(self, cell: Cell, method: Sample, baseline: Sample | None) -> Equivalence:
         """The verdict on a method's sample; lossy and sampled output is compared, not judged."""
         if baseline is None or baseline.error is not None:
@@ -266,8 +273,6 @@ class Session:
 
     def _graded(self, cell: Cell, sample: Sample) -> Sample:
         """The sample with its quality: right or not where a check tells; in lossy runs its likelihood."""
-        if sample.error is not None:
-            return sample
         if cell.prompt.checks:
             sample = replace(sample, is_right=is_right(cell.prompt.checks[cell.turn], sample.text))
         if self._bench.run.labels["exactness"] != Exactness.LOSSY:
@@ -282,6 +287,11 @@ def _cells(prompts: tuple[Prompt, ...], repeats: int) -> Iterator[Cell]:
         for repeat in range(repeats):
             for turn in range(len(prompt.turns)):
                 yield Cell(prompt, turn, repeat)
+
+
+def _failure(cell: Cell, arm: Arm, order: int, error: str) -> Sample:
+    """The record of a decode that came to nothing."""
+    return Sample(cell.prompt.id, cell.prompt.subtask, cell.turn, cell.repeat, arm, order, error=error)
 
 
 def _key(cell: Cell, arm: Arm) -> tuple[str, int, int, str]:

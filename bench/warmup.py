@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 
 from bench.config import WarmupConfig
-from bench.errors import UserError
 from bench.meters import turn_clock
 from bench.records import Prompt, Round
 from bench.runtime.sampling import Sampler
@@ -55,10 +54,10 @@ def _settle(
         try:
             with torch.inference_mode(), clock:
                 rounds = method.generate(prompt_ids, budget, sampler, clock).rounds
-        except (RuntimeError, UserError):
+            timing = clock.timing()
+        except Exception:
             log.warning("warm-up failed; the measurement will record why", exc_info=True)
             return ()
-        timing = clock.timing()
         seconds = timing.prefill_s + timing.decode_s
         if abs(seconds - before) <= settings.tolerance * seconds:
             break

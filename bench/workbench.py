@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig
 
 from bench.components import resolve_path
 from bench.config import ModelConfig, RuntimeConfig, Settings
 from bench.errors import UserError
 from bench.records import Arm, Run
 from bench.runtime.decoder import Decoder
-from bench.runtime.hub import resolve
+from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
 from bench.runtime.loading import RuntimeOptions, load_decoder, weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
 from bench.runtime.random_weights import random_decoder
@@ -29,11 +28,15 @@ from bench.store import run_id
 from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
 from bench.tasks.task import LoadedTask
+from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.autoregressive import Autoregressive
 from methods.base import Method
 
 SMALL_MODEL = 100_000_000
 _HASHED_BYTES = 1 << 20
+_TOKENIZER = Keys("model.tokenizer", "model.revision")
+_PLACES = ("path", "modules", "questions")  # of a model: no other run
+_ADDED = ("dtype", "stop_ids")  # another run only where set: ids older than these keys stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +162,16 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
     Raises:
         UserError: If one of them is missing or not supported.
     """
-    folder = resolve(model.path, model.revision)
-    spoken = folder if model.tokenizer is None else resolve(model.tokenizer, None)
-    tokenizer = AutoTokenizer.from_pretrained(spoken)
+    place, is_random = (model.path, model.revision), model.weights == "random"
+    folder = fetch(*place, COMPANIONS) if is_random else resolve(*place)
+    spoken = folder if model.tokenizer is None else fetch(model.tokenizer, None, COMPANIONS, _TOKENIZER)
+    tokenizer = load_tokenizer(spoken)
     return Target(
         folder=folder,
-        is_random=model.weights == "random",
+        is_random=is_random,
         chat=ChatFormat(tokenizer, model.template),
-        eos_ids=eos_ids(folder, tokenizer.eos_token_id),
-        options=options_for(runtime, model.context),
+        eos_ids=eos_ids(folder, tokenizer, model.stop_ids),
+        options=options_for(runtime, model),
     )
 
 
@@ -183,8 +187,8 @@ def settle_threads(decoder: Decoder, wanted: int | None) -> None:
         torch.set_num_threads(1)
 
 
-def options_for(wanted: RuntimeConfig, context: int | None) -> RuntimeOptions:
-    """Device, precision and length that the configuration asks for.
+def options_for(wanted: RuntimeConfig, model: ModelConfig | None = None) -> RuntimeOptions:
+    """Device, precision and length that the configuration asks for, of `model` where one is at hand.
 
     Raises:
         UserError: If CUDA is asked for and there is none.
@@ -195,17 +199,9 @@ def options_for(wanted: RuntimeConfig, context: int | None) -> RuntimeOptions:
             "runtime.device=cuda, but PyTorch finds no GPU", "use runtime.device=cpu, or mend the driver"
         )
     device = torch.device("cuda" if has_gpu and wanted.device != "cpu" else "cpu")
-    dtype = wanted.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    published, context = (None, None) if model is None else (model.dtype, model.context)
+    dtype = wanted.dtype or ("float32" if device.type == "cpu" else published or "bfloat16")
     return RuntimeOptions(device, getattr(torch, dtype), min(wanted.max_length, context or wanted.max_length))
-
-
-def eos_ids(folder: Path, tokenizer_eos: int | None) -> frozenset[int]:
-    """End tokens from ``generation_config.json`` where there is one, and the tokenizer's own."""
-    found = {tokenizer_eos}
-    if (folder / "generation_config.json").is_file():
-        configured = GenerationConfig.from_pretrained(folder).eos_token_id
-        found |= set(configured) if isinstance(configured, list) else {configured}
-    return frozenset(one for one in found if one is not None)
 
 
 def describe_run(
@@ -219,7 +215,9 @@ def describe_run(
         "task": {key: value for key, value in plain["task"].items() if key != "path"},
         "questions": task.source.sha256,
         "model": {
-            key: value for key, value in plain["model"].items() if key not in ("path", "modules", "questions")
+            key: value
+            for key, value in plain["model"].items()
+            if key not in _PLACES and (value or key not in _ADDED)
         },
         "model_weights": target.weights_hash,
         "template": target.chat.template_hash,

@@ -15,11 +15,15 @@ from bench.errors import UserError
 from bench.mistakes import NODELESS_GROUPS, explain
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+OWN_MODELS = ("local", "tiny", "shape_7b", "shape_1b", "shape_125m", "shape_60m", "vicuna_7b")
+"""Models of the package, and one of the Hub for all: ``tests/test_models.py`` composes each of those."""
 CHOICES = [
     f"{group}={path.stem}"
-    for group in ("method", "model", "task", "sampling", "runtime", "measure", "experiment")
+    for group in ("method", "task", "sampling", "runtime", "measure", "experiment")
     for path in sorted((CONF / group).glob("*.yaml"))
-] + [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
+]
+CHOICES += [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
+CHOICES += [f"model={name}" for name in OWN_MODELS]
 NEEDED = {
     **{choice: ["method=autoregressive"] for choice in CHOICES if choice.startswith("model=")},
     "model=tiny": [],
@@ -80,7 +84,7 @@ def test_a_setting_by_model_refuses_a_model_that_the_paper_did_not_set_it_for() 
         settings("method=layerskip/static", "model=layerskip_llama2_13b").method.params["draft_length"] == 4
     )
     found = mistake("method=layerskip/static", "model=tiny")
-    assert "no value is set for tiny, only for layerskip_llama3_2_1b" in found.what
+    assert "no value is set for tiny, only for layerskip_llama3.2_1b" in found.what
 
 
 def test_the_default_is_kangaroo_on_the_embedded_model_and_its_own_questions() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,7 +14,6 @@ from bench.lossy import (
     agreement_length,
     answers,
     cache_share,
-    confidence_curve,
     group_sizes,
     kv_entries_per_token,
     lossy_figures,
@@ -129,19 +127,6 @@ def test_no_record_makes_a_lossy_method_look_lossless(verdict: Verdict) -> None:
     assert "not the model's own" in shown
     assert "exact" not in shown
     assert "explained" not in shown
-
-
-def test_the_curve_orders_runs_by_confidence() -> None:
-    runs: Sequence[tuple[Run, Sequence[Sample]]] = [
-        (lossy_run(0.9), pair()),
-        (lossy_run(0.5), pair(is_right=False)),
-        (lossy_run(0.7, exactness="greedy-exact"), pair()),
-    ]
-    low, high = confidence_curve(runs)
-    assert (low.confidence, high.confidence) == (0.5, 0.9)
-    assert (low.answers.share, high.answers.share) == (0.0, 1.0)
-    assert low.speedup == pytest.approx(2.0)
-    assert low.tokens_per_pass == 2.5
 
 
 def test_likelihood_under_the_target_is_the_sum_over_its_steps() -> None:

@@ -35,7 +35,7 @@ class Models:
 
     def __init__(self, config: ProveConfig) -> None:
         self._config = config
-        self._options = options_for(config.runtime, config.model.context)
+        self._options = options_for(config.runtime, config.model)
         self.device = self._options.device
         self._configured: dict[Precision, Target] = {}
         self._random: dict[tuple[str, int, Precision], Target] = {}

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GemmaConfig,
     LlamaConfig,
     MistralConfig,
@@ -35,7 +34,7 @@ from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
-from bench.workbench import eos_ids
+from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.autoregressive import Autoregressive
 from methods.base import Budget, Method, PhaseName
 
@@ -103,7 +102,7 @@ def model_target(
     name: str, path: Path, template: str, options: RuntimeOptions, *, count: int, new: int
 ) -> Target:
     """A checkpoint with built-in prompts, spread over all subtasks."""
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = load_tokenizer(path)
     chat, asked = ChatFormat(tokenizer, template), read_builtin().prompts
     chosen = [asked[index * len(asked) // count] for index in range(min(count, len(asked)))]
     ids = [chat.prompt_ids(one.turns[:1], ()) for one in chosen]
@@ -116,7 +115,7 @@ def model_target(
             "prove with fewer prompts (prompts=1), or another model",
         )
     prompts = tuple(torch.tensor(one, device=options.device) for one in ids)
-    return Target(name, decoder, prompts, Budget(min(new, room), eos_ids(path, tokenizer.eos_token_id)))
+    return Target(name, decoder, prompts, Budget(min(new, room), eos_ids(path, tokenizer)))
 
 
 def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int, seed: int) -> Target:

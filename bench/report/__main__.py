@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.cli import FAILED, OK, report_mistake
 from bench.errors import UserError
 
-COMMANDS = ("leaderboard", "compare", "timeline", "export-spec-bench", "import-spec-bench")
+COMMANDS = ("leaderboard", "excerpt", "compare", "timeline", "export-spec-bench", "import-spec-bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_leaderboard(commands)
+    _add_excerpt(commands)
     _add_compare(commands)
     _add_timeline(commands)
     _add_spec_bench(commands)
@@ -48,10 +49,20 @@ def _add_leaderboard(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     )
     one.add_argument("results", nargs="?", type=Path, default=Path("results"), help="results folder")
     one.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if a text file is out of date"
+        "--check",
+        action="store_true",
+        help="write nothing; exit 1 if a file is missing, left over, or not what the records say "
+        "(drawings are not compared: versions of matplotlib differ in them)",
     )
     one.add_argument("--strict", action="store_true", help="exit 1 if the records hold failed samples")
     one.set_defaults(command=_leaderboard)
+
+
+def _add_excerpt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    one = commands.add_parser("excerpt", help="the leaderboard in short, for a README")
+    one.add_argument("results", nargs="?", type=Path, default=Path("results"), help="results folder")
+    one.add_argument("--into", type=Path, metavar="FILE", help="replace the excerpt that this file holds")
+    one.set_defaults(command=_excerpt)
 
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -98,10 +109,27 @@ def _leaderboard(options: argparse.Namespace) -> int:
         _say("\n".join(str(path) for path in write(board, options.results)))
         return status
     if old := differences(board, options.results):
-        sys.stderr.write(f"out of date: {', '.join(old)}; run: python -m bench.report {options.results}\n")
+        what = f"{', '.join(old)} under {options.results} do not follow from the records"
+        report_mistake(UserError(what, f"rebuild them: python -m bench.report {options.results}"))
         return FAILED
-    _say("the leaderboard follows from the records")
+    _say("the leaderboard follows from the records: texts compared, figures there but not compared")
     return status
+
+
+def _excerpt(options: argparse.Namespace) -> int:
+    from bench.report.excerpt import excerpt, replace_block
+
+    block = excerpt(options.results)
+    if options.into is None:
+        _say(block)
+        return OK
+    try:
+        text = options.into.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{options.into} cannot be read: {error}", "name the file to change") from error
+    _write_text(options.into, replace_block(text, block))
+    _say(str(options.into))
+    return OK
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -7,12 +7,16 @@ the reason, without a rank.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.records import Arm, Verdict
 from bench.report.entries import QUESTIONS_PER_SUBTASK, Entry, Setting
 from bench.stats import Interval
+
+_LONGEST_VALUE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,11 @@ def _doubts(entry: Entry) -> list[str]:
 
 def labels(group: Sequence[Entry]) -> list[str]:
     """A name per entry that tells it from the others: the method, and settings in which variants differ."""
-    return [_label(one, [other for other in group if other.method == one.method]) for one in group]
+    found = [_label(one, [other for other in group if other.method == one.method]) for one in group]
+    return [
+        name if found.count(name) == 1 else f"{name} (run {one.stored[0].run.run_id[-8:]})"
+        for name, one in zip(found, group, strict=True)
+    ]
 
 
 def _label(entry: Entry, namesakes: Sequence[Entry]) -> str:
@@ -148,12 +156,20 @@ def _label(entry: Entry, namesakes: Sequence[Entry]) -> str:
         for key in sorted(entry.params)
         if any(other.params.get(key) != entry.params[key] for other in namesakes)
     ]
-    parts = [entry.method, *(f"{key}={entry.params[key]}" for key in keys)]
+    parts = [entry.method, *(f"{key}={_value(entry.params[key])}" for key in keys)]
     if len({one.weights for one in namesakes}) > 1 and entry.weights:
         parts.append(f"weights {entry.weights[:6]}")
     if len({one.is_published for one in namesakes}) > 1 and not entry.is_published:
         parts.append("(own run)")
     return " ".join(parts)
+
+
+def _value(value: object) -> str:
+    """A setting as part of a name; a long list, such as a tree, by its length and a hash."""
+    text = json.dumps(value)
+    if isinstance(value, list) and len(text) > _LONGEST_VALUE:
+        return f"{len(value)} entries #{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+    return value if isinstance(value, str) else text
 
 
 def _is_unfinished(entry: Entry) -> bool:
@@ -180,5 +196,5 @@ def _section(setting: Setting, asked: frozenset[str], group: Sequence[Entry]) ->
 def _ranked(named: Sequence[tuple[str, Entry]]) -> tuple[Ranked, ...]:
     intervals = [decode for _, one in named if (decode := one.summary.speedup.decode) is not None]
     places = zip(ranks(intervals), intervals, named, strict=True)
-    by_speed = sorted(places, key=lambda place: (-place[1].estimate, place[2][0]))
-    return tuple(Ranked(rank, label, entry) for rank, _, (label, entry) in by_speed)
+    in_order = sorted(places, key=lambda place: (place[0], -place[1].estimate, place[2][0]))
+    return tuple(Ranked(rank, label, entry) for rank, _, (label, entry) in in_order)

@@ -1,8 +1,8 @@
 """Builds the files of a leaderboard from records, writes them, or checks that those on disk are up to date.
 
-The same records give the same text: no dates, fixed float formats, seeded intervals. Drawings may differ
-between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings, but
-not the figure files.
+The same records give the same bytes: no dates, fixed float formats, seeded intervals and ids. Drawings may
+differ between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings;
+of figure files it asks only that they are there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bench.report.document import Document, document
 from bench.report.entries import Entry, entries, read_runs
 from bench.report.markdown import markdown
 from bench.report.page import page
+from bench.report.profiles import profile_chapters
 from bench.report.style import png, svg
 from bench.report.tables import CSV_HEADER, csv_rows
 
@@ -55,7 +56,7 @@ def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
     """
     found = entries(read_runs(results), resamples=resamples)
     parts = sections(found)
-    whole = document(parts, load_papers())
+    whole = document(parts, load_papers(), profile_chapters(results))
     texts = dict(zip(TEXTS, (markdown(whole), page(whole), _csv(parts)), strict=True))
     return Leaderboard(tuple(found), texts, _pictures(whole))
 
@@ -84,8 +85,10 @@ def write(board: Leaderboard, results: Path) -> list[Path]:
 
 
 def differences(board: Leaderboard, results: Path) -> list[str]:
-    """Names of the text files on disk that are missing or do not follow from the records."""
-    return [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
+    """Files on disk that do not follow from the records: texts that differ, figures missing or left over."""
+    texts = [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
+    drawn = {path.name for suffix in ("png", "svg") for path in (results / "figures").glob(f"*.{suffix}")}
+    return texts + [f"figures/{name}" for name in sorted(drawn ^ set(board.pictures))]
 
 
 def _stored(path: Path) -> str | None:

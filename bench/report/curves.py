@@ -1,38 +1,57 @@
-"""Figures about cost and quality, each a pure function of a tidy frame that somebody else measured.
+"""Figures about cost, quality and sweeps, each a pure function of a tidy frame that somebody else measured.
 
 Frames:
 
 - cost curve: ``M, seconds, context`` (rows verified at once, seconds of a pass, tokens in the cache), and the
-  roofline: ``M, seconds`` (least time that bandwidth and arithmetic allow)
-- prediction: ``method, predicted, measured, low, high`` (speedups and the measured interval)
-- quality: ``method, confidence, speedup, quality``
+  roofline: ``seconds, context`` (least time of a pass, by the bytes that it reads)
+- layer cost: ``layers, seconds, context`` (seconds of one row through so many layers; 0 is the head alone)
+- prediction: ``method, predicted, measured, low, high`` (speedups and the measured interval, NaN without one)
+- quality: ``method, confidence, speedup, right, right_of_target, nats, nats_of_target`` (shares of right
+  answers, and nats per token of the output under the target, each beside the baseline's; NaN where unknown)
+- sweep: one column per swept setting, and ``speedup, low, high``
 """
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bench.report.style import INK, legend_below, looks, new_figure, numbers, styled
+from bench.report.style import (
+    COLOURS,
+    INK,
+    MARKERS,
+    heat_map,
+    legend_below,
+    looks,
+    new_figure,
+    numbers,
+    styled,
+    wrapped,
+)
+
+QUALITIES = {
+    "right": "right answers (share)",
+    "nats": "output under the target\n(nats per token, less is better)",
+}
+UNITS = {"draft_length": "tokens"}
 
 
 def cost_curve(frame: pd.DataFrame, roofline: pd.DataFrame | None = None) -> Figure:
-    """t(M): the time of a target pass over M rows, per context length, above the roofline."""
+    """t(M): the time of a target pass over M rows, per context length, above its roofline."""
     with styled():
-        figure = new_figure(3.9)
+        figure = new_figure(3.7)
         axes = figure.subplots()
-        contexts = sorted(frame["context"].unique().tolist())
-        named = looks([f"{one:,} tokens" for one in contexts])
-        for context, (name, look) in zip(contexts, named.items(), strict=True):
-            part = frame[frame["context"] == context].sort_values("M")
+        for context, look in looks(frame, "context").items():
+            part = frame[frame["context"].astype(str) == context].sort_values("M")
+            name = f"{int(context):,} tokens"
             axes.plot(part["M"].to_numpy(), part["seconds"].to_numpy() * 1e3, label=name, **look)
-        if roofline is not None:
-            bound = roofline.sort_values("M")
-            least_ms = bound["seconds"].to_numpy() * 1e3
-            axes.plot(
-                bound["M"].to_numpy(), least_ms, color=INK, linestyle="--", linewidth=1, label="roofline"
-            )
+            if roofline is not None:
+                (least,) = roofline.loc[roofline["context"].astype(str) == context, "seconds"]
+                line = {"color": look["color"], "linestyle": "--", "linewidth": 1}
+                axes.axhline(least * 1e3, label=f"{name}: roofline", **line)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set(xlabel="rows of a target pass, M (tokens)", ylabel="time of a pass, t(M) (ms)")
@@ -42,18 +61,37 @@ def cost_curve(frame: pd.DataFrame, roofline: pd.DataFrame | None = None) -> Fig
     return figure
 
 
+def layer_cost(frame: pd.DataFrame) -> Figure:
+    """Time of one row through the first layers, per context length; a cross marks the head alone."""
+    with styled():
+        figure = new_figure(3.2)
+        axes = figure.subplots()
+        for context, look in looks(frame, "context").items():
+            part = frame[frame["context"].astype(str) == context]
+            head, ranges = part[part["layers"] == 0], part[part["layers"] > 0].sort_values("layers")
+            name = f"{int(context):,} tokens"
+            axes.plot(ranges["layers"].to_numpy(), ranges["seconds"].to_numpy() * 1e3, label=name, **look)
+            axes.plot([0], head["seconds"].to_numpy() * 1e3, color=look["color"], marker="x")
+        axes.set(xlabel="first layers of the model (0 = the head alone)", ylabel="time of one row (ms)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(bottom=0)
+        axes.grid()
+        legend_below(figure, "context")
+    return figure
+
+
 def predicted_against_measured(frame: pd.DataFrame) -> Figure:
     """Predicted beside measured speedup; below the line, time is lost that the cost model does not see."""
     with styled():
-        figure = new_figure(5.0)
+        figure = new_figure(4.4)
         axes = figure.subplots()
         top = float(frame[["predicted", "measured", "high"]].max().max()) * 1.1
         axes.plot([0, top], [0, top], color=INK, linestyle="--", linewidth=0.8, zorder=0)
-        named = looks([str(one) for one in frame["method"]])
         rows = numbers(frame, "predicted", "measured", "low", "high")
-        for (name, look), (predicted, measured, low, high) in zip(named.items(), rows, strict=True):
-            errors = [[measured - low], [high - measured]]
-            axes.errorbar(predicted, measured, yerr=errors, capsize=2, linestyle="none", label=name, **look)
+        for (name, look), (predicted, measured, low, high) in zip(looks(frame).items(), rows, strict=True):
+            errors = None if np.isnan(low) else [[measured - low], [high - measured]]
+            label = wrapped(name)
+            axes.errorbar(predicted, measured, yerr=errors, capsize=2, linestyle="none", label=label, **look)
         axes.set(xlabel="predicted decode speedup (x)", ylabel="measured decode speedup (x)")
         axes.set(xlim=(0, top), ylim=(0, top))
         axes.grid()
@@ -61,20 +99,65 @@ def predicted_against_measured(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def quality_against_speed(frame: pd.DataFrame, quality: str = "quality (share of right answers)") -> Figure:
-    """The curve of a lossy method over its confidence: what speed is paid for in quality."""
+def quality_against_speed(frame: pd.DataFrame) -> Figure:
+    """The curve of a lossy method over its confidence c: what speed costs in quality, by each measure."""
+    measures = [name for name in QUALITIES if frame[name].notna().any()]
     with styled():
-        figure = new_figure(4.0)
-        axes = figure.subplots()
-        for name, look in looks([str(one) for one in frame["method"].drop_duplicates()]).items():
-            part = frame[frame["method"] == name].sort_values("confidence")
-            axes.plot(part["speedup"].to_numpy(), part["quality"].to_numpy(), label=name, **look)
-            for confidence, speedup, share in numbers(part, "confidence", "speedup", "quality"):
-                place = (speedup, share)
-                axes.annotate(f"c={confidence:g}", place, (6, 5), textcoords="offset points", fontsize=7.5)
-        axes.axvline(1.0, color=INK, linewidth=0.8, linestyle="--")
-        axes.set(xlabel="decode speedup (x)", ylabel=quality)
-        axes.margins(0.12)
-        axes.grid()
+        figure = new_figure(0.4 + 2.6 * len(measures))
+        panels = figure.subplots(len(measures), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, measure in zip(panels, measures, strict=True):
+            _quality_panel(axes, frame, measure, has_names=axes is panels[0])
+        panels[-1].set_xlabel("decode speedup (x)")
         legend_below(figure)
     return figure
+
+
+def sweep_map(frame: pd.DataFrame, across: str, up: str) -> Figure:
+    """Heat map of a sweep over two settings: decode speedup in every cell; the best is bold."""
+    table = frame.pivot(index=up, columns=across, values="speedup").sort_index().sort_index(axis="columns")
+    with styled():
+        figure = new_figure(0.9 + 0.36 * len(table))
+        axes = figure.subplots()
+        heat_map(axes, table, lambda speedup: f"{speedup:.2f}", marks_best=True)
+        axes.set(title="decode speedup (x)", xlabel=_setting(across), ylabel=_setting(up))
+    return figure
+
+
+def sweep_curve(frame: pd.DataFrame, across: str) -> Figure:
+    """Decode speedup over one setting, with its interval and the line of no gain."""
+    rows = numbers(frame.sort_values(across), across, "speedup", "low", "high")
+    values, speedups, lows, highs = (np.array(column) for column in zip(*rows, strict=True))
+    with styled():
+        figure = new_figure(3.2)
+        axes = figure.subplots()
+        errors = [speedups - lows, highs - speedups]
+        axes.errorbar(values, speedups, yerr=errors, color=COLOURS[0], marker=MARKERS[0], capsize=2)
+        axes.axhline(1.0, color=INK, linewidth=0.8, linestyle="--")
+        axes.set(xlabel=_setting(across), ylabel="decode speedup (x)")
+        axes.set_ylim(bottom=0)
+        axes.grid()
+    return figure
+
+
+def _quality_panel(axes: Axes, frame: pd.DataFrame, measure: str, *, has_names: bool) -> None:
+    for name, look in looks(frame).items():
+        part = frame[(frame["method"] == name) & frame[measure].notna()].sort_values("confidence")
+        label = wrapped(name) if has_names else None
+        axes.plot(part["speedup"].to_numpy(), part[measure].to_numpy(), label=label, **look)
+        for confidence, speedup, quality in numbers(part, "confidence", "speedup", measure):
+            axes.annotate(
+                f"c={confidence:g}", (speedup, quality), (6, 5), textcoords="offset points", fontsize=7.5
+            )
+    label = "the target's own" if has_names else None
+    axes.axhline(frame[f"{measure}_of_target"].mean(), color=INK, linewidth=1, linestyle=":", label=label)
+    axes.axvline(1.0, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_ylabel(QUALITIES[measure])
+    axes.margins(0.14, 0.2)
+    if measure == "right":
+        axes.set_ylim(-0.05, 1.08)
+    axes.grid()
+
+
+def _setting(name: str) -> str:
+    unit = f" ({UNITS[name]})" if name in UNITS else ""
+    return name.replace("_", " ") + unit

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bench.report.board import Section
 from bench.report.claims import Paper, claim_table
-from bench.report.figure_data import Picture, pictures
+from bench.report.figure_data import pictures
+from bench.report.picture import Picture
 from bench.report.tables import Table, section_tables
 
 TITLE = "Self-speculative decoding leaderboard"
@@ -38,17 +39,17 @@ CLAIMS_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A section of the leaderboard, ready to be set.
+    """A section of the leaderboard, or a profile, ready to be set.
 
     Args:
         anchor: Name of its files and of its place in the page.
         title: Setting.
-        questions: What was asked.
+        questions: What was asked, for the list of contents.
         subtitle: The same as a sentence, with what else was set.
         remarks: What a reader must know.
         tables: In reading order.
         pictures: In reading order.
-        records: Ids of the runs it rests on.
+        records: Ids of the runs, or of the profile, it rests on.
     """
 
     anchor: str
@@ -77,13 +78,14 @@ class Document:
     claims: tuple[PaperClaims, ...]
 
 
-def document(found: Sequence[Section], papers: Sequence[Paper]) -> Document:
-    """Chapters in the order of the sections, then the claims."""
+def document(found: Sequence[Section], papers: Sequence[Paper], profiles: Sequence[Chapter] = ()) -> Document:
+    """Chapters in the order of the sections, then those of profiles, then the claims."""
     claims = [PaperClaims(claim_table(one, found), (*one.remarks, _legend(one))) for one in papers]
-    return Document(tuple(_chapter(one) for one in found), tuple(claims))
+    return Document((*(chapter_of(one) for one in found), *profiles), tuple(claims))
 
 
-def _chapter(section: Section) -> Chapter:
+def chapter_of(section: Section) -> Chapter:
+    """A section, ready to be set."""
     entries = [one.entry for one in section.ranked] + [one.entry for one in section.apart]
     history = section.setting.history
     part = ", a part of its subtasks' questions" if section.is_partial else ""

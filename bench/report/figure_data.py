@@ -1,45 +1,29 @@
-"""Tidy frames for `bench.report.figures`, from the entries of a section."""
+"""Tidy frames for `bench.report.figures` and `bench.report.curves`, from the entries of a section."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.metrics import PHASES
 from bench.records import Arm, Sample
-from bench.report import figures
-from bench.report.board import Ranked, Section
+from bench.report import curves, figures
+from bench.report.board import Apart, Ranked, Section
+from bench.report.picture import Picture
+from bench.report.sweeps import quality, sweep_pictures
 
-MOST_METHODS = 12
-"""More rows than this no figure can tell apart; the fastest are drawn and the caption says so."""
+MOST_METHODS = 20
+"""More rows than this no figure can tell apart; the caption says which are drawn."""
+MOST_POSITIONS = 16
 LEAST_ROUNDS = 20
 BASELINE = "autoregressive"
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure on its page.
-
-    Args:
-        name: Part of its file name.
-        caption: One sentence on what it shows and how to read it.
-        figure: The drawing.
-    """
-
-    name: str
-    caption: str
-    figure: Figure
-
-
 def pictures(section: Section) -> list[Picture]:
     """The figures that a section has data for."""
-    shown = sorted(section.ranked, key=lambda one: -_estimate(one))[:MOST_METHODS]
-    less = (
-        f" The {MOST_METHODS} fastest of {len(section.ranked)}." if len(section.ranked) > MOST_METHODS else ""
-    )
+    shown, choice = chosen(section.ranked)
     drawn: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
         (
             "speedup",
@@ -60,24 +44,61 @@ def pictures(section: Section) -> list[Picture]:
             figures.time_per_round,
         ),
         (
+            "prediction",
+            "Decode speedup that the measured cost of passes promises for a method's rounds, against the "
+            "measured one; below the dashed line, time goes where that cost does not see it.",
+            predictions(shown),
+            curves.predicted_against_measured,
+        ),
+        (
             "positions",
-            "Acceptance of each drafted token given that all before it were accepted; positions that fewer "
-            f"than {LEAST_ROUNDS} rounds reached are left out.",
+            "Acceptance of each drafted token given that all before it were accepted, up to the "
+            f"{MOST_POSITIONS}th; positions that fewer than {LEAST_ROUNDS} rounds reached are left out.",
             positions(shown),
             figures.acceptance_by_position,
         ),
+    ]
+    made = [
+        Picture(name, caption + choice, draw(frame)) for name, caption, frame, draw in drawn if len(frame)
+    ]
+    return [*made, *_of_all(section), *sweep_pictures(section)]
+
+
+def _of_all(section: Section) -> list[Picture]:
+    """The figures for which no choice of methods is made."""
+    drawn: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
         (
             "margins",
             "Logit gaps of outputs that differ from the baseline's; rounding explains small ones.",
-            margins(shown),
+            margins([*section.ranked, *section.apart]),
             figures.divergence_margins,
         ),
+        (
+            "quality",
+            "What lossy methods pay for speed, over their confidence c; the dotted line is the target's own.",
+            quality(section),
+            curves.quality_against_speed,
+        ),
     ]
-    made = [Picture(name, caption + less, draw(frame)) for name, caption, frame, draw in drawn if len(frame)]
-    return made + [
-        Picture(f"sweep-{name}", f"Decode speedup of {name} by exit layer and draft length.", figure)
-        for name, figure in _sweeps(section)
-    ]
+    return [Picture(name, caption, draw(frame)) for name, caption, frame, draw in drawn if len(frame)]
+
+
+def chosen(ranked: Sequence[Ranked]) -> tuple[list[Ranked], str]:
+    """Whom the figures show, fastest first, and the words for it if that is not everyone.
+
+    Where there are too many entries, the fastest stands for all variants of a method whose output is worth
+    the same; sweeps have figures of their own.
+    """
+    by_speed = sorted(ranked, key=lambda one: -_estimate(one))
+    if len(by_speed) <= MOST_METHODS:
+        return by_speed, ""
+    best: dict[tuple[str, bool], Ranked] = {}
+    for one in by_speed:
+        best.setdefault((one.entry.method, one.entry.summary.is_lossy), one)
+    words = " Of several variants of a method, the fastest." if len(best) < len(by_speed) else ""
+    if len(best) > MOST_METHODS:
+        words += f" The {MOST_METHODS} fastest of {len(best)} methods."
+    return list(best.values())[:MOST_METHODS], words
 
 
 def speedups(shown: Sequence[Ranked], subtasks: Sequence[str]) -> pd.DataFrame:
@@ -88,7 +109,7 @@ def speedups(shown: Sequence[Ranked], subtasks: Sequence[str]) -> pd.DataFrame:
             part = one.entry.subtasks.get(name)
             if part and (interval := part.speedup.decode) and interval.is_known:
                 rows.append((one.label, name, interval.estimate, interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["method", "subtask", "speedup", "low", "high"])
+    return _frame(shown, rows, "subtask", "speedup", "low", "high")
 
 
 def acceptance(shown: Sequence[Ranked]) -> pd.DataFrame:
@@ -98,7 +119,17 @@ def acceptance(shown: Sequence[Ranked]) -> pd.DataFrame:
         for one in shown
         if (interval := (summary := one.entry.summary).speedup.decode) and summary.acceptance.pooled
     ]
-    return pd.DataFrame(rows, columns=["method", "acceptance_length", "speedup", "low", "high"])
+    return _frame(shown, rows, "acceptance_length", "speedup", "low", "high")
+
+
+def predictions(shown: Sequence[Ranked]) -> pd.DataFrame:
+    """``method, predicted, measured, low, high`` of the methods whose runs probed the cost of passes."""
+    rows = [
+        (one.label, predicted, interval.estimate, interval.low, interval.high)
+        for one in shown
+        if (interval := one.entry.summary.speedup.decode) and (predicted := one.entry.summary.predicted)
+    ]
+    return _frame(shown, rows, "predicted", "measured", "low", "high")
 
 
 def round_times(shown: Sequence[Ranked]) -> pd.DataFrame:
@@ -118,13 +149,13 @@ def positions(shown: Sequence[Ranked]) -> pd.DataFrame:
     rows = [
         (one.label, place.position + 1, place.rate, place.reached)
         for one in shown
-        for place in one.entry.summary.acceptance.positions
+        for place in one.entry.summary.acceptance.positions[:MOST_POSITIONS]
         if place.reached >= LEAST_ROUNDS
     ]
-    return pd.DataFrame(rows, columns=["method", "position", "rate", "reached"])
+    return _frame(shown, rows, "position", "rate", "reached")
 
 
-def margins(shown: Sequence[Ranked]) -> pd.DataFrame:
+def margins(shown: Sequence[Ranked | Apart]) -> pd.DataFrame:
     """``method, margin`` of every output of an exact method that differs from the baseline's."""
     rows = [
         (one.label, sample.equivalence.margin)
@@ -136,6 +167,13 @@ def margins(shown: Sequence[Ranked]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "margin"])
 
 
+def _frame(shown: Sequence[Ranked], rows: Sequence[tuple[object, ...]], *columns: str) -> pd.DataFrame:
+    """Rows by method; the methods shown are its categories, so that each looks the same in every figure."""
+    frame = pd.DataFrame(rows, columns=["method", *columns])
+    known = pd.CategoricalDtype([one.label for one in shown])
+    return frame.astype({"method": known})
+
+
 def _phases(label: str, samples: Sequence[Sample]) -> list[tuple[str, str, float]]:
     timings = [one.timing for one in samples if one.timing]
     rounds = sum(len(one.rounds) for one in samples)
@@ -144,24 +182,6 @@ def _phases(label: str, samples: Sequence[Sample]) -> list[tuple[str, str, float
     totals = {name: sum(one.phases_s.get(name, 0.0) for one in timings) for name in PHASES}
     totals["host"] = sum(one.host_s for one in timings)
     return [(label, name, 1e3 * total / rounds) for name, total in totals.items()]
-
-
-def _sweeps(section: Section) -> list[tuple[str, Figure]]:
-    """A heat map for each method of which variants differ in both exit layer and draft length."""
-    found: dict[str, list[tuple[int, int, float]]] = {}
-    for one in section.ranked:
-        layer, length = (one.entry.params.get(key) for key in ("exit_layer", "draft_length"))
-        if isinstance(layer, int) and isinstance(length, int):
-            found.setdefault(one.entry.method, []).append((layer, length, _estimate(one)))
-    frames = {
-        name: pd.DataFrame(rows, columns=["exit_layer", "draft_length", "speedup"])
-        for name, rows in found.items()
-    }
-    return [
-        (name, figures.exit_layer_by_draft_length(frame))
-        for name, frame in frames.items()
-        if frame["exit_layer"].nunique() > 1 and frame["draft_length"].nunique() > 1
-    ]
 
 
 def _estimate(one: Ranked) -> float:

@@ -2,20 +2,24 @@
 prints keep.
 
 Figures have a clear background and one ink colour. In SVG the ink becomes ``currentColor``, so the page's own
-text colour, light or dark, draws axes and labels. Output is deterministic: no dates, seeded ids.
+text colour, light or dark, draws axes and labels, and text stays text. Output is deterministic: no dates,
+seeded ids, and the font that matplotlib ships measures every text.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import cycle, islice
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -24,12 +28,17 @@ INK = "#010203"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#7F7F7F")
 """Okabe and Ito's, without yellow and black, which vanish on white and on dark, and two more."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p")
-HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
+HATCHES = ("", "///", "---", "xx", "\\\\\\", "++", "|||")
+"""Lines only: dots and rings take a hundred times the bytes in SVG."""
 WIDTH = 5.8
 """Inches; narrow enough that a phone shows a whole figure with legible text."""
 PNG_DPI = 150
+LABEL_CHARACTERS = 26
+"""Longer names of methods go on in a second line."""
 _LEGEND_CHARACTERS = 80
 """What fits into one line of a legend below the axes, symbols included."""
+_LEGEND_LINE = 0.18
+"""Inches."""
 
 _SETTINGS: dict[Any, Any] = {
     "font.size": 9,
@@ -38,6 +47,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
+    "axes.axisbelow": True,
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -51,6 +61,7 @@ _SETTINGS: dict[Any, Any] = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.6,
     "lines.markersize": 5.5,
+    "svg.fonttype": "none",
     "svg.hashsalt": "self-speculative-bench",
     "text.color": INK,
     "xtick.color": INK,
@@ -74,10 +85,27 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def looks(names: list[str]) -> dict[str, dict[str, Any]]:
-    """A colour and a marker per name, in order."""
-    pairs = zip(names, cycle(COLOURS), islice(cycle(MARKERS), len(names)), strict=False)
-    return {name: {"color": colour, "marker": marker} for name, colour, marker in pairs}
+def in_order(frame: pd.DataFrame, column: str) -> list[str]:
+    """The values of a column in order of appearance."""
+    return [str(one) for one in frame[column].drop_duplicates()]
+
+
+def looks(frame: pd.DataFrame, column: str = "method") -> dict[str, dict[str, Any]]:
+    """A colour and a marker per name in the column, in order.
+
+    A categorical column gives every category its look, drawn or not: so a method looks the same in all
+    figures that were made from the same categories.
+    """
+    values = frame[column]
+    known = list(values.cat.categories) if isinstance(values.dtype, pd.CategoricalDtype) else []
+    pairs = zip(known or in_order(frame, column), cycle(COLOURS), cycle(MARKERS), strict=False)
+    found = {str(name): {"color": colour, "marker": marker} for name, colour, marker in pairs}
+    return {name: found[name] for name in in_order(frame, column)}
+
+
+def wrapped(name: str) -> str:
+    """A name in lines of at most `LABEL_CHARACTERS`, broken at spaces."""
+    return textwrap.fill(name, LABEL_CHARACTERS, break_long_words=False, break_on_hyphens=False)
 
 
 def fill(place: int) -> dict[str, Any]:
@@ -86,11 +114,48 @@ def fill(place: int) -> dict[str, Any]:
     return {"facecolor": colour, "hatch": hatch, "edgecolor": INK, "linewidth": 0.4}
 
 
+def heat_map(
+    axes: Axes,
+    table: pd.DataFrame,
+    form: Callable[[float], str],
+    *,
+    limits: tuple[float, float] | None = None,
+    marks_best: bool = False,
+) -> None:
+    """Cells of a table with their numbers, the first row on top; cells without a number stay empty.
+
+    Args:
+        axes: Where to draw; its ticks become the table's index and columns.
+        table: Numbers, shape [rows, columns].
+        form: A number as the text of its cell.
+        limits: Ends of the colour scale; the table's own without.
+        marks_best: Print the largest number bold.
+    """
+    values = table.to_numpy(dtype=float)
+    high = float(np.nanmax(values))
+    bottom, top = limits or (float(np.nanmin(values)), high)
+    drawn = np.ma.masked_invalid(values)
+    axes.pcolormesh(drawn, cmap="cividis", vmin=bottom, vmax=top, edgecolors="white", linewidth=0.8)
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if value <= (bottom + top) / 2 else "black"
+            weight = "bold" if marks_best and value == high else "normal"
+            place = (column + 0.5, row + 0.5)
+            axes.text(*place, form(value), ha="center", va="center", color=colour, weight=weight, fontsize=8)
+    axes.set_xticks(np.arange(len(table.columns)) + 0.5, [str(one) for one in table.columns])
+    axes.set_yticks(np.arange(len(table)) + 0.5, [str(one) for one in table.index])
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
 def legend_below(figure: Figure, title: str | None = None) -> None:
-    """All names below the axes, in as many columns as their length allows."""
-    names = [str(text) for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
-    longest = max((len(name) for name in names), default=1)
+    """All names below the axes, in as many columns as fit; the figure grows by their lines."""
+    shown = [str(text) for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
+    longest = max((len(line) for name in shown for line in name.splitlines()), default=1)
     columns = max(1, min(4, _LEGEND_CHARACTERS // (longest + 6)))
+    lines = -(-len(shown) // columns) * max((name.count("\n") + 1 for name in shown), default=1)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * lines)
     figure.legend(loc="outside lower center", ncols=columns, title=title)
 
 
@@ -112,10 +177,17 @@ def svg(figure: Figure, name: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<[^<>]*>", _short_tag, text)
+    text = re.sub(r"\n\s*", "\n", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     return text.replace(INK, "currentColor")
+
+
+def _short_tag(tag: re.Match[str]) -> str:
+    """A tag in one line, its coordinates to a hundredth of a point."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", " ".join(tag[0].split()))
 
 
 def png(figure: Figure) -> bytes:

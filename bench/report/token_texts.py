@@ -31,12 +31,13 @@ def load_decode(run: Run) -> Callable[[Sequence[int]], str]:
     Raises:
         UserError: If its model cannot be found.
     """
-    from transformers import AutoTokenizer  # loads torch
-
-    from bench.runtime.hub import resolve
+    from bench.runtime.hub import COMPANIONS, fetch  # loads torch
+    from bench.tasks.tokenizer import load_tokenizer
 
     model = run.config["model"]
-    tokenizer = AutoTokenizer.from_pretrained(resolve(model["path"], model.get("revision")))
+    own = model.get("tokenizer")
+    folder = fetch(own or model["path"], None if own else model.get("revision"), COMPANIONS)
+    tokenizer = load_tokenizer(folder)
 
     def decode(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(list(ids), skip_special_tokens=False))
@@ -50,9 +51,8 @@ def load_counter(model: str) -> Callable[[str], int]:
     Raises:
         UserError: If the model cannot be found.
     """
-    from transformers import AutoTokenizer  # loads torch
+    from bench.runtime.hub import COMPANIONS, fetch  # loads torch
+    from bench.tasks.tokenizer import load_tokenizer
 
-    from bench.runtime.hub import resolve
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve(model, None))
+    tokenizer = load_tokenizer(fetch(model, None, COMPANIONS))
     return lambda text: len(tokenizer(text).input_ids)

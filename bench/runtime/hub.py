@@ -5,7 +5,9 @@ Whatever the reference, the result is a local folder; what stands in the way is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import errors, snapshot_download
 from huggingface_hub.errors import (
@@ -23,7 +25,12 @@ PACKAGE_PREFIX = "package:"
 """Marks a folder relative to the one that holds the ``bench`` package: shipped weights."""
 
 _PROJECT = Path(__file__).resolve().parents[2]
-_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # weights, configs, tokenizer files
+COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
+"""What lies beside the weights of a checkpoint: configs and the tokenizer."""
+_SAFE = ("*.safetensors", *COMPANIONS)
+_TWICE = ("consolidated*", "original/*", "onnx/*")
+"""The same weights once more, in layouts that nothing here reads; for Mistral that is another 14 GB."""
+_DEFAULT_BRANCH = "main"
 _HUB = "https://huggingface.co"
 _INCOMPLETE: type[Exception] | tuple[()] = getattr(errors, "IncompleteSnapshotError", ())
 """Older clients do not tell a half-downloaded snapshot from a missing one: there, none is of this kind."""
@@ -32,8 +39,18 @@ _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__mro__[
 ]  # HTTPError of the httpx that the client is built on
 
 
+class Keys(NamedTuple):
+    """The settings that a reference came from, for messages."""
+
+    path: str = "model.path"
+    revision: str = "model.revision"
+
+
+_MODEL = Keys()
+
+
 def resolve(reference: str, revision: str | None) -> Path:
-    """The local folder of a model, downloaded first where it has to be.
+    """The local folder of a model with its weights, downloaded first where it has to be.
 
     Args:
         reference: A folder, ``package:`` and a folder inside the installed project, or a Hub repository id.
@@ -42,22 +59,49 @@ def resolve(reference: str, revision: str | None) -> Path:
     Raises:
         UserError: If there is no such folder or repository, access to it is not granted, or it is incomplete.
     """
+    folder = fetch(reference, revision, _SAFE)
+    if _is_local(reference) or any(folder.glob("*.safetensors")):
+        return folder  # what a local folder lacks, loading says
+    raise UserError(
+        f"{reference} offers no safetensors weights at revision {revision or _DEFAULT_BRANCH}",
+        "set model.revision to one that does (see its pull requests), or convert its weights once: "
+        f"python -m bench.convert kind=checkpoint model.path={reference} out=FOLDER, then set "
+        "model.path=FOLDER",
+    )
+
+
+def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: Keys = _MODEL) -> Path:
+    """The local folder of a reference; of a Hub repository, only the files that match are downloaded.
+
+    Args:
+        reference: As for `resolve`.
+        revision: As for `resolve`.
+        patterns: Names of the files wanted, with wildcards.
+        keys: Where the reference was set.
+
+    Raises:
+        UserError: If there is no such folder or repository, access to it is not granted, or it is incomplete.
+    """
     if reference.startswith(PACKAGE_PREFIX):
         return _shipped(reference)
     folder = Path(reference).expanduser()
     if folder.is_dir():
-        if revision is not None:
+        if revision not in (None, _DEFAULT_BRANCH):
             raise UserError(
-                f"model.revision={revision} is set, but {reference} is a local folder",
-                "leave model.revision unset: only repositories of the Hub have revisions",
+                f"{keys.revision}={revision} is set, but {reference} is a local folder",
+                f"set {keys.revision}=null: only repositories of the Hub have revisions",
             )
         return folder
     if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise UserError(
             f"there is no folder {reference}",
-            "set model.path to an existing folder or a Hub id such as org/name",
+            f"set {keys.path} to an existing folder or a Hub id such as org/name",
         )
-    return _downloaded(reference, revision)
+    return _downloaded(reference, revision, patterns, keys)
+
+
+def _is_local(reference: str) -> bool:
+    return reference.startswith(PACKAGE_PREFIX) or Path(reference).expanduser().is_dir()
 
 
 def resolved_here(reference: str, revision: str | None) -> Path | None:
@@ -82,28 +126,25 @@ def _shipped(reference: str) -> Path:
     return folder
 
 
-def _downloaded(repository: str, revision: str | None) -> Path:
+def _downloaded(repository: str, revision: str | None, patterns: Sequence[str], keys: Keys) -> Path:
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_PATTERNS))
-    except (HFValidationError, _NETWORK_ERROR, LocalEntryNotFoundError) as error:
-        raise _explained(error, repository, revision) from error
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{repository} offers no safetensors weights at revision {revision or 'main'}",
-            "set model.revision to one that does (see its pull requests), or convert the weights: "
-            "AutoModelForCausalLM.from_pretrained(id).save_pretrained(folder), and set model.path to it",
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_TWICE)
+            )
         )
-    return folder
+    except (HFValidationError, _NETWORK_ERROR, LocalEntryNotFoundError) as error:
+        raise _explained(error, repository, revision, keys) from error
 
 
-def _explained(error: Exception, repository: str, revision: str | None) -> UserError:
+def _explained(error: Exception, repository: str, revision: str | None, keys: Keys) -> UserError:
     """What the Hub's exception means to the user; subclasses are asked for before their bases."""
     page = f"{_HUB}/{repository}"
     match error:
         case HFValidationError():
             return UserError(
                 f"{repository} is neither a folder nor a valid Hub id",
-                "set model.path to a folder or to org/name",
+                f"set {keys.path} to a folder or to org/name",
             )
         case GatedRepoError():
             return UserError(
@@ -113,22 +154,22 @@ def _explained(error: Exception, repository: str, revision: str | None) -> UserE
         case RepositoryNotFoundError():
             return UserError(
                 f"there is no folder {repository}, and no repository of that name on the Hub",
-                "check the spelling of model.path; if the repository is private, log in with: hf auth login",
+                f"check the spelling of {keys.path}; for a private one, log in with: hf auth login",
             )
         case RevisionNotFoundError():
             return UserError(
                 f"{repository} has no revision {revision!r}",
-                f"set model.revision to one listed at {page}/commits/main, or leave it unset",
+                f"set {keys.revision} to one listed at {page}/commits/main, or to null",
             )
         case _ if isinstance(error, _INCOMPLETE):
             return UserError(
                 f"the cached copy of {repository} is incomplete and the Hub cannot be reached",
-                f"finish the download with a connection: hf download {repository}",
+                f"finish the download with a connection: the same command, or hf download {repository}",
             )
         case LocalEntryNotFoundError():
             return UserError(
-                f"{repository} is not in the cache and the Hub cannot be reached",
-                "connect (and unset HF_HUB_OFFLINE), or set model.path to a local folder; "
+                f"{repository} is not in the cache{_at(revision)} and the Hub cannot be reached",
+                f"connect (and unset HF_HUB_OFFLINE), or set {keys.path} to a local folder; "
                 "model=tiny needs no network",
             )
         case HfHubHTTPError():
@@ -140,3 +181,7 @@ def _explained(error: Exception, repository: str, revision: str | None) -> UserE
         f"the connection to the Hub broke while fetching {repository} ({type(error).__name__})",
         "run the command again: what is complete is kept",
     )
+
+
+def _at(revision: str | None) -> str:
+    return "" if revision in (None, _DEFAULT_BRANCH) else f" at revision {revision}"

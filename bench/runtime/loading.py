@@ -23,6 +23,7 @@ from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Attention, Decoder, Layer, Mlp
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
 from bench.runtime.linear import Linear
+from bench.runtime.room import damaged, require_room
 from bench.runtime.rope import rotary_tables
 from bench.runtime.rows import Placement
 
@@ -48,9 +49,11 @@ def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
     """Load the checkpoint in `folder`.
 
     Raises:
-        UserError: If files are missing, pickled, of an unsupported architecture, or do not fit the config.
+        UserError: If files are missing, pickled, of an unsupported architecture, larger than the memory, or
+            do not fit the config.
     """
     config = load_config(folder)
+    require_room(weight_files(folder), options.device, options.dtype)
     return build_decoder(config, dict(_tensors(folder, options)), options)
 
 
@@ -196,9 +199,7 @@ def _tensors(folder: Path, options: RuntimeOptions) -> Iterator[tuple[str, Tenso
                 for name in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                     yield name, opened.get_tensor(name).to(options.dtype)
         except SafetensorError as error:
-            raise UserError(
-                f"{file} is damaged or cut short ({error})", "delete it and download the checkpoint again"
-            ) from error
+            raise damaged(file, error) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -223,7 +224,8 @@ def weight_files(folder: Path) -> list[Path]:
     if sorted(folder.glob("*.bin")):
         raise UserError(
             f"{folder} holds pickled .bin weights, which can run code when they are loaded",
-            "convert them once: AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path)",
+            f"convert them once: python -m bench.convert kind=checkpoint model.path={folder} out=FOLDER, "
+            "then set model.path=FOLDER",
         )
     raise UserError(
         f"{folder} holds no model.safetensors", "finish the download or point model.path elsewhere"

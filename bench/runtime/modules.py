@@ -21,6 +21,7 @@ from bench.errors import UserError
 
 WEIGHTS_FILE = "module.safetensors"
 PROVENANCE_FILE = "module.json"
+MODEL_FILE = "model.safetensors"
 
 
 def save_module(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> None:
@@ -30,6 +31,15 @@ def save_module(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
     partial.replace(folder / WEIGHTS_FILE)
     save_provenance(folder, provenance)
+
+
+def save_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write a whole model of a method's own; the weights appear last and whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{MODEL_FILE}.partial"
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    partial.replace(folder / MODEL_FILE)
 
 
 def save_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
@@ -94,7 +104,30 @@ def fitted(
     """`tensors` on the device and in the dtype of `like`, checked against the shapes a model needs.
 
     Raises:
-        UserError: If names or shapes differ; all differences are named, and `source` with them.
+        UserError: As `require_fit`.
+    """
+    require_fit(
+        tensors,
+        shapes,
+        source,
+        "use weights that were trained for this model, or train them with python -m bench.train",
+    )
+    return {name: tensor.to(like.device, like.dtype) for name, tensor in tensors.items()}
+
+
+def require_fit(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str, fix: str
+) -> None:
+    """Refuse tensors that are not exactly those a model needs.
+
+    Args:
+        tensors: What was found.
+        shapes: Every expected tensor by name.
+        source: Where it was found, for the message.
+        fix: What to do about it, for the message.
+
+    Raises:
+        UserError: If names or shapes differ, or numbers are quantised; all differences are named.
     """
     problems = [f"{name} is missing" for name in shapes if name not in tensors]
     problems += [f"{name} is unexpected" for name in tensors if name not in shapes]
@@ -103,12 +136,14 @@ def fitted(
         for name, shape in shapes.items()
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
+    problems += [
+        f"{name} holds {str(tensor.dtype).removeprefix('torch.')} numbers, not floating ones"
+        for name, tensor in tensors.items()
+        if name in shapes and not tensor.is_floating_point()
+    ]
     if problems:
-        raise UserError(
-            f"{source} does not fit this model: {'; '.join(problems[:6])}",
-            "use weights that were trained for this model, or train them with python -m bench.train",
-        )
-    return {name: tensor.to(like.device, like.dtype) for name, tensor in tensors.items()}
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise UserError(f"{source} does not fit this model: {'; '.join(problems[:6])}{more}", fix)
 
 
 def count_parameters(file: Path) -> int:

@@ -67,19 +67,18 @@ def main() -> None:
 
 
 def _job(composed: DictConfig) -> None:
-    from transformers import AutoTokenizer
-
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import PROVENANCE_FILE
+    from bench.tasks.tokenizer import load_tokenizer
     from bench.workbench import options_for, settle_threads
 
     settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     folder = resolve(settings.model.path, settings.model.revision)
-    decoder = load_decoder(folder, options_for(settings.runtime, settings.model.context))
+    decoder = load_decoder(folder, options_for(settings.runtime, settings.model))
     settle_threads(decoder, settings.runtime.threads)  # a tree must be measured as it will be run
     name = str(HydraConfig.get().runtime.choices["method"])
-    facts = calibrate(settings, name, decoder, AutoTokenizer.from_pretrained(folder))
+    facts = calibrate(settings, name, decoder, load_tokenizer(folder))
     target = FilePath(resolve_path(settings.method["weights"])) / PROVENANCE_FILE
     store_tree(target, facts)
     log.info("stored a tree of %d nodes in %s", len(facts["tree"]), target)

@@ -67,7 +67,7 @@ def _train_base(composed: DictConfig, name: str) -> None:
     from bench.train.base import default_recipe, train_base
     from bench.workbench import options_for
 
-    device = options_for(_object(composed.runtime), None).device.type
+    device = options_for(_object(composed.runtime)).device.type
     given = _checked(OmegaConf.to_container(composed.base, resolve=True), default_recipe(device), "base")
     final = train_base(given, Path(composed.out or f"results/train/{name}"), device=device)
     if final is None:
@@ -76,11 +76,10 @@ def _train_base(composed: DictConfig, name: str) -> None:
 
 
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
-    from transformers import AutoTokenizer
-
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.tasks.chat import ChatFormat
+    from bench.tasks.tokenizer import load_tokenizer
     from bench.train.joint import JointRecipe, train_joint
     from bench.train.modules import ModuleRecipe, train_module
     from bench.workbench import checkpoint_hash, options_for, settle_threads
@@ -101,9 +100,9 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     config: ModelConfig = _object(composed.model)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
-    decoder = load_decoder(folder, options_for(runtime, config.context))
+    decoder = load_decoder(folder, options_for(runtime, config))
     settle_threads(decoder, runtime.threads)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     out = Path(composed.out or f"results/train/{model}/{name}")
     facts = {"model": model, "model_weights": checkpoint_hash(folder), "data": "bench.train.corpus"}
     if composed.data is None:

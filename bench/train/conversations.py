@@ -1,8 +1,8 @@
 """Real conversations to train modules on, such as ShareGPT's, in the words of the model's own chat format.
 
 Rows are read from where the data is published or from a local file, in ShareGPT's format: ``conversations``
-is a list of messages ``{"from": "human" or "gpt", "value": text}``. The frozen model runs over the ids as
-training goes; nothing but the text lies on the disk.
+is a list of messages ``{"from": "human" or "gpt", "value": text}``. Hidden rows of the frozen model follow
+from the ids as training goes; nothing but the text lies on the disk.
 """
 
 from __future__ import annotations

@@ -21,12 +21,12 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.modules import save_model
 from bench.train.checkpoint import load_state, save_state
 from bench.train.modules import ModuleRecipe
 from bench.train.modules import Sequence as Dialogue
@@ -216,9 +216,5 @@ def train_joint(
     training = {**provenance, "recipe": asdict(recipe), "figures": figures}
     config = json.loads((base / "config.json").read_text())
     config |= {name: {**block, "training": training} for name, block in method.blocks(decoder).items()}
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / "model.safetensors.partial"
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
-    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    partial.replace(out / "model.safetensors")
+    save_model(out, tensors, config)
     return figures

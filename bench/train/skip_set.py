@@ -86,11 +86,10 @@ def main() -> None:
 
 
 def _job(composed: DictConfig) -> None:
-    from transformers import AutoTokenizer
-
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import save_provenance
+    from bench.tasks.tokenizer import load_tokenizer
     from bench.workbench import checkpoint_hash, options_for, settle_threads
 
     settings: SkipSetConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
@@ -99,9 +98,9 @@ def _job(composed: DictConfig) -> None:
     if "skip_attention" not in settings.method or "weights" not in settings.method:
         raise UserError(f"method={name} keeps no set of skipped sub-layers", "use method=draft_verify")
     folder = resolve(settings.model.path, settings.model.revision)
-    decoder = load_decoder(folder, options_for(settings.runtime, settings.model.context))
+    decoder = load_decoder(folder, options_for(settings.runtime, settings.model))
     settle_threads(decoder, settings.runtime.threads)
-    found = find_skip_set(settings, name, decoder, AutoTokenizer.from_pretrained(folder))
+    found = find_skip_set(settings, name, decoder, load_tokenizer(folder))
     out = _out(settings, model, name)
     save_provenance(out, {"method": name, "model": model, "model_weights": checkpoint_hash(folder), **found})
     log.info("stored in %s", out)

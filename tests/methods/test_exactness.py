@@ -19,6 +19,8 @@ from methods.dynamic_exit import DynamicExit
 from methods.kangaroo import Kangaroo
 from methods.layerskip import LayerSkip
 from methods.prompt_lookup import PromptLookup
+from methods.suffix_automaton import SamDecoding
+from methods.token_recycling import TokenRecycling
 from tests.methods.hamburgers import saved_verified as random_hamburger
 from tests.methods.skips import draft_verify, swift
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
@@ -39,6 +41,8 @@ def random_kangaroo(decoder: Decoder, folder: Path, threshold: float = 0.0) -> K
 
 METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "prompt_lookup": lambda decoder, folder: PromptLookup(max_ngram=3, draft_length=10),
+    "sam": lambda decoder, folder: SamDecoding(draft_length=39, growth=4),
+    "token_recycling": lambda decoder, folder: TokenRecycling(candidates=8, tree=None),
     "layerskip-shallow": lambda decoder, folder: LayerSkip(exit_layer=1, draft_length=3),
     "layerskip-deep": lambda decoder, folder: LayerSkip(exit_layer=5, draft_length=6),
     "layerskip-fsm": lambda decoder, folder: LayerSkip(exit_layer=4, draft_length=3, policy="fsm"),

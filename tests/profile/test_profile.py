@@ -86,7 +86,7 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
 
 def test_figures_draw_every_context_with_its_roofline(tmp_path: Path) -> None:
     axes = passes_figure(PROFILE).axes[0]
-    assert [line.get_label() for line in axes.lines] == ["t(M), context 100", "roofline, context 100"]
+    assert [line.get_label() for line in axes.lines] == ["100 tokens", "100 tokens: roofline"]
     assert list(axes.lines[0].get_xdata()) == [1, 2, 8]
     assert axes.lines[1].get_ydata()[0] == pytest.approx(5.0)
     assert list(layers_figure(PROFILE).axes[0].lines[0].get_xdata()) == [1, 8]

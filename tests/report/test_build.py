@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import os
 import re
+import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -46,6 +51,18 @@ class Outline(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+def digest(board: Leaderboard) -> str:
+    """Of every byte that a leaderboard would write."""
+    parts = [name.encode() + text.encode() for name, text in board.texts.items()]
+    parts += [name.encode() + picture for name, picture in board.pictures.items()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def digest_of(results: str) -> str:
+    """The same, of the leaderboard built in this process."""
+    return digest(build(Path(results), resamples=100))
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +136,36 @@ def test_the_same_records_give_the_same_bytes(results: Path, built: Leaderboard)
     assert again.pictures == built.pictures
 
 
+def test_another_process_with_another_hash_seed_gives_the_same_bytes(
+    results: Path, built: Leaderboard
+) -> None:
+    code = f"from tests.report.test_build import digest_of; print(digest_of({str(results)!r}))"
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digest(built)
+
+
+def test_a_changed_record_is_found_out(tmp_path: Path, results: Path, built: Leaderboard) -> None:
+    shutil.copytree(results, tmp_path / "results")
+    write(built, tmp_path / "results")
+    assert differences(build(tmp_path / "results", resamples=100), tmp_path / "results") == []
+    record = next((tmp_path / "results" / "published" / "runs").glob("*/samples.jsonl"))
+    record.write_text(re.sub(r'"decode_s": [0-9.e-]+', '"decode_s": 0.9', record.read_text(), count=1))
+    assert differences(build(tmp_path / "results", resamples=100), tmp_path / "results") == list(built.texts)
+
+
 def test_what_is_written_is_up_to_date_until_it_is_changed(tmp_path: Path, built: Leaderboard) -> None:
-    assert differences(built, tmp_path) == ["leaderboard.md", "leaderboard.html", "leaderboard.csv"]
+    figures = [f"figures/{name}" for name in sorted(built.pictures)]
+    assert differences(built, tmp_path) == [*built.texts, *figures]
     write(built, tmp_path)
     assert differences(built, tmp_path) == []
     page = tmp_path / "leaderboard.html"
     page.write_text(re.sub(r"<svg.*?</svg>", "<svg>another drawing</svg>", page.read_text(), flags=re.DOTALL))
     assert differences(built, tmp_path) == []  # drawings are not compared
     (tmp_path / "leaderboard.csv").write_text("edited by hand")
-    assert differences(built, tmp_path) == ["leaderboard.csv"]
+    (tmp_path / "figures" / "old.svg").write_text("left over")
+    assert differences(built, tmp_path) == ["leaderboard.csv", "figures/old.svg"]
 
 
 def test_figures_of_sections_that_are_gone_are_removed(tmp_path: Path, built: Leaderboard) -> None:
@@ -142,7 +180,9 @@ def test_strict_and_check_set_the_exit_status(
 ) -> None:
     monkeypatch.setattr("bench.report.build.build", lambda results: built)
     assert main([str(tmp_path), "--check"]) == 1
-    assert "out of date: leaderboard.md" in capsys.readouterr().err
+    error, fix = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: leaderboard.md, leaderboard.html")
+    assert fix == f"fix: rebuild them: python -m bench.report {tmp_path}"
     assert main([str(tmp_path)]) == 0
     assert main([str(tmp_path), "--check"]) == 0
     assert main([str(tmp_path), "--check", "--strict"]) == 1

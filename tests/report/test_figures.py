@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bench.report import curves, figures
 from bench.report.board import sections
 from bench.report.entries import entries
-from bench.report.figure_data import pictures
+from bench.report.figure_data import MOST_METHODS, pictures
 from bench.report.style import INK, looks, png, svg
 from tests.report.boards import Plan, stored
 
@@ -24,20 +24,25 @@ FRAMES: dict[Callable[[pd.DataFrame], Figure], dict[str, list[Any]]] = {
     figures.time_per_round: {"method": NAMES, "phase": ["draft", "verify"], "milliseconds": [3.0, 9.0]},
     figures.acceptance_by_position: {"method": NAMES, "position": [1, 1], "rate": [0.9, 0.8]},
     figures.divergence_margins: {"method": NAMES, "margin": [0.01, 0.02]},
-    figures.exit_layer_by_draft_length: {"exit_layer": [2, 4], "draft_length": [3, 6], "speedup": [1.1, 1.4]},
     curves.cost_curve: {"M": [1, 8], "seconds": [0.01, 0.02], "context": [128, 128]},
+    curves.layer_cost: {"layers": [0, 2, 4], "seconds": [0.001, 0.002, 0.003], "context": [128] * 3},
     curves.predicted_against_measured: {"method": NAMES, "predicted": [1.6, 2.2], "measured": [1.5, 2.0]},
     curves.quality_against_speed: {
         "method": NAMES,
         "confidence": [0.5, 0.7],
         "speedup": [2.0, 1.5],
-        "quality": [0.8, 0.9],
+        "right": [0.8, 0.9],
+        "right_of_target": [0.9, 0.9],
+        "nats": [0.3, 0.2],
+        "nats_of_target": [0.1, 0.1],
     },
 }
 
 
 def drawn(draw: Callable[[pd.DataFrame], Figure]) -> Figure:
-    return draw(pd.DataFrame(FRAMES[draw] | BOUNDS))
+    frame = FRAMES[draw]
+    rows = len(next(iter(frame.values())))
+    return draw(pd.DataFrame(frame | (BOUNDS if rows == 2 else {})))
 
 
 @pytest.mark.parametrize("draw", FRAMES, ids=[draw.__name__ for draw in FRAMES])
@@ -56,8 +61,14 @@ def test_a_figure_names_its_axes_with_units_and_is_reproducible(
 
 
 def test_methods_differ_in_colour_or_marker() -> None:
-    made = looks([f"method {i}" for i in range(12)])
-    assert len({(one["color"], one["marker"]) for one in made.values()}) == 12
+    made = looks(pd.DataFrame({"method": [f"method {i}" for i in range(MOST_METHODS)]}))
+    assert len({(one["color"], one["marker"]) for one in made.values()}) == MOST_METHODS
+
+
+def test_a_method_looks_the_same_in_every_figure_of_a_section() -> None:
+    known = pd.CategoricalDtype(NAMES)
+    one, both = (pd.DataFrame({"method": pd.Series(names, dtype=known)}) for names in (NAMES[1:], NAMES))
+    assert looks(one)["medusa"] == looks(both)["medusa"]
 
 
 def test_a_png_is_a_png() -> None:
@@ -66,8 +77,8 @@ def test_a_png_is_a_png() -> None:
 
 def test_a_roofline_joins_the_cost_curve() -> None:
     curve = pd.DataFrame({"M": [1, 8], "seconds": [0.01, 0.02], "context": [128, 128]})
-    figure = curves.cost_curve(curve, pd.DataFrame({"M": [1, 8], "seconds": [0.005, 0.006]}))
-    assert [line.get_label() for line in figure.axes[0].lines] == ["128 tokens", "roofline"]
+    figure = curves.cost_curve(curve, pd.DataFrame({"seconds": [0.005], "context": [128]}))
+    assert [line.get_label() for line in figure.axes[0].lines] == ["128 tokens", "128 tokens: roofline"]
 
 
 def test_a_sweep_of_exit_layers_and_draft_lengths_gets_a_heat_map() -> None:

@@ -1,0 +1,1 @@
+"""Weights that authors published, turned into the folders that this benchmark's loaders read."""

@@ -1,0 +1,73 @@
+"""gpt-fast's layout of a HAMburger checkpoint back to the names and row order of Hugging Face.
+
+It renames every tensor, fuses queries, keys and values into one, and lays the rows of each query and key head
+out for a rotation of neighbours (0, 1), (2, 3), ... where Hugging Face rotates halves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bench.runtime.families import DecoderConfig
+
+_WHOLE = {
+    "model.tok_embeddings.weight": "model.model.embed_tokens.weight",
+    "model.norm.weight": "model.model.norm.weight",
+    "model.output.weight": "model.lm_head.weight",
+}
+_PARTS = {
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+_FUSED = "attention.wqkv"
+_LAYER = re.compile(r"(model\.layers|micro_step_decoder\.decoders)\.(\d+)\.(.+)\.weight")
+
+
+def is_gpt_fast(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether names are gpt-fast's."""
+    return "model.tok_embeddings.weight" in tensors
+
+
+def renamed(tensors: Mapping[str, Tensor], shape: DecoderConfig) -> dict[str, Tensor]:
+    """`tensors` by their Hugging Face names; what has no such name keeps its own, to be refused by it."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        layer = _LAYER.fullmatch(name)
+        if layer is None:
+            found[_WHOLE.get(name, name)] = tensor
+            continue
+        stack, number, part = layer.groups()
+        prefix = f"{'model.model.layers' if stack == 'model.layers' else stack}.{number}."
+        if part == _FUSED and tensor.shape[0] == _rows(shape):
+            found |= {f"{prefix}{key}": one for key, one in _split(tensor, shape).items()}
+        else:
+            found[f"{prefix}{_PARTS.get(part, part)}.weight"] = tensor
+    return found
+
+
+def halves_from_neighbours(weight: Tensor, heads: int) -> Tensor:
+    """Rows [heads D, d] from one rotary layout to the other: of each head first the even, then the odd."""
+    rows, width = weight.shape
+    return weight.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
+
+
+def _rows(shape: DecoderConfig) -> int:
+    return (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+
+
+def _split(fused: Tensor, shape: DecoderConfig) -> dict[str, Tensor]:
+    keys = shape.kv_heads * shape.head_dim
+    query, key, value = torch.split(fused, [shape.heads * shape.head_dim, keys, keys])
+    return {
+        "self_attn.q_proj.weight": halves_from_neighbours(query, shape.heads),
+        "self_attn.k_proj.weight": halves_from_neighbours(key, shape.kv_heads),
+        "self_attn.v_proj.weight": value,
+    }

@@ -1,0 +1,119 @@
+"""Published Medusa heads become a module of ours: equal tensors, equal output, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench.config import ModelConfig
+from bench.convert.cli import ConvertConfig, convert_module
+from bench.errors import UserError
+from bench.runtime.decoder import Decoder
+from methods.autoregressive import Autoregressive
+from methods.medusa import Medusa
+from methods.tree_choice import choose_tree
+from tests.convert.published import State, medusa_heads, save_config, save_medusa
+from tests.methods.small import CPU, prompt, random_decoder, run
+
+Change = Callable[[State], object]
+SETTINGS = {"tree": None, "acceptance": "exact", "epsilon": 0.09, "delta": 0.3, "heads": 1, "decay": 1.0}
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    return random_decoder()
+
+
+def convert(tmp_path: Path, source: Path) -> Path:
+    model = ModelConfig(path=str(save_config(tmp_path / "target")))
+    out = tmp_path / "out"
+    convert_module(ConvertConfig(kind="medusa", model=model, source=str(source), out=str(out)))
+    return out
+
+
+def test_the_heads_come_through_whole_and_draft_alike(tmp_path: Path, decoder: Decoder) -> None:
+    state = medusa_heads(decoder)
+    out = convert(tmp_path, save_medusa(tmp_path / "published", state))
+    found = load_file(out / "module.safetensors")
+    assert {name: one.dtype for name, one in found.items()} == dict.fromkeys(state, torch.bfloat16)
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    converted = Medusa(weights=str(out), **SETTINGS)
+    converted.attach(decoder)
+    direct = Medusa(weights=None, **SETTINGS)
+    tree = choose_tree("mc_sim_7b_63", None, 5, "medusa", CPU)
+    direct.use(decoder, {name: tensor.float() for name, tensor in state.items()}, tree)
+    expected = run(direct, prompt())
+    got = run(converted, prompt())
+    assert (got.ids, got.rounds) == (expected.ids, expected.rounds)
+    plain = Autoregressive()
+    plain.attach(decoder)
+    assert got.ids == run(plain, prompt()).ids
+
+
+def test_the_keys_count_the_heads_and_the_provenance_says_where_they_came_from(
+    tmp_path: Path, decoder: Decoder
+) -> None:
+    source = save_medusa(tmp_path / "published", medusa_heads(decoder, 3))
+    facts = json.loads((convert(tmp_path, source) / "module.json").read_text())
+    assert (facts["method"], facts["heads"], facts["model"]) == ("medusa", 3, "target")
+    assert "tree" not in facts, "the published tree is four deep, beyond three heads"
+    assert facts["converted"]["file"] == "medusa_lm_head.pt"
+    assert len(facts["converted"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda state: state.pop("2.0.linear.bias"), r"2\.0\.linear\.bias is missing"),
+        (lambda state: state.pop("4.1.weight"), r"4\.1\.weight is missing"),
+        (lambda state: state.update({"0.2.weight": torch.zeros(1)}), r"0\.2\.weight is unexpected"),
+        (
+            lambda state: state.update({"1.1.weight": torch.zeros(95, 32)}),
+            r"1\.1\.weight has shape \(95, 32\), this model needs \(96, 32\)",
+        ),
+        (
+            lambda state: state.update({"3.0.linear.bias": torch.full((32,), float("nan"))}),
+            r"3\.0\.linear\.bias holds numbers that are not finite",
+        ),
+        (
+            lambda state: state.update({"0.1.weight": torch.zeros(96, 32, dtype=torch.int8)}),
+            r"0\.1\.weight holds int8 numbers",
+        ),
+        (
+            lambda state: [state.pop(f"{head}.1.weight") for head in range(5)],
+            r"0\.1\.weight is missing\): version 2",
+        ),
+        (
+            lambda state: state.update({"medusa_head.0.1.weight": torch.zeros(1)}),
+            "is of a Medusa-2 model",
+        ),
+        (
+            lambda state: state.update({"0.1.linear.weight": torch.zeros(1)}),
+            r"several residual blocks \(0\.1\.linear\.weight\)",
+        ),
+    ],
+    ids=[
+        "no bias, as in vLLM's copy",
+        "no LM head",
+        "a key too many",
+        "of another vocabulary",
+        "not finite",
+        "quantised",
+        "version 2",
+        "Medusa-2",
+        "deeper heads",
+    ],
+)
+def test_what_does_not_fit_is_refused_by_the_name_of_the_key(
+    tmp_path: Path, decoder: Decoder, change: Change, what: str
+) -> None:
+    state = medusa_heads(decoder)
+    change(state)
+    with pytest.raises(UserError, match=what):
+        convert(tmp_path, save_medusa(tmp_path / "published", state))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,98 @@
+"""Starts harmed processes and says how they ended."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from bench.config import Settings
+from tests.faults.harms import Harm
+from tests.faults.worker import run_command, run_settings
+from tests.harness import settings_for
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.faults.worker"])
+PATIENCE_S = 120
+OPTIONS = ["max_new_tokens=8", "measure.resamples=50", "measure.warmup.max_rounds=1"]
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process ended: its exit status, or minus the signal's number, and what it printed."""
+
+    status: int | None
+    said: str
+
+    @property
+    def told(self) -> list[str]:
+        """The two lines of a user's mistake, without the log lines before them."""
+        return [line for line in self.said.splitlines() if line.startswith(("error: ", "fix: "))]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A process under way."""
+
+    process: BaseProcess
+    said: Path
+
+    def end(self, patience_s: float = PATIENCE_S) -> End:
+        """Wait for it; who takes too long is killed, which its status shows."""
+        self.process.join(patience_s)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        return End(self.process.exitcode, self.said.read_text() if self.said.exists() else "")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One run to be harmed: layerskip against the baseline, three turns, two repeats, 12 samples."""
+
+    model: Path
+    prompts: Path
+    seed: int = 0
+
+    def settings(self, results: Path) -> Settings:
+        """For starts without Hydra."""
+        return settings_for(self.model, self.prompts, results, f"seed={self.seed}", *OPTIONS)
+
+    def command(self, results: Path) -> list[str]:
+        """What stands behind ``python -m bench``."""
+        model = ["model=local", f"model.path={self.model}", "method=layerskip", "method.exit_layer=2"]
+        task = ["task=jsonl", f"task.path={self.prompts}", f"seed={self.seed}", f"results_dir={results}"]
+        return [*model, *task, *OPTIONS]
+
+    def begin(self, results: Path, harm: Harm | None = None, *, name: str = "said") -> Start:
+        """Start the command in a process of its own; `name` tells the output of several apart."""
+        return _begin(run_command, self.command(results), harm, results.with_suffix(f".{name}"))
+
+    def run(self, results: Path, harm: Harm | None = None) -> End:
+        """Start the command and wait for its end."""
+        return self.begin(results, harm).end()
+
+
+def begin_settings(settings: Settings, harm: Harm | None) -> Start:
+    """Start a run without Hydra."""
+    return _begin(run_settings, settings, harm, settings.results_dir.with_suffix(".said"))
+
+
+def _begin(target: object, what: Settings | Sequence[str], harm: Harm | None, said: Path) -> Start:
+    process = FORKS.Process(target=target, args=(what, harm, said))  # type: ignore[arg-type]
+    process.start()
+    return Start(process, said)
+
+
+def only_run(results: Path) -> Path:
+    """The folder of the one run in a results folder."""
+    (folder,) = (results / "runs").iterdir()
+    return folder
+
+
+def attempts(folder: Path) -> int:
+    """How often a run was started."""
+    return len(json.loads((folder / "run.json").read_text())["attempts"])

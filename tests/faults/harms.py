@@ -1,0 +1,204 @@
+"""Faults as small objects that a process installs into itself: where it is hit, and by what.
+
+A place is counted, not timed, so a seed names the same place on every machine: the n-th line of our code that
+deals with records, the k-th byte of the n-th write, the n-th target pass.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+import bench.environment
+from bench.meters import TurnClock
+from methods.layerskip import LayerSkip
+
+Harm = Callable[[], None]
+
+TRACED = tuple(f"/bench/{name}.py" for name in ("runner", "store", "lock", "codec", "identity"))
+"""The files whose lines are places."""
+
+
+@dataclass(frozen=True)
+class AtLine:
+    """A signal before the n-th line of `TRACED` that is executed."""
+
+    line: int
+    number: int
+
+    def __call__(self) -> None:
+        trace_lines(self._hit)
+
+    def _hit(self, line: int) -> None:
+        if line == self.line:
+            os.kill(os.getpid(), self.number)
+
+
+@dataclass(frozen=True)
+class CountLines:
+    """No harm: the number of lines in a run, written to a file as it ends."""
+
+    file: Path
+
+    def __call__(self) -> None:
+        last = 0
+
+        def seen(line: int) -> None:
+            nonlocal last
+            last = line
+
+        trace_lines(seen)
+        close = bench.store.RunStore.close
+
+        def closed(store: bench.store.RunStore) -> None:
+            close(store)
+            self.file.write_text(str(last))
+
+        patch(bench.store.RunStore, "close", closed)
+
+
+def trace_lines(seen: Callable[[int], None]) -> None:
+    """Call `seen` with 1, 2, .. before every line of `TRACED`."""
+    numbers = count(1)
+
+    def line(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            seen(next(numbers))
+        return line
+
+    def call(frame: FrameType, event: str, argument: object) -> Any:
+        return line if frame.f_code.co_filename.endswith(TRACED) else None
+
+    sys.settrace(call)
+
+
+@dataclass(frozen=True)
+class InWrite:
+    """A signal when a share of the n-th sample's line is on its way to the disk."""
+
+    write: int
+    share: float
+    number: int
+
+    def __call__(self) -> None:
+        real, numbers = os.write, count(1)
+
+        def torn(file: int, data: Any) -> int:
+            if not isinstance(data, memoryview) or next(numbers) != self.write:
+                return real(file, data)
+            written = real(file, data[: int(len(data) * self.share)])
+            os.kill(os.getpid(), self.number)
+            return written
+
+        patch(os, "write", torn)
+
+
+@dataclass(frozen=True)
+class InPass:
+    """An exception inside the method, in its n-th target pass and from then on, or once."""
+
+    target_pass: int
+    error: Exception
+    is_lasting: bool = False
+
+    def __call__(self) -> None:
+        fail_at(LayerSkip, "verify", self.target_pass, self.error, is_lasting=self.is_lasting)
+
+
+@dataclass(frozen=True)
+class InJudging:
+    """An exception while the harness teacher-forces the n-th output through the target."""
+
+    output: int
+    error: Exception
+
+    def __call__(self) -> None:
+        import bench.runner
+
+        fail_at(bench.runner, "judge", self.output, self.error, is_lasting=False)
+
+
+def out_of_memory() -> Exception:
+    """What torch raises on a full GPU."""
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (simulated)")
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """No file grows beyond so many bytes: the kernel refuses, in mid-line too."""
+
+    size: int
+
+    def __call__(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+
+
+@dataclass(frozen=True)
+class OtherDevice:
+    """The run starts on another machine."""
+
+    name: str
+
+    def __call__(self) -> None:
+        patch(bench.environment, "device_name", lambda device: self.name)
+
+
+@dataclass(frozen=True)
+class WallClockBack:
+    """The wall clock is set back by an hour at every look."""
+
+    def __call__(self) -> None:
+        real, hours = time.time, count(1)
+
+        class Past(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> Past:
+                return super().now(tz) - timedelta(hours=next(hours))
+
+        patch(time, "time", lambda: real() - 3600 * next(hours))
+        patch(bench.environment, "datetime", Past)
+
+
+@dataclass(frozen=True)
+class TimerBack:
+    """The timer, which never should, jumps back inside the n-th turn that is timed."""
+
+    turn: int
+
+    def __call__(self) -> None:
+        turns, enter = count(1), TurnClock.__enter__
+
+        def entered(clock: TurnClock) -> None:
+            enter(clock)
+            clock._start_s += 3600 * (next(turns) == self.turn)
+
+        patch(TurnClock, "__enter__", entered)
+
+
+def fail_at(owner: Any, name: str, call: int, error: Exception, *, is_lasting: bool) -> None:
+    """Raise `error` in the n-th call of a function, or from then on."""
+    real, numbers = getattr(owner, name), count(1)
+
+    def failing(*arguments: Any) -> Any:
+        number = next(numbers)
+        if number == call or (is_lasting and number > call):
+            raise error
+        return real(*arguments)
+
+    patch(owner, name, failing)
+
+
+def patch(owner: Any, name: str, value: Any) -> None:
+    """Replace an attribute for good: the process is about to end."""
+    setattr(owner, name, value)

@@ -1,0 +1,43 @@
+"""The process that is harmed: the harm is installed, then the real program runs.
+
+multiprocessing's fork server imports this module once, so a start costs a fork and not an import of torch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import transformers.models.llama.modeling_llama  # noqa: F401 - the probe's; two seconds in every start
+
+import bench.tasks.jsonl
+import methods.layerskip  # noqa: F401 - as above
+from bench.cli import main
+from bench.config import Settings
+from bench.runner import execute
+from tests.faults.harms import Harm
+
+
+def run_command(arguments: Sequence[str], harm: Harm | None, said: Path) -> None:
+    """``python -m bench ARGUMENTS``; what it prints goes to the file `said`."""
+    _prepare(harm, said)
+    sys.argv = ["bench", *arguments]
+    main()
+
+
+def run_settings(settings: Settings, harm: Harm | None, said: Path) -> None:
+    """The same run without Hydra, for the storms of kills."""
+    _prepare(harm, said)
+    execute(settings)
+
+
+def _prepare(harm: Harm | None, said: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in a shell's background
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    if harm is not None:
+        harm()
