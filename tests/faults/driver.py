@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from tests.harness import settings_for
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.worker"])
-PATIENCE_S = 120
+PATIENCE_S = 300
+_NUMBERS = count()
 OPTIONS = ["max_new_tokens=8", "measure.resamples=50", "measure.warmup.max_rounds=1"]
 
 
@@ -67,9 +69,9 @@ class Workload:
         task = ["task=jsonl", f"task.path={self.prompts}", f"seed={self.seed}", f"results_dir={results}"]
         return [*model, *task, *OPTIONS]
 
-    def begin(self, results: Path, harm: Harm | None = None, *, name: str = "said") -> Start:
-        """Start the command in a process of its own; `name` tells the output of several apart."""
-        return _begin(run_command, self.command(results), harm, results.with_suffix(f".{name}"))
+    def begin(self, results: Path, harm: Harm | None = None) -> Start:
+        """Start the command in a process of its own."""
+        return _begin(run_command, self.command(results), harm, self.model)
 
     def run(self, results: Path, harm: Harm | None = None) -> End:
         """Start the command and wait for its end."""
@@ -78,10 +80,11 @@ class Workload:
 
 def begin_settings(settings: Settings, harm: Harm | None) -> Start:
     """Start a run without Hydra."""
-    return _begin(run_settings, settings, harm, settings.results_dir.with_suffix(".said"))
+    return _begin(run_settings, settings, harm, Path(settings.model.path))
 
 
-def _begin(target: object, what: Settings | Sequence[str], harm: Harm | None, said: Path) -> Start:
+def _begin(target: object, what: Settings | Sequence[str], harm: Harm | None, model: Path) -> Start:
+    said = model.with_name(f"said-{next(_NUMBERS)}")  # not among the results, whose disk may be full
     process = FORKS.Process(target=target, args=(what, harm, said))  # type: ignore[arg-type]
     process.start()
     return Start(process, said)
