@@ -51,7 +51,8 @@ def test_several_processes_write_different_runs_into_one_folder_and_one_of_them_
     harms = [None, KILLED, None, AtLine(900, signal.SIGKILL)]
     starts = [one.begin(results, harm) for one, harm in zip(several, harms, strict=True)]
     assert [start.end().status for start in starts] == [0, -signal.SIGKILL, 0, -signal.SIGKILL]
-    assert [one.run(results).status for one in several[1::2]] == [0, 0]
+    for one in several[1::2]:
+        one.complete(results)
     runs = sorted((results / "runs").iterdir())  # greedy: the seed names the run and changes no token
     assert len(runs) == 4
     ledger.judge("several runs into one folder at once, two killed", 4, *runs)
@@ -79,7 +80,7 @@ def test_a_resumption_on_another_device_is_refused_and_leaves_no_trace(
     assert "device" in end.told[0]
     assert "timings must not mix" in end.told[0]
     assert {name: (run / name).read_bytes() for name in before} == before
-    assert workload.run(results).status == 0
+    workload.complete(results)
     assert len({one["device"] for one in load_run(run).attempts}) == 1
     ledger.judge("resumption on another device: refused", 1, run)
 
@@ -96,5 +97,5 @@ def test_a_lock_that_a_dead_host_left_is_taken_over_once_it_is_stale(
     assert "is being written by process 77 on node7" in end.told[0]
     assert f"if it is gone for certain, delete {lock}" in end.told[1]
     os.utime(lock, times=(time.time() - STALE_S - 5,) * 2)
-    assert workload.run(results).status == 0
+    workload.complete(results)
     ledger.judge("lock left by a host that died", 1, only_run(results))

@@ -13,7 +13,7 @@ import pytest
 from bench.sample_file import DAMAGED_FILE
 from bench.store import load_samples
 from tests.faults.conftest import Undisturbed
-from tests.faults.driver import End, Workload, begin_settings, only_run
+from tests.faults.driver import End, Workload, only_run
 from tests.faults.harms import FillDisk, FullDisk, InWrite
 from tests.faults.ledger import Ledger
 
@@ -35,7 +35,7 @@ def test_a_run_that_may_write_no_more_says_so_and_keeps_what_it_has(
     run = only_run(tmp_path / "results")
     kept = load_samples(run)
     assert 0 < len(kept) < 12
-    assert workload.run(tmp_path / "results").status == 0
+    workload.complete(tmp_path / "results")
     assert load_samples(run)[: len(kept)] == kept
     ledger.judge("disk full (file size limit)", 1, run)
 
@@ -44,7 +44,7 @@ def test_a_disk_that_takes_nothing_at_all_is_told_as_well(
     workload: Workload, ledger: Ledger, tmp_path: Path
 ) -> None:
     assert_told(workload.run(tmp_path / "results", FullDisk(400)), "cannot be written: File too large")
-    assert workload.run(tmp_path / "results").status == 0
+    workload.complete(tmp_path / "results")
     ledger.judge("disk full (file size limit)", 1, only_run(tmp_path / "results"))
 
 
@@ -69,7 +69,7 @@ def test_a_run_on_a_disk_that_fills_up_ends_where_the_space_does(
     assert 0 < len(kept) < 12
     assert_told(workload.run(results), "No space left on device")
     filler.unlink()
-    assert workload.run(results).status == 0
+    workload.complete(results)
     assert load_samples(only_run(results))[: len(kept)] == kept
     ledger.judge("disk full (tmpfs)", 2, only_run(results))
 
@@ -85,7 +85,7 @@ def test_a_read_only_disk_is_told_and_left_as_it_is(
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert_told(end, "Read-only file system")
     assert (only_run(results) / "samples.jsonl").read_bytes() == before
-    assert workload.run(results).status == 0
+    workload.complete(results)
     ledger.judge("read-only disk", 1, only_run(results))
 
 
@@ -120,20 +120,17 @@ def doubled(content: bytes, rng: Random) -> bytes:
 def test_a_damaged_record_file_loses_nothing_but_what_is_measured_again(
     harm: Callable[[bytes, Random], bytes], workload: Workload, ledger: Ledger, tmp_path: Path
 ) -> None:
-    rng, runs = Random(harm.__name__), []
-    settings = workload.settings(tmp_path / "results")
-    assert begin_settings(settings, None).end().status == 0
-    file = only_run(settings.results_dir) / "samples.jsonl"
+    rng = Random(harm.__name__)
+    workload.complete(tmp_path / "results")
+    file = only_run(tmp_path / "results") / "samples.jsonl"
     whole = file.read_bytes()
     for _ in range(2):
         file.write_bytes(harm(whole, rng))
-        end = begin_settings(settings, None).end()
-        assert end.status == 0, end.said
+        workload.complete(tmp_path / "results")
         intact = set(file.read_bytes().splitlines()) & set(whole.splitlines())
         assert len(intact) >= 12 - 6  # whatever was whole is still there, to the byte
-        runs.append(file.parent)
         ledger.judge(f"corrupted record file: {harm.__name__.replace('_', ' ')}", 1, file.parent)
-    assert all((run / DAMAGED_FILE).exists() for run in runs) or harm is doubled
+    assert (file.parent / DAMAGED_FILE).exists() == (harm is not doubled)
 
 
 def test_a_corrupted_run_file_is_told_and_nothing_is_touched_until_it_is_restored(
@@ -148,5 +145,5 @@ def test_a_corrupted_run_file_is_told_and_nothing_is_touched_until_it_is_restore
     assert "run.json is no run" in end.told[0]
     assert (run / "samples.jsonl").read_bytes() == samples
     (run / "run.json").write_bytes(whole)
-    assert workload.run(tmp_path / "results").status == 0
+    workload.complete(tmp_path / "results")
     ledger.judge("corrupted run.json: refused until restored", 1, run)
