@@ -8,6 +8,7 @@ GPUs that its parent sees, writes to the same terminal, and may die without endi
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,8 @@ _POLLS, _POLL_S = 10, 0.1
 def run_isolated(job: Callable[[], int]) -> int:
     """Run `job` in a child process and wait for it.
 
-    Whatever ends the wait, Ctrl-C and SIGTERM among it, ends the child as well; its samples are on disk.
+    Whatever ends the wait, Ctrl-C and SIGTERM among it, ends the child as well; its samples are on disk. So
+    does a SIGKILL of this process: a child that lived on would measure beside the next start.
 
     Returns:
         The job's exit status; minus the signal's number where the child was killed by one.
@@ -31,9 +33,13 @@ def run_isolated(job: Callable[[], int]) -> int:
         raise RuntimeError("an isolated run must be started by a process that has not imported torch")
     sys.stdout.flush()
     sys.stderr.flush()
+    child_end, parent_end = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(parent_end)
+        _end_with_parent(child_end)
         _run_and_exit(job)
+    os.close(child_end)
     handler = signal.signal(signal.SIGTERM, _stop)
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -42,6 +48,7 @@ def run_isolated(job: Callable[[], int]) -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, handler)
+        os.close(parent_end)
 
 
 def _stop(number: int, frame: object) -> NoReturn:
@@ -49,13 +56,26 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 def _end(child: int) -> None:
-    """A terminal's Ctrl-C reaches the child as well, so only one that goes on is told to stop."""
+    """A terminal's Ctrl-C reaches the child as well, so only one that goes on is told to stop.
+
+    By SIGTERM: what a shell starts in the background is deaf to SIGINT.
+    """
     for _ in range(_POLLS):
         if os.waitpid(child, os.WNOHANG)[0]:
             return
         time.sleep(_POLL_S)
-    os.kill(child, signal.SIGINT)
+    os.kill(child, signal.SIGTERM)
     os.waitpid(child, 0)
+
+
+def _end_with_parent(child_end: int) -> None:
+    """Die when the other end of the pipe closes, which the kernel does however the parent ends."""
+
+    def wait() -> None:
+        os.read(child_end, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run_and_exit(job: Callable[[], int]) -> NoReturn:

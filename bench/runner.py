@@ -32,6 +32,7 @@ from bench.probes import probe, row_counts
 from bench.progress import LiveFigures
 from bench.records import Arm, Equivalence, Prompt, Sample, Verdict
 from bench.runtime.sampling import Sampler
+from bench.sample_file import to_line
 from bench.store import RunStore, load_run, load_samples
 from bench.summary import render, summarise
 from bench.tasks.chat import prompt_hash
@@ -258,7 +259,9 @@ class Session:
             return sample
         if sample.arm is Arm.METHOD:
             sample = replace(sample, equivalence=self._judge(cell, sample, baseline))
-        return self._graded(cell, sample)
+        graded = self._graded(cell, sample)
+        to_line(graded)  # a number that cannot be stored is this sample's failure, not the run's
+        return graded
 
     def _judge(self, cell: Cell, method: Sample, baseline: Sample | None) -> Equivalence:
         """The verdict on a method's sample; lossy and sampled output is compared, not judged."""

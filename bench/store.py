@@ -3,7 +3,7 @@
 Layout: ``<results>/runs/<run_id>/run.json`` (who, what, every attempt's environment) and ``samples.jsonl``
 (one finished turn per line). A run is resumed by opening it again; it never mixes settings, devices or schema
 versions, and one process at a time writes to it. Rounds are stored as columns, so a file stays small and
-loads exactly.
+loads exactly; see `bench.sample_file` for torn and damaged lines.
 """
 
 import json
@@ -15,12 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.codec import decode_sample, encode_sample
 from bench.errors import UserError
 from bench.frames import export_parquet, rounds_frame, to_frame
 from bench.identity import check_machine, check_settings, run_id
 from bench.lock import acquire, release, renew
 from bench.records import Run, Sample
+from bench.sample_file import Key, SampleFile, read_samples, set_aside, to_line, write_atomically
 from bench.upgrade import RUN_STEPS, upgrade
 
 __all__ = [
@@ -36,8 +36,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, int, int, str]
-"""`Sample.key`: prompt id, turn, repeat, arm."""
+_NOTHING = SampleFile({}, (), (), ())
 
 
 class RunStore:
@@ -60,14 +59,15 @@ class RunStore:
     def open(cls, root: Path, run: Run) -> Self:
         """Create the run's folder under ``root/runs`` or resume it; records this start as a new attempt.
 
+        Damaged samples are set aside, so that they are measured again.
+
         Args:
             root: The results root. run: The run, with this start's environment as its only attempt;
             ``device`` names the hardware in it.
 
         Raises:
             UserError: If another process writes to the run, if the stored run has another identity, another
-            device
-                or an unknown schema version, if a file is corrupt or cannot be written.
+            device or an unknown schema version, if run.json is corrupt, or if a file cannot be written.
             ValueError: If `run` does not hold exactly one attempt that names its device.
         """
         if len(run.attempts) != 1 or not isinstance(run.attempts[0].get("device"), str):
@@ -90,16 +90,19 @@ class RunStore:
     def _resume(cls, folder: Path, run: Run, lock: int) -> Self:
         path = folder / "samples.jsonl"
         stored = load_run(folder) if (folder / "run.json").exists() else None
-        found, intact_bytes = _read_samples(path) if path.exists() else ({}, 0)
+        file = read_samples(path) if path.exists() else _NOTHING
         if stored:
-            _check_resumable(stored, run, found, folder)
+            _check_resumable(stored, run, file.samples, folder)
             run = replace(run, attempts=(*stored.attempts, *run.attempts))
-        elif found:
+        elif file.samples:
             raise UserError(f"{folder} holds samples but no run.json", "move the folder away and start again")
+        if file.damaged:
+            set_aside(path, file)
         _write_run(folder, run)
         samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(samples, intact_bytes)
-        return cls(run, folder, {key for key, one in found.items() if one.error is None}, lock, samples)
+        os.ftruncate(samples, sum(map(len, file.whole)))
+        done = {key for key, one in file.samples.items() if one.error is None}
+        return cls(run, folder, done, lock, samples)
 
     @property
     def attempt(self) -> int:
@@ -116,8 +119,7 @@ class RunStore:
         if sample.key in self.done:
             raise ValueError(f"sample {sample.key} is stored already, a second one is refused")
         sample = replace(sample, attempt=self.attempt)
-        line = json.dumps(encode_sample(sample), separators=(",", ":"), allow_nan=False)
-        self._write(f"{line}\n".encode())
+        self._write(to_line(sample))
         if sample.error is None:
             self.done.add(sample.key)
         return sample
@@ -185,38 +187,16 @@ def load_samples(folder: Path) -> list[Sample]:
     empty list.
 
     Raises:
-        UserError: If a line is corrupt, with file and line number.
+        UserError: If a line is damaged or another code's, with file and line number.
     """
     path = folder / "samples.jsonl"
-    return list(_read_samples(path)[0].values()) if path.exists() else []
-
-
-def _read_samples(path: Path) -> tuple[dict[Key, Sample], int]:
-    """Samples by key and the size in bytes of the intact part of the file."""
-    content = path.read_bytes()
-    intact = content[: content.rfind(b"\n") + 1]
-    if len(intact) < len(content):
-        log.warning("%s ends in a torn line, which is dropped: that sample is measured again", path)
-    found: dict[Key, Sample] = {}
-    for number, line in enumerate(intact.splitlines(), start=1):
-        sample = _parse(line, path, number)
-        if sample.key in found and found[sample.key].error is None:
-            log.warning("%s, line %d: sample %s is there twice, the first counts", path, number, sample.key)
-        else:
-            found[sample.key] = sample
-    return found, len(intact)
-
-
-def _parse(line: bytes, path: Path, number: int) -> Sample:
-    try:
-        return decode_sample(json.loads(line))
-    except UserError as error:
-        raise UserError(f"{path}, line {number} {error.what}", error.fix) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    file = read_samples(path) if path.exists() else _NOTHING
+    if file.damaged:
         raise UserError(
-            f"{path}, line {number} is no sample: {error!r}",
-            "restore the file, or delete that line to measure it again",
-        ) from error
+            file.problems[0],
+            "restore the file, or start the run again: it sets such lines aside and measures them anew",
+        )
+    return list(file.samples.values())
 
 
 def _check_resumable(stored: Run, run: Run, found: Mapping[Key, Sample], folder: Path) -> None:
@@ -226,17 +206,8 @@ def _check_resumable(stored: Run, run: Run, found: Mapping[Key, Sample], folder:
 
 
 def _write_run(folder: Path, run: Run) -> None:
-    write_atomically(folder / "run.json", json.dumps(asdict(run), indent=1, allow_nan=False))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a ``.json`` file, whole or not at all, and force it to disk."""
-    draft = path.with_suffix(".json.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    text = json.dumps(asdict(run), indent=1, allow_nan=False)
+    write_atomically(folder / "run.json", text.encode())
 
 
 def _truncate(file: int, size: int) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -289,23 +290,48 @@ def test_a_single_run_may_be_isolated_and_ends_with_its_status(folder: Path) -> 
     assert_mistake(done, "the adapter is for another model", "train one for this model")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ending_an_isolated_sweep_ends_its_run(folder: Path, number: signal.Signals, status: int) -> None:
-    with subprocess.Popen(
+def isolated_run(folder: Path, prepare: Callable[[], None]) -> subprocess.Popen[str]:
+    """An isolated sweep whose first run has begun and goes on for a minute."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "bench", "-m", "launch=isolated", "seed=5,0"],
         cwd=folder,
         env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "started\n"
+        preexec_fn=prepare,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ending_an_isolated_sweep_ends_its_run(folder: Path, number: signal.Signals, status: int) -> None:
+    with isolated_run(folder, heed_interrupts) as process:
         process.send_signal(number)  # to the parent alone
         stdout, stderr = process.communicate(timeout=30)  # the child holds the pipe until it ends
     assert (process.returncode, stdout) == (status, "")
     assert ("interrupted: everything measured so far is kept" in stderr) == (status == 130)
+
+
+def test_a_killed_isolated_sweep_leaves_no_run_behind_that_measures_beside_the_next(folder: Path) -> None:
+    with isolated_run(folder, heed_interrupts) as process:
+        process.kill()
+        process.communicate(timeout=30)  # ends with the last process that holds the pipes
+
+
+def test_an_isolated_sweep_in_the_background_is_ended_although_it_is_deaf_to_interrupts(
+    folder: Path,
+) -> None:
+    with isolated_run(folder, ignore_interrupts) as process:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 143
 
 
 def test_a_results_folder_that_takes_no_files_is_a_mistake(folder: Path) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from bench.codec import decode_sample, encode_sample
 from bench.errors import UserError
 from bench.records import SCHEMA_VERSION, Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.sample_file import DAMAGED_FILE
 from bench.store import RunStore, export_parquet, load_run, load_samples, rounds_frame, run_id, to_frame
 
 IDENTITY = {"method": {"exit_layer": 2}, "seed": 0}
@@ -69,7 +71,7 @@ def test_a_sample_of_a_later_schema_is_refused_by_file_and_line(tmp_path: Path) 
     with RunStore.open(tmp_path, RUN) as store:
         store.append(good())
     path = store.folder / "samples.jsonl"
-    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":99'))
+    path.write_text(json.dumps(encode_sample(good()) | {"schema_version": 99}) + "\n")
     with pytest.raises(UserError, match=r"samples\.jsonl, line 1 has schema version 99, this code knows 1"):
         load_samples(store.folder)
 
@@ -169,23 +171,60 @@ def test_a_torn_last_line_is_dropped_and_cut_off_on_resume(tmp_path: Path, keep:
     [b"{]\n", b"\n", b"[]\n", b'{"prompt_id": "q9"}\n', b"\xff\n", b"\0" * 64 + b"\n"],
     ids=["no json", "blank", "a list", "fields missing", "no text", "zeros, as a power cut leaves them"],
 )
-def test_a_corrupt_line_is_named_and_nothing_is_touched(tmp_path: Path, line: bytes) -> None:
+def test_a_damaged_line_is_named_by_a_reader_and_set_aside_by_a_start(
+    tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     with RunStore.open(tmp_path, RUN) as store:
         store.append(good())
     path = store.folder / "samples.jsonl"
-    content = line + path.read_bytes()
-    path.write_bytes(content)
+    intact = path.read_bytes()
+    path.write_bytes(line + intact)
+    with pytest.raises(UserError, match=r"samples\.jsonl, line 1 is no sample"):
+        load_samples(store.folder)
+    assert path.read_bytes() == line + intact
+    RunStore.open(tmp_path, RUN).close()
+    assert path.read_bytes() == intact
+    assert (store.folder / DAMAGED_FILE).read_bytes() == line
+    assert "line 1 is no sample" in caplog.text
+    assert "is measured again" in caplog.text
+
+
+def test_a_changed_digit_is_found_although_the_line_is_still_a_sample(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, RUN) as store:
+        store.append(good())
+    path = store.folder / "samples.jsonl"
+    path.write_text(path.read_text().replace('"ids":[5,', '"ids":[4,'))
+    with pytest.raises(UserError, match="line 1 is no sample: its checksum is that of another line"):
+        load_samples(store.folder)
+    with RunStore.open(tmp_path, RUN) as store:
+        assert store.done == set()
+
+
+def test_a_whole_line_of_another_code_is_refused_and_never_touched(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, RUN) as store:
+        store.append(good())
+    path = store.folder / "samples.jsonl"
+    text = json.dumps(encode_sample(good()) | {"later_field": 1})
+    path.write_text(f'{text[:-1]},"crc32":"{zlib.crc32(text.encode()):08x}"}}\n')
+    content = path.read_bytes()
     for load in (lambda: RunStore.open(tmp_path, RUN), lambda: load_samples(store.folder)):
-        with pytest.raises(UserError, match=r"samples\.jsonl, line 1 is no sample"):
+        with pytest.raises(UserError, match=r"line 1 is no sample that this code knows.*later_field"):
             load()
     assert path.read_bytes() == content
+
+
+def test_lines_without_a_checksum_are_read(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, RUN) as store:
+        store.append(good())
+    (store.folder / "samples.jsonl").write_text(json.dumps(encode_sample(good())) + "\n")
+    assert load_samples(store.folder) == [good()]
 
 
 def test_counts_that_contradict_each_other_are_corrupt(tmp_path: Path) -> None:
     with RunStore.open(tmp_path, RUN) as store:
         store.append(good())
-    path = store.folder / "samples.jsonl"
-    path.write_text(path.read_text().replace('"accepted":[1,1]', '"accepted":[9,1]'))
+    text = json.dumps(encode_sample(good())).replace('"accepted": [1, 1]', '"accepted": [9, 1]')
+    (store.folder / "samples.jsonl").write_text(f"{text}\n")
     with pytest.raises(UserError, match="line 1 is no sample"):
         load_samples(store.folder)
 
@@ -314,7 +353,7 @@ def test_a_results_root_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
 def test_a_number_that_json_lacks_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with RunStore.open(tmp_path, RUN) as store:
         with pytest.raises(ValueError, match="not JSON compliant"):
-            store.append(replace(good(), timing=Timing(float("nan"), 1.0, {}, 1.0)))
+            store.append(replace(good(), reference_nll=float("nan")))
         assert lines(store.folder) == []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -22,11 +21,13 @@ class Undisturbed:
         records: What its samples say.
         lines: Lines of our code that it executed, see `harms.TRACED`.
         bytes: Size of its record file.
+        run_bytes: Size of ``run.json``.
     """
 
     records: Contents
     lines: int
     bytes: int
+    run_bytes: int
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +44,8 @@ def undisturbed(workload: Workload, tmp_path_factory: pytest.TempPathFactory) ->
     end = workload.run(folder / "results", CountLines(folder / "lines"))
     assert end.status == 0, end.said
     run = only_run(folder / "results")
-    size = (run / "samples.jsonl").stat().st_size
-    return Undisturbed(contents(run), int((folder / "lines").read_text()), size)
+    sizes = [(run / name).stat().st_size for name in ("samples.jsonl", "run.json")]
+    return Undisturbed(contents(run), int((folder / "lines").read_text()), *sizes)
 
 
 @pytest.fixture

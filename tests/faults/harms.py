@@ -6,11 +6,12 @@ deals with records, the k-th byte of the n-th write, the n-th target pass.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
@@ -142,6 +143,31 @@ class FullDisk:
 
     def __call__(self) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+
+
+@dataclass(frozen=True)
+class FillDisk:
+    """Something else takes all that is left of the disk as the n-th sample is about to be written."""
+
+    write: int
+    filler: Path
+
+    def __call__(self) -> None:
+        real, numbers = os.write, count(1)
+
+        def crowded(file: int, data: Any) -> int:
+            if isinstance(data, memoryview) and next(numbers) == self.write:
+                fill(self.filler)
+            return real(file, data)
+
+        patch(os, "write", crowded)
+
+
+def fill(filler: Path) -> None:
+    """Write zeros until the disk takes no more."""
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(b"\0" * 4096):
+            pass
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,19 @@
 """What a fault cost: the records of a harmed run beside those of an undisturbed one.
 
-Compared is all that does not depend on time: ids, text, rounds, counts, verdicts. Times differ between any two
-runs, and so do the start that measured a sample and its place within a pair that an interrupt cut in two.
+Compared is all that does not depend on time: ids, text, rounds, counts, verdicts. Times differ between any
+two runs, and so do the start that measured a sample and its place within a pair that an interrupt cut in two.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.codec import decode_sample
 from bench.records import Sample
+from bench.sample_file import from_line
 from bench.store import Key, load_samples
 
 MEASURED = ("timing", "attempt", "order", "peak_memory_bytes", "peak_reserved_bytes", "energy_j")
@@ -50,18 +49,14 @@ def content(sample: Sample) -> Mapping[str, Any]:
 def damage(folder: Path, undisturbed: Contents) -> Damage:
     """What is wrong with the records of a run that came to its end."""
     found = contents(folder)
-    lines = (folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")
-    good = Counter(one.key for one in map(_decoded, filter(None, lines)) if one.error is None)
+    lines = (folder / "samples.jsonl").read_bytes().split(b"\n")
+    good = Counter(one.key for one in map(from_line, filter(None, lines)) if one.error is None)
     return Damage(
         samples=len(undisturbed),
         lost=len(undisturbed.keys() - found.keys()),
         doubled=sum(times - 1 for times in good.values()) + len(found.keys() - undisturbed.keys()),
         changed=sum(found[key] != undisturbed[key] for key in found.keys() & undisturbed.keys()),
     )
-
-
-def _decoded(line: str) -> Sample:
-    return decode_sample(json.loads(line))
 
 
 class Ledger:
@@ -79,7 +74,9 @@ class Ledger:
     def judge(self, fault: str, tried: int, *folders: Path, undisturbed: Contents | None = None) -> None:
         """Assert that `tried` faults cost nothing in these runs."""
         found = [damage(folder, undisturbed or self.undisturbed) for folder in folders]
-        sums = [sum(getattr(one, name) for one in found) for name in ("samples", "lost", "doubled", "changed")]
+        sums = [
+            sum(getattr(one, name) for one in found) for name in ("samples", "lost", "doubled", "changed")
+        ]
         self._enter(PROPERTY, [fault, tried, *sums])
         assert all(one.is_none for one in found), found
 

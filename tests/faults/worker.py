@@ -13,7 +13,6 @@ from pathlib import Path
 
 import transformers.models.llama.modeling_llama  # noqa: F401 - the probe's; two seconds in every start
 
-import bench.tasks.jsonl
 import methods.layerskip  # noqa: F401 - as above
 from bench.cli import main
 from bench.config import Settings
