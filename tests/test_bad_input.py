@@ -97,7 +97,7 @@ def exit_beyond_the_model(model: Path, folder: Path) -> list[str]:
         (missing_weights, "holds no module.safetensors", "bench.train method=kangaroo"),
         (adapter_of_another_shape, "this model needs (32,)", "trained for this model"),
         (unsupported_architecture, "GPTNeoXForCausalLM", "LlamaForCausalLM"),
-        (pickled_weights, "pickled .bin weights", "save_pretrained"),
+        (pickled_weights, "pickled .bin weights", "python -m bench.convert kind=checkpoint"),
         (empty_task_file, "empty.jsonl", ""),
         (malformed_line, "torn.jsonl:2", "JSON"),
         (empty_prompt, "blank.jsonl:2", ""),

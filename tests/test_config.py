@@ -15,7 +15,9 @@ from bench.errors import UserError
 from bench.mistakes import NODELESS_GROUPS, explain
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-OWN_MODELS = ("local", "tiny", "shape_7b", "shape_1b", "shape_125m", "shape_60m", "vicuna_7b")
+MODELS = [
+    path.stem for path in sorted((CONF / "model").glob("*.yaml")) if "\nrevision:" not in path.read_text()
+] + ["vicuna_7b"]
 """Models of the package, and one of the Hub for all: ``tests/test_models.py`` composes each of those."""
 CHOICES = [
     f"{group}={path.stem}"
@@ -23,7 +25,7 @@ CHOICES = [
     for path in sorted((CONF / group).glob("*.yaml"))
 ]
 CHOICES += [f"method/schedule={path.stem}" for path in sorted((CONF / "method" / "schedule").glob("*.yaml"))]
-CHOICES += [f"model={name}" for name in OWN_MODELS]
+CHOICES += [f"model={name}" for name in MODELS]
 NEEDED = {
     **{choice: ["method=autoregressive"] for choice in CHOICES if choice.startswith("model=")},
     "model=tiny": [],

@@ -34,9 +34,9 @@ _DEFAULT_BRANCH = "main"
 _HUB = "https://huggingface.co"
 _INCOMPLETE: type[Exception] | tuple[()] = getattr(errors, "IncompleteSnapshotError", ())
 """Older clients do not tell a half-downloaded snapshot from a missing one: there, none is of this kind."""
-_NETWORK_ERROR: type[Exception] = HfHubHTTPError.__mro__[
-    1
-]  # HTTPError of the httpx that the client is built on
+_NETWORK_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
+"""HTTPError of the httpx that the client is built on."""
+_NO_LOGIN = 401
 
 
 class Keys(NamedTuple):
@@ -134,7 +134,10 @@ def _downloaded(repository: str, revision: str | None, patterns: Sequence[str], 
             )
         )
     except (HFValidationError, _NETWORK_ERROR, LocalEntryNotFoundError) as error:
-        raise _explained(error, repository, revision, keys) from error
+        told = (
+            error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
+        )  # reached, and refused
+        raise _explained(told, repository, revision, keys) from error
 
 
 def _explained(error: Exception, repository: str, revision: str | None, keys: Keys) -> UserError:
@@ -154,7 +157,7 @@ def _explained(error: Exception, repository: str, revision: str | None, keys: Ke
         case RepositoryNotFoundError():
             return UserError(
                 f"there is no folder {repository}, and no repository of that name on the Hub",
-                f"check the spelling of {keys.path}; for a private one, log in with: hf auth login",
+                f"check the spelling of {keys.path}; for a private or gated one: hf auth login",
             )
         case RevisionNotFoundError():
             return UserError(
@@ -172,9 +175,14 @@ def _explained(error: Exception, repository: str, revision: str | None, keys: Ke
                 f"connect (and unset HF_HUB_OFFLINE), or set {keys.path} to a local folder; "
                 "model=tiny needs no network",
             )
+        case HfHubHTTPError() if error.response.status_code == _NO_LOGIN:
+            return UserError(
+                f"the Hub asks for a login that may see {repository}",
+                f"check the spelling of {keys.path}, then log in (again): hf auth login",
+            )
         case HfHubHTTPError():
             return UserError(
-                f"the Hub refused {repository}: {str(error).splitlines()[0]}",
+                f"the Hub refused {repository}: {str(error).strip().splitlines()[0]}",
                 f"open {page} to see whether it is available to you, and try again later",
             )
     return UserError(

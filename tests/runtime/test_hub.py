@@ -27,7 +27,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Path | Exception) -> list[dict[
     """Put `answer` in the Hub's place; returns the list of calls made to it."""
     calls: list[dict[str, object]] = []
 
-    def snapshot_download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot_download(
+        repository: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
         calls.append({"repository": repository, "revision": revision, "patterns": allow_patterns})
         if isinstance(answer, Exception):
             raise answer
@@ -70,8 +72,13 @@ class TestFolders:
         assert not offline
 
     def test_a_folder_has_no_revision(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"model\.revision=main is set, but .* is a local folder"):
-            resolve(str(tmp_path), "main")
+        with pytest.raises(UserError, match=r"model\.revision=v1 is set, but .* is a local folder"):
+            resolve(str(tmp_path), "v1")
+
+    def test_the_default_branch_of_a_model_by_name_does_not_stand_in_the_way_of_a_copy(
+        self, tmp_path: Path
+    ) -> None:
+        assert resolve(str(tmp_path), "main") == tmp_path
 
 
 class TestShipped:
@@ -107,7 +114,7 @@ class TestHub:
             UserError, match="org/name offers no safetensors weights at revision main"
         ) as caught:
             resolve("org/name", None)
-        assert "save_pretrained" in caught.value.fix
+        assert "python -m bench.convert kind=checkpoint model.path=org/name" in caught.value.fix
 
     @pytest.mark.parametrize(
         ("error", "what", "fix"),

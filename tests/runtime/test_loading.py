@@ -104,7 +104,7 @@ class TestFiles:
         (llama / "model.safetensors").rename(llama / "pytorch_model.bin")
         error = refusal(llama)
         assert "pickled .bin" in error.what
-        assert "save_pretrained" in error.fix
+        assert "python -m bench.convert kind=checkpoint" in error.fix
 
     def test_no_weights(self, llama: Path) -> None:
         (llama / "model.safetensors").unlink()
