@@ -28,6 +28,7 @@ from tests.methods.test_dynamic_exit import DEFAULTS as DEL
 from tests.methods.test_kangaroo_tree import saved as random_kangaroo_tree
 from tests.methods.test_m2r2 import saved as random_m2r2
 from tests.methods.test_medusa import saved as random_medusa
+from tests.methods.test_two_model import saved as random_two_model
 from tests.methods.transfers import saved as random_hidden_transfer
 
 
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "prompt_lookup": lambda decoder, folder: PromptLookup(max_ngram=3, draft_length=10),
     "sam": lambda decoder, folder: SamDecoding(draft_length=39, growth=4),
     "token_recycling": lambda decoder, folder: TokenRecycling(candidates=8, tree=None),
+    "two_model": lambda decoder, folder: random_two_model(decoder, folder),
     "layerskip-shallow": lambda decoder, folder: LayerSkip(exit_layer=1, draft_length=3),
     "layerskip-deep": lambda decoder, folder: LayerSkip(exit_layer=5, draft_length=6),
     "layerskip-fsm": lambda decoder, folder: LayerSkip(exit_layer=4, draft_length=3, policy="fsm"),
