@@ -24,15 +24,16 @@ def accept_greedy(draft: Tensor, target_logits: Tensor) -> Tensor:
         target_logits: Target logits at the K drafted positions and the one after, shape [K + 1, V].
 
     Returns:
-        Emitted token ids, shape [A + 1] with ``0 <= A <= K``.
+        Emitted token ids, shape [A + 1] with ``0 <= A <= K``, on the host.
 
     Raises:
         ValueError: If the logits do not cover K + 1 positions.
     """
     _check_rows(draft, target_logits)
     target = target_logits.argmax(dim=-1)  # [K + 1]
-    agreed = (draft == target[:-1]).long().cumprod(dim=0).sum()  # A
-    return target[: int(agreed) + 1]  # the one host sync of the round
+    agreed = (draft == target[:-1]).long().cumprod(dim=0).sum(dim=0, keepdim=True)  # A
+    *tokens, count = torch.cat([target, agreed]).tolist()  # the one host sync of the round
+    return torch.tensor(tokens[: count + 1])
 
 
 def accept_sampling(
@@ -51,33 +52,36 @@ def accept_sampling(
         generator: Source of the accept and resample draws, on the probabilities' device.
 
     Returns:
-        Emitted token ids, shape [A + 1] with ``0 <= A <= K``.
+        Emitted token ids, shape [A + 1] with ``0 <= A <= K``, on the host.
 
     Raises:
         ValueError: If the rows do not fit the draft.
     """
     _check_rows(draft, target_probs)
-    if draft_probs.shape[0] != draft.numel():
-        raise ValueError(f"need {draft.numel()} draft rows, got {draft_probs.shape[0]}")
+    count = draft.numel()
+    if draft_probs.shape[0] != count:
+        raise ValueError(f"need {count} draft rows, got {draft_probs.shape[0]}")
     columns = draft[:, None]
     chance = target_probs[:-1].gather(1, columns) / draft_probs.gather(1, columns)  # [K, 1]
     drawn = torch.rand(chance.shape, generator=generator, device=chance.device, dtype=chance.dtype)
-    agreed = int((drawn < chance).long().cumprod(dim=0).sum())  # A
-    last = target_probs[agreed]
-    if agreed < draft.numel():
-        last = residual(last, draft_probs[agreed])
-    return torch.cat([draft[:agreed], draw(last[None], generator)])
+    agreed = (drawn < chance).long().cumprod(dim=0).sum(dim=0)  # A, shape [1]
+    last = target_probs.index_select(0, agreed)  # [1, V]
+    if count:
+        rejected = residual(last, draft_probs.index_select(0, agreed.clamp_max(count - 1)))
+        last = torch.where(agreed == count, last, rejected)
+    *tokens, kept, behind = torch.cat([draft, agreed, draw(last, generator)]).tolist()  # the one host sync
+    return torch.tensor([*tokens[:kept], behind])
 
 
 def residual(target: Tensor, draft: Tensor) -> Tensor:
-    """What the target still owes after a rejection: max(p - q, 0) renormalised, shape [V].
+    """What the target still owes after a rejection: max(p - q, 0) renormalised, shape [..., V].
 
     Where p equals q everywhere the rejection had probability zero; rounding may still bring us here, and then
     p itself is the limit of the rule.
     """
     rest = (target - draft).clamp_min(0)
-    total = rest.sum()
-    return rest / total if float(total) > 0 else target
+    total = rest.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, rest / total, target)
 
 
 def accept(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler) -> Tensor:
@@ -91,7 +95,7 @@ def accept(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sam
         sampler: Decides the rule and warps the logits.
 
     Returns:
-        Emitted token ids, shape [A + 1].
+        Emitted token ids, shape [A + 1], on the host.
     """
     if sampler.is_greedy:
         return accept_greedy(draft, target_logits)
