@@ -74,6 +74,7 @@ def execute(settings: Settings) -> Outcome:
     bench = build_workbench(settings)
     block = environment(bench.decoder.device, bench.decoder.dtype)
     block |= {"gpu_shared": is_gpu_shared(block), "source": source_hash(settings.method.target)}
+    block |= {"tier": bench.decoder.tier}
     run = replace(bench.run, attempts=(block,))
     with RunStore.open(settings.results_dir, run) as store:
         Session(settings, bench, store).run()
