@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.sampling import Sampler, draw
+from bench.runtime.transfer import upload
 from methods.trees import Tree
 
 
@@ -177,19 +178,18 @@ def accept_tree_typical(
     probs = sampler.probabilities(target_logits)
     entropy = -(probs * (probs + 1e-5).log()).sum(dim=-1)  # [N]
     bound = (delta * (-entropy).exp()).clamp_max(epsilon)
-    parents = torch.tensor(tree.parents, device=tokens.device).clamp_min(0)
+    parents = upload(torch.tensor(tree.parents), tokens.device).clamp_min(0)
     chance = probs[parents].gather(1, tokens[:, None])[:, 0]  # [N]; the root's counts for nothing
-    is_typical = (chance > bound[parents]).tolist()
-    scores = chance.log().tolist()
+    found = (chance > bound[parents], chance.log(), tokens, target_logits.argmax(dim=-1))
+    is_typical, scores, drafted, best_next = torch.stack([one.double() for one in found]).tolist()
     best = {0: (0, 0.0)}  # accepted nodes: depth and sum of log p
     for node in range(1, tree.size):
         parent = tree.parents[node]
         if parent in best and is_typical[node]:
             best[node] = (tree.depths[node], best[parent][1] + scores[node])
     path = tree.route(max(best, key=lambda node: best[node]))
-    last = target_logits[path[-1]].argmax(dim=-1, keepdim=True)
-    emitted = torch.cat([tokens[list(path[1:])], last])
-    return Accepted(path, tuple(emitted.tolist()))
+    emitted = (*(drafted[node] for node in path[1:]), best_next[path[-1]])
+    return Accepted(path, tuple(map(int, emitted)))
 
 
 def _check_nodes(tree: Tree, tokens: Tensor, target: Tensor) -> None:

@@ -85,7 +85,7 @@ class Inputs:
         with torch.inference_mode(False):  # they outlive the mode that the first pass may run in
             self._order = torch.arange(rows, device=decoder.device)
             self._base, self._writes = self._order.new_zeros(1), self._order.new_zeros(1)
-            self._slots = self._order.clone()
+            self._slots = torch.full_like(self._order, trash)
             self._cos, self._sin = cos.repeat(rows, 1, 1), sin.repeat(rows, 1, 1)
             self.ids = torch.zeros_like(self._order)  # [B]
             self.hidden = decoder.embedding.new_zeros(rows, decoder.config.width)  # [B, d]

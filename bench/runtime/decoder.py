@@ -213,7 +213,8 @@ class Decoder:
         """A method decodes with `other` as well: what prepares this decoder prepares it too."""
 
     def prepare(self, longest: int) -> None:
-        """Get ready for passes like those so far, over sequences of up to `longest` tokens."""
+        """Empty the cache and get ready for passes like those so far, in sequences up to `longest` tokens."""
+        self.cache.truncate(0)
 
     def _attend(
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None

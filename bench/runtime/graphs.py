@@ -88,7 +88,6 @@ class GraphDecoder(Decoder):
         self._recorder = recorder
         self._shelf = _Shelf()
         self._companions: list[GraphDecoder] = []
-        self._is_prepared = False
         self.tally = Tally() if tally is None else tally
 
     def companion(
@@ -158,13 +157,13 @@ class GraphDecoder(Decoder):
 
     def prepare(self, longest: int) -> None:
         """See `Decoder.prepare`: every recording made so far, for fewer rows and for all lengths."""
+        super().prepare(longest)  # recording writes to it
         columns = column_sizes(longest, self.capacity)
         for bucket in list(self._shelf.recordings):
             for rows in ROW_SIZES[: ROW_SIZES.index(bucket.rows) + 1]:
                 for wanted in self._alike(bucket._replace(rows=rows)):
                     for count in columns if wanted.columns else [0]:
                         self._recording(wanted._replace(columns=count))
-        self._is_prepared = True
         for one in self._companions:
             one.prepare(longest)
 
@@ -268,7 +267,6 @@ class GraphDecoder(Decoder):
             inputs.hidden.copy_(before)
             self._shelf.recordings[bucket] = found
             self.tally.recorded += 1
-            self.tally.late += self._is_prepared
         return found
 
     def _work(self, bucket: Bucket, inputs: Inputs) -> tuple[Tensor, ...]:

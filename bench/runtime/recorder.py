@@ -40,7 +40,6 @@ class Tally:
 
     Attributes:
         recorded: Recordings made.
-        late: Those among them made after `Decoder.prepare`: the turn that needed one paid for it.
         replayed: Passes answered by replaying.
         prefill: Passes that ran unrecorded for being the first of a sequence.
         long: For having more than `bench.runtime.buckets.MOST_ROWS` rows.
@@ -48,7 +47,6 @@ class Tally:
     """
 
     recorded: int = 0
-    late: int = 0
     replayed: int = 0
     prefill: int = 0
     long: int = 0

@@ -6,11 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from torch import Tensor
 
-from bench.config import Settings, register_schema, settings_from
 from bench.errors import UserError
 from bench.runtime.buckets import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
 from bench.runtime.decoder import Decoder, Skip
@@ -18,21 +14,17 @@ from bench.runtime.eager import EagerDecoder
 from bench.runtime.graphs import MOST_RANGES, GraphDecoder
 from bench.runtime.loading import build_decoder, choose_tier
 from bench.runtime.sampling import Sampling
-from bench.workbench import find_target
 from methods.autoregressive import Autoregressive
-from methods.base import Method
 from methods.trees import Tree
-from tests.harness import CONF
 from tests.methods.small import CPU, prompt, random_decoder, run
 from tests.runtime.models import CONFIGS, CONTEXT, options, tiny_model, tokens
 from tests.runtime.tape import taped
+from tests.runtime.tiny import built, tiny
 
 METHODS = [
     "autoregressive",
-    "prompt_lookup",
     "layerskip",
     "del",
-    "swift",
     "kangaroo",
     "kangaroo_tree",
     "medusa",
@@ -40,32 +32,8 @@ METHODS = [
     "hamburger_verified",
     "m2r2",
 ]
-NEW = 16
+NEW = 12
 TREE = Tree.of_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0)])
-
-
-def settings(method: str) -> Settings:
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", [f"method={method}", "model=tiny"], return_hydra_config=True)
-    choices = dict(composed.hydra.runtime.choices)
-    OmegaConf.set_struct(composed, False)
-    del composed["hydra"]
-    return settings_from(composed, choices)
-
-
-def built(method: str, decoder: Decoder) -> Method:
-    made: Method = settings(method).method.build()
-    made.attach(decoder)
-    return made
-
-
-@pytest.fixture(scope="module")
-def tiny() -> tuple[Decoder, Tensor]:
-    """The embedded model, and a prompt behind which an answer crosses a column size."""
-    chosen = settings("autoregressive")
-    target = find_target(chosen.model, chosen.runtime)
-    return target.load(1), torch.cat(target.prompts(6))[: 128 - NEW // 2]
 
 
 def model(name: str) -> Any:
@@ -83,8 +51,8 @@ def pair(name: str) -> tuple[Decoder, GraphDecoder]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_decodes_the_same_ids_on_graphs(name: str, tiny: tuple[Decoder, Tensor]) -> None:
-    decoder, ids = tiny
+def test_every_method_decodes_the_same_ids_on_graphs(name: str) -> None:
+    decoder, ids = tiny()
     graphed = taped(decoder)
     expected, got = run(built(name, decoder), ids, new=NEW), run(built(name, graphed), ids, new=NEW)
     assert got.ids == expected.ids
@@ -92,8 +60,8 @@ def test_every_method_decodes_the_same_ids_on_graphs(name: str, tiny: tuple[Deco
     assert graphed.tally.replayed > 0
 
 
-def test_sampled_ids_are_the_same_too(tiny: tuple[Decoder, Tensor]) -> None:
-    decoder, ids = tiny
+def test_sampled_ids_are_the_same_too() -> None:
+    decoder, ids = tiny()
     sampling = Sampling(temperature=0.8)
     expected = run(built("layerskip", decoder), ids, new=NEW, sampling=sampling)
     assert run(built("layerskip", taped(decoder)), ids, new=NEW, sampling=sampling) == expected
@@ -209,9 +177,9 @@ def test_a_prepared_decoder_records_nothing_more() -> None:
     graphed.prepare(200)
     assert graphed.tally.recorded == 3 * len(column_sizes(200, 256)) == 9  # 1, 2 and 3 rows
     run(method, prompt(150), new=40)
-    assert (graphed.tally.recorded, graphed.tally.late) == (9, 0)
+    assert graphed.tally.recorded == 9
     graphed.step(prompt(5), 20)
-    assert graphed.tally.late == 1
+    assert graphed.tally.recorded == 10
 
 
 def test_a_companion_is_prepared_along() -> None:
@@ -220,10 +188,11 @@ def test_a_companion_is_prepared_along() -> None:
     assert isinstance(companion, GraphDecoder)
     companion.step(prompt(1), 0)
     graphed.prepare(200)
-    companion.step(prompt(1), 1)
-    assert graphed.tally.recorded == companion.tally.recorded == 1
-    companion.step(prompt(2), 2)
-    assert graphed.tally.late == 1
+    assert graphed.tally is companion.tally
+    assert (graphed.tally.recorded, companion.cache.length) == (1, 0)
+    companion.step(prompt(1), 0)
+    companion.step(prompt(2), 1)
+    assert graphed.tally.recorded == 2
     assert companion.capacity == 20
 
 
