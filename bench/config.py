@@ -26,6 +26,7 @@ PROMPT_SOURCES = ("auto", "builtin", "official")
 TEMPLATES = ("auto", "vicuna", "raw")
 WEIGHTS = ("stored", "random")
 DEVICES = ("auto", "cpu", "cuda")
+TIERS = ("auto", "eager", "static", "graph")
 DTYPES = ("float32", "bfloat16", "float16")
 HISTORIES = ("free", "frozen")
 
@@ -101,17 +102,21 @@ class RuntimeConfig:
         dtype: None is float32 on CPU; on CUDA ``model.dtype``, or bfloat16.
         threads: CPU threads; None takes one for a small model, torch's own choice for others.
         max_length: Cap on prompt plus output, in tokens; the model's context bounds it further.
+        tier: How passes run: ``eager`` as in a textbook, ``static`` fused and kernel by kernel, ``graph`` by
+            replaying CUDA graphs; ``auto`` takes the fastest, ``graph`` on CUDA and ``static`` on a CPU.
     """
 
     device: str = "auto"
     dtype: str | None = None
     threads: int | None = None
     max_length: int = 8192
+    tier: str = "auto"
 
     def __post_init__(self) -> None:
         require_choice("runtime.device", self.device, DEVICES)
         if self.dtype is not None:
             require_choice("runtime.dtype", self.dtype, DTYPES)
+        require_choice("runtime.tier", self.tier, TIERS)
         require_least("runtime.threads", self.threads, 1)
         require_least("runtime.max_length", self.max_length, 2)
 

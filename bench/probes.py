@@ -78,7 +78,7 @@ def measure_costs(decoder: Decoder, context: int, rows: Iterable[int], turns: Tu
     counts = sorted({1, *rows})
     context = max(1, min(context, decoder.capacity - counts[-1]))
     ids = fill_cache(decoder, context, counts[-1])
-    thin = thin_decoder(decoder.depth, RuntimeOptions(decoder.device, decoder.dtype, 8))
+    thin = thin_decoder(decoder.depth, RuntimeOptions(decoder.device, decoder.dtype, 8, decoder.tier))
     hidden = decoder.embed(ids)
     calls: dict[tuple[str, int], Callable[[], object]] = {}
     for count in counts:

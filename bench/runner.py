@@ -31,6 +31,7 @@ from bench.outlook import foresee, outlook_lines
 from bench.probes import probe, row_counts
 from bench.progress import LiveFigures
 from bench.records import Arm, Equivalence, Prompt, Sample, Verdict
+from bench.runtime.graphs import GraphDecoder
 from bench.runtime.sampling import Sampler
 from bench.sample_file import to_line
 from bench.store import RunStore, load_run, load_samples
@@ -77,6 +78,7 @@ def execute(settings: Settings) -> Outcome:
     bench = build_workbench(settings)
     block = environment(bench.decoder.device, bench.decoder.dtype)
     block |= {"gpu_shared": is_gpu_shared(block), "source": source_hash(settings.method.target)}
+    block |= {"tier": bench.decoder.tier}
     run = replace(bench.run, attempts=(block,))
     with RunStore.open(settings.results_dir, run) as store:
         Session(settings, bench, store).run()
@@ -155,6 +157,14 @@ class Session:
         rows = warm_up(self._bench, (first, longest), warmup, most)
         context = len(self._bench.chat.prompt_ids(first.turns[:1], ())) + most // 2
         self._store.note("probe", asdict(probe(self._bench.decoder, context, row_counts(rows))))
+        decoder = self._bench.decoder
+        before = decoder.tally.recorded if isinstance(decoder, GraphDecoder) else 0
+        self._measure_all(cells)
+        if isinstance(decoder, GraphDecoder):  # a turn that had to record a graph took longer for it
+            late = decoder.tally.recorded - before
+            self._store.note("graphs", asdict(decoder.tally) | {"recorded_while_measuring": late})
+
+    def _measure_all(self, cells: list[Cell]) -> None:
         figures = LiveFigures()
         with tqdm(cells, unit="turn", disable=None, mininterval=0.5) as bar:
             for cell in bar:

@@ -24,7 +24,7 @@ def warm_up(
     """Let every arm decode each prompt's first turn until two successive timings agree, up to the cap.
 
     A prompt that does not fit the context is left out: its failure is recorded when it is measured. A method
-    that learns from prompts forgets these.
+    that learns from prompts forgets these. Then the decoder prepares for the longest conversation.
 
     Returns:
         How many rows, the root's included, the rounds had.
@@ -39,7 +39,15 @@ def warm_up(
                 rows |= {one.drafted + 1 for one in _settle(bench, method, ids, budget, settings)}
         if isinstance(method, Stateful):
             method.reset()
+    bench.decoder.prepare(_longest(bench, max_new_tokens))
     return rows
+
+
+def _longest(bench: Workbench, max_new_tokens: int) -> int:
+    """Tokens of the longest conversation to come, by the questions' characters; it must fit the context."""
+    turns = max((one.turns for one in bench.task.prompts), key=lambda turns: sum(map(len, turns)))
+    tokens = sum(len(bench.chat.prompt_ids((turn,), ())) + max_new_tokens for turn in turns)
+    return min(tokens, bench.decoder.capacity)
 
 
 def _settle(

@@ -20,7 +20,7 @@ from bench.errors import UserError
 from bench.records import Arm, Run
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
-from bench.runtime.loading import RuntimeOptions, load_decoder, weight_files
+from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder, weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
@@ -188,10 +188,10 @@ def settle_threads(decoder: Decoder, wanted: int | None) -> None:
 
 
 def options_for(wanted: RuntimeConfig, model: ModelConfig | None = None) -> RuntimeOptions:
-    """Device, precision and length that the configuration asks for, of `model` where one is at hand.
+    """Device, precision, length and tier that the configuration asks for, of `model` where one is at hand.
 
     Raises:
-        UserError: If CUDA is asked for and there is none.
+        UserError: If CUDA is asked for and there is none, or graphs without CUDA.
     """
     has_gpu = torch.cuda.is_available()
     if wanted.device == "cuda" and not has_gpu:
@@ -201,7 +201,8 @@ def options_for(wanted: RuntimeConfig, model: ModelConfig | None = None) -> Runt
     device = torch.device("cuda" if has_gpu and wanted.device != "cpu" else "cpu")
     published, context = (None, None) if model is None else (model.dtype, model.context)
     dtype = wanted.dtype or ("float32" if device.type == "cpu" else published or "bfloat16")
-    return RuntimeOptions(device, getattr(torch, dtype), min(wanted.max_length, context or wanted.max_length))
+    length = min(wanted.max_length, context or wanted.max_length)
+    return RuntimeOptions(device, getattr(torch, dtype), length, choose_tier(wanted.tier, device))
 
 
 def describe_run(
@@ -222,7 +223,9 @@ def describe_run(
         "model_weights": target.weights_hash,
         "template": target.chat.template_hash,
         "sampling": plain["sampling"],
-        "runtime": plain["runtime"],
+        "runtime": {
+            key: value for key, value in plain["runtime"].items() if (key, value) != ("tier", "auto")
+        },
         "history": settings.measure.history,
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
@@ -243,6 +246,7 @@ def describe_run(
             "cost only": is_cost_only(settings.model, method),
             "random weights": settings.model.weights == "random",
             "draft cost": getattr(method, "draft_cost", None),
+            "tier": target.options.tier,
             "several tokens per row": bool(getattr(method, "emits_behind_one_row", False)),
             "draft parameters": module_parameters(settings.method.params.get("weights")),
         },

@@ -19,11 +19,13 @@ from torch import Tensor
 from bench.records import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
 from methods.base import Budget, Clock
 from methods.speculation import accept
 
 ChainRule = Callable[[Tensor, Tensor | None, Tensor, Sampler], Tensor]
-"""An acceptance rule: draft [K], its distributions [K, V] or None, target logits [K + 1, V], a sampler."""
+"""An acceptance rule: draft [K], its distributions [K, V] or None, target logits [K + 1, V], a sampler; the
+emitted ids lie on the host, which waits for the device here and nowhere else in a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def generate_chain(
             new = emitted.numel()
             decoder.cache.truncate(base + new)
             drafter.commit(emitted, base)
-            root = emitted[-1:]
+            root = upload(emitted[-1:], root.device)
         rounds.append(_round(draft, new))
     return Generation(tuple(ids), tuple(rounds))
 

@@ -89,8 +89,9 @@ def load_checkpoint(folder: Path, target: Decoder) -> Checkpoint:
     shape, file = read_shape(folder), folder / "model.safetensors"
     found = load_file(file, device=str(target.device))
     base = {name: found.pop(name).to(target.dtype) for name in list(found) if name.startswith(_BASE)}
-    options = RuntimeOptions(target.device, target.dtype, target.capacity)
+    options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
     decoder = build_decoder(AutoConfig.from_pretrained(folder), _stripped(base, _BASE), options)
+    target.adopt(decoder)
     _check_fit(decoder, target, shape, folder)
     new = fitted(found, _new_shapes(decoder, shape), decoder.embedding, str(file))
     embedder, micro = (_stripped(new, prefix) for prefix in NEW_PARTS)

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.records import Generation
-from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Attention, Decoder, Layer
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
@@ -213,7 +212,6 @@ class Adapter(nn.Module):
 
 def _as_decoder(target: Decoder, tensors: Mapping[str, Tensor]) -> Decoder:
     """The adapter as a one-layer decoder without MLP, on the target's positions and LM head."""
-    config = target.config
     prefix = "layers.0.self_attn"
     qkv = torch.cat([tensors[f"{prefix}.{name}_proj.weight"] for name in "qkv"])
     attention = Attention(
@@ -221,13 +219,4 @@ def _as_decoder(target: Decoder, tensors: Mapping[str, Tensor]) -> Decoder:
         qkv=Linear(qkv),
         o=Linear(tensors[f"{prefix}.o_proj.weight"]),
     )
-    cache = KVCache(1, config.kv_heads, target.capacity, config.head_dim, target.dtype, target.device)
-    return Decoder(
-        config,
-        target.embedding,
-        [Layer(attention, mlp=None)],
-        tensors["norm.weight"],
-        target.lm_head,
-        cache,
-        target.placement,
-    )
+    return target.companion([Layer(attention, mlp=None)], tensors["norm.weight"])

@@ -24,6 +24,7 @@ from torch import Tensor
 from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
 from methods.base import Budget, Clock
 from methods.kangaroo import Kangaroo
 from methods.tree import TreeDraft, generate_tree
@@ -86,17 +87,17 @@ class _Beam:
         probs, tokens = (
             logits.float().softmax(dim=-1).topk(min(self.width, logits.shape[-1]), dim=-1)
         )  # [F, K]
-        worth = probs * torch.tensor(self._worth, device=probs.device)[:, None]
+        worth = probs * upload(torch.tensor(self._worth), probs.device)[:, None]
         best = worth.flatten().topk(min(self.width, slots, worth.numel()))
-        picks, values, chances = best.indices.tolist(), best.values.tolist(), worth.flatten().tolist()
-        kept = [pick for pick, value in zip(picks, values, strict=True) if value >= self.threshold]
+        picks, chances = best.indices.tolist(), worth.flatten().tolist()
+        kept = [pick for pick in picks if chances[pick] >= self.threshold]
         is_sure = bool(kept)
         forced = (self._chain - self.level.start) * worth.shape[1]
         if forced not in kept:
             kept = [*kept[: slots - 1], forced]
         kept.sort()
         self._append(kept, [chances[pick] for pick in kept], worth.shape[1], forced)
-        return tokens.flatten()[torch.tensor(kept, device=tokens.device)], is_sure
+        return tokens.flatten()[upload(torch.tensor(kept), tokens.device)], is_sure
 
     def _append(self, kept: list[int], worth: list[float], children: int, forced: int) -> None:
         end = len(self.parents)

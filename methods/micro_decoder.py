@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.sampling import Sampler
@@ -41,22 +40,10 @@ class MicroDecoder:
         self, target: Decoder, tensors: Mapping[str, Tensor], shape: HamburgerShape, confidence: float
     ) -> None:
         self._target, self._shape, self._confidence = target, shape, confidence
-        config = target.config
-        self._layers = Decoder(
-            config,
-            target.embedding,
+        self._layers = target.companion(
             [as_layer(tensors, f"decoders.{index}.") for index in range(shape.micro_layers)],
             target.final_norm,
-            target.lm_head,
-            KVCache(
-                shape.micro_layers,
-                config.kv_heads,
-                len(shape.feature_layers) + shape.max_group - 1,
-                config.head_dim,
-                target.dtype,
-                target.device,
-            ),
-            target.placement,
+            capacity=len(shape.feature_layers) + shape.max_group - 1,
         )
         self._stop_head = [
             Linear(tensors[f"stop_head.{index}.weight"], tensors[f"stop_head.{index}.bias"])

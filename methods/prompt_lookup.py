@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
 from methods.base import Budget, Clock, Exactness
 from methods.chain import Draft, generate_chain
 
@@ -55,7 +56,7 @@ class PromptLookup:
             self._text.extend(root.tolist())
         limit = min(self._draft_length, room)
         copied = self._text.continuation(limit)
-        tokens = torch.tensor(copied, dtype=root.dtype, device=root.device)
+        tokens = upload(torch.tensor(copied, dtype=root.dtype), root.device)
         return Draft(tokens, "length" if len(copied) == self._draft_length else "match")
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.sampling import Sampler, draw
+from bench.runtime.transfer import upload
 from methods.trees import Tree
 
 
@@ -24,15 +25,16 @@ def accept_greedy(draft: Tensor, target_logits: Tensor) -> Tensor:
         target_logits: Target logits at the K drafted positions and the one after, shape [K + 1, V].
 
     Returns:
-        Emitted token ids, shape [A + 1] with ``0 <= A <= K``.
+        Emitted token ids, shape [A + 1] with ``0 <= A <= K``, on the host.
 
     Raises:
         ValueError: If the logits do not cover K + 1 positions.
     """
     _check_rows(draft, target_logits)
     target = target_logits.argmax(dim=-1)  # [K + 1]
-    agreed = (draft == target[:-1]).long().cumprod(dim=0).sum()  # A
-    return target[: int(agreed) + 1]  # the one host sync of the round
+    agreed = (draft == target[:-1]).long().cumprod(dim=0).sum(dim=0, keepdim=True)  # A
+    *tokens, count = torch.cat([target, agreed]).tolist()  # the one host sync of the round
+    return torch.tensor(tokens[: count + 1])
 
 
 def accept_sampling(
@@ -51,33 +53,36 @@ def accept_sampling(
         generator: Source of the accept and resample draws, on the probabilities' device.
 
     Returns:
-        Emitted token ids, shape [A + 1] with ``0 <= A <= K``.
+        Emitted token ids, shape [A + 1] with ``0 <= A <= K``, on the host.
 
     Raises:
         ValueError: If the rows do not fit the draft.
     """
     _check_rows(draft, target_probs)
-    if draft_probs.shape[0] != draft.numel():
-        raise ValueError(f"need {draft.numel()} draft rows, got {draft_probs.shape[0]}")
+    count = draft.numel()
+    if draft_probs.shape[0] != count:
+        raise ValueError(f"need {count} draft rows, got {draft_probs.shape[0]}")
     columns = draft[:, None]
     chance = target_probs[:-1].gather(1, columns) / draft_probs.gather(1, columns)  # [K, 1]
     drawn = torch.rand(chance.shape, generator=generator, device=chance.device, dtype=chance.dtype)
-    agreed = int((drawn < chance).long().cumprod(dim=0).sum())  # A
-    last = target_probs[agreed]
-    if agreed < draft.numel():
-        last = residual(last, draft_probs[agreed])
-    return torch.cat([draft[:agreed], draw(last[None], generator)])
+    agreed = (drawn < chance).long().cumprod(dim=0).sum(dim=0)  # A, shape [1]
+    last = target_probs.index_select(0, agreed)  # [1, V]
+    if count:
+        rejected = residual(last, draft_probs.index_select(0, agreed.clamp_max(count - 1)))
+        last = torch.where(agreed == count, last, rejected)
+    *tokens, kept, behind = torch.cat([draft, agreed, draw(last, generator)]).tolist()  # the one host sync
+    return torch.tensor([*tokens[:kept], behind])
 
 
 def residual(target: Tensor, draft: Tensor) -> Tensor:
-    """What the target still owes after a rejection: max(p - q, 0) renormalised, shape [V].
+    """What the target still owes after a rejection: max(p - q, 0) renormalised, shape [..., V].
 
     Where p equals q everywhere the rejection had probability zero; rounding may still bring us here, and then
     p itself is the limit of the rule.
     """
     rest = (target - draft).clamp_min(0)
-    total = rest.sum()
-    return rest / total if float(total) > 0 else target
+    total = rest.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, rest / total, target)
 
 
 def accept(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler) -> Tensor:
@@ -91,7 +96,7 @@ def accept(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sam
         sampler: Decides the rule and warps the logits.
 
     Returns:
-        Emitted token ids, shape [A + 1].
+        Emitted token ids, shape [A + 1], on the host.
     """
     if sampler.is_greedy:
         return accept_greedy(draft, target_logits)
@@ -173,19 +178,18 @@ def accept_tree_typical(
     probs = sampler.probabilities(target_logits)
     entropy = -(probs * (probs + 1e-5).log()).sum(dim=-1)  # [N]
     bound = (delta * (-entropy).exp()).clamp_max(epsilon)
-    parents = torch.tensor(tree.parents, device=tokens.device).clamp_min(0)
+    parents = upload(torch.tensor(tree.parents), tokens.device).clamp_min(0)
     chance = probs[parents].gather(1, tokens[:, None])[:, 0]  # [N]; the root's counts for nothing
-    is_typical = (chance > bound[parents]).tolist()
-    scores = chance.log().tolist()
+    found = (chance > bound[parents], chance.log(), tokens, target_logits.argmax(dim=-1))
+    is_typical, scores, drafted, best_next = torch.stack([one.double() for one in found]).tolist()
     best = {0: (0, 0.0)}  # accepted nodes: depth and sum of log p
     for node in range(1, tree.size):
         parent = tree.parents[node]
         if parent in best and is_typical[node]:
             best[node] = (tree.depths[node], best[parent][1] + scores[node])
     path = tree.route(max(best, key=lambda node: best[node]))
-    last = target_logits[path[-1]].argmax(dim=-1, keepdim=True)
-    emitted = torch.cat([tokens[list(path[1:])], last])
-    return Accepted(path, tuple(emitted.tolist()))
+    emitted = (*(drafted[node] for node in path[1:]), best_next[path[-1]])
+    return Accepted(path, tuple(map(int, emitted)))
 
 
 def _check_nodes(tree: Tree, tokens: Tensor, target: Tensor) -> None:

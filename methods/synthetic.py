@@ -18,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+import torch
 from torch import Tensor
 
 from bench.records import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
 from methods.base import Budget, Clock, Exactness
 from methods.draft_cost import DraftCost, Schedule
 from methods.trees import CPU, compact
@@ -79,7 +81,7 @@ class Synthetic:
                 ids += emitted
                 compact(decoder.cache, base, path)
                 base += len(path)
-                root = root.new_tensor(emitted[-1:])
+                root = upload(torch.tensor(emitted[-1:]), root.device)
             rounds.append(self._round(tree.size - 1, accepted, tree.depth))
         return Generation(tuple(ids), tuple(rounds))
 

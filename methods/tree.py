@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from bench.records import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
 from methods.base import Budget, Clock, Method
 from methods.speculation import Accepted, accept_tree
 from methods.trees import Tree, compact
@@ -97,7 +99,7 @@ def generate_tree(
             new = len(accepted.emitted)
             compact(decoder.cache, base, accepted.path)
             drafter.commit(accepted.path, base)
-            root = root.new_tensor(accepted.emitted[-1:])
+            root = upload(torch.tensor(accepted.emitted[-1:]), root.device)
         rounds.append(_round(draft, new))
         if after_round is not None:
             after_round(ids)

@@ -167,6 +167,11 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
             "runtime.device=auto",
         ),
         (["runtime.dtype=int8"], "runtime.dtype must be one of", "runtime.dtype=float32"),
+        (
+            ["runtime.tier=fast"],
+            "runtime.tier must be one of auto, eager, static, graph",
+            "runtime.tier=auto",
+        ),
         (["runtime.threads=0"], "runtime.threads must be at least 1", "runtime.threads=1"),
         (["runtime.max_length=1"], "runtime.max_length must be at least 2", "runtime.max_length=2"),
         (["measure.repeats=0"], "measure.repeats must be at least 1", "measure.repeats=1"),

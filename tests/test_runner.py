@@ -240,6 +240,22 @@ def test_cuda_without_a_gpu_is_a_users_mistake(model: Path, prompts: Path, resul
         execute(settings_for(model, prompts, results_dir, "runtime.device=cuda"))
 
 
+def test_graphs_on_a_cpu_are_a_users_mistake(model: Path, prompts: Path, results_dir: Path) -> None:
+    with pytest.raises(UserError, match="this run is on the CPU"):
+        execute(settings_for(model, prompts, results_dir, "runtime.device=cpu", "runtime.tier=graph"))
+    assert not list(results_dir.rglob("run.json"))
+
+
+@pytest.mark.parametrize(("wanted", "tier"), [("auto", "static"), ("eager", "eager")])
+def test_the_record_names_the_tier(
+    model: Path, prompts: Path, results_dir: Path, wanted: str, tier: str
+) -> None:
+    chosen = settings_for(model, prompts, results_dir, "runtime.device=cpu", f"runtime.tier={wanted}")
+    stored = json.loads((execute(chosen).run_dir / "run.json").read_text())
+    assert stored["labels"]["tier"] == stored["attempts"][0]["tier"] == tier
+    assert stored["identity"]["runtime"].get("tier", "auto") == wanted
+
+
 def test_a_run_probes_its_machine_once_per_start_and_predicts_beside_what_it_measured(
     model: Path, prompts: Path, results_dir: Path
 ) -> None:

@@ -182,7 +182,7 @@ def one_too_many(
     agreed = right.numel() - 1
     if agreed == draft.numel():
         return right
-    return torch.cat([draft[: agreed + 1], sampler.pick(target_logits[agreed + 1 : agreed + 2])])
+    return torch.cat([draft[: agreed + 1], sampler.pick(target_logits[agreed + 1 : agreed + 2])]).cpu()
 
 
 def unwarped_bonus(
@@ -192,7 +192,7 @@ def unwarped_bonus(
     right = accept(draft, draft_probs, target_logits, sampler)
     if sampler.is_greedy or right.numel() <= draft.numel():
         return right
-    return torch.cat([right[:-1], sampler.draw(target_logits[-1:].softmax(dim=-1))])
+    return torch.cat([right[:-1], sampler.draw(target_logits[-1:].softmax(dim=-1)).cpu()])
 
 
 def no_residual(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler) -> Tensor:
@@ -200,7 +200,7 @@ def no_residual(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor
     right = accept(draft, draft_probs, target_logits, sampler)
     if sampler.is_greedy or right.numel() > draft.numel():
         return right
-    return torch.cat([right[:-1], sampler.pick(target_logits[right.numel() - 1 : right.numel()])])
+    return torch.cat([right[:-1], sampler.pick(target_logits[right.numel() - 1 : right.numel()]).cpu()])
 
 
 def greedy_whatever_the_sampler(

@@ -95,8 +95,16 @@ def time_per_round(frame: pd.DataFrame) -> Figure:
             axes.barh([wrapped(name) for name in methods], widths, left=left, label=phase, **fill(i))
             left += widths
         for place in np.flatnonzero(totals > right):
-            told = {"ha": "right", "va": "center", "fontsize": 8, "bbox": {"facecolor": "white", "pad": 1}}
-            axes.text(0.97 * right, place, f"{totals[place]:.0f} ms", color="black", **told)
+            axes.text(
+                0.97 * right,
+                float(place),
+                f"{totals[place]:.0f} ms",
+                color="black",
+                ha="right",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "pad": 1},
+            )
         axes.invert_yaxis()
         axes.set(xlim=(0, right), xlabel="time of a round (ms)")
         axes.grid(axis="x")

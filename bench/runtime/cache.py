@@ -8,8 +8,12 @@ Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
+
+from bench.runtime.transfer import upload
 
 
 class KVCache:
@@ -38,9 +42,7 @@ class KVCache:
     ) -> None:
         self.capacity = capacity
         shape = (2, kv_heads, capacity, head_dim)
-        self._stores = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)
-        ]  # [2, Hkv, S, D]
+        self._stores = self._allocate(layers, shape, dtype, device)  # of each layer, [2, Hkv, S, D]
         self.lengths = [0] * layers
 
     @property
@@ -78,10 +80,7 @@ class KVCache:
         count = rows.shape[0]
         end = base + count
         if base > self.lengths[layer] or end > self.capacity:
-            raise RuntimeError(
-                f"layer {layer}: cannot write slots {base}..{end - 1} behind {self.lengths[layer]} valid "
-                f"ones in a cache of {self.capacity}"
-            )
+            raise self._misplaced(layer, base, end)
         store = self._stores[layer]
         if count:
             both = rows.view(count, 2, store.shape[1], store.shape[3])  # [R, 2, Hkv, D]
@@ -107,9 +106,29 @@ class KVCache:
         """
         end = base + path.numel()
         chosen = range(len(self._stores)) if layers is None else layers
-        if any(self.lengths[layer] < end for layer in chosen):
-            raise RuntimeError(f"cannot keep slots {base}..{end - 1} of layers that hold {self.lengths}")
+        self._require_rows(chosen, base, end)
+        slots = upload(base + path, self._stores[0].device)
         for layer in chosen:
             store = self._stores[layer]
-            store[:, :, base:end] = store[:, :, base + path]
+            store[:, :, base:end] = store[:, :, slots]
             self.lengths[layer] = end
+
+    def sibling(self, layers: int, capacity: int) -> Self:
+        """An empty cache of the same kind for other layers of the same heads."""
+        store = self._stores[0]
+        return type(self)(layers, store.shape[1], capacity, store.shape[3], store.dtype, store.device)
+
+    def _allocate(
+        self, layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+    ) -> list[Tensor]:
+        return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+
+    def _require_rows(self, layers: range, base: int, end: int) -> None:
+        if any(self.lengths[layer] < end for layer in layers):
+            raise RuntimeError(f"cannot keep slots {base}..{end - 1} of layers that hold {self.lengths}")
+
+    def _misplaced(self, layer: int, base: int, end: int) -> RuntimeError:
+        return RuntimeError(
+            f"layer {layer}: cannot write slots {base}..{end - 1} behind {self.lengths[layer]} valid "
+            f"ones in a cache of {self.capacity}"
+        )

@@ -26,6 +26,7 @@ from bench.runtime.rope import rotate
 from bench.runtime.rows import Placement, Rows
 
 Projection = Literal["qkv", "o", "gate_up", "down"]
+Tier = Literal["eager", "static", "graph"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ NO_SKIP = Skip()
 
 
 class Decoder:
-    """A loaded model with its cache.
+    """A loaded model with its cache; a pass is launched kernel by kernel: the tier ``static``.
 
     Args:
         config: Shape and family flags.
@@ -90,6 +91,8 @@ class Decoder:
         cache: Key/value store; one for all arms, emptied before each generation.
         placement: Positions and masks over the same capacity.
     """
+
+    tier: Tier = "static"
 
     def __init__(
         self,
@@ -199,6 +202,19 @@ class Decoder:
     def step(self, ids: Tensor, base: int) -> Tensor:
         """Logits [R, V] of consecutive tokens [R] behind `base` committed ones, all layers."""
         return self.head(self.run_layers(self.embed(ids), self.placement.chain(base, ids.numel())))
+
+    def companion(self, layers: Sequence[Layer], final_norm: Tensor, capacity: int | None = None) -> Decoder:
+        """Other layers, such as a drafter's, with this model's embedding, head and tier and an own cache."""
+        cache = self.cache.sibling(len(layers), self.capacity if capacity is None else capacity)
+        weights = (self.config, self.embedding, layers, final_norm, self.lm_head)
+        return type(self)(*weights, cache, self.placement)
+
+    def adopt(self, other: Decoder) -> None:
+        """A method decodes with `other` as well: what prepares this decoder prepares it too."""
+
+    def prepare(self, longest: int) -> None:
+        """Empty the cache and get ready for passes like those so far, in sequences up to `longest` tokens."""
+        self.cache.truncate(0)
 
     def _attend(
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None

@@ -20,12 +20,16 @@ from transformers import AutoConfig
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import Attention, Decoder, Layer, Mlp
+from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier
+from bench.runtime.eager import EagerDecoder
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
+from bench.runtime.graphs import GraphDecoder
 from bench.runtime.linear import Linear
+from bench.runtime.recorder import CudaRecorder
 from bench.runtime.room import damaged, require_room
 from bench.runtime.rope import rotary_tables
 from bench.runtime.rows import Placement
+from bench.runtime.slot_cache import SlotCache
 
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
@@ -38,11 +42,29 @@ class RuntimeOptions:
         device: Where it runs.
         dtype: Of weights and cache.
         max_length: Most tokens of prompt and output together; bounded by the model's context.
+        tier: How passes run: ``eager``, ``static``, or (on CUDA) ``graph``.
     """
 
     device: torch.device
     dtype: torch.dtype
     max_length: int
+    tier: Tier = "static"
+
+
+def choose_tier(wanted: str, device: torch.device) -> Tier:
+    """The tier of that name; for ``auto`` the fastest one of the device.
+
+    Raises:
+        UserError: If graphs are asked for without CUDA.
+    """
+    if wanted == "graph" and device.type != "cuda":
+        raise UserError(
+            "runtime.tier=graph replays CUDA graphs, and this run is on the CPU",
+            "use runtime.tier=static, the fastest there, or runtime.device=cuda",
+        )
+    fastest: Tier = "graph" if device.type == "cuda" else "static"
+    tiers: dict[str, Tier] = {"auto": fastest, "eager": "eager", "static": "static", "graph": "graph"}
+    return tiers[wanted]
 
 
 def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
@@ -107,9 +129,13 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
     source.finish()
     capacity = min(options.max_length, shape.context)
     cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
-    cache = KVCache(shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
-    return Decoder(shape, embedding, layers, final_norm, lm_head, cache, placement)
+    room = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
+    weights = (shape, embedding, layers, final_norm, lm_head)
+    if options.tier == "graph":
+        return GraphDecoder(*weights, SlotCache(*room), placement, CudaRecorder(options.device))
+    kind = EagerDecoder if options.tier == "eager" else Decoder
+    return kind(*weights, KVCache(*room), placement)
 
 
 def _layer(source: _Source, shape: DecoderConfig, index: int) -> Layer:

@@ -30,6 +30,8 @@ class Rows:
         sin: Rotary sines, shape [R, 1, rotary].
         mask: Additive attention mask, shape [G * R, N]; None if every row sees every slot.
         is_causal: The rows are a whole sequence from slot 0 on.
+        is_chain: They are consecutive tokens, their slots equal their positions, and each sees all before it
+            (but for a sliding window): `base` says it all.
     """
 
     base: int
@@ -38,6 +40,7 @@ class Rows:
     sin: Tensor
     mask: Tensor | None
     is_causal: bool = False
+    is_chain: bool = False
 
 
 class Placement:
@@ -66,20 +69,29 @@ class Placement:
             UserError: If they do not fit into the cache.
         """
         end = base + count
-        self._check(end)
+        self.check(end)
         cos, sin = self._cos[base:end], self._sin[base:end]
         if self._window is not None and end > self._window:
-            positions = torch.arange(end, device=cos.device)
-            return Rows(base, count, cos, sin, self._tile(self._chain_mask(positions[base:], positions)))
+            return Rows(base, count, cos, sin, self._long_mask(base, end), is_chain=True)
         if count == 1:
-            return Rows(base, 1, cos, sin, None)
+            return Rows(base, 1, cos, sin, None, is_chain=True)
         if base == 0:
-            return Rows(0, count, cos, sin, None, is_causal=True)
+            return Rows(0, count, cos, sin, None, is_causal=True, is_chain=True)
         if count > _TEMPLATE_ROWS:
-            positions = torch.arange(end, device=cos.device)
-            return Rows(base, count, cos, sin, self._tile(self._chain_mask(positions[base:], positions)))
+            return Rows(base, count, cos, sin, self._long_mask(base, end), is_chain=True)
         mask = self._template[:count, self.capacity - base : self.capacity + count]
-        return Rows(base, count, cos, sin, self._tile(mask))
+        return Rows(base, count, cos, sin, self._tile(mask), is_chain=True)
+
+    def chain_at(self, positions: Tensor, columns: int) -> Rows:
+        """A chain whose positions [R] only the device knows; its mask covers the first `columns` slots.
+
+        Positions past the capacity are those of padding rows, and rotate as the last one.
+        """
+        slots = torch.arange(columns, device=positions.device)
+        mask = self._tile(self._chain_mask(positions, slots))
+        near = positions.clamp_max(self.capacity - 1)
+        cos, sin = self._cos.index_select(0, near), self._sin.index_select(0, near)
+        return Rows(0, positions.numel(), cos, sin, mask, is_chain=True)
 
     def beside(self, base: int) -> Rows:
         """Two rows of the one token at slot and position `base`: the first is written, the other only reads.
@@ -90,7 +102,8 @@ class Placement:
             UserError: If they do not fit into the cache.
         """
         one = self.chain(base, 1)
-        return one if one.mask is None else replace(one, mask=one.mask.repeat(2, 1))
+        mask = None if one.mask is None else one.mask.repeat(2, 1)
+        return replace(one, mask=mask, is_chain=False)
 
     def single(self, slot: int, position: int) -> Rows:
         """One token that sees every slot before its own; its position may run ahead of its slot.
@@ -98,7 +111,7 @@ class Placement:
         Raises:
             UserError: If it does not fit into the cache.
         """
-        self._check(max(slot, position) + 1)
+        self.check(max(slot, position) + 1)
         return Rows(slot, 1, self._cos[position : position + 1], self._sin[position : position + 1], None)
 
     def tree(
@@ -121,7 +134,7 @@ class Placement:
         writes = count if writes is None else writes
         if tuple(sees.shape) != (count, writes):
             raise ValueError(f"sees must have shape {(count, writes)}, got {tuple(sees.shape)}")
-        self._check(base + writes)
+        self.check(base + writes)
         slots = base + depths[:writes]  # positions of the written rows
         positions, sees = base + depths[first:], sees[first:]
         if self._window is None:
@@ -137,6 +150,10 @@ class Placement:
         """Cosines and sines of positions ``base .. base + count - 1``, each shape [count, 1, rotary]."""
         return self._cos[base : base + count], self._sin[base : base + count]
 
+    def _long_mask(self, base: int, end: int) -> Tensor:
+        positions = torch.arange(end, device=self._cos.device)
+        return self._tile(self._chain_mask(positions[base:], positions))
+
     def _chain_mask(self, queries: Tensor, slots: Tensor) -> Tensor:
         visible = slots[None, :] <= queries[:, None]
         if self._window is not None:
@@ -151,7 +168,12 @@ class Placement:
         """Repeat the rows once per query head of a group, the layout of folded attention."""
         return mask if self._groups == 1 else mask.repeat(self._groups, 1)
 
-    def _check(self, end: int) -> None:
+    def check(self, end: int) -> None:
+        """Refuse a pass that ends at slot or position `end`.
+
+        Raises:
+            UserError: If the cache does not reach so far.
+        """
         if end > self.capacity:
             raise UserError(
                 f"the sequence needs {end} positions, the cache holds {self.capacity}",

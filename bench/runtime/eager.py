@@ -1,0 +1,107 @@
+"""The textbook pass, kernel by kernel: the tier ``eager``, a second baseline and a second opinion.
+
+Separate projections, key/value heads repeated for every query head, norm, rotation, attention and gate
+spelled out, no prepacked weights: what eager PyTorch code of the usual kind does. Only the cache is ours; a
+growing one would cost more still. It exists to say how much of a speedup a slow baseline would have given;
+the headline is always against the fastest tier.
+
+Shapes: R rows, d width, H query heads, Hkv key/value heads, D head width, N visible slots.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.runtime.decoder import Attention, Decoder, Delta, Mlp, Tier
+from bench.runtime.linear import Linear
+from bench.runtime.rows import Rows
+
+
+class EagerDecoder(Decoder):
+    """A `Decoder` that fuses nothing."""
+
+    tier: Tier = "eager"
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """See `Decoder.head`."""
+        return _project(self._norm(hidden, self.final_norm), self.lm_head)
+
+    def _attend(
+        self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None
+    ) -> Tensor:
+        config, count = self.config, hidden.shape[0]
+        normed = self._norm(hidden, weights.norm)
+        heads = [config.heads, config.kv_heads, config.kv_heads]
+        sizes = [number * config.head_dim for number in heads]
+        parts = [_project(normed, weights.qkv, end - size, end) for size, end in _ends(sizes)]
+        if delta is not None:
+            fused = torch.cat(parts, dim=1)
+            delta.add(index, "qkv", normed, fused)
+            parts = list(torch.split(fused, sizes, dim=1))
+        queries, keys, values = (one.view(count, -1, config.head_dim) for one in parts)  # [R, heads, D]
+        if weights.query_norm is not None and weights.key_norm is not None:
+            queries, keys = self._norm(queries, weights.query_norm), self._norm(keys, weights.key_norm)
+        queries, keys = _turned(queries, rows), _turned(keys, rows)
+        fresh = torch.cat([keys, values], dim=1)[: rows.writes]
+        mixed = self._mix(queries, *self.cache.write(index, rows.base, fresh), rows)
+        out = hidden + _project(mixed, weights.o)
+        if delta is not None:
+            delta.add(index, "o", mixed, out)
+        return out
+
+    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows) -> Tensor:
+        """Attention output [R, H D]; every query head gets a copy of its keys and values."""
+        count, heads, width = queries.shape
+        keys, values = (one.repeat_interleave(self._groups, dim=0) for one in (keys, values))  # [H, N, D]
+        scores = queries.transpose(0, 1) @ keys.transpose(1, 2) * self._score_scale  # [H, R, N]
+        if rows.mask is not None:
+            scores = scores + rows.mask[-count:]  # the same for every head of a group
+        elif rows.is_causal:
+            hidden = torch.ones(count, count, dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(hidden, float("-inf"))
+        mixed: Tensor = scores.float().softmax(dim=-1).to(values.dtype) @ values
+        return mixed.transpose(0, 1).reshape(count, heads * width)
+
+    def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
+        normed = self._norm(hidden, weights.norm)
+        width = weights.gate_up.weight.shape[0] // 2
+        gate = _project(normed, weights.gate_up, 0, width)
+        up = _project(normed, weights.gate_up, width, 2 * width)
+        if delta is not None:
+            fused = torch.cat([gate, up], dim=1)
+            delta.add(index, "gate_up", normed, fused)
+            gate, up = torch.split(fused, width, dim=1)
+        gate = F.silu(gate) if self.config.activation == "silu" else F.gelu(gate, approximate="tanh")
+        inner = gate * up
+        out = hidden + _project(inner, weights.down)
+        if delta is not None:
+            delta.add(index, "down", inner, out)
+        return out
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        scale = torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.config.norm_eps)
+        return (wide * scale).to(x.dtype) * weight
+
+
+def _ends(sizes: list[int]) -> list[tuple[int, int]]:
+    """Each size with where its share of the fused outputs ends."""
+    return [(size, sum(sizes[: place + 1])) for place, size in enumerate(sizes)]
+
+
+def _project(x: Tensor, linear: Linear, start: int = 0, end: int | None = None) -> Tensor:
+    """Outputs ``start .. end - 1`` of a projection of `x` [R, I]."""
+    bias = linear.bias if linear.bias is None else linear.bias[start:end]
+    return F.linear(x, linear.weight[start:end], bias)
+
+
+def _turned(x: Tensor, rows: Rows) -> Tensor:
+    """Heads [R, heads, D] rotated; channels past the rotary width stay."""
+    width = rows.cos.shape[-1]
+    turning, kept = x[..., :width], x[..., width:]
+    first, second = turning.chunk(2, dim=-1)
+    # The table's sine carries the sign of the first half, see `bench.runtime.rope`.
+    turned = turning * rows.cos + torch.cat([second, first], dim=-1) * rows.sin
+    return torch.cat([turned, kept], dim=-1)

@@ -1,0 +1,74 @@
+"""A recorder without a GPU: the operations of the work on a tape, run again on the same tensors.
+
+Like a CUDA graph it does not run any Python of the work again, so a number that the host baked in stays as it
+was, and every output keeps its memory. Reading a number back while recording is refused, as CUDA refuses it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.runtime.cache import KVCache
+from bench.runtime.decoder import Decoder
+from bench.runtime.graphs import GraphDecoder
+from bench.runtime.recorder import Recording, Work
+from bench.runtime.slot_cache import SlotCache
+
+READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+
+class Tape(TorchDispatchMode):
+    """Implements `bench.runtime.recorder.Recorder`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in READS, f"{func} reads a number back inside a recorded pass"
+        out = func(*args, **(kwargs or {}))
+        self._lines.append((func, args, kwargs or {}, out))
+        return out
+
+    def record(self, work: Work) -> Recording:
+        self._lines = []
+        with self:
+            outputs = work()
+        lines = [line for line in self._lines if not _is_view(*line)]
+        return Recording(lambda: _run(lines), outputs)
+
+
+def _run(lines: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]]) -> None:
+    for func, args, kwargs, out in lines:
+        again = func(*args, **kwargs)
+        for old, new in zip(_tensors(out), _tensors(again), strict=True):
+            if old.data_ptr() != new.data_ptr():
+                old.copy_(new)
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    return [out] if isinstance(out, Tensor) else [one for one in out if isinstance(one, Tensor)]
+
+
+def _is_view(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> bool:
+    """Views of recorded tensors stay what they are; in-place operations run again.
+
+    A schema alone does not tell: `reshape` may be a view or a copy.
+    """
+    if any(one.alias_info is None or one.alias_info.is_write for one in func._schema.returns):
+        return False
+    seen = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
+    return all(one.untyped_storage().data_ptr() in seen for one in _tensors(out))
+
+
+def taped(decoder: Decoder) -> GraphDecoder:
+    """The same weights on the graph tier, recorded on tapes."""
+    config, old = decoder.config, decoder.cache
+    assert type(old) is KVCache
+    room = (config.layers, config.kv_heads, old.capacity, config.head_dim, decoder.dtype, decoder.device)
+    weights = (config, decoder.embedding, decoder.layers, decoder.final_norm, decoder.lm_head)
+    return GraphDecoder(*weights, SlotCache(*room), decoder.placement, Tape())
