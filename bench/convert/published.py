@@ -64,7 +64,13 @@ def locate(source: str, revision: str | None, names: Sequence[str]) -> Origin:
     if file.is_file():
         return Origin(source, None, file)
     folder = fetch(source, revision, ["config.json", *names], _KEYS)
-    found = [one for name in names for one in sorted(folder.glob(name))]
+    matches = [sorted(folder.glob(name)) for name in names]
+    found = next((one for one in matches if one), [])
+    if len(found) > 1:
+        raise UserError(
+            f"{source} holds several such files: {', '.join(one.name for one in found[:3])}",
+            "set source to one of them",
+        )
     if not found:
         raise UserError(
             f"{source} holds none of {', '.join(names)}",

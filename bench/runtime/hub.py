@@ -134,9 +134,8 @@ def _downloaded(repository: str, revision: str | None, patterns: Sequence[str], 
             )
         )
     except (HFValidationError, _NETWORK_ERROR, LocalEntryNotFoundError) as error:
-        told = (
-            error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
-        )  # reached, and refused
+        answer = error.__cause__  # of a Hub that was reached and refused
+        told = answer if isinstance(answer, HfHubHTTPError) else error
         raise _explained(told, repository, revision, keys) from error
 
 

@@ -86,6 +86,12 @@ class TestLocate:
         assert found.file == tmp_path / "a.safetensors"
         assert found.facts()["file"] == "a.safetensors"
 
+    def test_of_several_none_is_chosen(self, tmp_path: Path) -> None:
+        for name in ("epoch-1.ckpt", "epoch-2.ckpt", "model.pth"):
+            (tmp_path / name).touch()
+        with pytest.raises(UserError, match=r"holds several such files: epoch-1\.ckpt, epoch-2\.ckpt"):
+            locate(str(tmp_path), None, ["*.ckpt", "model.pth"])
+
     def test_nothing_there_lists_what_was_looked_for(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"holds none of medusa_lm_head\.pt") as caught:
             locate(str(tmp_path), None, ["medusa_lm_head.pt"])
