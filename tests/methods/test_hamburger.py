@@ -159,14 +159,15 @@ def test_decoding_is_the_trained_forward() -> None:
 def test_states_equal_those_of_the_trained_forward_to_rounding() -> None:
     tuned = random_decoder(seed=TUNED_SEED)
     model = random_model(tuned)
-    ids, sizes = torch.randint(96, (6 + 8,)), [2, 1, 4, 1]
+    ids, sizes = torch.randint(96, (6 + 8,), generator=torch.Generator().manual_seed(1)), [2, 1, 4, 1]
     groups = collate([Answer(ids.tolist(), 6, sizes, True), Answer(ids.tolist()[:9], 6, [3], True)], 4, CPU)
     with torch.no_grad():
         rows = model(groups, tuned.placement.rotation(0, tuned.capacity))
         stepped = _stepwise(checkpoint(tuned, model), ids, 6, sizes)
+    atol = 1e-5 * float(rows.abs().max())  # behind no final norm states have no size of their own
     for g, states in enumerate(stepped):
-        assert torch.allclose(rows[g, : len(states)], torch.stack(states), atol=1e-5)
-    assert torch.allclose(rows[4, :1], rows[0, :1], atol=1e-5)  # the second answer shares the prompt
+        assert torch.allclose(rows[g, : len(states)], torch.stack(states), atol=atol)
+    assert torch.allclose(rows[4, :1], rows[0, :1], atol=atol)  # the second answer shares the prompt
 
 
 def _stepwise(parts: object, ids: torch.Tensor, start: int, sizes: list[int]) -> list[list[torch.Tensor]]:
