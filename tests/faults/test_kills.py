@@ -50,7 +50,7 @@ def stored_lines(settings: Settings) -> int:
 
 @pytest.mark.parametrize(
     ("fault", "kills"),
-    [("SIGKILL before a line of code", 16), ("SIGKILL in mid-write", 12), ("SIGKILL at any moment", 6)],
+    [("SIGKILL before a line of code", 16), ("SIGKILL in mid-write", 11), ("SIGKILL at any moment", 5)],
 )
 def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
     fault: str, kills: int, workload: Workload, undisturbed: Undisturbed, ledger: Ledger, tmp_path: Path
