@@ -27,7 +27,7 @@ Key = tuple[str, int, int, str]
 DAMAGED_FILE = "samples.damaged.jsonl"
 """Beside the record file: the lines that were set aside, as they were found."""
 
-_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
+_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\s*$')
 
 
 class DamagedLineError(ValueError):

@@ -36,7 +36,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_NOTHING = SampleFile({}, (), (), ())
+_NO_SAMPLES = SampleFile({}, (), (), ())
 
 
 class RunStore:
@@ -90,7 +90,7 @@ class RunStore:
     def _resume(cls, folder: Path, run: Run, lock: int) -> Self:
         path = folder / "samples.jsonl"
         stored = load_run(folder) if (folder / "run.json").exists() else None
-        file = read_samples(path) if path.exists() else _NOTHING
+        file = read_samples(path) if path.exists() else _NO_SAMPLES
         if stored:
             _check_resumable(stored, run, file.samples, folder)
             run = replace(run, attempts=(*stored.attempts, *run.attempts))
@@ -190,7 +190,7 @@ def load_samples(folder: Path) -> list[Sample]:
         UserError: If a line is damaged or another code's, with file and line number.
     """
     path = folder / "samples.jsonl"
-    file = read_samples(path) if path.exists() else _NOTHING
+    file = read_samples(path) if path.exists() else _NO_SAMPLES
     if file.damaged:
         raise UserError(
             file.problems[0],

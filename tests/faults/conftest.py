@@ -33,7 +33,7 @@ class Undisturbed:
 @pytest.fixture(scope="session")
 def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     folder = tmp_path_factory.mktemp("workload")
-    model = save_random_model(folder / "model")
+    model = save_random_model(folder / "model", layers=3)
     talk = ["Tell me a story.", "And another?"]
     return Workload(model, save_prompts(folder / "prompts.jsonl", talk, ["What is the capital?"]))
 

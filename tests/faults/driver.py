@@ -20,7 +20,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.worker"])
 PATIENCE_S = 300
 _NUMBERS = count()
-OPTIONS = ["max_new_tokens=8", "measure.resamples=50", "measure.warmup.max_rounds=1"]
+OPTIONS = ["max_new_tokens=5", "method.exit_layer=1", "measure.resamples=50", "measure.warmup.max_rounds=1"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Workload:
 
     def command(self, results: Path) -> list[str]:
         """What stands behind ``python -m bench``."""
-        model = ["model=local", f"model.path={self.model}", "method=layerskip", "method.exit_layer=2"]
+        model = ["model=local", f"model.path={self.model}", "method=layerskip"]
         task = ["task=jsonl", f"task.path={self.prompts}", f"seed={self.seed}", f"results_dir={results}"]
         return [*model, *task, *OPTIONS]
 

@@ -22,12 +22,16 @@ from typing import Any
 import torch
 
 import bench.environment
+import bench.runner
+import bench.store
 from bench.meters import TurnClock
 from methods.layerskip import LayerSkip
 
 Harm = Callable[[], None]
 
-TRACED = tuple(f"/bench/{name}.py" for name in ("runner", "store", "lock", "codec", "identity"))
+TRACED = tuple(
+    f"/bench/{name}.py" for name in ("runner", "store", "lock", "sample_file", "codec", "identity")
+)
 """The files whose lines are places."""
 
 
@@ -70,7 +74,7 @@ class CountLines:
 
 
 def trace_lines(seen: Callable[[int], None]) -> None:
-    """Call `seen` with 1, 2, .. before every line of `TRACED`."""
+    """Call `seen` with 1, 2, .. before every executed line of `TRACED`."""
     numbers = count(1)
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
@@ -125,8 +129,6 @@ class InJudging:
     error: Exception
 
     def __call__(self) -> None:
-        import bench.runner
-
         fail_at(bench.runner, "judge", self.output, self.error, is_lasting=False)
 
 
