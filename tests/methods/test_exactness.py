@@ -18,6 +18,7 @@ from methods.chain import Draft, generate_chain
 from methods.dynamic_exit import DynamicExit
 from methods.kangaroo import Kangaroo
 from methods.layerskip import LayerSkip
+from methods.lookahead import Lookahead
 from methods.prompt_lookup import PromptLookup
 from methods.suffix_automaton import SamDecoding
 from methods.token_recycling import TokenRecycling
@@ -45,6 +46,8 @@ METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "sam": lambda decoder, folder: SamDecoding(draft_length=39, growth=4),
     "token_recycling": lambda decoder, folder: TokenRecycling(candidates=8, tree=None),
     "two_model": lambda decoder, folder: random_two_model(decoder, folder),
+    "lookahead": lambda decoder, folder: Lookahead(ngram=5, window=7, guesses=7),
+    "lookahead-narrow": lambda decoder, folder: Lookahead(ngram=3, window=1, guesses=2),
     "layerskip-shallow": lambda decoder, folder: LayerSkip(exit_layer=1, draft_length=3),
     "layerskip-deep": lambda decoder, folder: LayerSkip(exit_layer=5, draft_length=6),
     "layerskip-fsm": lambda decoder, folder: LayerSkip(exit_layer=4, draft_length=3, policy="fsm"),
