@@ -10,7 +10,7 @@ in turn, so that no schedule ever needs a recording of its own. Prefills, longer
 `Delta` run unrecorded; `Tally` counts them.
 
 Recordings are made when they are first needed, and `prepare` makes those that a run will need, so that a
-measured turn meets none; they are never evicted.
+measured turn meets none or next to none (the run's record counts them); they are never evicted.
 
 Batches larger than one are out of scope. t(M), the measured cost of a pass of M rows, is most of what they
 need: B sequences that verify K + 1 rows each are a pass of B (K + 1) rows, as far as weights go. What would
@@ -156,14 +156,13 @@ class GraphDecoder(Decoder):
             self._companions.append(other)
 
     def prepare(self, longest: int) -> None:
-        """See `Decoder.prepare`: every recording made so far, for fewer rows and for all lengths."""
+        """See `Decoder.prepare`: each recording so far, for all lengths; a chain's, for fewer rows too."""
         super().prepare(longest)  # recording writes to it
         columns = column_sizes(longest, self.capacity)
         for bucket in list(self._shelf.recordings):
-            for rows in ROW_SIZES[: ROW_SIZES.index(bucket.rows) + 1]:
-                for wanted in self._alike(bucket._replace(rows=rows)):
-                    for count in columns if wanted.columns else [0]:
-                        self._recording(wanted._replace(columns=count))
+            for wanted in self._alike(bucket):
+                for count in columns if wanted.columns else [0]:
+                    self._recording(wanted._replace(columns=count))
         for one in self._companions:
             one.prepare(longest)
 
@@ -191,9 +190,11 @@ class GraphDecoder(Decoder):
         return (start, stop) in ranges
 
     def _alike(self, bucket: Bucket) -> Iterator[Bucket]:
-        """The bucket; one of a sub-layer stands for those of all layers, since any may be the next."""
+        """What may be needed next: fewer rows of a chain; of a sub-layer, the same of any other layer."""
         if bucket.part in ("step", "layers"):
             yield bucket
+            if bucket.is_chain:
+                yield from (bucket._replace(rows=size) for size in ROW_SIZES if size < bucket.rows)
             return
         columns = column_size(1, self.capacity)
         for index, layer in enumerate(self.layers):
