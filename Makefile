@@ -15,7 +15,7 @@ style:
 	ruff format .
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --dist loadfile
 
 report:
 	$(PYTHON) -m bench.report results/published
