@@ -69,7 +69,7 @@ sys.meta_path.insert(0, StandIn())
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working directory whose `site` folder puts the stand-in in place of runner and plan, and forbids torch."""
+    """A working directory whose `site` folder replaces runner and plan by the stand-in, and forbids torch."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     (tmp_path / "site" / "stand_in.py").write_text(RUNNER, encoding="utf-8")
