@@ -148,7 +148,7 @@ def _execute(settings: Settings) -> int:
 
 
 def _plan(settings: Settings) -> int:
-    from bench.runner import plan  # loads torch
+    from bench.planning import plan  # loads torch
 
     planned = plan(settings)
     print(planned.text, flush=True)  # noqa: T201 - the command's result

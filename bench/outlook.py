@@ -21,6 +21,7 @@ from transformers import LlamaConfig
 from bench.components import resolve_path
 from bench.config import Settings
 from bench.devices import GPUS, Gpu, recognised
+from bench.fingerprints import module_parameters
 from bench.machine_table import byte_size
 from bench.roofline import ceiling_tokens_per_s, step_bytes
 from bench.runtime.decoder import Decoder
@@ -29,7 +30,7 @@ from bench.runtime.loading import RuntimeOptions, load_config, weight_files
 from bench.runtime.modules import PROVENANCE_FILE
 from bench.runtime.random_weights import empty_decoder
 from bench.tasks.task import Fetched
-from bench.workbench import module_parameters, options_for
+from bench.workbench import options_for
 from methods.autoregressive import Autoregressive
 from methods.base import FullTrainable, Method, Trainable
 

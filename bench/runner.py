@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bench.cells import Cell, cells_of, key_of
 from bench.certificates import badge_of, source_hash
 from bench.config import Settings
 from bench.environment import environment, is_gpu_shared
@@ -27,19 +28,18 @@ from bench.lossless import first_divergence, judge, reference_nll
 from bench.meters import EnergyMeter, MemoryMeter, turn_clock
 from bench.metrics import check_identities
 from bench.nvml import nvml_device
-from bench.outlook import foresee, outlook_lines
 from bench.probes import probe, row_counts
 from bench.progress import LiveFigures
-from bench.records import Arm, Equivalence, Prompt, Sample, Verdict
+from bench.records import Arm, Equivalence, Sample, Verdict
 from bench.runtime.graphs import GraphDecoder
 from bench.runtime.sampling import Sampler
 from bench.sample_file import to_line
-from bench.store import RunStore, load_run, load_samples
+from bench.store import RunStore, load_samples
 from bench.summary import render, summarise
 from bench.tasks.chat import prompt_hash
 from bench.tasks.checkers import is_right
 from bench.warmup import warm_up
-from bench.workbench import Workbench, build_workbench, draw_up
+from bench.workbench import Workbench, build_workbench
 from methods.base import Budget, Exactness
 
 log = logging.getLogger(__name__)
@@ -60,15 +60,6 @@ class Outcome:
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One turn of one prompt in one repeat: each arm decodes it once."""
-
-    prompt: Prompt
-    turn: int
-    repeat: int
-
-
 def execute(settings: Settings) -> Outcome:
     """Measure what is still missing of one run and summarise all of it.
 
@@ -87,45 +78,6 @@ def execute(settings: Settings) -> Outcome:
     badge = badge_of(run, settings.results_dir)
     summary = summarise(run, samples, resamples=settings.measure.resamples, seed=settings.seed, badge=badge)
     return Outcome(render(summary), folder, sum(sample.error is not None for sample in samples))
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What `execute` would do.
-
-    Args:
-        text: Id of the run and how much of it is measured; memory, time, and what must be had first.
-        seconds: The time, an estimate; None where there is none.
-    """
-
-    text: str
-    seconds: float | None
-
-
-def plan(settings: Settings) -> Planned:
-    """What `execute` would do, and what it would take. Fetches nothing and loads no weights."""
-    outlook = foresee(settings)
-    progress = _progress(settings) if outlook.is_startable else _unstarted(settings, outlook.samples)
-    return Planned("\n".join([progress, *outlook_lines(outlook)]), outlook.seconds)
-
-
-def _progress(settings: Settings) -> str:
-    drawn = draw_up(settings)
-    folder = settings.results_dir / "runs" / drawn.run.run_id
-    wanted = {
-        _key(cell, arm) for cell in _cells(drawn.task.prompts, settings.measure.repeats) for arm in drawn.arms
-    }
-    has_begun = (folder / "run.json").is_file()  # a start that was killed at once leaves an empty folder
-    stored = load_samples(folder) if has_begun and load_run(folder) else []
-    done = sum(sample.error is None and sample.key in wanted for sample in stored)
-    state = "complete" if done == len(wanted) else "not started" if not stored else "incomplete"
-    return f"{drawn.run.run_id}  {done} of {len(wanted)} samples  {state}"
-
-
-def _unstarted(settings: Settings, samples: int) -> str:
-    """A run whose id is not known yet, for it depends on what is still to be fetched."""
-    names = settings.method.name, settings.task.name, settings.model.name
-    return f"{'-'.join(names)}  0 of {samples} samples  not started"
 
 
 class Session:
@@ -176,12 +128,12 @@ class Session:
                 bar.set_postfix_str(figures.text())
 
     def _all_cells(self) -> Iterator[Cell]:
-        return _cells(self._bench.task.prompts, self._settings.measure.repeats)
+        return cells_of(self._bench.task.prompts, self._settings.measure.repeats)
 
     def _missing(self, cell: Cell) -> list[Arm]:
         """Arms of a cell still to be decoded, in this repeat's order."""
         order = list(self._bench.arms) if cell.repeat % 2 == 0 else list(self._bench.arms)[::-1]
-        return [arm for arm in order if _key(cell, arm) not in self._store.done]
+        return [arm for arm in order if key_of(cell, arm) not in self._store.done]
 
     def _measure(self, cell: Cell) -> list[Sample]:
         """Decode a cell by every arm that is missing, then judge what came out."""
@@ -189,7 +141,7 @@ class Session:
         for place, arm in enumerate(self._missing(cell)):
             blank = _failure(cell, arm, place, "not decoded")
             samples[arm] = self._try(blank, cell, self._decode)
-        baseline = samples.get(Arm.BASELINE) or self._answers.get(_key(cell, Arm.BASELINE))
+        baseline = samples.get(Arm.BASELINE) or self._answers.get(key_of(cell, Arm.BASELINE))
         judge = partial(self._judged, baseline=baseline)
         return [self._try(sample, cell, judge) for sample in samples.values()]
 
@@ -250,7 +202,7 @@ class Session:
         source = Arm.BASELINE if self._settings.measure.history == "frozen" else arm
         answers = []
         for turn in range(cell.turn):
-            before = self._answers.get(_key(replace(cell, turn=turn), source))
+            before = self._answers.get(key_of(replace(cell, turn=turn), source))
             if before is None:
                 raise UserError(f"turn {turn + 1} of this prompt failed", "see the error of that turn")
             answers.append(before.text)
@@ -294,18 +246,6 @@ class Session:
         return replace(sample, reference_nll=nll)
 
 
-def _cells(prompts: tuple[Prompt, ...], repeats: int) -> Iterator[Cell]:
-    """All cells, repeats of a prompt next to each other: they pair best under one state of the machine."""
-    for prompt in prompts:
-        for repeat in range(repeats):
-            for turn in range(len(prompt.turns)):
-                yield Cell(prompt, turn, repeat)
-
-
 def _failure(cell: Cell, arm: Arm, order: int, error: str) -> Sample:
     """The record of a decode that came to nothing."""
     return Sample(cell.prompt.id, cell.prompt.subtask, cell.turn, cell.repeat, arm, order, error=error)
-
-
-def _key(cell: Cell, arm: Arm) -> tuple[str, int, int, str]:
-    return (cell.prompt.id, cell.turn, cell.repeat, arm.value)

@@ -2,8 +2,8 @@
 
 Only prompts that are complete in every arm of the run enter times and speedups; the others are counted and
 named. Verdicts, failures and acceptance come from every sample of the method, so that leaving a prompt out
-hides nothing. A number that the samples do not determine is None, never 0. `bench.table` defines the result
-and prints it.
+hides nothing. A number that the samples do not determine is None, never 0. `bench.run_figures` defines the
+result, `bench.table` prints it.
 """
 
 from collections import Counter
@@ -19,9 +19,10 @@ from bench.lossy import lossy_figures
 from bench.records import Arm, Run, Sample, Verdict
 from bench.resources import resources
 from bench.roofline import Probe
+from bench.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
 from bench.search_cost import search_cost, skipped_share
 from bench.stats import AaCheck, Interval, Totals
-from bench.table import Acceptance, ArmFigures, Speedup, Subtask, Summary, render
+from bench.table import render
 
 __all__ = ["FEW_PROMPTS", "Summary", "render", "summarise"]
 

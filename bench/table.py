@@ -6,117 +6,16 @@ undefined number is ``-``.
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from bench.lossy import LossyFigures, lossy_lines
+from bench.lossy import lossy_lines
 from bench.machine_table import machine_rows, prediction_rows
-from bench.metrics import Position
 from bench.records import Run, Verdict
-from bench.resources import UNMEASURED, Resources
-from bench.roofline import Probe
-from bench.search_cost import SearchCost
-from bench.stats import AaCheck, Interval
+from bench.run_figures import Acceptance, ArmFigures, Subtask, Summary
+from bench.stats import Interval
 
 COLUMNS = 100
 _LABEL, _CELL = 24, 28
 _MOST_SUBTASKS, _MOST_FAILURES, _MOST_POSITIONS, _MOST_IDS = 6, 2, 10, 5
-
-
-@dataclass(frozen=True, slots=True)
-class ArmFigures:
-    """What one arm does by itself, over the compared prompts."""
-
-    decode_tokens_per_s: float | None
-    end_to_end_tokens_per_s: float | None
-    contention: float | None
-    unsteady_prompts: int | None
-    """Prompts whose decode time per token varies by more than 5 % over repeats; None with a single repeat."""
-    resources: Resources = UNMEASURED
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """Acceptance of the method over all of its samples; see `bench.metrics` for each estimator."""
-
-    pooled: float | None
-    request_mean: float | None
-    steady: float | None
-    per_drafted: float | None
-    per_verified: float | None
-    positions: tuple[Position, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Speedup:
-    """The method against the baseline on one set of prompts."""
-
-    prompts: int
-    decode: Interval | None
-    end_to_end: Interval | None
-    decode_geometric: Interval | None
-    end_to_end_geometric: Interval | None
-    spec_bench: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Subtask:
-    """One column of the result board."""
-
-    name: str
-    speedup: Speedup
-    acceptance_length: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """All numbers of one run's table."""
-
-    run: Run
-    repeats: int
-    speedup: Speedup
-    subtasks: tuple[Subtask, ...]
-    baseline: ArmFigures
-    method: ArmFigures
-    acceptance: Acceptance
-    time_split: Mapping[str, float] | None
-    aa_decode: AaCheck | None
-    aa_end_to_end: AaCheck | None
-    verdicts: Mapping[Verdict, int]
-    first_divergences: tuple[int, ...]
-    lossy: LossyFigures | None
-    """What a lossy method shows in place of verdicts."""
-    failures: Mapping[str, int]
-    """Failed samples by arm and reason, most frequent first."""
-    excluded: tuple[str, ...]
-    """Prompts that are not complete in every arm."""
-    notes: tuple[str, ...]
-    search: SearchCost | None = None
-    """Of methods that search while they decode."""
-    skipped: float | None = None
-    """Share of sub-layers left out while drafting, of methods that skip any."""
-    badge: str | None = None
-    """What may be said of the output: proved by a certificate, declared only, or lossy."""
-    probe: Probe | None = None
-    """What passes cost on this machine; None for runs that did not probe."""
-    predicted: float | None = None
-    """Decode speedup that those costs promise for the method's rounds."""
-
-    @property
-    def is_valid(self) -> bool | None:
-        """Whether the A/A controls hold; None where the run has too few prompts or repeats to tell."""
-        checks = [check.is_valid for check in (self.aa_decode, self.aa_end_to_end) if check]
-        known = [one for one in checks if one is not None]
-        return all(known) if known else None
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether the method promises nothing about its output."""
-        return bool(self.run.labels.get("exactness") == "lossy")
-
-    @property
-    def is_cost_only(self) -> bool:
-        """Whether acceptance was given, or follows from random weights: only times mean anything."""
-        return bool(self.run.labels.get("cost only"))
 
 
 def render(summary: Summary) -> str:

@@ -5,23 +5,20 @@ The step from settings to objects, so that the runner only measures.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.components import resolve_path
 from bench.config import ModelConfig, RuntimeConfig, Settings
 from bench.errors import UserError
+from bench.fingerprints import checkpoint_hash, module_hash, module_parameters, shape_hash
 from bench.records import Arm, Run
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
-from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder, weight_files
-from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
+from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.store import run_id
@@ -33,7 +30,6 @@ from methods.autoregressive import Autoregressive
 from methods.base import Method
 
 SMALL_MODEL = 100_000_000
-_HASHED_BYTES = 1 << 20
 _TOKENIZER = Keys("model.tokenizer", "model.revision")
 _PLACES = ("path", "modules", "questions")  # of a model: no other run
 _ADDED = ("dtype", "stop_ids")  # another run only where set: ids older than these keys stand
@@ -212,7 +208,7 @@ def describe_run(
     plain = settings.config
     identity = {
         "method": {"target": settings.method.target, **settings.method.params},
-        "method_weights": _module_hash(settings.method.params.get("weights")),
+        "method_weights": module_hash(settings.method.params.get("weights")),
         "task": {key: value for key, value in plain["task"].items() if key != "path"},
         "questions": task.source.sha256,
         "model": {
@@ -261,43 +257,3 @@ def labelled(run: Run, method: Method) -> Run:
 def is_cost_only(model: ModelConfig, method: Method) -> bool:
     """Whether only times mean anything: the method is given its acceptance, or the weights are random."""
     return model.weights == "random" or bool(getattr(method, "is_cost_only", False))
-
-
-def shape_hash(folder: Path) -> str:
-    """Stands for random weights: they follow from the shape."""
-    return "random-" + hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:9]
-
-
-def checkpoint_hash(folder: Path) -> str:
-    """16 hex digits over a checkpoint: its config, and name, size and first MiB of every weight file.
-
-    The whole of a 13 GB file would take a minute to read; a retrained or converted checkpoint differs at
-    once.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in weight_files(folder):
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(_HASHED_BYTES))
-    return digest.hexdigest()[:16]
-
-
-def _module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as the yaml gives it
-    """Hash of a method's trained modules, so that retrained or recalibrated ones make another run."""
-    if not isinstance(weights, str):
-        return None
-    folder = Path(resolve_path(weights))
-    if (folder / "config.json").is_file():  # a whole model of the method's own
-        return checkpoint_hash(folder)
-    files = [folder / name for name in (WEIGHTS_FILE, PROVENANCE_FILE)]
-    found = [file.read_bytes() for file in files if file.is_file()]  # attaching refuses what is missing
-    return hashlib.sha256(b"".join(found)).hexdigest()[:16] if found else None
-
-
-def module_parameters(weights: Any) -> int | None:  # noqa: ANN401 - as above
-    """Parameters that a method's modules hold beside the target; a whole model of its own counts whole."""
-    if not isinstance(weights, str):
-        return None
-    folder = Path(resolve_path(weights))
-    files = [file for file in (folder / WEIGHTS_FILE, folder / "model.safetensors") if file.is_file()]
-    return sum(count_parameters(file) for file in files) or None

@@ -58,7 +58,7 @@ import importlib.abc, importlib.util, sys
 
 class StandIn(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name == "bench.runner":
+        if name in ("bench.runner", "bench.planning"):
             return importlib.util.spec_from_file_location(name, __file__.replace("sitecustomize", "stand_in"))
         if name in ("torch", "transformers"):
             raise AssertionError(f"{name} was imported by the command line itself")
@@ -69,7 +69,7 @@ sys.meta_path.insert(0, StandIn())
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working directory whose `site` folder puts the stand-in in place of the runner, and forbids torch."""
+    """A working directory whose `site` folder replaces runner and plan by the stand-in, and forbids torch."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     (tmp_path / "site" / "stand_in.py").write_text(RUNNER, encoding="utf-8")

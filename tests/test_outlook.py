@@ -7,7 +7,7 @@ import torch
 
 from bench.devices import GPUS, recognised
 from bench.outlook import Outlook, Size, duration, foresee, outlook_lines
-from bench.runner import plan
+from bench.planning import plan
 from tests.harness import save_prompts, save_random_model, settings_for
 from tests.test_config import settings
 

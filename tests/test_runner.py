@@ -12,9 +12,10 @@ from torch import Tensor
 
 from bench.config import Settings
 from bench.errors import UserError
+from bench.planning import plan
 from bench.records import Arm, Generation, Verdict
 from bench.roofline import Probe
-from bench.runner import Session, execute, plan
+from bench.runner import Session, execute
 from bench.store import load_run, load_samples
 from methods.layerskip import LayerSkip
 from tests.harness import save_prompts, save_random_model, settings_for

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from bench.records import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.run_figures import Summary
 from bench.summary import render, summarise
-from bench.table import Summary
 
 
 def run(**labels: object) -> Run:

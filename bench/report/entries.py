@@ -22,9 +22,9 @@ from typing import Any
 from bench.certificates import badge_of
 from bench.errors import UserError
 from bench.records import Arm, Run, Sample
+from bench.run_figures import Subtask
 from bench.store import load_run, load_samples
 from bench.summary import Summary, summarise
-from bench.table import Subtask
 
 QUESTIONS_PER_SUBTASK = 80
 """Of the official file and of the built-in one alike."""

@@ -76,13 +76,14 @@ def _train_base(composed: DictConfig, name: str) -> None:
 
 
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
+    from bench.fingerprints import checkpoint_hash
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
     from bench.train.joint import JointRecipe, train_joint
     from bench.train.modules import ModuleRecipe, train_module
-    from bench.workbench import checkpoint_hash, options_for, settle_threads
+    from bench.workbench import options_for, settle_threads
     from methods.base import FullTrainable, Trainable
 
     node = OmegaConf.to_container(composed.method, resolve=True)

@@ -86,11 +86,12 @@ def main() -> None:
 
 
 def _job(composed: DictConfig) -> None:
+    from bench.fingerprints import checkpoint_hash
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import save_provenance
     from bench.tasks.tokenizer import load_tokenizer
-    from bench.workbench import checkpoint_hash, options_for, settle_threads
+    from bench.workbench import options_for, settle_threads
 
     settings: SkipSetConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     choices = HydraConfig.get().runtime.choices
