@@ -16,7 +16,7 @@ from bench.report.board import Apart, Ranked, Section, sections
 from bench.report.document import chapter_of
 from bench.report.entries import entries, read_runs
 from bench.report.markdown import table_lines
-from bench.report.tables import Table, number, times
+from bench.report.tables import Table, number, times, titled
 
 FIGURES = ("speedup", "acceptance")
 """Names of the figures to show, if the section has them."""
@@ -72,7 +72,7 @@ def _row(one: Ranked) -> tuple[str, ...]:
     summary = one.entry.summary
     output = "lossy" if summary.is_lossy else "the model's own"
     speed, length = times(summary.speedup.decode), number(summary.acceptance.pooled)
-    return str(one.rank), one.label, output, speed, length, badge(summary)
+    return str(one.rank), titled(one), output, speed, length, badge(summary)
 
 
 def _apart(apart: Sequence[Apart]) -> list[str]:

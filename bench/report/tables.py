@@ -83,13 +83,18 @@ def number(value: float | None, form: str = ".2f", unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
+def titled(one: Ranked) -> str:
+    """The entry's label; of a method whose authors published no code, it says so."""
+    is_reimplementation = bool(one.entry.summary.run.labels.get("independent re-implementation"))
+    return f"{one.label} (re-implementation)" if is_reimplementation else one.label
+
+
 def _ranking_row(one: Ranked) -> tuple[str, ...]:
     summary = one.entry.summary
-    is_reimplementation = bool(summary.run.labels.get("independent re-implementation"))
     memory, parameters = one.entry.peak_memory_bytes, one.entry.draft_parameters
     return (
         str(one.rank),
-        f"{one.label} (re-implementation)" if is_reimplementation else one.label,
+        titled(one),
         times(summary.speedup.decode),
         times(summary.speedup.end_to_end),
         number(summary.speedup.spec_bench, unit="x"),
