@@ -51,11 +51,21 @@ def save_prompts(path: Path, *prompts: list[str]) -> Path:
 METHODS = {"layerskip": ["method.exit_layer=2"], "autoregressive": [], "synthetic": []}
 
 
+def composed_settings(*overrides: str) -> Settings:
+    """Settings as the command line would make them of these overrides."""
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("bench", list(overrides), return_hydra_config=True)
+    choices = dict(composed.hydra.runtime.choices)
+    OmegaConf.set_struct(composed, False)
+    del composed["hydra"]
+    return settings_from(composed, choices)
+
+
 def settings_for(
     model: Path, prompts: Path, results: Path, *overrides: str, method: str = "layerskip"
 ) -> Settings:
     """Settings of one run on that model and those prompts."""
-    register_schema()
     wanted = [
         "model=local",
         f"model.path={model}",
@@ -68,9 +78,4 @@ def settings_for(
         "measure.resamples=200",
         *overrides,
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", wanted, return_hydra_config=True)
-    choices = dict(composed.hydra.runtime.choices)
-    OmegaConf.set_struct(composed, False)
-    del composed["hydra"]
-    return settings_from(composed, choices)
+    return composed_settings(*wanted)

@@ -4,17 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.components import Component, resolve_path
-from bench.config import Settings, register_schema, settings_from
 from bench.errors import UserError
 from bench.mistakes import NODELESS_GROUPS, explain
+from tests.harness import CONF, composed_settings
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 MODELS = [
     path.stem for path in sorted((CONF / "model").glob("*.yaml")) if "\nrevision:" not in path.read_text()
 ] + ["vicuna_7b"]
@@ -36,20 +34,10 @@ NEEDED = {
 """What an option needs besides itself: a checkpoint's path, or a method that wants no trained modules."""
 
 
-def settings(*overrides: str) -> Settings:
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", list(overrides), return_hydra_config=True)
-    choices = dict(composed.hydra.runtime.choices)
-    OmegaConf.set_struct(composed, False)
-    del composed["hydra"]
-    return settings_from(composed, choices)
-
-
 def mistake(*overrides: str) -> UserError:
     """The two lines that these overrides earn."""
     with pytest.raises((UserError, ConfigCompositionException, OmegaConfBaseException)) as caught:
-        settings(*overrides)
+        composed_settings(*overrides)
     found = explain(caught.value)
     assert found is not None
     return found
@@ -66,38 +54,41 @@ def mistake(*overrides: str) -> UserError:
     ids=["the embedded model", "all asked for", "a model of one's own", "all six subtasks"],
 )
 def test_only_the_embedded_model_is_asked_a_part_by_default(overrides: list[str], limit: int | None) -> None:
-    assert settings(*overrides).task.params["limit"] == limit
+    assert composed_settings(*overrides).task.params["limit"] == limit
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes(choice: str) -> None:
-    settings(choice, *NEEDED.get(choice, []))
+    composed_settings(choice, *NEEDED.get(choice, []))
 
 
 @pytest.mark.parametrize("method", ["layerskip/static", "layerskip/fsm", "layerskip/dv", "medusa/chain"])
 def test_a_papers_variant_of_a_method_composes_with_its_model(method: str) -> None:
-    made = settings(f"method={method}", "model=layerskip_llama3_8b", "model.modules=x").method
+    made = composed_settings(f"method={method}", "model=layerskip_llama3_8b", "model.modules=x").method
     assert made.name == method.replace("/", "-")
     made.build()
 
 
 def test_a_setting_by_model_refuses_a_model_that_the_paper_did_not_set_it_for() -> None:
     assert (
-        settings("method=layerskip/static", "model=layerskip_llama2_13b").method.params["draft_length"] == 4
+        composed_settings("method=layerskip/static", "model=layerskip_llama2_13b").method.params[
+            "draft_length"
+        ]
+        == 4
     )
     found = mistake("method=layerskip/static", "model=tiny")
     assert "no value is set for tiny, only for layerskip_llama3.2_1b" in found.what
 
 
 def test_the_default_is_kangaroo_on_the_embedded_model_and_its_own_questions() -> None:
-    got = settings()
+    got = composed_settings()
     assert (got.method.name, got.task.name, got.model.name) == ("kangaroo", "mt_bench", "tiny")
     assert got.model.prompts == got.task.params["source"] == "builtin"
     assert got.method.params["weights"] == "package:bench/assets/tiny/modules/kangaroo"
 
 
 def test_another_path_keeps_nothing_of_the_embedded_model() -> None:
-    got = settings("model.path=./my-checkpoint", "method.weights=./adapter")
+    got = composed_settings("model.path=./my-checkpoint", "method.weights=./adapter")
     assert (got.model.name, got.model.prompts) == ("my-checkpoint", "official")
     assert got.task.params["source"] == "official"
     assert got.model.modules == "./my-checkpoint/modules"
@@ -110,11 +101,11 @@ def test_another_path_keeps_nothing_of_the_embedded_model() -> None:
     ids=["folder", "hub id", "shipped"],
 )
 def test_a_model_is_named_after_its_path(path: str, name: str) -> None:
-    assert settings(f"model.path={path}").model.name == name
+    assert composed_settings(f"model.path={path}").model.name == name
 
 
 def test_what_is_said_wins_over_what_follows_from_the_path() -> None:
-    got = settings("model.path=./x", "model.name=mine", "model.prompts=builtin")
+    got = composed_settings("model.path=./x", "model.name=mine", "model.prompts=builtin")
     assert (got.model.name, got.model.prompts) == ("mine", "builtin")
 
 
@@ -127,7 +118,7 @@ def test_a_package_path_is_independent_of_the_working_directory(
 
 
 def test_the_record_holds_the_whole_resolved_configuration() -> None:
-    config = settings("seed=7").config
+    config = composed_settings("seed=7").config
     assert config["seed"] == 7
     assert "${" not in repr(config)
 
@@ -198,7 +189,7 @@ def test_a_mistake_names_the_value_and_the_fix(overrides: list[str], what: str, 
 def test_groups_without_a_key_of_their_own_are_known_to_the_hints() -> None:
     defaults: Any = OmegaConf.load(CONF / "bench.yaml").defaults
     groups = {group for entry in defaults if OmegaConf.is_dict(entry) for group in entry}
-    assert groups - set(settings().config) == set(NODELESS_GROUPS)
+    assert groups - set(composed_settings().config) == set(NODELESS_GROUPS)
 
 
 def test_the_leaderboard_asks_every_subtask_with_every_real_method() -> None:

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from bench.config import Settings
-from tests.test_config import CONF, settings
+from tests.harness import CONF, composed_settings
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -37,7 +37,7 @@ def corners(experiment: str) -> list[Settings]:
     wanted = [first, last, *(first | {"method": one} for one in swept.get("method", [])[1:-1])]
     needed = ["method=autoregressive"] if experiment == "spec_bench" else []
     chosen = [[f"{key}={value}" for key, value in one.items()] for one in wanted]
-    return [settings(f"experiment={experiment}", *needed, *overrides) for overrides in chosen]
+    return [composed_settings(f"experiment={experiment}", *needed, *overrides) for overrides in chosen]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

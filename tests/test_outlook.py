@@ -8,8 +8,7 @@ import torch
 from bench.devices import GPUS, recognised
 from bench.outlook import Outlook, Size, duration, foresee, outlook_lines
 from bench.planning import plan
-from tests.harness import save_prompts, save_random_model, settings_for
-from tests.test_config import settings
+from tests.harness import composed_settings, save_prompts, save_random_model, settings_for
 
 VICUNA = 6_738_415_616 - 266_240  # weights of Llama-2 7B without its norms
 
@@ -22,7 +21,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def planned(*overrides: str) -> Outlook:
-    return foresee(settings("bench.plan=true", *overrides))
+    return foresee(composed_settings("bench.plan=true", *overrides))
 
 
 def test_kangaroos_main_table_is_planned_without_a_network() -> None:
@@ -33,7 +32,7 @@ def test_kangaroos_main_table_is_planned_without_a_network() -> None:
     assert outlook.size.module_bytes == 2 * 67_117_056  # the paper's 67 M
     assert outlook.size.cache_bytes == 2048 * 32 * 2 * 4096 * 2
     assert not outlook.is_startable
-    text = plan(settings("bench.plan=true", "experiment=paper_kangaroo")).text
+    text = plan(composed_settings("bench.plan=true", "experiment=paper_kangaroo")).text
     assert text.startswith("kangaroo-spec_bench-vicuna_7b  0 of 3360 samples  not started\n")
     assert "python -m bench.train method=kangaroo model=vicuna_7b" in text
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bench.config import Settings, register_schema, settings_from
+from bench.config import Settings
 from methods.draft_verify import DraftVerify
 from methods.swift import Swift
-from tests.harness import CONF
+from tests.harness import CONF, composed_settings
 
 
 def yaml_of(name: str) -> dict[str, Any]:
@@ -36,12 +35,6 @@ def draft_verify(**changes: Any) -> DraftVerify:
 
 def tiny_settings(method: str, results: Path) -> Settings:
     """A run over all built-in prompts of the embedded model, once."""
-    register_schema()
     wanted = [f"method={method}", "task=spec_bench", "task.limit=null", "max_new_tokens=96"]
     wanted += ["measure.repeats=1", "measure.resamples=200", f"results_dir={results}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", wanted, return_hydra_config=True)
-    choices = dict(composed.hydra.runtime.choices)
-    OmegaConf.set_struct(composed, False)
-    del composed["hydra"]
-    return settings_from(composed, choices)
+    return composed_settings(*wanted)

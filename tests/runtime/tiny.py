@@ -5,28 +5,20 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from bench.config import Settings, register_schema, settings_from
+from bench.config import Settings
 from bench.runtime.decoder import Decoder
 from bench.workbench import find_target
 from methods.base import Method
-from tests.harness import CONF
+from tests.harness import composed_settings
 
 PROMPT = 120
 """A little below the smallest number of cache slots that recordings read: answers cross it."""
 
 
 def settings(method: str) -> Settings:
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", [f"method={method}", "model=tiny"], return_hydra_config=True)
-    choices = dict(composed.hydra.runtime.choices)
-    OmegaConf.set_struct(composed, False)
-    del composed["hydra"]
-    return settings_from(composed, choices)
+    return composed_settings(f"method={method}", "model=tiny")
 
 
 def built(method: str, decoder: Decoder) -> Method:

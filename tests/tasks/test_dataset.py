@@ -20,7 +20,7 @@ from bench.tasks.dataset import DatasetTask, drawn
 from bench.tasks.longbench import LongBenchTask
 from bench.tasks.rows import PublishedRows, Row
 from bench.tasks.task import SourceName
-from tests.test_config import CONF, settings
+from tests.harness import CONF, composed_settings
 
 SOURCE = PublishedRows("org/set", rows=3)
 TRAIN = [{"question": f"T{i}?", "answer": f"t{i}"} for i in range(20)]
@@ -166,7 +166,7 @@ def test_a_broken_file_is_refused_by_name(tmp_path: Path, content: bytes) -> Non
 @cache
 def composed(name: str) -> Component:
     """The task as its yaml says; composing takes a while, so once for all tests."""
-    return settings(f"task={name}", *(["task.path=my.jsonl"] if name == "jsonl" else [])).task
+    return composed_settings(f"task={name}", *(["task.path=my.jsonl"] if name == "jsonl" else [])).task
 
 
 def built(name: str, **given: Any) -> Any:
@@ -239,7 +239,7 @@ def test_a_subset_that_longbench_or_its_wording_lacks_is_refused(tmp_path: Path)
 
 
 def test_longbenchs_budget_follows_its_subset() -> None:
-    made = settings("task=longbench", "task.subset=narrativeqa", "max_new_tokens=${task.budget}")
+    made = composed_settings("task=longbench", "task.subset=narrativeqa", "max_new_tokens=${task.budget}")
     assert made.max_new_tokens == 128
 
 
