@@ -98,10 +98,11 @@ def top_probability(logits: Tensor) -> Tensor:
 
 
 def is_unsure(logits: Tensor, threshold: float) -> bool:
-    """Whether a draft ends behind the token chosen from these logits [1, V].
+    """Whether a draft ends at these logits [1, V], their likeliest token being below `threshold`.
 
-    It looks at the distribution and never at the token drawn from it, and the token stays in the draft, so
-    stopping behind it does not bias the output. One host sync: a stopping rule needs the value. None at 0.
+    It looks at the distribution and never at the token drawn from it; the caller keeps the token drawn, or
+    draws none, so that stopping does not bias the output. One host sync: a stopping rule needs the value.
+    None at 0.
     """
     return threshold > 0 and bool(top_probability(logits) < threshold)
 

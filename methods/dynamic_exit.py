@@ -4,8 +4,8 @@ Implemented from the notes on the authors' code (specs: swift-del-layerskip, sec
 was not at hand.
 
 Every layer's row of every verified position is there already, from drafting or from verification. Behind a
-round all of them pass through the target's head at once: the tokens each exit *would have* drafted (shadow
-tokens, section 6.3), how often they are the target's, how sure the exit was. From running averages of these
+round they pass through the target's head: the tokens each exit *would have* drafted (shadow tokens, section
+6.3), how often they are the target's, how sure the exit was. From running averages of these
 the next round takes the exit with the most expected tokens per layer loaded, and the confidence below which
 drafting stops. Averages begin anew with every prompt, from the prompt's own last positions.
 
@@ -18,12 +18,17 @@ Differs from the authors' code in:
 - draft length 0 is plain decoding (there: one token is drafted all the same);
 - positions behind the first rejected token never count, under sampling neither;
 - the stop looks at the most likely token's probability, the drafted token's own under greedy decoding;
-- the draft never exceeds the remaining budget; `objective` = ``time`` and `shadow_every` are additions.
+- an exit's rows wait until it could win if they all held matches; only then do they pass through the head,
+  all waiting rounds at once. The choice is the same, at a fraction of the cost;
+- the draft never exceeds the remaining budget; `objective` = ``time`` is an addition.
 
 Shapes: K drafted tokens, J candidate exits, G draft lengths 0 .. G - 1, d width, V vocabulary.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,13 +38,16 @@ from bench.records import Generation
 from bench.runtime.costs import PassCosts, measure_costs
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
 from methods.base import Budget, Clock, Exactness
 from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
 from methods.early_exit import PrefixExit, check_exit
-from methods.exit_choice import Choice, ExitStatistics, Floats, choose, layer_cost
+from methods.exit_choice import ExitStatistics, Floats, choose, layer_cost
 
 OBJECTIVES = ("layers", "time")
 TIMED_ROWS = (1, 2, 4, 8, 12, 16, 20, 32)
+MOST_WAITING = 64
+"""Rounds that an exit's rows wait at most: they take memory."""
 
 
 class DynamicExit:
@@ -56,8 +64,6 @@ class DynamicExit:
         exit_layer: The only candidate, for the ablation; None leaves the choice.
         objective: Tokens per ``layers`` loaded, the paper's, or per second by costs measured at `attach`,
             which count the head (``time``).
-        shadow_every: Rounds from one look at all exits to the next; 1 is the paper's. In between the choice
-            stands. The look is the method's own cost: the head on J (K + 1) rows.
     """
 
     name = "del"
@@ -74,15 +80,10 @@ class DynamicExit:
         stop: bool,
         exit_layer: int | None,
         objective: str,
-        shadow_every: int,
     ) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must lie in [0, 1], got {decay}")
-        for name, value in (
-            ("lengths", lengths),
-            ("draft_length", draft_length),
-            ("shadow_every", shadow_every),
-        ):
+        for name, value in (("lengths", lengths), ("draft_length", draft_length)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if warmup < 0:
@@ -91,7 +92,7 @@ class DynamicExit:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
         self._decay, self._lengths, self._limit, self._warmup = decay, lengths, draft_length, warmup
         self._range = (min_exit, max_exit) if exit_layer is None else (exit_layer, exit_layer)
-        self._stops_early, self._objective, self._every = stop, objective, shadow_every
+        self._stops_early, self._objective = stop, objective
 
     def attach(self, decoder: Decoder) -> None:
         first, last = self._range[0], self._range[1] or decoder.depth - 1
@@ -117,15 +118,14 @@ class DynamicExit:
         taps = LastRows(kept, (*self._exits, decoder.depth), decoder.embedding)
         logits = decoder.prefill(prompt_ids, taps)
         self._statistics = ExitStatistics(len(self._exits), self._decay)
-        self._rounds = 0
+        self._waiting: list[Shadow] = []
         target = decoder.head(taps[decoder.depth]).argmax(dim=-1)
-        self._learn(torch.stack([taps[layer] for layer in self._exits]), target)
+        self._learn(Shadow(torch.stack([taps[layer] for layer in self._exits]), target))
         return logits
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        exit_layer = self._exits[self._choice.index]
-        self._is_look = self._rounds % self._every == 0
-        self._exit.start(base, exit_layer, self._exits if self._is_look else ())
+        exit_layer = self._exit_layer
+        self._exit.start(base, exit_layer, self._exits)
         row = self._exit.advance(root)
         chain, stop = DraftBuilder(root, self._length, room), None
         while chain.has_room and stop is None:
@@ -140,23 +140,44 @@ class DynamicExit:
         return self._target
 
     def commit(self, emitted: Tensor, base: int) -> None:
-        """Look at what every exit would have drafted for the tokens that were kept, and choose anew."""
-        self._rounds += 1
-        if self._is_look:
-            count = emitted.numel()
-            self._learn(self._exit.seen()[:, :count], self._target[:count].argmax(dim=-1))
+        """Set aside what the exits would have drafted for the tokens that were kept, and choose anew."""
+        count = emitted.numel()
+        self._learn(Shadow(self._exit.seen()[:, :count], self._target[:count].argmax(dim=-1)))
 
-    def _learn(self, rows: Tensor, target: Tensor) -> None:
-        """Take in the rows of all candidate exits, shape [J, T, d], where the target's choices are [T].
+    def _learn(self, shadow: Shadow) -> None:
+        """Choose with a further round known, looking at no exit that cannot win."""
+        statistics = self._statistics
+        statistics.wait(shadow.target.numel())
+        self._waiting.append(shadow)
+        for place in np.flatnonzero(statistics.waiting >= MOST_WAITING):
+            self._look(int(place))
+        choice = choose(statistics.acceptance, self._cost)
+        while statistics.waiting[choice.index]:
+            self._look(choice.index)
+            choice = choose(statistics.acceptance, self._cost)
+        del self._waiting[: len(self._waiting) - int(statistics.waiting.max())]
+        self._exit_layer = self._exits[choice.index]
+        self._threshold = statistics.threshold(choice.index)
+        self._length = 0 if choice.length == 0 else self._limit if self._stops_early else choice.length
 
-        The sums come to the host in the one copy that choosing needs.
-        """
-        sums = shadow_sums(self._decoder, rows, target)
-        self._statistics.update(np.array(sums.tolist()))
-        self._choice: Choice = choose(self._statistics.acceptance, self._cost)
-        self._threshold = float(self._statistics.thresholds[self._choice.index])
-        is_plain = self._choice.length == 0
-        self._length = 0 if is_plain else self._limit if self._stops_early else self._choice.length
+    def _look(self, place: int) -> None:
+        """Run the head on an exit's waiting rows; one host sync."""
+        waiting = self._waiting[-int(self._statistics.waiting[place]) :]
+        sums = shadow_sums(self._decoder, place, waiting, self._decay)
+        self._statistics.settle(place, np.array(sums.tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What a round leaves for its exits to be judged by.
+
+    Args:
+        rows: Rows leaving each exit at the positions kept, shape [J, T, d].
+        target: The target's own choices there, shape [T].
+    """
+
+    rows: Tensor
+    target: Tensor
 
 
 class LastRows(dict[int, Tensor]):
@@ -176,21 +197,25 @@ class LastRows(dict[int, Tensor]):
         super().__setitem__(layer, rows[-self._count :].clone())
 
 
-def shadow_sums(decoder: Decoder, rows: Tensor, target: Tensor) -> Tensor:
-    """How the exits' own tokens fare: the argument of `ExitStatistics.update`, shape [4, J].
+def shadow_sums(decoder: Decoder, place: int, rounds: Sequence[Shadow], decay: float) -> Tensor:
+    """How an exit's own tokens fare: the argument of `ExitStatistics.settle`, shape [4].
 
     Args:
         decoder: The target; its head reads every row.
-        rows: Rows leaving each exit, shape [J, T, d].
-        target: The target's own choices, shape [T].
+        place: The exit's.
+        rounds: Oldest first.
+        decay: Weight of a round in the one behind it.
     """
-    logits = decoder.head(rows.flatten(0, 1)).float()
-    best, tokens = logits.max(dim=-1)  # [J T]
-    confidence = (best - logits.logsumexp(dim=-1)).exp().view(rows.shape[:2])
-    is_match = tokens.view(rows.shape[:2]) == target
+    logits = decoder.head(torch.cat([one.rows[place] for one in rounds])).float()  # [T of all rounds, V]
+    target = torch.cat([one.target for one in rounds])
+    best = logits.amax(dim=-1)
+    confidence = (best - logits.logsumexp(dim=-1)).exp()
+    is_match = logits.gather(1, target[:, None]).squeeze(1) == best  # far cheaper than an argmax
+    ages = range(len(rounds) - 1, -1, -1)
+    weights = [decay**age for age, one in zip(ages, rounds, strict=True) for _ in range(one.target.numel())]
     right = is_match.to(confidence.dtype)
-    wrong = 1 - right
-    return torch.stack([right, wrong, confidence * right, confidence * wrong]).sum(dim=-1)
+    figures = torch.stack([right, 1 - right, confidence * right, confidence * (1 - right)])
+    return figures @ upload(torch.tensor(weights, dtype=confidence.dtype), confidence.device)
 
 
 def time_cost(exits: Floats, depth: int, lengths: int, costs: PassCosts) -> Floats:

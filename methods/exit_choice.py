@@ -18,7 +18,8 @@ Floats = NDArray[np.float64]
 class ExitStatistics:
     """How often each exit's own token is the target's, and how sure the exit is when it is and when not.
 
-    Exponential averages, decayed once per update (section 6.3).
+    Exponential averages, decayed once per round (section 6.3). An exit's figures may come rounds later: until
+    then its acceptance is what it would be if every token waited for were a match.
 
     Args:
         exits: How many exits (J).
@@ -28,30 +29,40 @@ class ExitStatistics:
     def __init__(self, exits: int, decay: float) -> None:
         self._decay = decay
         self._sums: Floats = np.zeros((4, exits))
+        self._matches: Floats = np.zeros(exits)  # at best, of the rounds waited for
+        self.waiting = np.zeros(exits, dtype=np.intp)
+        """Rounds that each exit's figures are waited for, shape [J]."""
 
-    def update(self, sums: Floats) -> None:
-        """Add what a round showed.
+    def wait(self, tokens: int) -> None:
+        """A round of so many tokens is over; no exit's figures are known yet."""
+        self._matches = self._decay * self._matches + tokens
+        self.waiting += 1
+
+    def settle(self, place: int, sums: Floats) -> None:
+        """Take in what the rounds waited for have shown of one exit.
 
         Args:
-            sums: Matches, mismatches, sum of confidences over matches and over mismatches, shape [4, J].
+            place: The exit's.
+            sums: Matches, mismatches, sum of confidences over matches and over mismatches, of every round but
+                the newest decayed to the newest, shape [4].
         """
-        self._sums = self._decay * self._sums + sums
+        self._sums[:, place] = self._decay ** self.waiting[place] * self._sums[:, place] + sums
+        self._matches[place] = self.waiting[place] = 0
 
     @property
     def acceptance(self) -> Floats:
-        """Share of matches (alpha), shape [J]; 0 for an exit that has shown nothing yet."""
-        matches, mismatches = self._sums[:2]
+        """Share of matches (alpha), at best, shape [J]; 0 for an exit that has shown nothing yet."""
+        known, mismatches = self._decay**self.waiting * self._sums[:2]
+        matches = known + self._matches
         return _ratio(matches, matches + mismatches)
 
-    @property
-    def thresholds(self) -> Floats:
-        """Mid-way between the mean confidence of matches and of mismatches (tau), shape [J].
+    def threshold(self, place: int) -> float:
+        """Mid-way between the mean confidence of matches and of mismatches (tau) of one exit.
 
         An exit without a mismatch, or without a match, has nothing to tell apart: 0, so it never stops early.
         """
-        matches, mismatches, sure, unsure = self._sums
-        middle: Floats = (_ratio(sure, matches) + _ratio(unsure, mismatches)) / 2
-        return np.where((matches > 0) & (mismatches > 0), middle, 0.0)
+        matches, mismatches, sure, unsure = self._sums[:, place]
+        return float(sure / matches + unsure / mismatches) / 2 if matches > 0 and mismatches > 0 else 0.0
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

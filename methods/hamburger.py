@@ -57,6 +57,8 @@ class Hamburger:
     Args:
         weights: Folder of the tuned model, or None to train one.
         confidence: A group goes on while the stop head's probability of going on is at least this (c).
+        token_confidence: A group ends before a token that the micro-step decoder gives less than this; at 0
+            the stop head decides alone. (The authors' code had such a rule before it had the stop head.)
         position_convention: ``last_token`` or ``hf_compat``.
         max_group: Most tokens of a group (K); for training.
         micro_layers: Layers of the micro-step decoder; for training.
@@ -74,6 +76,7 @@ class Hamburger:
         *,
         weights: str | None,
         confidence: float,
+        token_confidence: float,
         position_convention: str,
         max_group: int,
         micro_layers: int,
@@ -85,10 +88,12 @@ class Hamburger:
     ) -> None:
         if position_convention not in SHIFTS:
             raise ValueError(f"position_convention must be one of {list(SHIFTS)}, got {position_convention}")
+        if not 0 <= token_confidence <= 1:
+            raise ValueError(f"token_confidence must lie in [0, 1], got {token_confidence}")
         if max_group < 1 or micro_layers < 1:
             raise ValueError(f"need max_group and micro_layers >= 1, got {max_group} and {micro_layers}")
         self._weights = None if weights is None else Path(weights)
-        self._confidence = confidence
+        self._confidence, self._token_confidence = confidence, token_confidence
         self._shift = SHIFTS[position_convention]
         self._micro_layers, self._stop_weight = micro_layers, stop_weight
         self._grouping = Grouping(max_group, floor, ratio, singles, random_splits)
@@ -106,7 +111,9 @@ class Hamburger:
         self._tuned, self._shape = checkpoint.decoder, checkpoint.shape
         self.pass_weights = checkpoint.weights()
         self._merge = Merge(checkpoint.embedder, checkpoint.shape)
-        self._micro = MicroDecoder(self._tuned, checkpoint.micro, checkpoint.shape, self._confidence)
+        self._micro = MicroDecoder(
+            self._tuned, checkpoint.micro, checkpoint.shape, self._confidence, self._token_confidence
+        )
 
     def exactness(self, sampler: Sampler) -> Exactness:
         return Exactness.LOSSY

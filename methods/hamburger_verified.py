@@ -33,6 +33,7 @@ from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock, Exactness, TrainingRows
 from methods.chain import Draft, generate_chain
+from methods.distillation import soft_cross_entropy
 from methods.hamburger_groups import entropies
 from methods.hamburger_model import HamburgerShape, MicroModule
 from methods.micro_decoder import MicroDecoder, features_at, new_taps
@@ -130,23 +131,19 @@ class HamburgerVerified:
     ) -> tuple[Tensor, dict[str, float]]:
         """Soft cross-entropy of every drafted token plus the weighted stop loss, averaged over tokens.
 
-        Logged beside it: ``accept``, the expected acceptance sum_v min(p, q) of the drafted tokens, and
+        Logged beside those of `methods.distillation.soft_cross_entropy`: ``stop``, the stop loss, and
         ``stop_right``, how often the stop head decides as labelled at 0.5.
         """
         windows = _Windows(rows, decoder, self._max_group)
         features = _features(rows, decoder, windows.anchors)
         tokens = decoder.embed(windows.inputs).float()
         drafted = module(features, tokens, decoder.placement.rotation(0, decoder.capacity))  # [A, K - 1, d]
-        logits = F.linear(
-            drafted[windows.is_drafted], decoder.lm_head.weight.float(), decoder.lm_head.bias
-        ).float()
+        logits = F.linear(drafted[windows.is_drafted], decoder.lm_head.weight.float(), decoder.lm_head.bias)
         target = windows.probs[windows.sources[windows.is_drafted]]
-        token_loss = -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+        token_loss, figures = soft_cross_entropy(logits, target)
         states = torch.cat([features[:, -1:], drafted[:, :-1]], dim=1)  # of tokens 0 .. K - 2
         stop_loss, right = self._stop_loss(module, states, windows)
-        with torch.no_grad():
-            accept = torch.minimum(target, logits.softmax(dim=-1)).sum(dim=-1).mean()
-        figures = {"accept": float(accept), "stop": float(stop_loss.detach()), "stop_right": right}
+        figures |= {"stop": float(stop_loss.detach()), "stop_right": right}
         return token_loss + self._stop_weight * stop_loss, figures
 
     def _stop_loss(self, module: nn.Module, states: Tensor, windows: _Windows) -> tuple[Tensor, float]:

@@ -35,6 +35,7 @@ from bench.runtime.rope import rotate
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock, Exactness, TrainingRows
 from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
+from methods.distillation import soft_cross_entropy
 from methods.early_exit import PrefixExit, check_exit
 
 
@@ -152,22 +153,13 @@ class Kangaroo:
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
-        """Soft cross-entropy against the frozen target, temperature 1, on answer positions (section 3.2).
-
-        Logged beside it: ``accept``, the expected acceptance sum_v min(p, q), and ``top1``, agreement of
-        argmaxes.
-        """
+        """Soft cross-entropy against the frozen target, temperature 1, on answer positions (section 3.2)."""
         count = rows.ids.numel()
         cos, sin = decoder.placement.rotation(0, count)
         shallow = rows.hidden[self.trained_layer(decoder)].float()
         drafted = module(shallow, cos.float(), sin.float())[rows.mask].to(decoder.dtype)
         target = decoder.head(rows.hidden[decoder.depth][rows.mask]).float().softmax(dim=-1)
-        logits = F.linear(drafted, decoder.lm_head.weight, decoder.lm_head.bias).float()
-        loss = -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
-        with torch.no_grad():
-            accept = torch.minimum(target, logits.softmax(dim=-1)).sum(dim=-1).mean()
-            top1 = (target.argmax(dim=-1) == logits.argmax(dim=-1)).float().mean()
-        return loss, {"accept": float(accept), "top1": float(top1)}
+        return soft_cross_entropy(F.linear(drafted, decoder.lm_head.weight, decoder.lm_head.bias), target)
 
 
 class Adapter(nn.Module):

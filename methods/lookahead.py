@@ -34,6 +34,7 @@ from torch import Tensor
 from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
 from methods.base import Budget, Clock, Exactness
 from methods.tree import TreeDraft, generate_tree
 from methods.trees import Tree
@@ -82,7 +83,7 @@ class Lookahead:
         found = self._pool.behind(self._grid[0][0])
         parents, tokens = prefix_tree(ngram[:room] for ngram in found)
         tree = _tree(parents, root.device).fit(room, slots)
-        behind = torch.tensor(tokens[: tree.size - 1], dtype=root.dtype, device=root.device)
+        behind = upload(torch.tensor(tokens[: tree.size - 1], dtype=root.dtype), root.device)
         stop = "budget" if found and room < self._ngram - 1 else "match"
         return TreeDraft(tree, torch.cat([root, behind]), stop)
 

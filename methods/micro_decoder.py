@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.sampling import Sampler
-from methods.chain import Draft, DraftBuilder
+from methods.chain import Draft, DraftBuilder, is_unsure
 from methods.hamburger_model import HamburgerShape
 from methods.trained_layer import as_layer
 
@@ -33,13 +33,20 @@ class MicroDecoder:
         tensors: State of `methods.hamburger_model.MicroModule`.
         shape: What the module looks like.
         confidence: A group goes on while the stop head's probability of going on is at least this; above 1
-            no group goes on, at 0 or below every group is full.
+            no group goes on, at 0 or below the stop head ends none.
+        token_confidence: A group ends before a token whose distribution gives no token this much; at 0 none.
     """
 
     def __init__(
-        self, target: Decoder, tensors: Mapping[str, Tensor], shape: HamburgerShape, confidence: float
+        self,
+        target: Decoder,
+        tensors: Mapping[str, Tensor],
+        shape: HamburgerShape,
+        confidence: float,
+        token_confidence: float = 0.0,
     ) -> None:
-        self._target, self._shape, self._confidence = target, shape, confidence
+        self._target, self._shape = target, shape
+        self._confidence, self._token_confidence = confidence, token_confidence
         self._layers = target.companion(
             [as_layer(tensors, f"decoders.{index}.") for index in range(shape.micro_layers)],
             target.final_norm,
@@ -53,8 +60,8 @@ class MicroDecoder:
     def draft(self, root: Tensor, features: Tensor, room: int, sampler: Sampler) -> Draft:
         """The tokens that follow `root` in its group, at most `room` of them.
 
-        The stop head decides on each token's own state, which the token itself has not entered: stopping
-        does not bias what is drawn.
+        Both rules decide on what a token is predicted from, before it is drawn: stopping does not bias what
+        is drawn.
 
         Args:
             root: First token of the group, read from the target's own head, shape [1].
@@ -70,7 +77,10 @@ class MicroDecoder:
             if not self._goes_on(state):
                 return chain.finish("confidence")
             state = self._advance(inputs)
-            inputs = self._target.embed(chain.propose(self._target.lm_head(state), sampler))
+            logits = self._target.lm_head(state)
+            if is_unsure(logits, self._token_confidence):
+                return chain.finish("probability")
+            inputs = self._target.embed(chain.propose(logits, sampler))
         return chain.finish()
 
     def _advance(self, inputs: Tensor) -> Tensor:

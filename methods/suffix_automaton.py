@@ -23,6 +23,7 @@ from torch import Tensor
 from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
 from methods.base import Budget, Clock, Exactness
 from methods.chain import Draft, generate_chain
 
@@ -61,7 +62,7 @@ class SamDecoding:
         length, end = self._text.match
         earned = min(self._draft_length, int(self._growth * length))
         copied = self._text.ids[end : end + min(earned, room)]
-        tokens = torch.tensor(copied, dtype=root.dtype, device=root.device)
+        tokens = upload(torch.tensor(copied, dtype=root.dtype), root.device)
         return Draft(tokens, "length" if len(copied) == self._draft_length else "match")
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:

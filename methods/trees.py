@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
+from bench.runtime.transfer import upload
 
 Path = tuple[int, ...]
 """Ranks from the root to a node; the root's own path is empty."""
@@ -56,8 +57,8 @@ class Tree:
             sees[node][node] = True
         self.depths = tuple(depths)
         self.children = tuple(tuple(nodes) for nodes in below)
-        self.offsets = torch.tensor(depths, device=device)
-        self.sees = torch.tensor(sees, device=device)
+        self.offsets = upload(torch.tensor(depths), device)
+        self.sees = upload(torch.tensor(sees), device)
         self._parts: dict[int, Tree] = {}
         self._columns: dict[int, Tensor] = {}
 

@@ -35,6 +35,7 @@ from bench.runtime.modules import WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock, Exactness, TrainingRows
 from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
+from methods.distillation import soft_cross_entropy
 from methods.draft_length import draft_length_policy
 
 HEAD_WIDTH = 32
@@ -147,19 +148,9 @@ class TwoModel:
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
-        """Soft cross-entropy against the target, temperature 1, on answer positions.
-
-        Logged beside it: ``accept``, the expected acceptance sum_v min(p, q), and ``top1``, agreement of
-        argmaxes.
-        """
-        logits = module(rows.ids)[rows.mask]
+        """Soft cross-entropy against the target, temperature 1, on answer positions."""
         target = decoder.head(rows.hidden[decoder.depth][rows.mask]).float().softmax(dim=-1)
-        count = max(1, logits.shape[0])  # a mean over no answer token would be NaN
-        loss = -(target * logits.log_softmax(dim=-1)).sum() / count
-        with torch.no_grad():
-            accept = torch.minimum(target, logits.softmax(dim=-1)).sum() / count
-            top1 = (target.argmax(dim=-1) == logits.argmax(dim=-1)).sum() / count
-        return loss, {"accept": float(accept), "top1": float(top1)}
+        return soft_cross_entropy(module(rows.ids)[rows.mask], target)
 
     def _shape(self, decoder: Decoder) -> dict[str, Any]:
         """A Llama of the configured size that speaks the target's vocabulary, as far as it reaches."""
@@ -207,10 +198,11 @@ def load_draft_model(folder: Path, target: Decoder) -> Decoder:
     Raises:
         UserError: If it cannot be loaded, speaks another vocabulary or holds shorter sequences.
     """
-    options = RuntimeOptions(target.device, target.dtype, target.capacity)
+    options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
     drafter = (
         load_decoder(folder, options) if (folder / "config.json").is_file() else _trained(folder, options)
     )
+    target.adopt(drafter)
     tokens, wanted = drafter.config.vocab, target.config.vocab
     if tokens != wanted:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The state of an interrupted training run: one file, written whole or not at all."""
+"""What a training run begins with: its own interrupted state, or weights of an earlier run."""
 
 import logging
 import os
@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from bench.errors import UserError
+from bench.runtime.modules import require_fit
 
 STATE_FILE = "state.pt"
 log = logging.getLogger(__name__)
@@ -44,3 +47,21 @@ def load_state(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None
             "Give another output folder, or restore the settings to resume that run.",
         )
     return state
+
+
+def load_start(module: nn.Module, file: Path) -> None:
+    """Begin with the weights of an earlier run; the optimiser begins anew.
+
+    Args:
+        module: What is about to be trained.
+        file: Its weights as `bench.train` has written them.
+
+    Raises:
+        UserError: If there is no such file, or it holds another module's weights.
+    """
+    fix = "set start to a folder that bench.train wrote for this method and model"
+    if not file.is_file():
+        raise UserError(f"{file.parent} holds no {file.name} to start from", fix)
+    tensors, own = load_file(file), module.state_dict()
+    require_fit(tensors, {name: tuple(tensor.shape) for name, tensor in own.items()}, str(file), fix)
+    module.load_state_dict(tensors)

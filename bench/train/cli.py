@@ -37,6 +37,7 @@ class TrainConfig:
         recipe: Settings of `bench.train.modules.ModuleRecipe`.
         base: Settings of `bench.train.base.BaseRecipe`; if given, the base model is trained instead.
         data: Conversations to train on; None is the embedded corpus, which only models of its own can read.
+        start: Folder of an earlier result to begin with; None begins with new modules.
         out: Folder of the result.
     """
 
@@ -46,6 +47,7 @@ class TrainConfig:
     recipe: dict[str, Any] = field(default_factory=dict)
     base: Any = None
     data: Any = None
+    start: str | None = None
     out: str | None = None
 
 
@@ -112,10 +114,13 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
         conversations = _conversations(composed)
         facts["data"] = conversations.location
         dialogues = conversations.stream(ChatFormat(tokenizer, config.template), recipe.seed)
+    start = None if composed.start is None else Path(composed.start)
+    if start is not None:
+        facts["start"] = composed.start
     if isinstance(method, Trainable):
-        figures = train_module(method, decoder, dialogues, recipe, out, facts)
+        figures = train_module(method, decoder, dialogues, recipe, out, facts, start)
     else:
-        figures = train_joint(method, decoder, folder, dialogues, recipe, out, facts)
+        figures = train_joint(method, decoder, folder, dialogues, recipe, out, facts, start)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
 
 

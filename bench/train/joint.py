@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.modules import save_model
-from bench.train.checkpoint import load_state, save_state
+from bench.runtime.modules import MODEL_FILE, save_model
+from bench.train.checkpoint import load_start, load_state, save_state
 from bench.train.modules import ModuleRecipe
 from bench.train.modules import Sequence as Dialogue
 from methods.base import Example, FullTrainable
@@ -74,12 +74,22 @@ class JointTrainer:
         decoder: The frozen model; its precision is that of the training passes, the masters are fp32.
         recipe: Settings.
         work: Folder of checkpoints.
+        start: Folder of a tuned model to begin with; None begins with the decoder's weights and new parts.
     """
 
-    def __init__(self, method: FullTrainable, decoder: Decoder, recipe: JointRecipe, work: Path) -> None:
+    def __init__(
+        self,
+        method: FullTrainable,
+        decoder: Decoder,
+        recipe: JointRecipe,
+        work: Path,
+        start: Path | None = None,
+    ) -> None:
         self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, work
         torch.manual_seed(recipe.seed)  # new modules initialise themselves from the global generator
         self.model: nn.Module = method.new_model(decoder)
+        if start is not None:
+            load_start(self.model, start / MODEL_FILE)
         self._rates = (recipe.lr * recipe.base_share, recipe.lr)
         self._optimizer = self._new_optimizer()
         self._step = 0
@@ -195,6 +205,7 @@ def train_joint(
     recipe: JointRecipe,
     out: Path,
     provenance: Mapping[str, Any],
+    start: Path | None = None,
 ) -> dict[str, float]:
     """Train a method's whole model and write it to `out` in bf16; checkpoints live in ``out/work``.
 
@@ -206,11 +217,12 @@ def train_joint(
         recipe: Settings.
         out: Folder that `methods` load from.
         provenance: Stored in the method's block, with the recipe and the figures.
+        start: Folder of a tuned model to begin with.
 
     Returns:
         Mean figures of the last logged steps.
     """
-    trainer = JointTrainer(method, decoder, recipe, out / "work")
+    trainer = JointTrainer(method, decoder, recipe, out / "work", start)
     figures = trainer.run(dialogues)
     tensors = {name: value.to(torch.bfloat16) for name, value in trainer.model.state_dict().items()}
     training = {**provenance, "recipe": asdict(recipe), "figures": figures}

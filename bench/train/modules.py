@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.modules import save_module
-from bench.train.checkpoint import load_state, save_state
+from bench.runtime.modules import WEIGHTS_FILE, save_module
+from bench.train.checkpoint import load_start, load_state, save_state
 from methods.base import Trainable, TrainingRows
 
 log = logging.getLogger(__name__)
@@ -83,12 +83,22 @@ class ModuleTrainer:
         decoder: The frozen model.
         recipe: Settings.
         work: Folder of checkpoints.
+        start: Folder of a trained module to begin with; None begins with a new one.
     """
 
-    def __init__(self, method: Trainable, decoder: Decoder, recipe: ModuleRecipe, work: Path) -> None:
+    def __init__(
+        self,
+        method: Trainable,
+        decoder: Decoder,
+        recipe: ModuleRecipe,
+        work: Path,
+        start: Path | None = None,
+    ) -> None:
         self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, work
         torch.manual_seed(recipe.seed)  # modules initialise themselves from the global generator
         self.module: nn.Module = method.new_module(decoder).to(decoder.device)
+        if start is not None:
+            load_start(self.module, start / WEIGHTS_FILE)
         self._optimizer = torch.optim.AdamW(
             self.module.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
         )
@@ -172,6 +182,7 @@ def train_module(
     recipe: ModuleRecipe,
     out: Path,
     provenance: Mapping[str, Any],
+    start: Path | None = None,
 ) -> dict[str, float]:
     """Train a method's module and write it to `out`; checkpoints live in ``out/work``.
 
@@ -182,11 +193,12 @@ def train_module(
         recipe: Settings.
         out: Folder that `methods` load from.
         provenance: Stored beside the weights, with the recipe and the method's own settings.
+        start: Folder of a trained module to begin with.
 
     Returns:
         Figures of the last logged steps.
     """
-    trainer = ModuleTrainer(method, decoder, recipe, out / "work")
+    trainer = ModuleTrainer(method, decoder, recipe, out / "work", start)
     figures = trainer.run(sequences)
     facts = {**provenance, **method.provenance(decoder), "recipe": asdict(recipe), "figures": figures}
     tensors = {name: value.to(torch.bfloat16) for name, value in trainer.module.state_dict().items()}

@@ -23,7 +23,12 @@ SETTINGS |= {"floor": 0.05, "ratio": 0.3, "stop_weight": 0.5}
 
 
 def unattached(**changes: Any) -> Hamburger:
-    more = {"position_convention": "last_token", "singles": 0.0, "random_splits": 0.0}
+    more = {
+        "position_convention": "last_token",
+        "singles": 0.0,
+        "random_splits": 0.0,
+        "token_confidence": 0.0,
+    }
     return Hamburger(**{**SETTINGS, **more, **changes})
 
 

@@ -53,7 +53,7 @@ METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
     "layerskip-fsm": lambda decoder, folder: LayerSkip(exit_layer=4, draft_length=3, policy="fsm"),
     "layerskip-dv": lambda decoder, folder: LayerSkip(exit_layer=5, draft_length=8, policy="dv"),
     "del": lambda decoder, folder: DynamicExit(**DEL),
-    "del-unhurried": lambda decoder, folder: DynamicExit(**{**DEL, "stop": False, "shadow_every": 2}),
+    "del-to-length": lambda decoder, folder: DynamicExit(**{**DEL, "stop": False}),
     "hidden_transfer": lambda decoder, folder: random_hidden_transfer(decoder, folder),
     "m2r2": lambda decoder, folder: random_m2r2(decoder, folder),
     "medusa": lambda decoder, folder: random_medusa(decoder, folder, tree="mc_sim_7b_63"),

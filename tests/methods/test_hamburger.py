@@ -94,6 +94,16 @@ def test_at_confidence_zero_every_group_is_full() -> None:
     assert sizes_of(got) == [4] * 10
 
 
+def test_a_group_ends_before_a_token_that_the_micro_decoder_is_unsure_of() -> None:
+    """With the stop head silent the gate alone sets the sizes; never open, it is plain decoding."""
+    plain, full = run(bound(confidence=1.1), prompt(), new=40), run(bound(confidence=0.0), prompt(), new=40)
+    for gate, expected in ((1.0, plain), (0.0, full)):
+        assert run(bound(confidence=0.0, token_confidence=gate), prompt(), new=40).ids == expected.ids
+    gated = run(bound(confidence=0.0, token_confidence=0.5), prompt(), new=60)
+    assert len(set(sizes_of(gated))) > 1
+    assert {one.stop for one in gated.rounds} >= {"probability", "length"}
+
+
 def test_a_budget_that_ends_inside_a_group_gives_a_prefix() -> None:
     method = bound()
     whole = run(method, prompt(), new=40).ids
@@ -268,6 +278,7 @@ def test_without_weights_the_user_is_told_how_to_make_them(tmp_path: Path) -> No
         {"max_group": 0},
         {"singles": 0.7, "random_splits": 0.7},
         {"ratio": 2.0},
+        {"token_confidence": 1.5},
     ],
     ids=str,
 )

@@ -120,7 +120,7 @@ def test_the_loss_reaches_every_weight() -> None:
     loss, figures = method.loss(module, observe(method, decoder, IDS, MASK), decoder)
     loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in module.parameters())
-    assert set(figures) == {"accept", "stop", "stop_right"}
+    assert set(figures) == {"accept", "top1", "stop", "stop_right"}
     assert isinstance(method, Trainable)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench.errors import UserError
+from bench.runtime.modules import save_model
 from bench.train.joint import JointRecipe, JointTrainer, _cut, train_joint
 from bench.train.modules import Sequence
 from methods.hamburger import Hamburger
@@ -84,6 +85,18 @@ def test_an_untrained_copy_is_the_model(tmp_path: Path) -> None:
     assert torch.equal(names["model.model.embed_tokens.weight"], decoder.embedding)
     assert torch.equal(names["model.model.layers.3.mlp.down_proj.weight"], decoder.layers[3].mlp.down.weight)
     assert not base.exists()
+
+
+def test_a_run_can_begin_with_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    first = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "work")
+    first.train_step([next(dialogues())])
+    save_model(tmp_path, first.model.state_dict(), {})
+    second = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "next", tmp_path)
+    for name, value in first.model.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[name], value, rtol=0, atol=0)
+    with pytest.raises(UserError, match=r"holds no model\.safetensors to start from"):
+        JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "next", tmp_path / "nowhere")
 
 
 def test_new_parts_learn_at_their_own_rate(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bench.errors import UserError
+from bench.runtime.modules import save_module
 from bench.train.modules import ModuleRecipe, ModuleTrainer, Sequence, train_module
 from methods.autoregressive import Autoregressive
 from methods.base import Trainable
@@ -62,6 +64,21 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path
     resumed.run(dialogues())
     for name, value in whole.module.state_dict().items():
         torch.testing.assert_close(resumed.module.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_a_run_can_begin_with_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    train_module(kangaroo(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
+    second = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "next", tmp_path)
+    shipped = load_file(tmp_path / "module.safetensors")
+    for name, value in second.module.state_dict().items():
+        torch.testing.assert_close(value, shipped[name].float(), rtol=0, atol=0)
+
+
+def test_weights_of_another_module_are_refused_as_a_start(tmp_path: Path) -> None:
+    save_module(tmp_path, {"heads.0.weight": torch.zeros(2, 2)}, {"method": "medusa"})
+    with pytest.raises(UserError, match=r"layers\.0\.input_layernorm\.weight is missing"):
+        ModuleTrainer(kangaroo(), random_decoder(), RECIPE, tmp_path / "next", tmp_path)
 
 
 def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
