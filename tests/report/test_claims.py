@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+import conf
 from bench.errors import UserError
 from bench.report.board import Section, sections
 from bench.report.claims import Claim, claim_table, compare, load_papers
 from bench.report.entries import entries
 from tests.report.boards import Plan, stored
+
+ELSEWHERE = {"eagle", "eagle2", "eagle3", "hydra", "medusa_2", "rest", "samd_eagle2"}
+ELSEWHERE |= {"speculative_sampling_68m"}  # methods that are claimed and not implemented here
 
 CLAIM = Claim(
     claim="Kangaroo",
@@ -38,6 +42,14 @@ def test_every_paper_loads_and_explains_its_tags() -> None:
     assert len(papers) >= 10
     assert all(one.claims and one.tags for one in papers)
     assert "M" not in {tag for one in papers for tag in one.tags}  # figures from memory are not quoted
+
+
+def test_claims_name_methods_as_their_runs_are_named() -> None:
+    """A variant such as conf/method/medusa/chain.yaml is run, and called, ``medusa-chain``."""
+    folder = Path(conf.__file__).parent / "method"
+    known = {str(one.relative_to(folder).with_suffix("")).replace("/", "-") for one in folder.rglob("*.yaml")}
+    claimed = {claim.method for paper in load_papers() for claim in paper.claims}
+    assert claimed - known == ELSEWHERE
 
 
 def test_a_claim_in_our_setting_gets_our_end_to_end_figures(measured: list[Section]) -> None:
