@@ -1,5 +1,7 @@
 """The one exception that means "the user can mend this": the command line prints it without a traceback."""
 
+from __future__ import annotations
+
 
 class UserError(ValueError):
     """A mistake in the input: what is wrong, and the fix.
@@ -15,3 +17,7 @@ class UserError(ValueError):
         super().__init__(f"{what}\n{fix}")
         self.what = what
         self.fix = fix
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
+        """Both lines survive the way from another process."""
+        return type(self), (self.what, self.fix)

@@ -95,10 +95,10 @@ def _names(chosen: ChoiceSweep | Glob | None) -> list[str]:
 def _prove(composed: DictConfig, names: list[str]) -> int:
     """Prove and print; the exit status."""
     from bench.certificates import save
-    from bench.prove.control_run import caught_by, run_controls
+    from bench.prove.control_run import caught_by
+    from bench.prove.crew import Crew
     from bench.prove.listing import certificate_lines, control_lines, table
     from bench.prove.models import Models
-    from bench.prove.prover import Prover
     from bench.prove.sampling import SETTINGS
 
     config: ProveConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
@@ -106,13 +106,13 @@ def _prove(composed: DictConfig, names: list[str]) -> int:
     models = Models(config)
     models.configured("fp32")  # a mistake about the model is told before the work begins
     alpha = config.alpha / (len(names) * len(SETTINGS))
-    outcomes = run_controls(models, alpha)
-    _say(control_lines(outcomes))
-    prover, certificates = Prover(config, models, alpha, caught_by(outcomes)), []
-    for component in components:
-        certificates.append(prover.certify(component))
-        path = save(certificates[-1], Path(config.results_dir))
-        _say(f"\n{certificate_lines(certificates[-1], str(path))}")
+    certificates = []
+    with Crew(config, models, alpha) as crew:
+        outcomes = crew.controls()
+        _say(control_lines(outcomes))
+        for one in crew.certificates(components, caught_by(outcomes)):
+            certificates.append(one)
+            _say(f"\n{certificate_lines(one, str(save(one, Path(config.results_dir))))}")
     _say(f"\n{table(certificates)}")
     is_sound = all(one.is_as_expected for one in outcomes) and not any(one.failures for one in certificates)
     return OK if is_sound else FAILED

@@ -27,6 +27,7 @@ class ProveConfig:
         tokens: Tokens per sampled generation.
         alpha: Chance that any sampling test of the whole command fails although every method is exact.
         seed: Start of every random stream.
+        jobs: Processes; None is one per core for a small model on the CPU, and one otherwise.
         results_dir: Certificates go to its subfolder ``certificates``.
     """
 
@@ -35,10 +36,11 @@ class ProveConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     prompts: int = 6
     max_new_tokens: int = 64
-    draws: int = 3000
+    draws: int = 2000
     tokens: int = 4
     alpha: float = 1e-3
     seed: int = 0
+    jobs: int | None = None
     results_dir: str = "results"
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class ProveConfig:
                     f"{name} must be at least {least}, got {getattr(self, name)}",
                     f"use {name}={least} or more",
                 )
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"jobs must be at least 1, got {self.jobs}", "leave jobs out: one per core")
         if self.runtime.dtype is not None:
             raise UserError(
                 f"a proof runs in fp32 and in bf16, got runtime.dtype={self.runtime.dtype}",

@@ -8,7 +8,7 @@ noted as not provable there, and proves nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -38,18 +38,15 @@ class Prover:
         config: Sizes of the proof.
         models: On what.
         alpha: Level of a single sampling test.
-        controls: By broken variant, which check caught it; goes into every certificate.
     """
 
-    def __init__(
-        self, config: ProveConfig, models: Models, alpha: float, controls: Mapping[str, str | None]
-    ) -> None:
-        self._config, self._models, self._alpha, self._controls = config, models, alpha, controls
+    def __init__(self, config: ProveConfig, models: Models, alpha: float) -> None:
+        self._config, self._models, self._alpha = config, models, alpha
         block = environment(models.device, DTYPES["fp32"])
         self._versions = {**block["versions"], "device": block["device"], "commit": block["git"]["commit"]}
 
     def certify(self, component: Component) -> Certificate:
-        """Check one method.
+        """Check one method; the certificate says nothing of controls yet.
 
         Raises:
             UserError: If its constructor cannot be imported, or refuses its settings.
@@ -68,7 +65,7 @@ class Prover:
             source_hash=source_hash(component.target),
             declared=declared,
             checks=tuple(checks),
-            controls=dict(self._controls),
+            controls={},
             settings={
                 "model": self._models.name,
                 "prompts": config.prompts,

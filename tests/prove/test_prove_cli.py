@@ -13,7 +13,7 @@ from bench.prove.cli import main, split_choice
 from bench.prove.control_run import Outcome
 from bench.prove.controls import CONTROLS
 
-SMALL = ["draws=200", "tokens=3", "prompts=1", "max_new_tokens=12", "runtime.device=cpu"]
+SMALL = ["draws=200", "tokens=3", "prompts=1", "max_new_tokens=12", "runtime.device=cpu", "jobs=1"]
 
 MINE = '''
 """A method of somebody else: prompt copies that accept one token too many, if told to."""
@@ -68,7 +68,7 @@ def myconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def controls(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> None:
     """Let the controls end so, at no cost; that they do is the matter of test_controls.py."""
-    monkeypatch.setattr("bench.prove.control_run.run_controls", lambda models, alpha: (outcome,))
+    monkeypatch.setattr("bench.prove.crew.run_controls", lambda models, alpha: (outcome,))
 
 
 def prove(monkeypatch: pytest.MonkeyPatch, results: Path, *arguments: str) -> int:

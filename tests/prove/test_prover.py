@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from bench.certificates import Certificate
 from bench.components import Component
 from bench.config import ModelConfig
 from bench.prove.config import ProveConfig
@@ -50,7 +52,7 @@ def prover() -> Prover:
     """A small proof; its models serve all tests."""
     config = ProveConfig(model=ModelConfig(path=TINY), prompts=1, max_new_tokens=12, draws=200, tokens=4)
     config.runtime.device = "cpu"
-    return Prover(config, Models(config), 1e-6, {"off by one": "greedy"})
+    return Prover(config, Models(config), 1e-6)
 
 
 @pytest.fixture
@@ -58,12 +60,17 @@ def one_family(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.prove.prover.FAMILIES", ("llama",))
 
 
+def certified(prover: Prover, component: Component) -> Certificate:
+    """As the command makes it: with what became of the controls."""
+    return replace(prover.certify(component), controls={"off by one": "greedy"})
+
+
 def here(method: type) -> Component:
     return Component("method", method.__name__.lower(), f"{__name__}.{method.__name__}", {})
 
 
 def test_a_promise_is_checked_under_the_sampler_it_is_made_for(prover: Prover, one_family: None) -> None:
-    found = prover.certify(here(GreedyOnly))
+    found = certified(prover, here(GreedyOnly))
     assert found.verdict == "greedy proved, sampling named lossy"
     assert {one.kind for one in found.checks} == {"greedy", "greedy half"}
 
@@ -73,7 +80,7 @@ def test_a_greedy_promise_does_not_cover_sampling(prover: Prover, one_family: No
 
 
 def test_a_method_that_breaks_down_fails_and_says_how(prover: Prover, one_family: None) -> None:
-    found = prover.certify(here(Crashing))
+    found = certified(prover, here(Crashing))
     assert found.verdict == "FAILED"
     assert all(one.detail == "RuntimeError: layers hold different lengths" for one in found.failures)
 
@@ -82,7 +89,7 @@ def test_without_shipped_weights_random_ones_are_checked_and_the_lack_is_told(
     prover: Prover, one_family: None, tmp_path: Path
 ) -> None:
     params = {"weights": str(tmp_path), "exit_layer": 1, "draft_length": 3, "threshold": 0.0}
-    found = prover.certify(Component("method", "kangaroo", "methods.kangaroo.Kangaroo", params))
+    found = certified(prover, Component("method", "kangaroo", "methods.kangaroo.Kangaroo", params))
     assert found.verdict == "proved"
     assert found.checks[0].status == "not provable here"
     assert "holds no module.safetensors" in found.checks[0].detail

@@ -1,0 +1,58 @@
+"""Checks spread over processes: the same certificates, in the order asked for."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from bench.certificates import Certificate
+from bench.components import Component
+from bench.config import ModelConfig
+from bench.errors import UserError
+from bench.prove.config import ProveConfig
+from bench.prove.crew import Crew, sensible_jobs
+from bench.prove.models import Models
+
+TINY = "package:bench/assets/tiny"
+METHODS = [
+    Component(
+        "method", "prompt_lookup", "methods.prompt_lookup.PromptLookup", {"max_ngram": 3, "draft_length": 4}
+    ),
+    Component("method", "autoregressive", "methods.autoregressive.Autoregressive", {}),
+]
+
+
+def config(jobs: int | None) -> ProveConfig:
+    small = {"prompts": 1, "max_new_tokens": 8, "draws": 200, "tokens": 2}
+    made = ProveConfig(model=ModelConfig(path=TINY), jobs=jobs, **small)
+    made.runtime.device = "cpu"
+    return made
+
+
+def certificates(jobs: int) -> list[Certificate]:
+    settings = config(jobs)
+    with Crew(settings, Models(settings), 1e-6) as crew:
+        return [replace(one, created="") for one in crew.certificates(METHODS, {"some mistake": "greedy"})]
+
+
+def test_two_processes_make_the_certificates_of_one() -> None:
+    alone = certificates(1)
+    assert certificates(2) == alone
+    assert [one.method for one in alone] == ["prompt_lookup", "autoregressive"]
+    assert [one.verdict for one in alone] == ["proved", "proved"]
+
+
+def test_a_small_model_on_the_cpu_takes_every_core() -> None:
+    assert sensible_jobs(Models(config(None))) >= 1
+
+
+def test_no_process_at_all_is_refused() -> None:
+    with pytest.raises(UserError, match="jobs must be at least 1, got 0"):
+        config(0)
+
+
+def test_a_users_mistake_survives_the_way_between_processes() -> None:
+    mistake = pickle.loads(pickle.dumps(UserError("this is wrong", "mend it")))
+    assert (mistake.what, mistake.fix) == ("this is wrong", "mend it")
