@@ -1,10 +1,9 @@
 """Measures prompts x turns x repeats, the arms interleaved, every pair on disk before the next begins.
 
 Order is ABBA: repeat 0 decodes baseline then method, repeat 1 method then baseline, and so on, turn by turn,
-so that a slow drift of the machine falls on both arms alike; where there is an eager arm, it comes behind
-them in repeat 0. The harness cuts outputs at the end token and
-the budget, recounts them, and judges them against the target. A sample that fails is a record with its error;
-the run goes on.
+so that a slow drift of the machine falls on both arms alike; an eager arm comes behind them in repeat 0. The
+harness cuts outputs at the end token and the budget, recounts them, and judges them against the target. A
+sample that fails is a record with its error; the run goes on.
 """
 
 from __future__ import annotations

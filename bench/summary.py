@@ -151,7 +151,8 @@ def _against_eager(eager: Sequence[Sample], fast: Sequence[Sample], draws: _Draw
         return None
     repeats = {one.repeat for one in eager}
     paired, _ = _complete([*eager, *(one for one in fast if one.repeat in repeats)])
-    return draws.speedup(_arm(paired, Arm.EAGER), [one for one in paired if one.arm is not Arm.EAGER])
+    held = [one for one in paired if one.arm is not Arm.EAGER]
+    return draws.speedup(_arm(paired, Arm.EAGER) if held else [], held)
 
 
 def _arm(samples: Sequence[Sample], arm: Arm) -> list[Sample]:
