@@ -143,6 +143,11 @@ class MeasureConfig:
         level: Confidence level of the intervals.
         resamples: Bootstrap resamples.
         history: Later turns follow the arm's own answers (``free``) or the baseline's (``frozen``).
+        eager: Decode by the tier ``eager`` as well, for the speedup that papers report: over a textbook loop.
+            In the first repeat only, in turn with the other arms: a ratio that is quoted beside papers' needs
+            less precision than the headline, and the loop is slow. Switched on for a run that is measured
+            already, it adds these samples at a later time than those that they are compared with. No effect
+            with ``runtime.tier=eager``, where the baseline is that loop.
     """
 
     repeats: int = 2
@@ -150,6 +155,7 @@ class MeasureConfig:
     level: float = 0.95
     resamples: int = 10_000
     history: str = "free"
+    eager: bool = False
 
     def __post_init__(self) -> None:
         require_least("measure.repeats", self.repeats, 1)
@@ -224,6 +230,11 @@ class Settings:
     plan: bool
     plan_device: str | None
     config: Mapping[str, Any]
+
+    @property
+    def has_eager_arm(self) -> bool:
+        """Whether the eager arm decodes: it is asked for, and it is not the baseline itself."""
+        return self.measure.eager and self.runtime.tier != "eager"
 
 
 def register_schema() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.cells import cells_of, key_of
+from bench.cells import arms_of, cells_of, key_of
 from bench.config import Settings
 from bench.outlook import foresee, outlook_lines
 from bench.store import load_run, load_samples
@@ -34,8 +34,8 @@ def plan(settings: Settings) -> Planned:
 def _progress(settings: Settings) -> str:
     drawn = draw_up(settings)
     folder = settings.results_dir / "runs" / drawn.run.run_id
-    cells = list(cells_of(drawn.task.prompts, settings.measure.repeats))
-    wanted = {key_of(cell, arm) for cell in cells for arm in drawn.arms}
+    cells = cells_of(drawn.task.prompts, settings.measure.repeats)
+    wanted = {key_of(cell, arm) for cell in cells for arm in arms_of(cell, drawn.arms)}
     has_begun = (folder / "run.json").is_file()  # a start that was killed at once leaves an empty folder
     stored = load_samples(folder) if has_begun and load_run(folder) else []
     done = sum(sample.error is None and sample.key in wanted for sample in stored)

@@ -1,4 +1,4 @@
-"""The live figures beside the progress bar: speed of both arms and acceptance length so far."""
+"""The live figures beside the progress bar: speed of every arm and acceptance length so far."""
 
 from __future__ import annotations
 

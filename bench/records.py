@@ -20,6 +20,8 @@ class Arm(StrEnum):
 
     BASELINE = "baseline"
     METHOD = "method"
+    EAGER = "eager"
+    """Plain decoding by a textbook loop: shows what papers' speedups are over, and enters no headline."""
 
 
 class Verdict(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.lossy import LossyFigures
 from bench.metrics import Position
@@ -40,7 +40,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """The method against the baseline on one set of prompts."""
+    """One arm against another, mostly the method against the baseline, on one set of prompts."""
 
     prompts: int
     decode: Interval | None
@@ -78,9 +78,9 @@ class Summary:
     lossy: LossyFigures | None
     """What a lossy method shows in place of verdicts."""
     failures: Mapping[str, int]
-    """Failed samples by arm and reason, most frequent first."""
+    """Failed samples of baseline and method by arm and reason, most frequent first."""
     excluded: tuple[str, ...]
-    """Prompts that are not complete in every arm."""
+    """Prompts that are not complete in baseline and method."""
     notes: tuple[str, ...]
     search: SearchCost | None = None
     """Of methods that search while they decode."""
@@ -92,6 +92,10 @@ class Summary:
     """What passes cost on this machine; None for runs that did not probe."""
     predicted: float | None = None
     """Decode speedup that those costs promise for the method's rounds."""
+    against_eager: Speedup | None = None
+    """The method (the baseline, where it is alone) against the eager arm; None for runs without that arm."""
+    eager_failures: Mapping[str, int] = field(default_factory=dict)
+    """As `failures`, of the eager arm: they touch nothing but `against_eager`."""
 
     @property
     def is_valid(self) -> bool | None:

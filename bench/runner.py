@@ -1,9 +1,9 @@
 """Measures prompts x turns x repeats, the arms interleaved, every pair on disk before the next begins.
 
 Order is ABBA: repeat 0 decodes baseline then method, repeat 1 method then baseline, and so on, turn by turn,
-so that a slow drift of the machine falls on both arms alike. The harness cuts outputs at the end token and
-the budget, recounts them, and judges them against the target. A sample that fails is a record with its error;
-the run goes on.
+so that a slow drift of the machine falls on both arms alike; an eager arm comes behind them in repeat 0. The
+harness cuts outputs at the end token and the budget, recounts them, and judges them against the target. A
+sample that fails is a record with its error; the run goes on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.cells import Cell, cells_of, key_of
+from bench.cells import Cell, arms_of, cells_of, key_of
 from bench.certificates import badge_of, source_hash
 from bench.config import Settings
 from bench.environment import environment, is_gpu_shared
@@ -132,7 +132,7 @@ class Session:
 
     def _missing(self, cell: Cell) -> list[Arm]:
         """Arms of a cell still to be decoded, in this repeat's order."""
-        order = list(self._bench.arms) if cell.repeat % 2 == 0 else list(self._bench.arms)[::-1]
+        order = arms_of(cell, self._bench.arms)
         return [arm for arm in order if key_of(cell, arm) not in self._store.done]
 
     def _measure(self, cell: Cell) -> list[Sample]:

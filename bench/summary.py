@@ -1,9 +1,10 @@
 """What one run says: from its samples to the numbers of its final table.
 
-Only prompts that are complete in every arm of the run enter times and speedups; the others are counted and
+Only prompts that are complete in baseline and method enter times and speedups; the others are counted and
 named. Verdicts, failures and acceptance come from every sample of the method, so that leaving a prompt out
-hides nothing. A number that the samples do not determine is None, never 0. `bench.run_figures` defines the
-result, `bench.table` prints it.
+hides nothing. The eager arm is held against the method apart from all else: nothing else depends on it. A
+number that the samples do not determine is None, never 0. `bench.run_figures` defines the result,
+`bench.table` prints it.
 """
 
 from collections import Counter
@@ -46,6 +47,7 @@ def summarise(
 
     `badge` is what `bench.certificates.badge_of` says of the run's output.
     """
+    eager, samples = _arm(samples, Arm.EAGER), [one for one in samples if one.arm is not Arm.EAGER]
     compared, excluded = _complete(samples)
     good = [one for one in samples if one.error is None]
     baseline, method = _arm(compared, Arm.BASELINE), _arm(compared, Arm.METHOD)
@@ -53,6 +55,7 @@ def summarise(
     draws = _Draws(resamples, seed)
     speedup = draws.speedup(baseline, method)
     probe = _probe(run)
+    against_eager = _against_eager(eager, method if _arm(samples, Arm.METHOD) else baseline, draws)
     is_given = bool(run.labels.get("cost only"))  # such an acceptance must never pass for a result
     return Summary(
         run=run,
@@ -70,12 +73,14 @@ def summarise(
         lossy=lossy_figures(run, samples),
         failures=_failures(samples),
         excluded=excluded,
-        notes=_notes(run, len({one.prompt_id for one in compared})),
+        notes=(*_notes(run, speedup.prompts), *_eager_notes(against_eager, speedup.prompts)),
         search=_defined(search_cost, method),
         skipped=_defined(skipped_share, all_method),
         badge=badge,
         probe=probe,
         predicted=_predicted(run, probe, method),
+        against_eager=against_eager,
+        eager_failures=_failures(eager),
     )
 
 
@@ -123,9 +128,9 @@ def _defined(estimate: Callable[[Given], Number], given: Given) -> Number | None
 
 
 def _complete(samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]:
-    """Samples of the prompts that are complete in every arm of the run, and the ids of the other prompts.
+    """Samples of the prompts that are complete in every arm given, and the ids of the other prompts.
 
-    Complete: every turn seen for the prompt holds a measurement in every repeat of the run and in every arm.
+    Complete: every turn seen for the prompt holds a measurement in every repeat given and in every arm.
     """
     arms, repeats = {one.arm for one in samples}, {one.repeat for one in samples}
     prompts: dict[str, list[Sample]] = {}
@@ -138,6 +143,16 @@ def _complete(samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]
         and len(found) == len({one.turn for one in found}) * len(repeats) * len(arms)
     }
     return [one for one in samples if one.prompt_id in complete], tuple(sorted(prompts.keys() - complete))
+
+
+def _against_eager(eager: Sequence[Sample], fast: Sequence[Sample], draws: _Draws) -> Speedup | None:
+    """`fast` against the eager arm on the prompts that are complete in both, in the eager arm's repeats."""
+    if not eager:
+        return None
+    repeats = {one.repeat for one in eager}
+    paired, _ = _complete([*eager, *(one for one in fast if one.repeat in repeats)])
+    held = [one for one in paired if one.arm is not Arm.EAGER]
+    return draws.speedup(_arm(paired, Arm.EAGER) if held else [], held)
 
 
 def _arm(samples: Sequence[Sample], arm: Arm) -> list[Sample]:
@@ -213,6 +228,12 @@ def _failures(samples: Sequence[Sample]) -> dict[str, int]:
     failed = [one for one in samples if one.error is not None]
     reasons = Counter(f"{one.arm.value}: {((one.error or '').splitlines() or [''])[0]}" for one in failed)
     return dict(reasons.most_common())
+
+
+def _eager_notes(against: Speedup | None, prompts: int) -> tuple[str, ...]:
+    if against is None or against.prompts == prompts:
+        return ()
+    return (f"against eager: {against.prompts} of {prompts} prompts",)
 
 
 def _notes(run: Run, prompts: int) -> tuple[str, ...]:

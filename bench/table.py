@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from bench.lossy import lossy_lines
 from bench.machine_table import machine_rows, prediction_rows
 from bench.records import Run, Verdict
-from bench.run_figures import Acceptance, ArmFigures, Subtask, Summary
+from bench.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
 from bench.stats import Interval
 
 COLUMNS = 100
@@ -69,10 +69,18 @@ def _speed_lines(summary: Summary) -> list[str]:
             "  per-question geomean", _times(speedup.decode_geometric), _times(speedup.end_to_end_geometric)
         ),
         _row("  Spec-Bench's formula", "-", _number(speedup.spec_bench, ".3f", "x")),
+        *_eager_lines(summary.against_eager),
         *(_row(*cells) for cells in prediction_rows(summary.probe, summary.predicted)),
         _row("baseline tokens/s", *_speeds(baseline)),
         _row("method tokens/s", *_speeds(method)),
     ]
+
+
+def _eager_lines(against: Speedup | None) -> list[str]:
+    if against is None:
+        return []
+    whole = f"{_times(against.end_to_end)}  [not the headline]"
+    return [_row("  against eager", _times(against.decode), whole)]
 
 
 def _subtask_lines(subtasks: Sequence[Subtask]) -> list[str]:
@@ -170,7 +178,7 @@ def _steadiness(summary: Summary) -> str:
 
 
 def _left_out(summary: Summary) -> list[str]:
-    failures = list(summary.failures.items())
+    failures = [*summary.failures.items(), *summary.eager_failures.items()]
     lines = [_row("FAILED", f"{count} x {reason}") for reason, count in failures[:_MOST_FAILURES]]
     if rest := sum(count for _, count in failures[_MOST_FAILURES:]):
         lines.append(_row("FAILED", f"{rest} more for other reasons"))

@@ -1,4 +1,4 @@
-"""Everything one run works with: the model, its chat format, the two arms, the prompts.
+"""Everything one run works with: the model, its chat format, the arms, the prompts.
 
 The step from settings to objects, so that the runner only measures.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.config import ModelConfig, RuntimeConfig, Settings
+from bench.eager_arm import EagerLoop
 from bench.errors import UserError
 from bench.fingerprints import checkpoint_hash, module_hash, module_parameters, shape_hash
 from bench.records import Arm, Run
@@ -43,7 +44,7 @@ class Workbench:
         decoder: The target model, shared by all arms.
         chat: Conversation to prompt ids, and back.
         eos_ids: Tokens that end an answer.
-        arms: The baseline, and the method where it is another one.
+        arms: What decodes, by arm, see `Blueprint.arms`.
         task: The prompts and where they came from.
         sampling: How tokens are chosen.
         run: The record of this run, without its environment.
@@ -67,6 +68,7 @@ class Blueprint:
         task: The prompts and where they came from.
         target: The model, not loaded.
         sampling: How tokens are chosen.
+        has_eager_arm: Whether a textbook loop decodes as well.
         run: The record of this run, without its environment.
     """
 
@@ -74,14 +76,16 @@ class Blueprint:
     task: LoadedTask
     target: Target
     sampling: Sampling
+    has_eager_arm: bool
     run: Run
 
     @property
     def arms(self) -> dict[Arm, Method]:
-        """The baseline, and the method where it is another one."""
+        """The baseline, the method where it is another one, and the eager loop where it is asked for."""
+        eager: dict[Arm, Method] = {Arm.EAGER: EagerLoop()} if self.has_eager_arm else {}
         if isinstance(self.method, Autoregressive):
-            return {Arm.BASELINE: self.method}  # against itself: its repeats are the comparison
-        return {Arm.BASELINE: Autoregressive(), Arm.METHOD: self.method}
+            return {Arm.BASELINE: self.method, **eager}  # against itself: its repeats are the comparison
+        return {Arm.BASELINE: Autoregressive(), Arm.METHOD: self.method, **eager}
 
 
 def draw_up(settings: Settings) -> Blueprint:
@@ -96,11 +100,11 @@ def draw_up(settings: Settings) -> Blueprint:
     sampling = Sampling(**asdict(settings.sampling))
     sampler = Sampler(sampling, torch.device("cpu"), 0)  # a promise about output depends on no device
     run = describe_run(settings, task, target, method, sampler)
-    return Blueprint(method, task, target, sampling, run)
+    return Blueprint(method, task, target, sampling, settings.has_eager_arm, run)
 
 
 def build_workbench(settings: Settings) -> Workbench:
-    """Load the model and attach both arms to it.
+    """Load the model and attach the arms to it.
 
     Raises:
         UserError: If any part of the settings cannot be met.

@@ -37,6 +37,12 @@ def test_kangaroos_main_table_is_planned_without_a_network() -> None:
     assert "python -m bench.train method=kangaroo model=vicuna_7b" in text
 
 
+@pytest.mark.parametrize(("tier", "eager"), [("auto", 560), ("eager", 0)])
+def test_an_eager_arm_adds_one_answer_to_each_turn(tier: str, eager: int) -> None:
+    outlook = planned("experiment=paper_kangaroo", "measure.eager=true", f"runtime.tier={tier}")
+    assert outlook.samples == 560 * 3 * 2 + eager
+
+
 def test_time_is_the_reading_of_all_bytes_at_the_bandwidth_of_the_gpu() -> None:
     size = Size(weight_bytes=10**9, pass_bytes=8 * 10**8, token_bytes=10**5, capacity=1000, module_bytes=0)
     outlook = Outlook(10, 100, 1000, size, GPUS["v100"], (), is_startable=True)

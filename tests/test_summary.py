@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -22,6 +22,10 @@ def method(prompt: int, repeat: int, verdict: Verdict = Verdict.EXACT) -> Sample
     found = Equivalence(verdict, None if verdict is Verdict.EXACT else 5)
     timing = Timing(0.5, 2.0, {"draft": 0.5, "verify": 1.0, "commit": 0.1}, 2.0)
     return replace(_sample(prompt, repeat, Arm.METHOD, rounds, timing), equivalence=found)
+
+
+def eager(prompt: int, slow: float = 2.0) -> Sample:
+    return replace(baseline(prompt, 0, slow), arm=Arm.EAGER)
 
 
 def _sample(prompt: int, repeat: int, arm: Arm, rounds: tuple[Round, ...], timing: Timing) -> Sample:
@@ -234,3 +238,51 @@ def test_a_probed_run_predicts_its_speedup_and_holds_the_baseline_against_the_ma
 
 def test_rounds_of_several_tokens_per_row_are_not_predicted() -> None:
     assert summarise(probed(**{"several tokens per row": True}), both(), resamples=200).predicted is None
+
+
+def test_the_method_is_held_against_the_eager_loop_by_prompt_in_the_first_repeat() -> None:
+    samples = [replace(one, timing=Timing(9.0, 9.0, {}, 9.0)) if one.repeat else one for one in both()]
+    got = summary([*samples, *(eager(prompt) for prompt in range(12))]).against_eager
+    assert got is not None
+    assert got.prompts == 12
+    assert got.decode is not None
+    assert got.decode.estimate == pytest.approx(4.0)
+    assert got.end_to_end is not None
+    assert got.end_to_end.estimate == pytest.approx(9.0 / 2.5)
+
+
+def test_the_line_against_eager_says_that_it_is_not_the_headline() -> None:
+    text = render(summary([*both(), *(eager(prompt) for prompt in range(12))]))
+    line = row(text, "against eager")
+    assert line.startswith("  against eager         4.000x [4.000, 4.000]       3.600x [3.600, 3.600]  ")
+    assert line.endswith("[not the headline]")
+    assert len(line) <= 100
+
+
+def test_nothing_but_that_line_depends_on_the_eager_arm() -> None:
+    with_arm = [*both(), *(eager(prompt) for prompt in range(9)), failure(eager(9), "boom")]
+    plain, more = summary(both()), summary(with_arm)
+    changed = {"against_eager", "eager_failures", "notes"}
+    names = {field.name for field in fields(Summary)} - changed
+    assert {name for name in names if getattr(plain, name) != getattr(more, name)} == set()
+    assert more.notes == ("against eager: 9 of 12 prompts",)
+    assert more.eager_failures == {"eager: boom": 1}
+    kept = [
+        line for line in render(more).splitlines() if line.split()[0] not in ("against", "FAILED", "note")
+    ]
+    assert kept == render(plain).splitlines()
+
+
+@pytest.mark.parametrize("arm", [Arm.EAGER, Arm.METHOD])
+def test_without_a_pair_the_line_has_dashes(arm: Arm) -> None:
+    samples = [*both(), *(eager(prompt) for prompt in range(12))]
+    got = summary([failure(one, "boom") if one.arm is arm else one for one in samples])
+    assert got.against_eager is not None
+    assert (got.against_eager.prompts, got.against_eager.decode) == (0, None)
+    assert row(render(got), "against eager").split()[2] == "-"
+
+
+def test_runs_without_the_arm_have_no_such_line() -> None:
+    got = summary(both())
+    assert got.against_eager is None
+    assert "eager" not in render(got)

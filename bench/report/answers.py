@@ -57,14 +57,16 @@ def write_answers(stored: StoredRun, folder: Path) -> list[Path]:
     """Write a run as answer files, one pair per repeat: ``run_1/<method>.jsonl`` beside
     ``run_1/vanilla.jsonl``.
 
-    Only questions that every arm and repeat answered in full are written. The first token of a turn counts
+    Only questions that both arms answered in full in every repeat are written; the eager arm, which decodes
+    one repeat only, is left out. The first token of a turn counts
     as a step of one token, so that the mean of ``accept_lengths`` is `bench.metrics.acceptance_length`.
 
     Raises:
         UserError: If there is no such question, or the folder cannot be written.
     """
-    failed = {one.prompt_id for one in stored.samples if one.error is not None}
-    samples = [one for one in stored.samples if one.prompt_id not in failed]
+    both = [one for one in stored.samples if one.arm is not Arm.EAGER]
+    failed = {one.prompt_id for one in both if one.error is not None}
+    samples = [one for one in both if one.prompt_id not in failed]
     if not samples:
         raise UserError(f"{stored.run.run_id} holds no complete answer", "let the run finish")
     names = {Arm.BASELINE: "vanilla", Arm.METHOD: stored.run.method}

@@ -55,6 +55,11 @@ class Section:
         return self.lossless + self.lossy
 
     @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every entry, those with a place first."""
+        return tuple(one.entry for one in self.ranked) + tuple(one.entry for one in self.apart)
+
+    @property
     def title(self) -> str:
         """Model, device, precision and sampling."""
         one = self.setting

@@ -23,7 +23,7 @@ from bench.report.markdown import markdown
 from bench.report.page import page
 from bench.report.profiles import profile_chapters
 from bench.report.style import png, svg
-from bench.report.tables import CSV_HEADER, csv_rows
+from bench.report.tables import csv_rows
 
 TEXTS = ("leaderboard.md", "leaderboard.html", "leaderboard.csv")
 
@@ -44,8 +44,9 @@ class Leaderboard:
 
     @property
     def failures(self) -> int:
-        """Failed samples in the records."""
-        return sum(sum(one.summary.failures.values()) for one in self.entries)
+        """Failed samples in the records, of every arm."""
+        found = [one.summary for one in self.entries]
+        return sum(sum([*one.failures.values(), *one.eager_failures.values()]) for one in found)
 
 
 def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
@@ -102,7 +103,6 @@ def _comparable(text: str) -> str:
 def _csv(found: Sequence[Section]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_HEADER)
     writer.writerows(csv_rows(found))
     return buffer.getvalue()
 

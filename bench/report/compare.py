@@ -137,9 +137,10 @@ def _check_alike(first: StoredRun, second: StoredRun) -> None:
 
 
 def _works(stored: StoredRun, arm: Arm) -> dict[str, Work]:
-    """Decode work by question, over all repeats, of the questions without a failure in either arm."""
-    failed = {one.prompt_id for one in stored.samples if one.error is not None}
-    samples = [one for one in stored.samples if one.arm is arm and one.prompt_id not in failed]
+    """Decode work by question, over all repeats; questions that failed in either of both arms are out."""
+    compared = [one for one in stored.samples if one.arm is not Arm.EAGER]
+    failed = {one.prompt_id for one in compared if one.error is not None}
+    samples = [one for one in compared if one.arm is arm and one.prompt_id not in failed]
     if not samples:
         raise UserError(
             f"{stored.run.run_id} holds no usable samples of the {arm.value}", "compare runs of methods"

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.report.badge import badge
 from bench.report.board import Ranked, Section
 from bench.report.entries import Entry
+from bench.run_figures import Speedup
 from bench.stats import Interval
 
-RANKING_HEADER = (
+RANKING_HEADER: tuple[str, ...] = (
     "rank", "method", "decode speedup", "end to end", "Spec-Bench formula", "tokens/s", "acceptance length",
     "output", "peak memory", "draft parameters",
 )  # fmt: skip
-CSV_HEADER = (
+CSV_HEADER: tuple[str, ...] = (
     "model", "device", "dtype", "sampling", "questions_asked", "question_source", "method", "class",
     "rank", "subtask", "questions", "decode_speedup", "decode_low", "decode_high",
     "end_to_end_speedup", "end_to_end_low", "end_to_end_high", "spec_bench_speedup",
     "acceptance_length", "decode_tokens_per_s", "output", "peak_memory_bytes", "draft_parameters",
     "not_ranked_because", "runs",
 )  # fmt: skip
+EAGER_COLUMN = "against eager"
+CSV_EAGER_COLUMNS = (
+    "against_eager_questions", "against_eager_decode", "against_eager_decode_low",
+    "against_eager_decode_high", "against_eager_end_to_end", "against_eager_end_to_end_low",
+    "against_eager_end_to_end_high",
+)  # fmt: skip
+"""Both last, and only where some entry was measured against an eager loop: it is not what ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +42,11 @@ class Table:
 
 def section_tables(section: Section) -> list[Table]:
     """The tables of a section that have rows, in reading order."""
+    lossy = "Lossy methods: the output is not the model's own, so a speedup alone says nothing"
+    header = (*RANKING_HEADER, EAGER_COLUMN) if has_eager(section) else RANKING_HEADER
     made = [
-        Table("Lossless methods", RANKING_HEADER, tuple(_ranking_row(one) for one in section.lossless)),
-        Table(
-            "Lossy methods: the output is not the model's own, so a speedup alone says nothing",
-            RANKING_HEADER,
-            tuple(_ranking_row(one) for one in section.lossy),
-        ),
+        Table(title, header, tuple(_ranking_row(one)[: len(header)] for one in ranked))
+        for title, ranked in (("Lossless methods", section.lossless), (lossy, section.lossy))
     ]
     if len(section.subtasks) > 1:
         header = ("method", *section.subtasks)
@@ -58,16 +64,26 @@ def section_tables(section: Section) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-def csv_rows(found: Iterable[Section]) -> list[tuple[str, ...]]:
-    """One row per entry and subtask, and one for all of its questions (``overall``); bare numbers."""
-    rows = []
+def has_eager(section: Section) -> bool:
+    """Whether some entry with a place was measured against an eager loop."""
+    return any(_is_against_eager(one.entry) for one in section.ranked)
+
+
+def csv_rows(found: Sequence[Section]) -> list[tuple[str, ...]]:
+    """The header, then one row per entry and subtask, and one for all of its questions (``overall``).
+
+    Numbers are bare.
+    """
+    is_eager = any(_is_against_eager(entry) for section in found for entry in section.entries)
+    header = (*CSV_HEADER, *CSV_EAGER_COLUMNS) if is_eager else CSV_HEADER
+    rows = [header]
     for section in found:
         for one in section.ranked:
             kind = "lossy" if one.entry.summary.is_lossy else "lossless"
             rows += _csv_entry(section, one.label, one.entry, (kind, str(one.rank), ""))
         for other in section.apart:
             rows += _csv_entry(section, other.label, other.entry, ("not ranked", "", other.reason))
-    return rows
+    return [row[: len(header)] for row in rows]
 
 
 def times(interval: Interval | None) -> str:
@@ -89,6 +105,20 @@ def titled(one: Ranked) -> str:
     return f"{one.label} (re-implementation)" if is_reimplementation else one.label
 
 
+def _is_against_eager(entry: Entry) -> bool:
+    against = entry.summary.against_eager
+    return against is not None and against.prompts > 0
+
+
+def _against_eager(entry: Entry) -> str:
+    """The decode speedup; where the eager arm did not answer all questions, on how many."""
+    against, asked = entry.summary.against_eager, entry.summary.speedup.prompts
+    if against is None or against.decode is None:
+        return "-"
+    part = "" if against.prompts == asked else f" on {against.prompts} of {asked} questions"
+    return f"{times(against.decode)}{part}"
+
+
 def _ranking_row(one: Ranked) -> tuple[str, ...]:
     summary = one.entry.summary
     memory, parameters = one.entry.peak_memory_bytes, one.entry.draft_parameters
@@ -103,6 +133,7 @@ def _ranking_row(one: Ranked) -> tuple[str, ...]:
         badge(summary),
         number(None if memory is None else memory / 2**30, ".2f", " GiB"),
         number(None if parameters is None else parameters / 1e6, ".1f", " M"),
+        _against_eager(one.entry),
     )
 
 
@@ -148,9 +179,16 @@ def _csv_entry(
             ),
             _bare(summary.method.decode_tokens_per_s if name == "overall" else None),
             *(badge(summary), _whole(entry.peak_memory_bytes), _whole(entry.draft_parameters), reason, runs),
+            *_csv_eager(summary.against_eager if name == "overall" else None),
         )
         for name, speedup, length in parts
     ]
+
+
+def _csv_eager(against: Speedup | None) -> tuple[str, ...]:
+    if against is None:
+        return tuple("" for _ in CSV_EAGER_COLUMNS)
+    return (str(against.prompts), *_bounds(against.decode), *_bounds(against.end_to_end))
 
 
 def _bounds(interval: Interval | None) -> tuple[str, str, str]:
