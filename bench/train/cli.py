@@ -83,6 +83,7 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.runtime.loading import load_decoder
     from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
+    from bench.train.curves import draw
     from bench.train.joint import JointRecipe, train_joint
     from bench.train.modules import ModuleRecipe, train_module
     from bench.workbench import options_for, settle_threads
@@ -122,6 +123,7 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     else:
         figures = train_joint(method, decoder, folder, dialogues, recipe, out, facts, start)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
+    log.info("its course: %s", ", ".join(map(str, draw([out]))))
 
 
 def _conversations(composed: DictConfig) -> Conversations:
