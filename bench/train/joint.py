@@ -133,7 +133,7 @@ class JointTrainer:
         examples = self._examples(dialogues)
         total = sum(example.tokens for example in examples)
         figures = {TOKENS: float(total)}
-        for part in _cut(examples, recipe.micro_tokens):
+        for part in cut(examples, recipe.micro_tokens):
             share = sum(example.tokens for example in part) / total
             with torch.autocast(self._decoder.device.type, self._decoder.dtype, enabled=self._is_half):
                 loss, extra = self._method.joint_loss(self.model, part, self._decoder)
@@ -177,7 +177,7 @@ class JointTrainer:
         self._course.begin(self._step, state and state.get("course"))  # older checkpoints have none
 
 
-def _cut(examples: Sequence[Example], most: int) -> list[list[Example]]:
+def cut(examples: Sequence[Example], most: int) -> list[list[Example]]:
     """Batches of examples of similar length, at least one each, of at most `most` padded entries."""
     parts: list[list[Example]] = []
     for example in sorted(examples, key=len, reverse=True):
