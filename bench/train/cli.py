@@ -1,6 +1,7 @@
 """The command line of training: ``python -m bench.train method=kangaroo model=tiny`` or ``base=tiny``.
 
-Composes like the benchmark itself, with the same models, methods and error contract; see `bench.cli`.
+Composes like the benchmark itself, with the same models, methods and error contract; see `bench.cli`. With
+``plan=true`` it says what memory the training takes, and stops.
 """
 
 from __future__ import annotations

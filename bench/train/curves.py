@@ -178,7 +178,8 @@ def _curves(axes: Axes, frame: pd.DataFrame, by: str, named: Collection[str] = (
     """One curve per value of the column `by`; no label for those that are `named` elsewhere."""
     for name, look in looks(frame, by).items():
         points = np.array(numbers(frame[frame[by].astype(str) == name], "step", "value"))  # [lines, 2]
-        parts = np.array_split(points, min(_POINTS, len(points)))
+        size = -(-len(points) // _POINTS)  # lines of a point
+        parts = np.split(points, range(size, len(points), size))
         steps, values = zip(*((part[-1, 0], part[:, 1].mean()) for part in parts), strict=True)
         label = None if name in named else wrapped(name)
         every = max(1, len(steps) // _MARKS)
