@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from transformers import LlamaConfig
 
 from bench.components import resolve_path
-from bench.config import Settings
+from bench.config import ModelConfig, RuntimeConfig, Settings
 from bench.devices import GPUS, Gpu, recognised
 from bench.fingerprints import module_parameters
 from bench.machine_table import byte_size
@@ -112,13 +112,13 @@ def foresee(settings: Settings) -> Outlook:
     """
     method: Method = settings.method.build()
     turns, characters, is_task_here = _questions(settings)
-    folder = resolved_here(settings.model.path, settings.model.revision)
-    is_model_here = folder is not None and (settings.model.weights == "random" or _holds_weights(folder))
+    gpu = _gpu(settings)
+    decoder, is_model_here = find_empty(
+        settings.model, planned_options(settings.runtime, settings.model, gpu)
+    )
     missing = [] if is_task_here else [f"the prompts of task={settings.task.name} are fetched"]
     missing += [] if is_model_here else [f"{settings.model.path} is fetched"]
     missing += _missing_modules(settings)
-    gpu = _gpu(settings)
-    decoder = _empty(folder if is_model_here else None, settings.model.path, _options(settings, gpu))
     longest = settings.max_new_tokens
     arms = 1 if isinstance(method, Autoregressive) else 2
     return Outlook(
@@ -217,12 +217,20 @@ def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transform
     return None
 
 
-def _options(settings: Settings, gpu: Gpu | None) -> RuntimeOptions:
-    options = options_for(settings.runtime, settings.model)
-    if gpu is None or settings.runtime.dtype is not None:
+def planned_options(runtime: RuntimeConfig, model: ModelConfig, gpu: Gpu | None) -> RuntimeOptions:
+    """How the model would lie in memory: on this machine, or on a GPU that need not be in it."""
+    options = options_for(runtime, model)
+    if gpu is None or runtime.dtype is not None:
         return options
-    dtype = getattr(torch, settings.model.dtype or "bfloat16")  # the GPU need not be in this machine
+    dtype = getattr(torch, model.dtype or "bfloat16")
     return RuntimeOptions(options.device, dtype, options.max_length)
+
+
+def find_empty(model: ModelConfig, options: RuntimeOptions) -> tuple[Decoder | None, bool]:
+    """The model without storage, None if its shape is not known; and whether it need not be fetched."""
+    folder = resolved_here(model.path, model.revision)
+    is_here = folder is not None and (model.weights == "random" or _holds_weights(folder))
+    return _empty(folder if is_here else None, model.path, options), is_here
 
 
 @cache

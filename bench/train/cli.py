@@ -1,6 +1,7 @@
 """The command line of training: ``python -m bench.train method=kangaroo model=tiny`` or ``base=tiny``.
 
-Composes like the benchmark itself, with the same models, methods and error contract; see `bench.cli`.
+Composes like the benchmark itself, with the same models, methods and error contract; see `bench.cli`. With
+``plan=true`` it says what memory the training takes, and stops.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from bench.bounds import require_choice
 from bench.cli import run_composed
 from bench.components import Component, unknown_key
 from bench.config import ModelConfig, RuntimeConfig
+from bench.devices import GPUS
 from bench.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.runtime.loading import RuntimeOptions
     from bench.train.conversations import Conversations
+    from bench.train.modules import ModuleRecipe
+    from methods.base import FullTrainable, Trainable
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,8 @@ class TrainConfig:
         data: Conversations to train on; None is the embedded corpus, which only models of its own can read.
         start: Folder of an earlier result to begin with; None begins with new modules.
         out: Folder of the result.
+        plan: Say what memory it takes and whether that is there, and train nothing.
+        gpu: GPU that a plan reckons for, one of `bench.devices.GPUS`; None is this machine.
     """
 
     method: Any = MISSING
@@ -49,6 +57,12 @@ class TrainConfig:
     data: Any = None
     start: str | None = None
     out: str | None = None
+    plan: bool = False
+    gpu: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpu is not None:
+            require_choice("gpu", self.gpu, tuple(GPUS))
 
 
 def main() -> None:
@@ -59,13 +73,19 @@ def main() -> None:
 
 def _job(composed: DictConfig) -> None:
     choices = HydraConfig.get().runtime.choices
-    if composed.base is not None:
+    settings: TrainConfig = _object(composed)  # refuses what is out of range
+    if settings.base is not None:
         _train_base(composed, str(choices["base"]))
+    elif settings.plan:
+        _plan(composed, str(choices["method"]), str(choices["model"]))
     else:
         _train_method(composed, str(choices["method"]), str(choices["model"]))
 
 
 def _train_base(composed: DictConfig, name: str) -> None:
+    if composed.plan:
+        raise UserError("plan=true reckons for a method's modules, not for base", "leave out plan or base")
+
     from bench.train.base import default_recipe, train_base
     from bench.workbench import options_for
 
@@ -83,27 +103,19 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.runtime.loading import load_decoder
     from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
-    from bench.train.joint import JointRecipe, train_joint
-    from bench.train.modules import ModuleRecipe, train_module
+    from bench.train.curves import draw
+    from bench.train.joint import train_joint
+    from bench.train.modules import train_module
     from bench.workbench import options_for, settle_threads
-    from methods.base import FullTrainable, Trainable
+    from methods.base import Trainable
 
-    node = OmegaConf.to_container(composed.method, resolve=True)
-    assert isinstance(node, dict)
-    if "weights" in node:
-        node["weights"] = None  # what is about to be made
-    method = Component.from_node("method", name, node).build()
-    if not isinstance(method, Trainable | FullTrainable):
-        raise UserError(
-            f"method={name} has nothing to train",
-            "choose a method with modules, such as kangaroo; skipped layers: python -m bench.train.skip_set",
-        )
-    defaults = ModuleRecipe() if isinstance(method, Trainable) else JointRecipe()
-    recipe = _checked(OmegaConf.to_container(composed.recipe, resolve=True), defaults, "recipe")
+    method, recipe = _subject(composed, name)
     config: ModelConfig = _object(composed.model)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
-    decoder = load_decoder(folder, options_for(runtime, config))
+    options = options_for(runtime, config)
+    _require_memory(method, recipe, folder, options)
+    decoder = load_decoder(folder, options)
     settle_threads(decoder, runtime.threads)
     tokenizer = load_tokenizer(folder)
     out = Path(composed.out or f"results/train/{model}/{name}")
@@ -122,6 +134,69 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     else:
         figures = train_joint(method, decoder, folder, dialogues, recipe, out, facts, start)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
+    log.info("its course: %s", ", ".join(map(str, draw([out]))))
+
+
+def _subject(composed: DictConfig, name: str) -> tuple[Trainable | FullTrainable, Any]:
+    """The method, its weights not set, and the recipe of its kind.
+
+    Raises:
+        UserError: If it has nothing to train, or the recipe is refused.
+    """
+    from bench.train.joint import JointRecipe
+    from bench.train.modules import ModuleRecipe
+    from methods.base import FullTrainable, Trainable
+
+    node = OmegaConf.to_container(composed.method, resolve=True)
+    assert isinstance(node, dict)
+    if "weights" in node:
+        node["weights"] = None  # what is about to be made
+    method = Component.from_node("method", name, node).build()
+    if not isinstance(method, Trainable | FullTrainable):
+        raise UserError(
+            f"method={name} has nothing to train",
+            "choose a method with modules, such as kangaroo; skipped layers: python -m bench.train.skip_set",
+        )
+    defaults = ModuleRecipe() if isinstance(method, Trainable) else JointRecipe()
+    return method, _checked(OmegaConf.to_container(composed.recipe, resolve=True), defaults, "recipe")
+
+
+def _require_memory(
+    method: Trainable | FullTrainable, recipe: ModuleRecipe, folder: Path, options: RuntimeOptions
+) -> None:
+    """Log what the training needs, and refuse it if there is less, before gigabytes are read."""
+    from bench.runtime.loading import load_config
+    from bench.runtime.random_weights import empty_decoder
+    from bench.runtime.room import memory_bytes
+    from bench.train.memory import require_memory, training_memory
+
+    memory = training_memory(method, empty_decoder(load_config(folder), options), recipe)
+    log.info("memory: %s", memory.line())
+    place = "the GPU has free" if options.device.type == "cuda" else "this machine has"
+    require_memory(memory, memory_bytes(options.device), place)
+
+
+def _plan(composed: DictConfig, name: str, model: str) -> None:
+    """Print what a training takes; fetches nothing and loads no weights."""
+    from bench.outlook import find_empty, planned_options
+    from bench.runtime.room import memory_bytes
+    from bench.train.memory import plan_lines, training_memory
+
+    method, recipe = _subject(composed, name)
+    config: ModelConfig = _object(composed.model)
+    gpu = None if composed.gpu is None else GPUS[composed.gpu]
+    options = planned_options(_object(composed.runtime), config, gpu)
+    decoder, is_here = find_empty(config, options)
+    memory = None if decoder is None else training_memory(method, decoder, recipe)
+    place = options.device.type if gpu is None else gpu.title
+    room_bytes = memory_bytes(options.device) if gpu is None else gpu.memory_bytes
+    work = f"{recipe.steps} steps of {recipe.batch} dialogues, each up to {recipe.max_tokens} tokens"
+    lines = [
+        f"{name} for {model}: {work}",
+        *plan_lines(memory, room_bytes, place),
+        *([] if is_here else [f"  first   {config.path} is fetched"]),
+    ]
+    print("\n".join(lines), flush=True)  # noqa: T201 - the command's result
 
 
 def _conversations(composed: DictConfig) -> Conversations:

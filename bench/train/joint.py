@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -28,6 +27,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import MODEL_FILE, save_model
 from bench.train.checkpoint import load_start, load_state, save_state
+from bench.train.course import TOKENS, Course
 from bench.train.modules import ModuleRecipe
 from bench.train.modules import Sequence as Dialogue
 from methods.base import Example, FullTrainable
@@ -73,7 +73,7 @@ class JointTrainer:
         method: Knows its model, its examples and its loss.
         decoder: The frozen model; its precision is that of the training passes, the masters are fp32.
         recipe: Settings.
-        work: Folder of checkpoints.
+        out: Folder of the run: its course, and its checkpoints in ``out/work``.
         start: Folder of a tuned model to begin with; None begins with the decoder's weights and new parts.
     """
 
@@ -82,10 +82,11 @@ class JointTrainer:
         method: FullTrainable,
         decoder: Decoder,
         recipe: JointRecipe,
-        work: Path,
+        out: Path,
         start: Path | None = None,
     ) -> None:
-        self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, work
+        self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, out / "work"
+        self._course = Course(out, recipe.steps, recipe.log_every)
         torch.manual_seed(recipe.seed)  # new modules initialise themselves from the global generator
         self.model: nn.Module = method.new_model(decoder)
         if start is not None:
@@ -108,36 +109,31 @@ class JointTrainer:
         """Train to the end; mean figures of the last logged steps.
 
         Raises:
-            UserError: If the work folder holds a run with other settings.
+            UserError: If the folder holds a run with other settings.
             FloatingPointError: If the loss is not finite.
         """
         self._resume()
-        recipe, figures = self._recipe, dict[str, float]()
+        recipe, course = self._recipe, self._course
         stream = islice(dialogues, self._step * recipe.batch, None)
-        since: list[dict[str, float]] = []
         bar = tqdm(
             range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
         )
-        begun = time.perf_counter()
         for _ in bar:
-            since.append(self.train_step(list(islice(stream, recipe.batch))))
-            if self._step % recipe.log_every == 0 or self._step == recipe.steps:
-                figures = _mean(since)
-                speed = sum(one["tokens"] for one in since) / (time.perf_counter() - begun)
-                bar.set_postfix(figures)
-                log.info("step %d/%d %.0f tok/s %s", self._step, recipe.steps, speed, figures)
-                since, begun = [], time.perf_counter()
+            rate = recipe.lr * recipe.lr_factor(self._step)
+            figures = self.train_step(list(islice(stream, recipe.batch)))
+            if shown := course.passed(self._step, rate, figures):
+                bar.set_postfix(shown)
             if self._step % recipe.checkpoint_every == 0:
                 self._save()
-        return figures
+        return course.figures
 
     def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
         """One update; its figures, weighted by tokens, and the ``tokens`` it learned from."""
         recipe = self._recipe
         examples = self._examples(dialogues)
         total = sum(example.tokens for example in examples)
-        figures = {"tokens": float(total)}
-        for part in _cut(examples, recipe.micro_tokens):
+        figures = {TOKENS: float(total)}
+        for part in cut(examples, recipe.micro_tokens):
             share = sum(example.tokens for example in part) / total
             with torch.autocast(self._decoder.device.type, self._decoder.dtype, enabled=self._is_half):
                 loss, extra = self._method.joint_loss(self.model, part, self._decoder)
@@ -167,7 +163,7 @@ class JointTrainer:
         return found
 
     def _save(self) -> None:
-        state = {"step": self._step, "recipe": asdict(self._recipe)}
+        state = {"step": self._step, "recipe": asdict(self._recipe), "course": self._course.state}
         state |= {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
         save_state(self._work, state)
 
@@ -178,9 +174,10 @@ class JointTrainer:
             self._optimizer.load_state_dict(state["optimizer"])
             self._step = state["step"]
             log.info("resumed at step %d of %d", self._step, self._recipe.steps)
+        self._course.begin(self._step, state and state.get("course"))  # older checkpoints have none
 
 
-def _cut(examples: Sequence[Example], most: int) -> list[list[Example]]:
+def cut(examples: Sequence[Example], most: int) -> list[list[Example]]:
     """Batches of examples of similar length, at least one each, of at most `most` padded entries."""
     parts: list[list[Example]] = []
     for example in sorted(examples, key=len, reverse=True):
@@ -189,12 +186,6 @@ def _cut(examples: Sequence[Example], most: int) -> list[list[Example]]:
         else:
             parts.append([example])
     return parts
-
-
-def _mean(since: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over steps of every figure but the count of tokens."""
-    names = [name for name in since[0] if name != "tokens"]
-    return {name: round(sum(one[name] for one in since) / len(since), 4) for name in names}
 
 
 def train_joint(
@@ -207,7 +198,7 @@ def train_joint(
     provenance: Mapping[str, Any],
     start: Path | None = None,
 ) -> dict[str, float]:
-    """Train a method's whole model and write it to `out` in bf16; checkpoints live in ``out/work``.
+    """Train a method's whole model and write it to `out` in bf16; `out` holds course and checkpoints as well.
 
     Args:
         method: Knows its model, its examples and its loss.
@@ -222,7 +213,7 @@ def train_joint(
     Returns:
         Mean figures of the last logged steps.
     """
-    trainer = JointTrainer(method, decoder, recipe, out / "work", start)
+    trainer = JointTrainer(method, decoder, recipe, out, start)
     figures = trainer.run(dialogues)
     tensors = {name: value.to(torch.bfloat16) for name, value in trainer.model.state_dict().items()}
     training = {**provenance, "recipe": asdict(recipe), "figures": figures}

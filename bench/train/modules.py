@@ -10,7 +10,6 @@ Shapes: T tokens of a sequence.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -25,6 +24,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import WEIGHTS_FILE, save_module
 from bench.train.checkpoint import load_start, load_state, save_state
+from bench.train.course import TOKENS, Course
 from methods.base import Trainable, TrainingRows
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class ModuleTrainer:
         method: Knows its module and its loss.
         decoder: The frozen model.
         recipe: Settings.
-        work: Folder of checkpoints.
+        out: Folder of the run: its course, and its checkpoints in ``out/work``.
         start: Folder of a trained module to begin with; None begins with a new one.
     """
 
@@ -91,10 +91,11 @@ class ModuleTrainer:
         method: Trainable,
         decoder: Decoder,
         recipe: ModuleRecipe,
-        work: Path,
+        out: Path,
         start: Path | None = None,
     ) -> None:
-        self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, work
+        self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, out / "work"
+        self._course = Course(out, recipe.steps, recipe.log_every)
         torch.manual_seed(recipe.seed)  # modules initialise themselves from the global generator
         self.module: nn.Module = method.new_module(decoder).to(decoder.device)
         if start is not None:
@@ -108,50 +109,45 @@ class ModuleTrainer:
         """Train to the end; figures of the last logged steps.
 
         Raises:
-            UserError: If the work folder holds a run with other settings.
+            UserError: If the folder holds a run with other settings.
         """
         self._resume()
-        recipe, begun, shown = self._recipe, time.perf_counter(), dict[str, float]()
+        recipe, course = self._recipe, self._course
         stream = islice(sequences, self._step * recipe.batch, None)
-        sums: dict[str, float] = {}
-        summed = 0
         bar = tqdm(
             range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
         )
         for _ in bar:
-            for name, value in self._train_step(islice(stream, recipe.batch)).items():
-                sums[name] = sums.get(name, 0.0) + value
-            summed += 1
-            if self._step % recipe.log_every == 0 or self._step == recipe.steps:
-                shown = {name: round(value / summed, 4) for name, value in sums.items()}
-                sums, summed = {}, 0
+            rate, figures = self._train_step(islice(stream, recipe.batch))
+            if shown := course.passed(self._step, rate, figures):
                 bar.set_postfix(shown)
-                log.info("step %d/%d %.0f s %s", self._step, recipe.steps, time.perf_counter() - begun, shown)
             if self._step % recipe.checkpoint_every == 0:
                 self._save()
-        return shown
+        return course.figures
 
-    def _train_step(self, batch: Iterator[Sequence]) -> dict[str, float]:
+    def _train_step(self, batch: Iterator[Sequence]) -> tuple[float, dict[str, float]]:
+        """One update; its rate, and mean figures of its sequences beside the count of tokens."""
         recipe = self._recipe
+        rate = recipe.lr * recipe.lr_factor(self._step)
         for group in self._optimizer.param_groups:
-            group["lr"] = recipe.lr * recipe.lr_factor(self._step)
-        figures: dict[str, float] = {}
+            group["lr"] = rate
+        figures = {TOKENS: 0.0}
         for ids, is_answer in batch:
-            rows = observe(
-                self._method, self._decoder, ids[: recipe.max_tokens], is_answer[: recipe.max_tokens]
-            )
+            answers = is_answer[: recipe.max_tokens]
+            rows = observe(self._method, self._decoder, ids[: recipe.max_tokens], answers)
             loss, extra = self._method.loss(self.module, rows, self._decoder)
             (loss / recipe.batch).backward()  # type: ignore[no-untyped-call]
+            figures[TOKENS] += sum(answers[1:])
             for name, value in {"loss": float(loss.detach()), **extra}.items():
                 figures[name] = figures.get(name, 0.0) + value / recipe.batch
         nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._step += 1
-        return figures
+        return rate, figures
 
     def _save(self) -> None:
-        state = {"step": self._step, "recipe": asdict(self._recipe)}
+        state = {"step": self._step, "recipe": asdict(self._recipe), "course": self._course.state}
         state |= {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
         save_state(self._work, state)
 
@@ -162,6 +158,7 @@ class ModuleTrainer:
             self._optimizer.load_state_dict(state["optimizer"])
             self._step = state["step"]
             log.info("resumed at step %d of %d", self._step, self._recipe.steps)
+        self._course.begin(self._step, state and state.get("course"))  # older checkpoints have none
 
 
 @torch.no_grad()
@@ -184,7 +181,7 @@ def train_module(
     provenance: Mapping[str, Any],
     start: Path | None = None,
 ) -> dict[str, float]:
-    """Train a method's module and write it to `out`; checkpoints live in ``out/work``.
+    """Train a method's module and write it to `out`, which holds course and checkpoints as well.
 
     Args:
         method: Knows its module and its loss.
@@ -198,7 +195,7 @@ def train_module(
     Returns:
         Figures of the last logged steps.
     """
-    trainer = ModuleTrainer(method, decoder, recipe, out / "work", start)
+    trainer = ModuleTrainer(method, decoder, recipe, out, start)
     figures = trainer.run(sequences)
     facts = {**provenance, **method.provenance(decoder), "recipe": asdict(recipe), "figures": figures}
     tensors = {name: value.to(torch.bfloat16) for name, value in trainer.module.state_dict().items()}

@@ -13,7 +13,7 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.modules import save_model
-from bench.train.joint import JointRecipe, JointTrainer, _cut, train_joint
+from bench.train.joint import JointRecipe, JointTrainer, cut, train_joint
 from bench.train.modules import Sequence
 from methods.hamburger import Hamburger
 from methods.hamburger_batch import Answer
@@ -120,7 +120,7 @@ def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
 
 def test_batches_hold_alike_lengths_and_at_least_one_example() -> None:
     examples = [Answer(list(range(length)), length - 1, [1], True) for length in (5, 40, 6, 5)]
-    assert [[len(one) for one in part] for part in _cut(examples, 18)] == [[39], [5, 4, 4]]
+    assert [[len(one) for one in part] for part in cut(examples, 18)] == [[39], [5, 4, 4]]
 
 
 def test_recipes_that_cannot_be_are_refused() -> None:

@@ -23,8 +23,10 @@ def train(*overrides: str) -> subprocess.CompletedProcess[str]:
         (["method=kangroo"], "unknown method 'kangroo'"),
         (["method=layerskip"], "method=layerskip has nothing to train"),
         (["recipe.stepz=3"], "recipe.stepz"),
+        (["plan=true", "gpu=abacus"], "gpu must be one of v100"),
+        (["plan=true", "base=tiny"], "plan=true reckons for a method's modules"),
     ],
-    ids=["unknown method", "nothing to train", "misspelt recipe key"],
+    ids=["unknown method", "nothing to train", "misspelt recipe key", "unknown GPU", "plan of a base"],
 )
 def test_mistakes_take_two_lines(overrides: list[str], what: str, tmp_path: Path) -> None:
     got = train(*overrides, f"out={tmp_path}", f"hydra.run.dir={tmp_path}")
@@ -44,4 +46,22 @@ def test_an_adapter_for_an_own_model_is_trained_by_one_command(tmp_path: Path) -
         f"hydra.run.dir={tmp_path}",
     )
     assert got.returncode == 0, got.stderr
-    assert json.loads((tmp_path / "adapter" / "module.json").read_text())["method"] == "kangaroo"
+    out = tmp_path / "adapter"
+    assert json.loads((out / "module.json").read_text())["method"] == "kangaroo"
+    assert [json.loads(line)["step"] for line in (out / "training.jsonl").read_text().splitlines()] == [2]
+    assert {"training.png", "training.svg"} < {path.name for path in out.iterdir()}
+
+
+def test_a_plan_tells_the_memory_of_a_model_that_is_not_here(tmp_path: Path) -> None:
+    got = train(
+        "model=vicuna_7b",
+        "data=sharegpt",
+        "plan=true",
+        "gpu=a100_40gb",
+        f"out={tmp_path / 'out'}",
+        f"hydra.run.dir={tmp_path}",
+    )
+    assert got.returncode == 0, got.stderr
+    assert "frozen model 13.5 GB" in got.stdout
+    assert "A100-40GB: has 40.0 GB" in got.stdout
+    assert not (tmp_path / "out").exists()

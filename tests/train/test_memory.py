@@ -1,0 +1,143 @@
+"""What a training will need in memory: told before weights are read, and not less than it takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.runtime.loading import RuntimeOptions, load_config
+from bench.runtime.random_weights import empty_decoder
+from bench.train.cli import _require_memory
+from bench.train.joint import JointRecipe
+from bench.train.memory import TrainingMemory, plan_lines, require_memory, training_memory
+from bench.train.modules import ModuleRecipe, observe
+from bench.train.weighing import Scale, peak_bytes
+from methods.base import FullTrainable, Trainable
+from tests.harness import composed_settings, save_random_model
+from tests.methods.hamburgers import unattached
+from tests.methods.small import CPU, FAMILIES, prompt, random_decoder
+
+LENGTH = 96
+META = RuntimeOptions(torch.device("meta"), torch.float32, 256)
+MEMORY = TrainingMemory(8 * 10**9, 10**9, 10**8, 2048, 2 * 10**9, is_half=True)
+
+
+def empty() -> Any:
+    config = FAMILIES["llama"]
+    config.architectures = ["LlamaForCausalLM"]
+    return empty_decoder(config, META)
+
+
+def trainable(name: str) -> Any:
+    wanted = composed_settings(f"method={name}", "bench.plan=true").method
+    return replace(wanted, params={**wanted.params, "weights": None}).build()
+
+
+@pytest.mark.parametrize(
+    "name", ["kangaroo", "kangaroo_tree", "medusa", "hidden_transfer", "m2r2", "hamburger_verified"]
+)
+def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None:
+    method, decoder = trainable(name), random_decoder()
+    assert isinstance(method, Trainable)
+    module = method.new_module(decoder)
+    for weight in module.parameters():
+        weight.grad = torch.zeros_like(weight)
+    ids = prompt(LENGTH).tolist()
+    with Scale() as scale:
+        rows = observe(method, decoder, ids, [True] * LENGTH)
+        method.loss(module, rows, decoder)[0].backward()
+    reckoned = training_memory(method, empty(), ModuleRecipe(max_tokens=LENGTH))
+    assert reckoned.trained == sum(one.numel() for one in module.parameters())
+    assert reckoned.pass_bytes is not None
+    assert scale.peak_bytes <= reckoned.pass_bytes < 1.05 * scale.peak_bytes
+
+
+def test_a_whole_model_weighs_at_least_what_a_real_batch_takes() -> None:
+    method, decoder, recipe = unattached(), random_decoder(), JointRecipe(max_tokens=LENGTH, micro_tokens=128)
+    assert isinstance(method, FullTrainable)
+    model = method.new_model(decoder)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    is_answer = [False] * 8 + [True] * (LENGTH - 8)
+    examples = method.examples(prompt(LENGTH).tolist(), is_answer, decoder, Random(0))
+    with Scale() as scale:
+        method.joint_loss(model, examples, decoder)[0].backward()
+    reckoned = training_memory(method, empty(), recipe)
+    assert reckoned.trained == sum(one.numel() for one in model.parameters())
+    assert reckoned.tokens == 128
+    assert reckoned.pass_bytes is not None
+    assert reckoned.pass_bytes >= scale.peak_bytes
+
+
+def test_a_scale_counts_what_lives_at_a_time_and_nothing_from_outside() -> None:
+    outside = torch.empty(1000, device="meta")
+
+    def run() -> None:
+        first = outside.view(10, 100) * 2  # 4000 bytes
+        del first
+        second = outside + outside
+        second.add_(1)
+        third = second[:10].clone()
+        assert float(third.sum()) == 0.0  # what it is told, not what there is
+
+    assert peak_bytes(run) == 4000 + 40 + 4
+
+
+def test_sequences_longer_than_the_cache_are_not_reckoned_for() -> None:
+    assert training_memory(trainable("kangaroo"), empty(), ModuleRecipe(max_tokens=9999)).tokens == 256
+
+
+def test_a_loss_that_needs_numbers_leaves_its_pass_unknown() -> None:
+    method = trainable("kangaroo")
+
+    def numpy_loss(module: Any, rows: Any, decoder: Any) -> Any:
+        raise RuntimeError(f"no numbers in {rows.ids.device}")
+
+    method.loss = numpy_loss
+    reckoned = training_memory(method, empty(), ModuleRecipe(max_tokens=LENGTH))
+    assert reckoned.pass_bytes is None
+    assert "a pass over 96 tokens unknown" in reckoned.line()
+    assert reckoned.total_bytes == reckoned.certain_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("room", "is_half", "fix"),
+    [
+        (12 * 10**9, True, "lower recipe.max_tokens"),
+        (12 * 10**9, False, "set runtime.dtype=bfloat16, or lower recipe.max_tokens"),
+        (5 * 10**9, True, "take a larger device or a smaller model"),
+    ],
+    ids=["the pass is too large", "weights in 32 bits", "the weights are too large"],
+)
+def test_what_cannot_fit_is_refused_with_the_way_out(room: int, is_half: bool, fix: str) -> None:
+    memory = replace(MEMORY, is_half=is_half)
+    with pytest.raises(UserError, match=r"training needs about 12\.6 GB.*the GPU has free") as caught:
+        require_memory(memory, room, "the GPU has free")
+    assert caught.value.fix.startswith(fix)
+    assert "DOES NOT FIT: has" in plan_lines(memory, room, "RTX 3090")[0]
+    assert plan_lines(memory, room, "RTX 3090")[1].strip().startswith("fix")
+
+
+def test_what_fits_is_not_refused() -> None:
+    require_memory(MEMORY, 13 * 10**9, "the GPU has free")
+    assert plan_lines(MEMORY, 13 * 10**9, "RTX 3090")[0].endswith("RTX 3090: has 13.0 GB")
+    assert plan_lines(None, 1, "cpu") == ["  memory  unknown: neither the checkpoint nor its shape is here"]
+
+
+def test_a_training_is_refused_before_its_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_random_model(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    options, method = RuntimeOptions(CPU, torch.float32, 256), trainable("kangaroo")
+    assert load_config(folder).num_hidden_layers == 4
+    _require_memory(method, ModuleRecipe(), folder, options)
+    monkeypatch.setattr("bench.runtime.room.memory_bytes", lambda device: 1000)
+    with pytest.raises(UserError, match=r"this machine has 1\.0 kB"):
+        _require_memory(method, ModuleRecipe(), folder, options)
