@@ -159,16 +159,21 @@ def _run_git(*arguments: str) -> bytes:
     return subprocess.run(command, capture_output=True, check=True, timeout=GIT_TIMEOUT_S).stdout
 
 
+def usable_cores() -> int | None:
+    """Cores that this process may run on; None where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
 def _cpu(missing: dict[str, str]) -> dict[str, Any]:
-    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = usable_cores()
     has_memory = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
-    for name, is_known in (("usable_cores", has_affinity), ("memory_bytes", has_memory)):
+    for name, is_known in (("usable_cores", cores is not None), ("memory_bytes", has_memory)):
         if not is_known:
             missing[f"cpu.{name}"] = f"not available on {platform.system()}"
     return {
         "model": _cpu_model(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if has_affinity else None,
+        "usable_cores": cores,
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if has_memory else None,
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "torch_threads": torch.get_num_threads(),

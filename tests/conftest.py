@@ -13,6 +13,8 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from tests.harness import save_prompts, save_random_model
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -34,6 +36,20 @@ def clean_hydra() -> Iterator[None]:
 def results_dir(tmp_path: Path) -> Path:
     """A folder for records, gone after the test."""
     return tmp_path / "results"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small random model."""
+    return save_random_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """A file of two conversations, one of two turns and one of a single turn."""
+    return save_prompts(
+        tmp_path / "prompts.jsonl", ["Tell me a story.", "And another?"], ["What is the capital?"]
+    )
 
 
 @pytest.fixture(scope="session")

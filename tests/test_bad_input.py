@@ -30,11 +30,6 @@ def typed(
     return errors
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_model(tmp_path_factory.mktemp("model"))
-
-
 Case = Callable[[Path, Path], list[str]]
 
 

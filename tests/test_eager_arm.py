@@ -16,24 +16,12 @@ from bench.records import Arm
 from bench.runner import execute
 from bench.runtime.loading import RuntimeOptions, load_decoder
 from bench.store import load_samples
-from tests.harness import composed_settings, save_prompts, save_random_model, settings_for
+from tests.harness import composed_settings, settings_for
 from tests.methods.small import run
 from tests.runtime.tape import taped
 from tests.runtime.tiny import built, tiny
 
 EAGER = "measure.eager=true"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    return save_prompts(
-        tmp_path / "prompts.jsonl", ["Tell me a story.", "And another?"], ["What is the capital?"]
-    )
 
 
 def test_on_the_embedded_model_its_ids_are_the_baselines(results_dir: Path) -> None:

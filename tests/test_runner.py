@@ -18,19 +18,7 @@ from bench.roofline import Probe
 from bench.runner import Session, execute
 from bench.store import load_run, load_samples
 from methods.layerskip import LayerSkip
-from tests.harness import save_prompts, save_random_model, settings_for
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    return save_prompts(
-        tmp_path / "prompts.jsonl", ["Tell me a story.", "And another?"], ["What is the capital?"]
-    )
+from tests.harness import save_prompts, settings_for
 
 
 def test_every_turn_is_decoded_by_both_arms_in_abba_order(

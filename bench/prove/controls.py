@@ -234,3 +234,5 @@ CONTROLS = (
     Control("stop that depends on the drawn token", "sampling", TokenDependentStop),
     Control("second draw in a tree", "sampling", lambda: Branches(second_chance)),
 )
+TRIED = (*HONEST, *CONTROLS)
+"""All that the checks are held against, in the order they are told."""

@@ -11,14 +11,13 @@ from types import TracebackType
 
 from bench.certificates import Certificate, Check
 from bench.components import Component
+from bench.environment import usable_cores
 from bench.prove.config import ProveConfig
 from bench.prove.control_run import Outcome, catch, run_controls
-from bench.prove.controls import CONTROLS, HONEST
+from bench.prove.controls import TRIED
 from bench.prove.models import Models
 from bench.prove.prover import Prover
 from bench.workbench import SMALL_MODEL
-
-_TRIED = (*HONEST, *CONTROLS)
 
 
 class Crew:
@@ -50,8 +49,8 @@ class Crew:
         """What became of every control; see `bench.prove.control_run`."""
         if self._pool is None:
             return run_controls(self._models, self._alpha)
-        found = [self._pool.submit(_catch, index) for index in range(len(_TRIED))]
-        return tuple(Outcome(one, check.result()) for one, check in zip(_TRIED, found, strict=True))
+        found = [self._pool.submit(_catch, index) for index in range(len(TRIED))]
+        return tuple(Outcome(one, check.result()) for one, check in zip(TRIED, found, strict=True))
 
     def certificates(
         self, components: Sequence[Component], controls: Mapping[str, str | None]
@@ -79,7 +78,7 @@ def sensible_jobs(models: Models) -> int:
     decoder = models.configured("fp32").decoder
     if decoder.device.type != "cpu" or decoder.parameters >= SMALL_MODEL:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores() or os.cpu_count() or 1
 
 
 class _Worker:
@@ -100,7 +99,7 @@ def _begin(config: ProveConfig, alpha: float) -> None:
 
 def _catch(index: int) -> Check | None:
     worker = _workers[0]
-    return catch(_TRIED[index], worker.models, worker.alpha)
+    return catch(TRIED[index], worker.models, worker.alpha)
 
 
 def _certify(component: Component) -> Certificate:

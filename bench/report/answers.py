@@ -58,8 +58,8 @@ def write_answers(stored: StoredRun, folder: Path) -> list[Path]:
     ``run_1/vanilla.jsonl``.
 
     Only questions that both arms answered in full in every repeat are written; the eager arm, which decodes
-    one repeat only, is left out. The first token of a turn counts
-    as a step of one token, so that the mean of ``accept_lengths`` is `bench.metrics.acceptance_length`.
+    one repeat only, is left out. The first token of a turn counts as a step of one token, so that the mean of
+    ``accept_lengths`` is `bench.metrics.acceptance_length`.
 
     Raises:
         UserError: If there is no such question, or the folder cannot be written.

@@ -1,8 +1,8 @@
-"""Training of a whole model together with a method's modules: one loop for all that tune their target.
+"""Training of a whole model together with a method's modules: one trainer for all that tune their target.
 
 Beside `bench.train.modules`, where the model is frozen: here the frozen model only looks at each dialogue
-once, to prepare it (a segmentation, say), and a copy of it is trained. Interrupted, it continues exactly by
-the same command.
+once, to prepare it (a segmentation, say), and a copy of it is trained. See `bench.train.loop` for all around
+it.
 
 Shapes: none; the method lays out its own batches.
 """
@@ -10,29 +10,23 @@ Shapes: none; the method lays out its own batches.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import MODEL_FILE, save_model
-from bench.train.checkpoint import load_start, load_state, save_state
-from bench.train.course import TOKENS, Course
+from bench.train.course import TOKENS
+from bench.train.loop import Dialogue, TrainingLoop
 from bench.train.modules import ModuleRecipe
-from bench.train.modules import Sequence as Dialogue
 from methods.base import Example, FullTrainable
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +60,7 @@ class JointRecipe(ModuleRecipe):
         return min((step + 1) / max(1, self.warmup_steps), cosine)
 
 
-class JointTrainer:
+class JointTrainer(TrainingLoop):
     """One training run.
 
     Args:
@@ -77,6 +71,8 @@ class JointTrainer:
         start: Folder of a tuned model to begin with; None begins with the decoder's weights and new parts.
     """
 
+    _recipe: JointRecipe
+
     def __init__(
         self,
         method: FullTrainable,
@@ -85,15 +81,17 @@ class JointTrainer:
         out: Path,
         start: Path | None = None,
     ) -> None:
-        self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, out / "work"
-        self._course = Course(out, recipe.steps, recipe.log_every)
-        torch.manual_seed(recipe.seed)  # new modules initialise themselves from the global generator
-        self.model: nn.Module = method.new_model(decoder)
-        if start is not None:
-            load_start(self.model, start / MODEL_FILE)
+        self._method, self._decoder = method, decoder
         self._rates = (recipe.lr * recipe.base_share, recipe.lr)
-        self._optimizer = self._new_optimizer()
-        self._step = 0
+        super().__init__("model", recipe, out, start and start / MODEL_FILE)
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        return self._trained
+
+    def _new(self) -> nn.Module:
+        return self._method.new_model(self._decoder)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         """Two groups: the model's own weights, then the new ones."""
@@ -105,30 +103,12 @@ class JointTrainer:
         ]
         return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=self._recipe.weight_decay)
 
-    def run(self, dialogues: Iterator[Dialogue]) -> dict[str, float]:
-        """Train to the end; mean figures of the last logged steps.
+    def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+        """See `TrainingLoop.train_step`; figures are weighted by tokens.
 
         Raises:
-            UserError: If the folder holds a run with other settings.
-            FloatingPointError: If the loss is not finite.
+            FloatingPointError: If one is not finite.
         """
-        self._resume()
-        recipe, course = self._recipe, self._course
-        stream = islice(dialogues, self._step * recipe.batch, None)
-        bar = tqdm(
-            range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
-        )
-        for _ in bar:
-            rate = recipe.lr * recipe.lr_factor(self._step)
-            figures = self.train_step(list(islice(stream, recipe.batch)))
-            if shown := course.passed(self._step, rate, figures):
-                bar.set_postfix(shown)
-            if self._step % recipe.checkpoint_every == 0:
-                self._save()
-        return course.figures
-
-    def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
-        """One update; its figures, weighted by tokens, and the ``tokens`` it learned from."""
         recipe = self._recipe
         examples = self._examples(dialogues)
         total = sum(example.tokens for example in examples)
@@ -142,12 +122,7 @@ class JointTrainer:
                 figures[name] = figures.get(name, 0.0) + float(value) * share
         if not all(math.isfinite(value) for value in figures.values()):
             raise FloatingPointError(f"figures must stay finite, got {figures} at step {self._step}")
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * recipe.lr_factor(self._step)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._step += 1
+        self._update(*self._rates)
         return figures
 
     @property
@@ -161,20 +136,6 @@ class JointTrainer:
         for ids, is_answer in dialogues:
             found += self._method.examples(ids[:most], is_answer[:most], self._decoder, rng)
         return found
-
-    def _save(self) -> None:
-        state = {"step": self._step, "recipe": asdict(self._recipe), "course": self._course.state}
-        state |= {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
-        save_state(self._work, state)
-
-    def _resume(self) -> None:
-        state = load_state(self._work, asdict(self._recipe))
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._step = state["step"]
-            log.info("resumed at step %d of %d", self._step, self._recipe.steps)
-        self._course.begin(self._step, state and state.get("course"))  # older checkpoints have none
 
 
 def cut(examples: Sequence[Example], most: int) -> list[list[Example]]:

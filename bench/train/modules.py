@@ -1,36 +1,27 @@
-"""Training of a method's modules on a frozen model: one loop for every trainable method.
+"""Training of a method's modules on a frozen model: one trainer for every trainable method.
 
-The loop runs each sequence through the decoder that benchmarks run on, hands the tapped rows to the method's
-loss and steps the optimiser. It knows no method and no task. Interrupted, it continues exactly by the same
-command.
+A step runs each sequence through the decoder that benchmarks run on, hands the tapped rows to the method's
+loss and steps the optimiser. It knows no method and no task. See `bench.train.loop` for all around it.
 
 Shapes: T tokens of a sequence.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import WEIGHTS_FILE, save_module
-from bench.train.checkpoint import load_start, load_state, save_state
-from bench.train.course import TOKENS, Course
+from bench.train.course import TOKENS
+from bench.train.loop import Dialogue, TrainingLoop
 from methods.base import Trainable, TrainingRows
-
-log = logging.getLogger(__name__)
-
-Sequence = tuple[list[int], list[bool]]
-"""Token ids of a dialogue, length T, and which of them are answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +66,7 @@ class ModuleRecipe:
         return min((step + 1) / max(1, self.warmup_steps), (self.steps - step) / self.steps)
 
 
-class ModuleTrainer:
+class ModuleTrainer(TrainingLoop):
     """One training run.
 
     Args:
@@ -94,45 +85,27 @@ class ModuleTrainer:
         out: Path,
         start: Path | None = None,
     ) -> None:
-        self._method, self._decoder, self._recipe, self._work = method, decoder, recipe, out / "work"
-        self._course = Course(out, recipe.steps, recipe.log_every)
-        torch.manual_seed(recipe.seed)  # modules initialise themselves from the global generator
-        self.module: nn.Module = method.new_module(decoder).to(decoder.device)
-        if start is not None:
-            load_start(self.module, start / WEIGHTS_FILE)
-        self._optimizer = torch.optim.AdamW(
+        self._method, self._decoder = method, decoder
+        super().__init__("module", recipe, out, start and start / WEIGHTS_FILE)
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained."""
+        return self._trained
+
+    def _new(self) -> nn.Module:
+        return self._method.new_module(self._decoder).to(self._decoder.device)
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        recipe = self._recipe
+        return torch.optim.AdamW(
             self.module.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
         )
-        self._step = 0
 
-    def run(self, sequences: Iterator[Sequence]) -> dict[str, float]:
-        """Train to the end; figures of the last logged steps.
-
-        Raises:
-            UserError: If the folder holds a run with other settings.
-        """
-        self._resume()
-        recipe, course = self._recipe, self._course
-        stream = islice(sequences, self._step * recipe.batch, None)
-        bar = tqdm(
-            range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
-        )
-        for _ in bar:
-            rate, figures = self._train_step(islice(stream, recipe.batch))
-            if shown := course.passed(self._step, rate, figures):
-                bar.set_postfix(shown)
-            if self._step % recipe.checkpoint_every == 0:
-                self._save()
-        return course.figures
-
-    def _train_step(self, batch: Iterator[Sequence]) -> tuple[float, dict[str, float]]:
-        """One update; its rate, and mean figures of its sequences beside the count of tokens."""
+    def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
         recipe = self._recipe
-        rate = recipe.lr * recipe.lr_factor(self._step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         figures = {TOKENS: 0.0}
-        for ids, is_answer in batch:
+        for ids, is_answer in dialogues:
             answers = is_answer[: recipe.max_tokens]
             rows = observe(self._method, self._decoder, ids[: recipe.max_tokens], answers)
             loss, extra = self._method.loss(self.module, rows, self._decoder)
@@ -140,25 +113,8 @@ class ModuleTrainer:
             figures[TOKENS] += sum(answers[1:])
             for name, value in {"loss": float(loss.detach()), **extra}.items():
                 figures[name] = figures.get(name, 0.0) + value / recipe.batch
-        nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._step += 1
-        return rate, figures
-
-    def _save(self) -> None:
-        state = {"step": self._step, "recipe": asdict(self._recipe), "course": self._course.state}
-        state |= {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-        save_state(self._work, state)
-
-    def _resume(self) -> None:
-        state = load_state(self._work, asdict(self._recipe))
-        if state is not None:
-            self.module.load_state_dict(state["module"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._step = state["step"]
-            log.info("resumed at step %d of %d", self._step, self._recipe.steps)
-        self._course.begin(self._step, state and state.get("course"))  # older checkpoints have none
+        self._update(recipe.lr)
+        return figures
 
 
 @torch.no_grad()
@@ -175,7 +131,7 @@ def observe(method: Trainable, decoder: Decoder, ids: list[int], is_answer: list
 def train_module(
     method: Trainable,
     decoder: Decoder,
-    sequences: Iterator[Sequence],
+    sequences: Iterator[Dialogue],
     recipe: ModuleRecipe,
     out: Path,
     provenance: Mapping[str, Any],

@@ -15,7 +15,8 @@ import pytest
 from bench.errors import UserError
 from bench.train.course import COURSE_FILE, Course, read_course
 from bench.train.joint import JointRecipe, JointTrainer
-from bench.train.modules import ModuleRecipe, ModuleTrainer, Sequence
+from bench.train.loop import Dialogue
+from bench.train.modules import ModuleRecipe, ModuleTrainer
 from methods.kangaroo import Kangaroo
 from tests.methods.hamburgers import unattached
 from tests.methods.small import prompt, random_decoder
@@ -25,7 +26,7 @@ JOINT = JointRecipe(steps=7, batch=2, warmup_steps=2, checkpoint_every=3, log_ev
 LOGGED = [2, 4, 6, 7]
 
 
-def dialogues() -> Iterator[Sequence]:
+def dialogues() -> Iterator[Dialogue]:
     """Random ids whose second half is the answer; the same stream at every call."""
     for seed in itertools.count():
         yield prompt(20, seed).tolist(), [False] * 10 + [True] * 10
@@ -76,7 +77,7 @@ def test_a_resumed_run_has_the_lines_of_an_undisturbed_one(
     assert untimed(tmp_path / "halves") == untimed(tmp_path / "whole")
 
 
-def interrupted(stream: Iterator[Sequence], after: int) -> Iterator[Sequence]:
+def interrupted(stream: Iterator[Dialogue], after: int) -> Iterator[Dialogue]:
     yield from itertools.islice(stream, after)
     raise InterruptedError
 

@@ -14,7 +14,7 @@ import torch
 from bench.errors import UserError
 from bench.runtime.modules import save_model
 from bench.train.joint import JointRecipe, JointTrainer, cut, train_joint
-from bench.train.modules import Sequence
+from bench.train.loop import Dialogue
 from methods.hamburger import Hamburger
 from methods.hamburger_batch import Answer
 from tests.methods.hamburgers import unattached
@@ -23,7 +23,7 @@ from tests.methods.small import FAMILIES, prompt, random_decoder, run
 RECIPE = JointRecipe(steps=6, batch=2, warmup_steps=1, checkpoint_every=3, log_every=2, micro_tokens=32)
 
 
-def dialogues() -> Iterator[Sequence]:
+def dialogues() -> Iterator[Dialogue]:
     """Random ids whose second half is the answer; the same stream at every call."""
     for seed in itertools.count():
         yield prompt(20, seed).tolist(), [False] * 10 + [True] * 10

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from bench.errors import UserError
 from bench.runtime.modules import save_module
-from bench.train.modules import ModuleRecipe, ModuleTrainer, Sequence, train_module
+from bench.train.loop import Dialogue
+from bench.train.modules import ModuleRecipe, ModuleTrainer, train_module
 from methods.autoregressive import Autoregressive
 from methods.base import Trainable
 from methods.kangaroo import Kangaroo
@@ -22,7 +23,7 @@ from tests.methods.small import prompt, random_decoder, run
 RECIPE = ModuleRecipe(steps=6, batch=2, warmup_steps=1, checkpoint_every=3, log_every=2)
 
 
-def dialogues() -> Iterator[Sequence]:
+def dialogues() -> Iterator[Dialogue]:
     """Random ids whose second half is the answer; the same stream at every call."""
     for seed in itertools.count():
         yield prompt(20, seed).tolist(), [False] * 10 + [True] * 10

@@ -1,0 +1,107 @@
+"""The loop that every training of a method runs: steps, their course, checkpoints, exact resumption.
+
+What a step computes is the subclass's: `bench.train.modules` on a frozen model, `bench.train.joint` on a copy
+of the whole one.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from bench.train.checkpoint import load_start, load_state, save_state
+from bench.train.course import Course
+
+if TYPE_CHECKING:
+    from bench.train.modules import ModuleRecipe
+
+Dialogue = tuple[list[int], list[bool]]
+"""Token ids of a dialogue, length T, and which of them are answers."""
+log = logging.getLogger(__name__)
+
+
+class TrainingLoop(ABC):
+    """One training run.
+
+    Args:
+        name: What a checkpoint calls the trained weights.
+        recipe: Settings.
+        out: Folder of the run: its course, and its checkpoints in ``out/work``.
+        start: File of weights to begin with; None begins with those of `_new`.
+    """
+
+    def __init__(self, name: str, recipe: ModuleRecipe, out: Path, start: Path | None) -> None:
+        self._name, self._recipe, self._work = name, recipe, out / "work"
+        self._course = Course(out, recipe.steps, recipe.log_every)
+        torch.manual_seed(recipe.seed)  # new modules initialise themselves from the global generator
+        self._trained = self._new()
+        if start is not None:
+            load_start(self._trained, start)
+        self._optimizer = self._new_optimizer()
+        self._step = 0
+
+    @abstractmethod
+    def _new(self) -> nn.Module:
+        """What is trained, on its device."""
+
+    @abstractmethod
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of its weights, at their peak rates."""
+
+    @abstractmethod
+    def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+        """One update; its mean figures, and `bench.train.course.TOKENS`, the count that it learned from."""
+
+    def run(self, dialogues: Iterator[Dialogue]) -> dict[str, float]:
+        """Train to the end; mean figures of the last logged steps.
+
+        Raises:
+            UserError: If the folder holds a run with other settings.
+        """
+        self._resume()
+        recipe, course = self._recipe, self._course
+        stream = islice(dialogues, self._step * recipe.batch, None)
+        bar = tqdm(
+            range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
+        )
+        for _ in bar:
+            rate = recipe.lr * recipe.lr_factor(self._step)
+            figures = self.train_step(list(islice(stream, recipe.batch)))
+            if shown := course.passed(self._step, rate, figures):
+                bar.set_postfix(shown)
+            if self._step % recipe.checkpoint_every == 0:
+                self._save()
+        return course.figures
+
+    def _update(self, *peak_rates: float) -> None:
+        """Take the step that the gradients ask for, at this step's share of each group's peak rate."""
+        recipe = self._recipe
+        nn.utils.clip_grad_norm_(self._trained.parameters(), recipe.clip)
+        for group, rate in zip(self._optimizer.param_groups, peak_rates, strict=True):
+            group["lr"] = rate * recipe.lr_factor(self._step)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._step += 1
+
+    def _save(self) -> None:
+        state = {"step": self._step, "recipe": asdict(self._recipe), "course": self._course.state}
+        state |= {self._name: self._trained.state_dict(), "optimizer": self._optimizer.state_dict()}
+        save_state(self._work, state)
+
+    def _resume(self) -> None:
+        state = load_state(self._work, asdict(self._recipe))
+        if state is not None:
+            self._trained.load_state_dict(state[self._name])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._step = state["step"]
+            log.info("resumed at step %d of %d", self._step, self._recipe.steps)
+        self._course.begin(self._step, state and state.get("course"))  # older checkpoints have none
