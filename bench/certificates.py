@@ -24,6 +24,8 @@ from typing import Any
 from bench.records import Run
 
 FOLDER = "certificates"
+SHIPPED = Path(__file__).parent.parent / "results" / "published"
+"""Where the repository has its own certificates; a package installed without them has none."""
 HASH_LENGTH = 8
 SHARED_SOURCE = ("methods", "bench.runtime")
 SCHEMA_VERSION = 1
@@ -153,20 +155,25 @@ def load(results: Path, method: str, source: str) -> Certificate | None:
 def badge(results: Path, method: str, source: str | None, promise: str) -> str:
     """What a table may say of a method's output.
 
+    A proof on another machine is evidence, not proof for this one: a shipped certificate is told apart.
+
     Args:
-        results: Folder that holds the certificates.
+        results: Folder that holds the certificates made here.
         method: Name of its yaml file.
         source: Hash of the source that was measured; None where the record does not tell.
         promise: What the method declared under the sampler it was measured with.
     """
     if promise not in PROVES:
         return promise
-    certificate = load(results, method, source) if source else None
+    own = load(results, method, source) if source else None
+    certificate = load(SHIPPED, method, source) if source and own is None else own
     if certificate is None:
         return f"{promise}: declared, not proved"
     if certificate.failures:
         return f"{promise}: declared, REFUTED by its certificate"
-    return f"{promise}: proved" if certificate.proves(promise) else f"{promise}: declared, not proved"
+    if not certificate.proves(promise):
+        return f"{promise}: declared, not proved"
+    return f"{promise}: proved" if own else f"{promise}: proved as shipped, not on this machine"
 
 
 def badge_of(run: Run, results: Path) -> str:

@@ -7,19 +7,16 @@ from torch import Tensor
 from bench.records import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness
+from methods.base import Budget, Clock, Lossless
 
 _ONE_TOKEN = Round(drafted=0, accepted=0, emitted=1, depth=0, stop="length")
 
 
-class Autoregressive:
+class Autoregressive(Lossless):
     """Decodes with the shared runtime and nothing else."""
 
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         decoder = self._decoder

@@ -89,6 +89,14 @@ class Method(Protocol):
         """What is promised under this sampler."""
 
 
+class Lossless:
+    """For methods whose output is the target's own under every sampler."""
+
+    def exactness(self, sampler: Sampler) -> Exactness:
+        """See `Method.exactness`."""
+        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
+
+
 @runtime_checkable
 class Stateful(Protocol):
     """A method that learns from the prompts it decodes; warming up must leave nothing behind."""

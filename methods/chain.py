@@ -1,6 +1,6 @@
 """The round that all chain methods share: draft, verify, accept, roll back.
 
-A chain method is a `ChainDrafter`; this loop owns the bookkeeping, so that the count of every round and the
+A chain method is a `ChainMethod`; this loop owns the bookkeeping, so that the count of every round and the
 length of the cache after it follow one rule. Between rounds every layer's cache holds ``P + G - 1`` slots (P
 prompt tokens, G emitted): the newest token, the *root*, is known but not cached.
 
@@ -20,7 +20,7 @@ from bench.records import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
-from methods.base import Budget, Clock
+from methods.base import Budget, Clock, Lossless
 from methods.speculation import accept
 
 ChainRule = Callable[[Tensor, Tensor | None, Tensor, Sampler], Tensor]
@@ -90,6 +90,16 @@ def generate_chain(
             root = upload(emitted[-1:], root.device)
         rounds.append(_round(draft, new))
     return Generation(tuple(ids), tuple(rounds))
+
+
+class ChainMethod(Lossless, ChainDrafter):
+    """A lossless method that decodes by `generate_chain` on the decoder that `attach` has bound."""
+
+    _decoder: Decoder
+
+    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
+        """See `methods.base.Method.generate`."""
+        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
 
 
 def top_probability(logits: Tensor) -> Tensor:

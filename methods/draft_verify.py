@@ -27,8 +27,8 @@ from bench.records import Generation
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.modules import PROVENANCE_FILE, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness
-from methods.chain import Draft, DraftBuilder, generate_chain
+from methods.base import Budget, Clock
+from methods.chain import ChainMethod, Draft, DraftBuilder
 from methods.draft_length import Adaptive, DraftLength, Static, ThresholdRule
 from methods.sublayer_skip import SkippedModel, check_skip, skip_counts, skip_of
 
@@ -36,8 +36,8 @@ SEARCH = "python -m bench.train.skip_set"
 """The command that finds a set."""
 
 
-class DraftVerify:
-    """Drafting with a fixed set of sub-layers skipped; implements `methods.chain.ChainDrafter`.
+class DraftVerify(ChainMethod):
+    """Drafting with a fixed set of sub-layers skipped.
 
     Args:
         weights: Folder of the set found for this model; None where the set is given.
@@ -113,13 +113,10 @@ class DraftVerify:
         if self._is_adaptive:
             self._policy = Adaptive(length, threshold, self._rule, is_cumulative=False)
 
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         if not self._carry_over:
             self.reset()
-        generation = generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
+        generation = super().generate(prompt_ids, budget, sampler, clock)
         counts = skip_counts(self.skip, self._decoder.depth, len(generation.rounds))
         return replace(generation, counts=counts)
 

@@ -18,8 +18,9 @@ Differs from the authors' code in:
 - draft length 0 is plain decoding (there: one token is drafted all the same);
 - positions behind the first rejected token never count, under sampling neither;
 - the stop looks at the most likely token's probability, the drafted token's own under greedy decoding;
-- an exit's rows wait until it could win if they all held matches; only then do they pass through the head,
-  all waiting rounds at once. The choice is the same, at a fraction of the cost;
+- the exit that drafted is judged by its draft's own logits; the rows of the others wait until they could win
+  if they all held matches, and only then pass through the head, all waiting rounds at once. The choice is the
+  same, at a fraction of the cost;
 - the draft never exceeds the remaining budget; `objective` = ``time`` is an addition.
 
 Shapes: K drafted tokens, J candidate exits, G draft lengths 0 .. G - 1, d width, V vocabulary.
@@ -27,20 +28,17 @@ Shapes: K drafted tokens, J candidate exits, G draft lengths 0 .. G - 1, d width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.records import Generation
 from bench.runtime.costs import PassCosts, measure_costs
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
-from methods.base import Budget, Clock, Exactness
-from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
+from methods.chain import ChainMethod, Draft, DraftBuilder, is_unsure
 from methods.early_exit import PrefixExit, check_exit
 from methods.exit_choice import ExitStatistics, Floats, choose, layer_cost
 
@@ -50,8 +48,8 @@ MOST_WAITING = 64
 """Rounds that an exit's rows wait at most: they take memory."""
 
 
-class DynamicExit:
-    """Early-exit drafting at the layer that pays best now; implements `methods.chain.ChainDrafter`.
+class DynamicExit(ChainMethod):
+    """Early-exit drafting at the layer that pays best now.
 
     Args:
         decay: Weight of the past in the running averages, per round (omega).
@@ -107,12 +105,6 @@ class DynamicExit:
         else:
             self._cost = time_cost(exits, decoder.depth, self._lengths, measure_costs(decoder, TIMED_ROWS))
 
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
-
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         decoder, kept = self._decoder, self._warmup + 1
         taps = LastRows(kept, (*self._exits, decoder.depth), decoder.embedding)
@@ -120,16 +112,20 @@ class DynamicExit:
         self._statistics = ExitStatistics(len(self._exits), self._decay)
         self._waiting: list[Shadow] = []
         target = decoder.head(taps[decoder.depth]).argmax(dim=-1)
-        self._learn(Shadow(torch.stack([taps[layer] for layer in self._exits]), target))
+        self._wait_for(Shadow(torch.stack([taps[layer] for layer in self._exits]), target))
+        self._choose()
         return logits
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         exit_layer = self._exit_layer
         self._exit.start(base, exit_layer, self._exits)
         row = self._exit.advance(root)
+        self._drafted: list[Tensor] = []
+        self._is_greedy = sampler.is_greedy
         chain, stop = DraftBuilder(root, self._length, room), None
         while chain.has_room and stop is None:
             logits = self._decoder.head(row)
+            self._drafted.append(logits)
             row = self._exit.advance(chain.propose(logits, sampler))
             if self._stops_early and is_unsure(logits, self._threshold):
                 stop = "confidence"
@@ -142,13 +138,30 @@ class DynamicExit:
     def commit(self, emitted: Tensor, base: int) -> None:
         """Set aside what the exits would have drafted for the tokens that were kept, and choose anew."""
         count = emitted.numel()
-        self._learn(Shadow(self._exit.seen()[:, :count], self._target[:count].argmax(dim=-1)))
+        if self._is_greedy:
+            target = upload(emitted, self._target.device)
+        else:
+            target = self._target[:count].argmax(dim=-1)
+        shadow = Shadow(self._exit.seen()[:, :count], target)
+        self._wait_for(shadow)
+        self._judge_draft(shadow)
+        self._choose()
 
-    def _learn(self, shadow: Shadow) -> None:
-        """Choose with a further round known, looking at no exit that cannot win."""
-        statistics = self._statistics
-        statistics.wait(shadow.target.numel())
+    def _wait_for(self, shadow: Shadow) -> None:
+        self._statistics.wait(shadow.target.numel())
         self._waiting.append(shadow)
+
+    def _judge_draft(self, shadow: Shadow) -> None:
+        """Settle the exit that drafted; only a row behind a fully accepted draft has no logits yet."""
+        place, known = self._exits.index(self._exit_layer), self._drafted[: shadow.target.numel()]
+        if (rest := shadow.rows[place, len(known) :]).numel():
+            known.append(self._decoder.head(rest))
+        sums = shadow_sums(torch.cat(known), shadow.target, np.ones(shadow.target.numel()))
+        self._statistics.settle(place, sums)
+
+    def _choose(self) -> None:
+        """Choose exit and length for the next round, looking at no exit that cannot win."""
+        statistics = self._statistics
         for place in np.flatnonzero(statistics.waiting >= MOST_WAITING):
             self._look(int(place))
         choice = choose(statistics.acceptance, self._cost)
@@ -162,9 +175,13 @@ class DynamicExit:
 
     def _look(self, place: int) -> None:
         """Run the head on an exit's waiting rows; one host sync."""
-        waiting = self._waiting[-int(self._statistics.waiting[place]) :]
-        sums = shadow_sums(self._decoder, place, waiting, self._decay)
-        self._statistics.settle(place, np.array(sums.tolist()))
+        count = int(self._statistics.waiting[place])
+        waiting = self._waiting[-count:]
+        logits = self._decoder.head(torch.cat([one.rows[place] for one in waiting]))
+        target = torch.cat([one.target for one in waiting])
+        ages = np.arange(count - 1, -1, -1)
+        weights = np.repeat(self._decay**ages, [one.target.numel() for one in waiting])
+        self._statistics.settle(place, shadow_sums(logits, target, weights))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,25 +214,20 @@ class LastRows(dict[int, Tensor]):
         super().__setitem__(layer, rows[-self._count :].clone())
 
 
-def shadow_sums(decoder: Decoder, place: int, rounds: Sequence[Shadow], decay: float) -> Tensor:
-    """How an exit's own tokens fare: the argument of `ExitStatistics.settle`, shape [4].
+def shadow_sums(logits: Tensor, target: Tensor, weights: Floats) -> Floats:
+    """How an exit's own tokens fare: the argument of `ExitStatistics.settle`, shape [4]. One host sync.
 
     Args:
-        decoder: The target; its head reads every row.
-        place: The exit's.
-        rounds: Oldest first.
-        decay: Weight of a round in the one behind it.
+        logits: The exit's, shape [T, V].
+        target: The target's own choices there, shape [T].
+        weights: Of each position, shape [T].
     """
-    logits = decoder.head(torch.cat([one.rows[place] for one in rounds])).float()  # [T of all rounds, V]
-    target = torch.cat([one.target for one in rounds])
-    best = logits.amax(dim=-1)
-    confidence = (best - logits.logsumexp(dim=-1)).exp()
-    is_match = logits.gather(1, target[:, None]).squeeze(1) == best  # far cheaper than an argmax
-    ages = range(len(rounds) - 1, -1, -1)
-    weights = [decay**age for age, one in zip(ages, rounds, strict=True) for _ in range(one.target.numel())]
-    right = is_match.to(confidence.dtype)
-    figures = torch.stack([right, 1 - right, confidence * right, confidence * (1 - right)])
-    return figures @ upload(torch.tensor(weights, dtype=confidence.dtype), confidence.device)
+    probs = logits.float().softmax(dim=-1)
+    best = probs.amax(dim=-1)
+    is_match = probs.gather(1, target[:, None]).squeeze(1) == best  # far cheaper than an argmax
+    matched, confidence = np.array(torch.stack([is_match.to(best.dtype), best]).tolist())
+    right, wrong = weights * matched, weights * (1 - matched)
+    return np.array([right.sum(), wrong.sum(), right @ confidence, wrong @ confidence])
 
 
 def time_cost(exits: Floats, depth: int, lengths: int, costs: PassCosts) -> Floats:

@@ -44,7 +44,7 @@ from methods.chain import Draft
 from methods.hamburger_batch import Answer, collate
 from methods.hamburger_checkpoint import BLOCK, Checkpoint, load_checkpoint
 from methods.hamburger_model import NEW_PARTS, HamburgerModel, HamburgerShape, joint_loss
-from methods.hamburger_training import Grouping, answers_of
+from methods.hamburger_training import Grouping, answers_of, distilled_labels
 from methods.micro_decoder import MicroDecoder, features_at, new_taps
 
 SHIFTS = {"last_token": 0, "hf_compat": 1}
@@ -67,6 +67,7 @@ class Hamburger:
         singles: Share of training answers in groups of one.
         random_splits: Share of training answers in groups of random sizes.
         stop_weight: Of the stop head's loss; for training.
+        distilled: Share of the untuned model's distributions in what tokens are learned as; for training.
     """
 
     name = "hamburger"
@@ -85,6 +86,7 @@ class Hamburger:
         singles: float,
         random_splits: float,
         stop_weight: float,
+        distilled: float,
     ) -> None:
         if position_convention not in SHIFTS:
             raise ValueError(f"position_convention must be one of {list(SHIFTS)}, got {position_convention}")
@@ -95,7 +97,9 @@ class Hamburger:
         self._weights = None if weights is None else Path(weights)
         self._confidence, self._token_confidence = confidence, token_confidence
         self._shift = SHIFTS[position_convention]
-        self._micro_layers, self._stop_weight = micro_layers, stop_weight
+        if not 0 <= distilled <= 1:
+            raise ValueError(f"distilled must lie in [0, 1], got {distilled}")
+        self._micro_layers, self._stop_weight, self._distilled = micro_layers, stop_weight, distilled
         self._grouping = Grouping(max_group, floor, ratio, singles, random_splits)
 
     def attach(self, decoder: Decoder) -> None:
@@ -181,14 +185,17 @@ class Hamburger:
         assert isinstance(model, HamburgerModel)
         answers = [one for one in examples if isinstance(one, Answer)]
         groups = collate(answers, self._grouping.max_group, decoder.device)
-        return joint_loss(model, groups, decoder.placement.rotation(0, decoder.capacity), self._stop_weight)
+        rotation = decoder.placement.rotation(0, decoder.capacity)
+        labels = distilled_labels(groups, decoder, self._distilled)
+        return joint_loss(model, groups, rotation, self._stop_weight, labels)
 
     def blocks(self, decoder: Decoder) -> dict[str, dict[str, Any]]:
         grouping = self._grouping
         segmentation = {"strategy": "decreasing_v2", "min": grouping.floor, "ratio": grouping.ratio}
         others = {"singles": grouping.singles, "random_splits": grouping.random}
         shape = self._trained_shape(decoder).plain()
-        return {BLOCK: {**shape, "segmentation": segmentation | others, "stop_weight": self._stop_weight}}
+        losses = {"stop_weight": self._stop_weight, "distilled": self._distilled}
+        return {BLOCK: {**shape, "segmentation": segmentation | others, **losses}}
 
     def _trained_shape(self, decoder: Decoder) -> HamburgerShape:
         return HamburgerShape.for_model(decoder.config, self._grouping.max_group, self._micro_layers)

@@ -1,6 +1,6 @@
 """Answers in groups as padded tensors: what HAMburger's training takes at once.
 
-Shapes: B answers, P longest prompt, G most groups of an answer, K largest group.
+Shapes: B answers, P longest prompt, G most groups of an answer, K largest group, M answer tokens, d width.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Groups:
         targets: Token ids of each group, shape [N, K].
         target_sizes: Tokens of each group, shape [N].
         is_labelled: Whether the group's end is a label for the stop head, shape [N], bool.
+        teacher: Rows of the untuned model that predict the answers' tokens, in their order, shape [M, d].
     """
 
     tokens: Tensor
@@ -33,6 +34,18 @@ class Groups:
     targets: Tensor
     target_sizes: Tensor
     is_labelled: Tensor
+    teacher: Tensor
+
+    @property
+    def is_token(self) -> Tensor:
+        """Which places of the groups hold a token, shape [N, K]."""
+        places = torch.arange(self.targets.shape[1], device=self.targets.device)
+        return places < self.target_sizes[:, None]
+
+    @property
+    def labels(self) -> Tensor:
+        """Token ids of all groups one after another, shape [M]."""
+        return self.targets[self.is_token]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +57,14 @@ class Answer:
         prompt: Tokens of the prompt (P).
         sizes: Group sizes; they sum to the answer's length.
         is_labelled: Whether the groups' ends teach the stop head.
+        teacher: Rows of the untuned model that predict the answer's tokens, shape [tokens, d].
     """
 
     ids: Sequence[int]
     prompt: int
     sizes: Sequence[int]
     is_labelled: bool
+    teacher: Tensor
 
     @property
     def tokens(self) -> int:
@@ -84,6 +99,7 @@ def collate(answers: Sequence[Answer], max_group: int, device: torch.device) -> 
         targets=torch.tensor([_filled(one, max_group) for one in targets], device=device),
         target_sizes=torch.tensor([len(one) for one in targets], device=device),
         is_labelled=torch.tensor(labelled, device=device),
+        teacher=torch.cat([answer.teacher for answer in answers]),
     )
 
 

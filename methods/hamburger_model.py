@@ -243,27 +243,39 @@ class HamburgerModel(nn.Module):
 
 
 def joint_loss(
-    model: HamburgerModel, groups: Groups, rotation: tuple[Tensor, Tensor], stop_weight: float
+    model: HamburgerModel,
+    groups: Groups,
+    rotation: tuple[Tensor, Tensor],
+    stop_weight: float,
+    labels: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Token cross-entropy plus weighted stop loss, each averaged over the batch's tokens (section 3.3).
 
-    Logged beside it: ``ce`` by itself, ``stop`` the stop loss, ``stop_right`` how often the stop head
-    decides as labelled at 0.5, ``top1`` how often the token is the first choice.
+    Logged beside it: ``ce`` against the text's tokens, ``stop`` the stop loss, ``stop_right`` how often the
+    stop head decides as labelled at 0.5, ``top1`` how often the token is the first choice.
+
+    Args:
+        model: What is trained.
+        groups: The batch.
+        rotation: See `HamburgerModel.forward`.
+        stop_weight: Of the stop head's loss.
+        labels: Distribution that each token is learned as, shape [M, V]; None is the text's token alone.
     """
     rows = model(groups, rotation)
-    place = torch.arange(groups.targets.shape[1], device=rows.device)
-    is_token = place < groups.target_sizes[:, None]  # [N, K]
-    states, tokens = rows[is_token], groups.targets[is_token]
+    is_token, tokens = groups.is_token, groups.labels
+    states = rows[is_token]
     logits = F.linear(states, model.lm_head).float()
-    ce = F.cross_entropy(logits, tokens)
+    token_loss = F.cross_entropy(logits, tokens if labels is None else labels)
     known = groups.is_labelled[:, None].expand_as(is_token)[is_token]
-    is_last = (place == groups.target_sizes[:, None] - 1)[is_token][known].float()
+    places = torch.arange(is_token.shape[1], device=rows.device)
+    is_last = (places == groups.target_sizes[:, None] - 1)[is_token][known].float()
     guess = model.micro_step_decoder.stop_head(states[known]).float().squeeze(-1)
-    stop = F.binary_cross_entropy_with_logits(guess, is_last) if known.any() else ce.new_zeros(())
+    stop = F.binary_cross_entropy_with_logits(guess, is_last) if known.any() else token_loss.new_zeros(())
     with torch.no_grad():
         right = ((guess > 0) == (is_last > 0)).float().mean() if known.any() else stop
+        ce = F.cross_entropy(logits, tokens)
         top1 = (logits.argmax(dim=-1) == tokens).float().mean()
-    loss = ce + stop_weight * stop
+    loss = token_loss + stop_weight * stop
     return loss, {
         "loss": loss.detach(),
         "ce": ce.detach(),

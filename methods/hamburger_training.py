@@ -1,6 +1,6 @@
 """What HAMburger learns from a dialogue: its answers, cut into groups (arXiv 2505.20438).
 
-Shapes: T tokens of a dialogue.
+Shapes: T tokens of a dialogue, M answer tokens of a batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from random import Random
 
 import torch
+from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from methods.hamburger_batch import Answer
+from methods.hamburger_batch import Answer, Groups
 from methods.hamburger_groups import entropies, random_split, segment
 
 
@@ -80,8 +81,27 @@ def answers_of(
     found = []
     for start, end in _spans(is_answer):
         sizes, is_labelled = grouping.sizes(values[start:end], rng)
-        found.append(Answer(ids[:end], start, sizes, is_labelled))
+        found.append(Answer(ids[:end], start, sizes, is_labelled, hidden[start - 1 : end - 1]))
     return found
+
+
+@torch.no_grad()
+def distilled_labels(groups: Groups, decoder: Decoder, share: float) -> Tensor | None:
+    """What answer tokens are learned as: the text's token mixed with the untuned model's view, shape [M, V].
+
+    The untuned model's distribution also says how likely every other token was. The paper has the text alone.
+
+    Args:
+        groups: The batch.
+        decoder: The untuned model.
+        share: Of its distribution in the mix; at 0 there is no need for any: None.
+    """
+    if share == 0:
+        return None
+    labels = decoder.head(groups.teacher).float().softmax(dim=-1).mul_(share)
+    rows = torch.arange(labels.shape[0], device=labels.device)
+    labels[rows, groups.labels] += 1 - share
+    return labels
 
 
 def _spans(is_answer: Sequence[bool]) -> Iterator[tuple[int, int]]:

@@ -26,20 +26,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness, TrainingRows
-from methods.chain import Draft, generate_chain
+from methods.base import TrainingRows
+from methods.chain import ChainMethod, Draft
 from methods.distillation import soft_cross_entropy
 from methods.hamburger_groups import entropies
 from methods.hamburger_model import HamburgerShape, MicroModule
 from methods.micro_decoder import MicroDecoder, features_at, new_taps
 
 
-class HamburgerVerified:
+class HamburgerVerified(ChainMethod):
     """Chain drafting by micro-steps on features of the target's last accepted row.
 
     Args:
@@ -91,12 +90,6 @@ class HamburgerVerified:
         """Bind to a decoder with the module's tensors at hand."""
         self._decoder, self._shape = decoder, shape
         self._micro = MicroDecoder(decoder, tensors, shape, self._confidence)
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._taps, self._last = new_taps(self._decoder, self._shape), -1

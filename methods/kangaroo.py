@@ -27,19 +27,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.records import Generation
 from bench.runtime.decoder import Attention, Decoder, Layer
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.rope import rotate
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness, TrainingRows
-from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
+from methods.base import TrainingRows
+from methods.chain import ChainMethod, Draft, DraftBuilder, is_unsure
 from methods.distillation import soft_cross_entropy
 from methods.early_exit import PrefixExit, check_exit
 
 
-class Kangaroo:
+class Kangaroo(ChainMethod):
     """Early-exit drafting through a trained adapter.
 
     Args:
@@ -88,12 +87,6 @@ class Kangaroo:
         self._adapter = _as_decoder(decoder, tensors)
         self._exit = PrefixExit(decoder)
         self._carry: Tensor | None = None
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         taps = {self._layer: self._decoder.embedding}

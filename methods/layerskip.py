@@ -13,20 +13,16 @@ Differs from the authors' code in:
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 
-from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness
-from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
-from methods.draft_length import draft_length_policy
+from methods.adaptive_chain import AdaptiveChain
+from methods.chain import Draft, DraftBuilder, is_unsure
 from methods.early_exit import PrefixExit, check_exit
 
 
-class LayerSkip:
+class LayerSkip(AdaptiveChain):
     """Static early-exit self-speculation.
 
     Args:
@@ -47,25 +43,14 @@ class LayerSkip:
         threshold: float = 0.6,
         target: float = 0.8,
     ) -> None:
+        super().__init__(policy, draft_length, threshold, target)
         self._exit_layer = exit_layer
-        self._new_policy = partial(draft_length_policy, policy, draft_length, threshold, target)
-        self._policy = self._new_policy()
 
     def attach(self, decoder: Decoder) -> None:
         check_exit(self._exit_layer, decoder, "layerskip")
         self._decoder = decoder
         self._exit = PrefixExit(decoder)
         self.reset()
-
-    def reset(self) -> None:
-        """Forget what earlier prompts taught the policy."""
-        self._policy = self._new_policy()
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._policy.start()

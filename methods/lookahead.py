@@ -35,15 +35,15 @@ from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
-from methods.base import Budget, Clock, Exactness
-from methods.tree import TreeDraft, generate_tree
+from methods.base import Budget, Clock
+from methods.tree import TreeDraft, TreeMethod
 from methods.trees import Tree
 
 Ngram = tuple[int, ...]
 
 
-class Lookahead:
-    """Tree drafting from the model's own guesses; implements `methods.tree.TreeDrafter`.
+class Lookahead(TreeMethod):
+    """Tree drafting from the model's own guesses.
 
     Args:
         ngram: Tokens of an n-gram (N).
@@ -63,11 +63,8 @@ class Lookahead:
         depths, sees = grid_mask(self._ngram - 1, self._window)
         self._depths, self._sees = depths.to(decoder.device), sees.to(decoder.device)
 
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        done = generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock)
+        done = super().generate(prompt_ids, budget, sampler, clock)
         return replace(done, counts={"lookahead_rows": self._looked})
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:

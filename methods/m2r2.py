@@ -40,7 +40,7 @@ from bench.runtime.sampling import Sampler
 from methods.accelerated import AcceleratedStream, accelerated_rows
 from methods.arla import Arla
 from methods.base import Budget, Clock, Exactness, TrainingRows
-from methods.chain import Draft, DraftBuilder, generate_chain, top_probability
+from methods.chain import ChainMethod, Draft, DraftBuilder, top_probability
 from methods.early_exit import PrefixExit, check_exit
 from methods.low_rank import TARGETS, FrozenLowRank
 from methods.m2r2_dynamic import generate_early
@@ -48,8 +48,8 @@ from methods.m2r2_dynamic import generate_early
 GATES = ("softmax", "arla")
 
 
-class M2R2:
-    """Early-exit drafting from accelerated rows; implements `methods.chain.ChainDrafter`.
+class M2R2(ChainMethod):
+    """Early-exit drafting from accelerated rows.
 
     Args:
         weights: Folder of the adapters, or None to train them.
@@ -128,14 +128,12 @@ class M2R2:
         self._exit = PrefixExit(decoder)
 
     def exactness(self, sampler: Sampler) -> Exactness:
-        if self._is_lossy:
-            return Exactness.LOSSY
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
+        return Exactness.LOSSY if self._is_lossy else super().exactness(sampler)
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         if self._is_lossy:
             return generate_early(self, self._decoder, prompt_ids, budget, sampler, clock)
-        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
+        return super().generate(prompt_ids, budget, sampler, clock)
 
     # -- decoding ------------------------------------------------------------------------------------------
 

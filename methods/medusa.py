@@ -33,12 +33,12 @@ from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.base import Budget, Clock, Exactness, TrainingRows
 from methods.speculation import accept_tree, accept_tree_typical
-from methods.tree import Rule, TreeDraft, generate_tree
+from methods.tree import Rule, TreeDraft, TreeMethod, generate_tree
 from methods.tree_choice import TreeSpec, choose_tree
 from methods.trees import Tree
 
 
-class Medusa:
+class Medusa(TreeMethod):
     """Tree drafting by heads on the last hidden row.
 
     Args:
@@ -99,9 +99,7 @@ class Medusa:
         self._proposer = _Proposer(tensors, tree.depth)
 
     def exactness(self, sampler: Sampler) -> Exactness:
-        if self._is_typical:
-            return Exactness.LOSSY
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
+        return Exactness.LOSSY if self._is_typical else super().exactness(sampler)
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         return generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock, self._rule)

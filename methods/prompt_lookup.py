@@ -11,18 +11,12 @@ Differs from Spec-Bench's code in:
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
 
-from bench.records import Generation
-from bench.runtime.decoder import Decoder
-from bench.runtime.sampling import Sampler
-from bench.runtime.transfer import upload
-from methods.base import Budget, Clock, Exactness
-from methods.chain import Draft, generate_chain
+from methods.copying import CopyingMethod
 
 
-class PromptLookup:
+class PromptLookup(CopyingMethod):
     """Chain speculation with n-gram copies.
 
     Args:
@@ -35,35 +29,11 @@ class PromptLookup:
             raise ValueError(
                 f"max_ngram and draft_length must be at least 1, got {max_ngram} and {draft_length}"
             )
+        super().__init__(draft_length)
         self._max_ngram = max_ngram
-        self._draft_length = draft_length
 
-    def attach(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
-
-    def prefill(self, prompt_ids: Tensor) -> Tensor:
-        self._text = NgramIndex(self._max_ngram, prompt_ids.tolist())
-        return self._decoder.prefill(prompt_ids)
-
-    def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        if base == len(self._text):  # the prefill's token; later roots come in through commit
-            self._text.extend(root.tolist())
-        limit = min(self._draft_length, room)
-        copied = self._text.continuation(limit)
-        tokens = upload(torch.tensor(copied, dtype=root.dtype), root.device)
-        return Draft(tokens, "length" if len(copied) == self._draft_length else "match")
-
-    def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
-        return self._decoder.step(torch.cat([root, draft.tokens]), base)
-
-    def commit(self, emitted: Tensor, base: int) -> None:
-        self._text.extend(emitted.tolist())
+    def new_text(self, ids: list[int]) -> NgramIndex:
+        return NgramIndex(self._max_ngram, ids)
 
 
 class NgramIndex:
@@ -83,7 +53,7 @@ class NgramIndex:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def extend(self, ids: list[int]) -> None:
+    def extend(self, ids: Iterable[int]) -> None:
         """Append tokens; an n-gram is indexed once a token follows it, the text's own end does not count."""
         for token in ids:
             end = len(self._ids)

@@ -17,18 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor
-
-from bench.records import Generation
-from bench.runtime.decoder import Decoder
-from bench.runtime.sampling import Sampler
-from bench.runtime.transfer import upload
-from methods.base import Budget, Clock, Exactness
-from methods.chain import Draft, generate_chain
+from methods.copying import CopyingMethod
 
 
-class SamDecoding:
+class SamDecoding(CopyingMethod):
     """Chain speculation with copies behind the longest match.
 
     Args:
@@ -41,35 +33,11 @@ class SamDecoding:
             raise ValueError(
                 f"need draft_length of at least 1 and growth above 0, got {draft_length} and {growth}"
             )
-        self._draft_length, self._growth = draft_length, growth
+        super().__init__(draft_length)
+        self._growth = growth
 
-    def attach(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
-
-    def prefill(self, prompt_ids: Tensor) -> Tensor:
-        self._text = SuffixAutomaton(prompt_ids.tolist())
-        return self._decoder.prefill(prompt_ids)
-
-    def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        if base == len(self._text):  # the prefill's token; later roots come in through commit
-            self._text.extend(root.tolist())
-        length, end = self._text.match
-        earned = min(self._draft_length, int(self._growth * length))
-        copied = self._text.ids[end : end + min(earned, room)]
-        tokens = upload(torch.tensor(copied, dtype=root.dtype), root.device)
-        return Draft(tokens, "length" if len(copied) == self._draft_length else "match")
-
-    def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
-        return self._decoder.step(torch.cat([root, draft.tokens]), base)
-
-    def commit(self, emitted: Tensor, base: int) -> None:
-        self._text.extend(emitted.tolist())
+    def new_text(self, ids: list[int]) -> MatchedText:
+        return MatchedText(ids, self._growth)
 
 
 class SuffixAutomaton:
@@ -139,3 +107,21 @@ class SuffixAutomaton:
         self._lengths.append(length)
         self._ends.append(end)
         return len(self._next) - 1
+
+
+class MatchedText(SuffixAutomaton):
+    """A text whose longest match earns a copy of what followed it.
+
+    Args:
+        ids: The text to begin with.
+        growth: Tokens copied per matched token.
+    """
+
+    def __init__(self, ids: Iterable[int], growth: float) -> None:
+        super().__init__(ids)
+        self._growth = growth
+
+    def continuation(self, limit: int) -> list[int]:
+        """See `methods.copying.GrowingText.continuation`."""
+        length, end = self.match
+        return self.ids[end : end + min(limit, int(self._growth * length))]

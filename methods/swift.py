@@ -37,17 +37,17 @@ from bench.errors import UserError
 from bench.records import Generation
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness
+from methods.base import Budget, Clock
 from methods.skip_search import Candidates, SearchRules, SkipSearch
 from methods.sublayer_skip import SkippedModel, check_skip, skip_counts, skip_of
-from methods.tree import TreeDraft, generate_tree
+from methods.tree import TreeDraft, TreeMethod, generate_tree
 from methods.trees import Tree
 
 WINDOWS = ("first", "last")
 
 
-class Swift:
-    """Drafting with searched sub-layers skipped; implements `methods.tree.TreeDrafter`.
+class Swift(TreeMethod):
+    """Drafting with searched sub-layers skipped.
 
     Args:
         search: Whether better sets are searched; False keeps the set given (the authors' "cached" mode).
@@ -157,9 +157,6 @@ class Swift:
     def skip(self) -> Skip:
         """The set that drafts now."""
         return self._start if self._search is None else self._search.best
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         self._counts = Counter()

@@ -27,11 +27,9 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness
-from methods.tree import TreeDraft, generate_tree
+from methods.tree import TreeDraft, TreeMethod
 from methods.trees import Tree
 
 PUBLISHED_TREE: Mapping[str, int] = {
@@ -48,8 +46,8 @@ REMEMBERED_PROMPTS = 8
 """Repeats of a conversation of so many turns are recognised."""
 
 
-class TokenRecycling:
-    """Tree drafting from a matrix of recent successors; implements `methods.tree.TreeDrafter`.
+class TokenRecycling(TreeMethod):
+    """Tree drafting from a matrix of recent successors.
 
     Args:
         candidates: Successors kept per token (K).
@@ -82,12 +80,6 @@ class TokenRecycling:
         row = torch.arange(self._candidates, device=self._decoder.device)
         self._matrix = row.repeat(self._decoder.config.vocab, 1)  # [V, K]
         self._before: dict[tuple[int, ...], Tensor] = {}  # prompt -> the matrix it met, oldest first
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock)
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._rewind(tuple(prompt_ids.tolist()))

@@ -1,6 +1,6 @@
 """The round that all tree methods share: draft, verify, accept a path, compact.
 
-A tree method is a `TreeDrafter`; this loop owns the bookkeeping, as `methods.chain` does for chains. Between
+A tree method is a `TreeMethod`; this loop owns the bookkeeping, as `methods.chain` does for chains. Between
 rounds every layer's cache holds ``P + G - 1`` slots (P prompt tokens, G emitted): the newest token, the
 *root*, is known but not cached. It is node 0 of the next tree.
 
@@ -20,7 +20,7 @@ from bench.records import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
-from methods.base import Budget, Clock, Method
+from methods.base import Budget, Clock, Lossless, Method
 from methods.speculation import Accepted, accept_tree
 from methods.trees import Tree, compact
 
@@ -104,6 +104,16 @@ def generate_tree(
         if after_round is not None:
             after_round(ids)
     return Generation(tuple(ids), tuple(rounds))
+
+
+class TreeMethod(Lossless, TreeDrafter):
+    """A lossless method that decodes by `generate_tree` on the decoder that `attach` has bound."""
+
+    _decoder: Decoder
+
+    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
+        """See `methods.base.Method.generate`."""
+        return generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock)
 
 
 def _round(draft: TreeDraft, emitted: int) -> Round:

@@ -17,7 +17,6 @@ Shapes: P prompt tokens, T positions, V vocabulary.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,20 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
 from bench.errors import UserError
-from bench.records import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.modules import WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness, TrainingRows
-from methods.chain import Draft, DraftBuilder, generate_chain, is_unsure
+from methods.adaptive_chain import AdaptiveChain
+from methods.base import TrainingRows
+from methods.chain import Draft, DraftBuilder, is_unsure
 from methods.distillation import soft_cross_entropy
-from methods.draft_length import draft_length_policy
 
 HEAD_WIDTH = 32
 """Of the heads of a draft model trained here."""
 
 
-class TwoModel:
+class TwoModel(AdaptiveChain):
     """Chain drafting by a second decoder.
 
     Args:
@@ -73,9 +71,8 @@ class TwoModel:
             raise ValueError(
                 f"need at least 1 layer and a width that {HEAD_WIDTH} divides, got {layers} and {width}"
             )
+        super().__init__(policy, draft_length, threshold, target)
         self._weights = None if weights is None else Path(weights).expanduser()
-        self._new_policy = partial(draft_length_policy, policy, draft_length, threshold, target)
-        self._policy = self._new_policy()
         self._layers, self._width = layers, width
 
     def attach(self, decoder: Decoder) -> None:
@@ -90,16 +87,6 @@ class TwoModel:
         """Bind to a target with the draft model at hand."""
         self._decoder, self._drafter = decoder, drafter
         self.reset()
-
-    def reset(self) -> None:
-        """Forget what earlier prompts taught the policy."""
-        self._policy = self._new_policy()
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._policy.start()

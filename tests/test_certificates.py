@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import bench.certificates
 from bench.certificates import Certificate, Check, Status, badge, badge_of, load, save, source_hash
 from bench.records import Run
 
@@ -72,6 +73,18 @@ def test_a_badge_is_earned_by_a_certificate_of_the_same_source(tmp_path: Path) -
     assert badge(tmp_path, "mine", "deadbeef", "greedy-exact") == "greedy-exact: declared, not proved"
     assert badge(tmp_path, "other", "0badcafe", "greedy-exact") == "greedy-exact: declared, not proved"
     assert badge(tmp_path, "mine", "0badcafe", "lossy") == "lossy"
+
+
+def test_a_shipped_certificate_is_told_from_one_made_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.certificates, "SHIPPED", tmp_path / "shipped")
+    save(certificate(GREEDY), tmp_path / "shipped")
+    shipped = badge(tmp_path, "mine", "0badcafe", "greedy-exact")
+    assert shipped == "greedy-exact: proved as shipped, not on this machine"
+    assert badge(tmp_path, "mine", "0badcafe", "sampling-exact") == "sampling-exact: declared, not proved"
+    save(certificate(GREEDY), tmp_path)
+    assert badge(tmp_path, "mine", "0badcafe", "greedy-exact") == "greedy-exact: proved"
 
 
 def test_a_failed_certificate_is_told(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bench.records import Generation
 from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness
+from methods.base import Budget, Clock, Lossless
 from methods.chain import ChainRule, Draft, DraftBuilder, generate_chain
 from methods.speculation import Accepted, accept, accept_greedy, accept_tree
 from methods.tree import Rule, TreeDraft, generate_tree
@@ -52,7 +52,7 @@ class Control:
         return bool(self.kind)
 
 
-class Chain:
+class Chain(Lossless):
     """Honest chain speculation.
 
     Args:
@@ -64,9 +64,6 @@ class Chain:
 
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock, self._rule)
@@ -87,7 +84,7 @@ class Chain:
         """Nothing beyond the target's cache to roll back."""
 
 
-class Branches:
+class Branches(Lossless):
     """Honest tree speculation with a static tree.
 
     Args:
@@ -100,9 +97,6 @@ class Branches:
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._tree = Tree.of_child_counts(TREE, decoder.device)
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         return generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock, self._rule)

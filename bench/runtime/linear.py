@@ -2,9 +2,11 @@
 
 A decode step multiplies one row, a verification a few, a prefill hundreds. On CPUs the plain product is best
 for few rows and small matrices; from `PACKED_ROWS` rows on and `PACKED_SIZE` weights up, oneDNN's prepacked
-product is faster (specs/performance.md 4.3). The choice depends on shapes and the CPU's maker alone, so that
-it is the same in every run, for the baseline as for the methods. On CUDA cuBLAS takes the stored layout as it
-is.
+product is faster (specs/performance.md 4.3). The plain product takes a transposed copy, except for large
+weights with more inputs than outputs on AMD: there MKL multiplies one row faster by weights as they are
+stored. So a large matrix is in memory up to three times. The choice depends on shapes and the CPU's maker
+alone, so that it is the same in every run, for the baseline as for the methods. On CUDA cuBLAS takes the
+stored layout as it is.
 
 Shapes: R rows, I inputs, O outputs.
 """
@@ -23,14 +25,15 @@ _PACKING_ROWS = 4  # what oneDNN lays the weights out for; of 1 to 16, best or a
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def _packed_rows() -> int:
-    """From how many rows on oneDNN is faster: the plain product is MKL's, which is not tuned for AMD."""
+@cache
+def is_amd() -> bool:
+    """Whether AMD has made this CPU."""
     info = Path("/proc/cpuinfo")
-    is_amd = info.is_file() and "AuthenticAMD" in info.read_text(errors="replace")
-    return 1 if is_amd else 4
+    return info.is_file() and "AuthenticAMD" in info.read_text(errors="replace")
 
 
-PACKED_ROWS = _packed_rows()
+PACKED_ROWS = 2 if is_amd() else 4
+"""From how many rows on oneDNN is faster: MKL's plain product of several rows is not tuned for AMD."""
 
 
 class Linear:
@@ -50,8 +53,8 @@ class Linear:
         self._packed: Tensor | None = None
         if on_cpu and HAS_ONEDNN and weight.dtype == torch.float32 and weight.numel() >= PACKED_SIZE:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKING_ROWS)
-        is_always_packed = self._packed is not None and PACKED_ROWS == 1
-        is_copied = on_cpu and not is_always_packed
+        is_read_as_stored = self._packed is not None and is_amd() and weight.shape[1] > weight.shape[0]
+        is_copied = on_cpu and not is_read_as_stored
         self._transposed = weight.t().contiguous() if is_copied else weight.t()  # [I, O]
 
     def __call__(self, x: Tensor) -> Tensor:

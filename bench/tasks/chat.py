@@ -55,7 +55,7 @@ class ChatFormat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = Template.AUTO) -> None:
         if template not in set(Template):
             raise UserError(f"model.template={template} is unknown", f"Choose from: {', '.join(Template)}.")
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.template = Template(template)
         self._source = self._template_source()
         self._bos = _used_bos(tokenizer)
@@ -94,14 +94,14 @@ class ChatFormat:
             ValueError: If there is not exactly one turn more than answers.
             UserError: If the text itself begins with two BOS, or holds no token.
         """
-        encoded = self._tokenizer(self.prompt_text(turns, answers), add_special_tokens=False)["input_ids"]
+        encoded = self.tokenizer(self.prompt_text(turns, answers), add_special_tokens=False)["input_ids"]
         ids = [int(one) for one in encoded]
         if self._bos is not None and ids[:1] != [self._bos]:
             ids.insert(0, self._bos)
-        bos = self._tokenizer.bos_token_id
+        bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise UserError(
-                f"the prompt starts with two start tokens ({self._tokenizer.bos_token})",
+                f"the prompt starts with two start tokens ({self.tokenizer.bos_token})",
                 "Remove the start token from the chat template or from the prompt's text.",
             )
         if not ids:
@@ -123,7 +123,7 @@ class ChatFormat:
         answers = [answer.strip() for answer in answers]
         text = self._dialogue_text(turns, answers)
         spans = [self._answer_span(text, turns[: i + 1], answers[: i + 1]) for i in range(len(turns))]
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = [int(one) for one in encoded["input_ids"]]
         offsets = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
         mask = [any(a <= start and end <= b for a, b in spans) for start, end in offsets]
@@ -133,7 +133,7 @@ class ChatFormat:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of answer ids, without special tokens."""
-        decoded = self._tokenizer.decode(
+        decoded = self.tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return str(decoded)
@@ -146,7 +146,7 @@ class ChatFormat:
         if self.template == Template.RAW:
             return RAW_SEPARATOR
         try:
-            return str(self._tokenizer.get_chat_template())
+            return str(self.tokenizer.get_chat_template())
         except ValueError as error:  # none, or several and no default
             raise UserError(
                 "this tokenizer has no chat template (or several and none is the default)",
@@ -155,10 +155,10 @@ class ChatFormat:
 
     def _check_vicuna(self) -> None:
         """Vicuna's answers end in its end token; to another tokenizer it would be plain text."""
-        if self._tokenizer.eos_token != VICUNA_END:
+        if self.tokenizer.eos_token != VICUNA_END:
             raise UserError(
                 f"model.template=vicuna needs a tokenizer that ends with {VICUNA_END}, "
-                f"this one ends with {self._tokenizer.eos_token}",
+                f"this one ends with {self.tokenizer.eos_token}",
                 "Use model.template=auto or raw.",
             )
 
@@ -184,7 +184,7 @@ class ChatFormat:
 
     @property
     def _end(self) -> str:
-        return str(self._tokenizer.eos_token or "")
+        return str(self.tokenizer.eos_token or "")
 
     def _own_template(self, turns: Sequence[str], answers: Sequence[str]) -> str:
         return self._apply(_alternate(turns, answers), is_prompt=True)
@@ -198,7 +198,7 @@ class ChatFormat:
             for place, content in enumerate(contents)
         ]
         try:
-            text = self._tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=is_prompt, date_string=TEMPLATE_DATE
             )
         except TemplateError as error:

@@ -162,7 +162,7 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        state = {"step": self.step, "tokens": self.tokens, "recipe": asdict(self.recipe)}
+        state = {"step": self.step, "tokens": self.tokens, "settings": asdict(self.recipe)}
         save_state(self.out, state | {"model": self.model.state_dict()} | self.optimizer.state())
 
     def _resume(self) -> None:

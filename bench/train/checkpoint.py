@@ -26,12 +26,12 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     log.info("checkpoint at step %s in %s", state["step"], folder)
 
 
-def load_state(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The saved state, or None where there is none.
 
     Args:
         folder: Folder of the run.
-        recipe: Settings of the run; a saved run with other settings is refused.
+        settings: What the run depends on; a saved run with others is refused.
 
     Raises:
         UserError: If the folder holds a run with other settings.
@@ -40,8 +40,10 @@ def load_state(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    saved = state["recipe"]
-    if changed := sorted(key for key in recipe.keys() | saved.keys() if recipe.get(key) != saved.get(key)):
+    saved = state["settings"]
+    if changed := sorted(
+        key for key in settings.keys() | saved.keys() if settings.get(key) != saved.get(key)
+    ):
         raise UserError(
             f"{folder} holds a run with other settings ({', '.join(changed)})",
             "Give another output folder, or restore the settings to resume that run.",

@@ -7,7 +7,6 @@ Composes like the benchmark itself, with the same models, methods and error cont
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from bench.errors import UserError
 if TYPE_CHECKING:
     from bench.runtime.loading import RuntimeOptions
     from bench.train.conversations import Conversations
+    from bench.train.embedded import EmbeddedCorpus
     from bench.train.modules import ModuleRecipe
     from methods.base import FullTrainable, Trainable
 
@@ -42,7 +42,7 @@ class TrainConfig:
         runtime: Where.
         recipe: Settings of `bench.train.modules.ModuleRecipe`.
         base: Settings of `bench.train.base.BaseRecipe`; if given, the base model is trained instead.
-        data: Conversations to train on; None is the embedded corpus, which only models of its own can read.
+        data: Dialogues to train on.
         start: Folder of an earlier result to begin with; None begins with new modules.
         out: Folder of the result.
         plan: Say what memory it takes and whether that is there, and train nothing.
@@ -119,13 +119,9 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     settle_threads(decoder, runtime.threads)
     tokenizer = load_tokenizer(folder)
     out = Path(composed.out or f"results/train/{model}/{name}")
-    facts = {"model": model, "model_weights": checkpoint_hash(folder), "data": "bench.train.corpus"}
-    if composed.data is None:
-        dialogues = _dialogues(tokenizer, recipe.seed)
-    else:
-        conversations = _conversations(composed)
-        facts["data"] = conversations.location
-        dialogues = conversations.stream(ChatFormat(tokenizer, config.template), recipe.seed)
+    data = _data(composed)
+    facts = {"model": model, "model_weights": checkpoint_hash(folder), "data": data.location}
+    dialogues = data.stream(ChatFormat(tokenizer, config.template), recipe.seed)
     start = None if composed.start is None else Path(composed.start)
     if start is not None:
         facts["start"] = composed.start
@@ -199,43 +195,12 @@ def _plan(composed: DictConfig, name: str, model: str) -> None:
     print("\n".join(lines), flush=True)  # noqa: T201 - the command's result
 
 
-def _conversations(composed: DictConfig) -> Conversations:
+def _data(composed: DictConfig) -> Conversations | EmbeddedCorpus:
     node = OmegaConf.to_container(composed.data, resolve=True)
-    built: Conversations = Component.from_node(
+    built: Conversations | EmbeddedCorpus = Component.from_node(
         "data", str(HydraConfig.get().runtime.choices["data"]), node
     ).build()
     return built
-
-
-def _dialogues(tokenizer: Any, seed: int) -> Iterator[tuple[list[int], list[bool]]]:  # noqa: ANN401 - any tokenizer
-    """The embedded corpus, encoded; modules see other dialogues than the base model did.
-
-    Raises:
-        UserError: If the tokenizer is not the embedded model's.
-    """
-    from bench.train.corpus import training_dialogues
-    from bench.train.tokenizer import encode_dialogue
-
-    check_chat_tokens(tokenizer)
-    for dialogue in training_dialogues(seed + 1000):
-        yield encode_dialogue(tokenizer, dialogue)
-
-
-def check_chat_tokens(tokenizer: Any) -> None:  # noqa: ANN401 - any tokenizer
-    """Refuse a tokenizer that cannot write the embedded corpus.
-
-    Raises:
-        UserError: If it lacks a token of the corpus's chat format.
-    """
-    from bench.train.tokenizer import SPECIAL_TOKENS
-
-    if any(
-        tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id) for token in SPECIAL_TOKENS
-    ):
-        raise UserError(
-            "the training corpus is written for the embedded model's chat tokens, which this tokenizer lacks",
-            "add data=sharegpt to train on real conversations, or train with model=tiny",
-        )
 
 
 def _object(node: DictConfig) -> Any:  # noqa: ANN401 - the dataclass of the node's schema

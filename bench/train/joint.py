@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ class JointTrainer(TrainingLoop):
         recipe: Settings.
         out: Folder of the run: its course, and its checkpoints in ``out/work``.
         start: Folder of a tuned model to begin with; None begins with the decoder's weights and new parts.
+        facts: See `TrainingLoop`.
     """
 
     _recipe: JointRecipe
@@ -80,10 +82,11 @@ class JointTrainer(TrainingLoop):
         recipe: JointRecipe,
         out: Path,
         start: Path | None = None,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._method, self._decoder = method, decoder
         self._rates = (recipe.lr * recipe.base_share, recipe.lr)
-        super().__init__("model", recipe, out, start and start / MODEL_FILE)
+        super().__init__("model", recipe, out, start and start / MODEL_FILE, facts)
 
     @property
     def model(self) -> nn.Module:
@@ -174,7 +177,7 @@ def train_joint(
     Returns:
         Mean figures of the last logged steps.
     """
-    trainer = JointTrainer(method, decoder, recipe, out, start)
+    trainer = JointTrainer(method, decoder, recipe, out, start, {**provenance, **method.blocks(decoder)})
     figures = trainer.run(dialogues)
     tensors = {name: value.to(torch.bfloat16) for name, value in trainer.model.state_dict().items()}
     training = {**provenance, "recipe": asdict(recipe), "figures": figures}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -37,10 +37,14 @@ class TrainingLoop(ABC):
         recipe: Settings.
         out: Folder of the run: its course, and its checkpoints in ``out/work``.
         start: File of weights to begin with; None begins with those of `_new`.
+        facts: What else the result depends on, such as the data: a run is resumed with the same ones only.
     """
 
-    def __init__(self, name: str, recipe: ModuleRecipe, out: Path, start: Path | None) -> None:
+    def __init__(
+        self, name: str, recipe: ModuleRecipe, out: Path, start: Path | None, facts: Mapping[str, Any]
+    ) -> None:
         self._name, self._recipe, self._work = name, recipe, out / "work"
+        self._settings = {**asdict(recipe), **facts}
         self._course = Course(out, recipe.steps, recipe.log_every)
         torch.manual_seed(recipe.seed)  # new modules initialise themselves from the global generator
         self._trained = self._new()
@@ -93,12 +97,12 @@ class TrainingLoop(ABC):
         self._step += 1
 
     def _save(self) -> None:
-        state = {"step": self._step, "recipe": asdict(self._recipe), "course": self._course.state}
+        state = {"step": self._step, "settings": self._settings, "course": self._course.state}
         state |= {self._name: self._trained.state_dict(), "optimizer": self._optimizer.state_dict()}
         save_state(self._work, state)
 
     def _resume(self) -> None:
-        state = load_state(self._work, asdict(self._recipe))
+        state = load_state(self._work, self._settings)
         if state is not None:
             self._trained.load_state_dict(state[self._name])
             self._optimizer.load_state_dict(state["optimizer"])

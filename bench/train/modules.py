@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ class ModuleTrainer(TrainingLoop):
         recipe: Settings.
         out: Folder of the run: its course, and its checkpoints in ``out/work``.
         start: Folder of a trained module to begin with; None begins with a new one.
+        facts: See `TrainingLoop`.
     """
 
     def __init__(
@@ -84,9 +86,10 @@ class ModuleTrainer(TrainingLoop):
         recipe: ModuleRecipe,
         out: Path,
         start: Path | None = None,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._method, self._decoder = method, decoder
-        super().__init__("module", recipe, out, start and start / WEIGHTS_FILE)
+        super().__init__("module", recipe, out, start and start / WEIGHTS_FILE, facts)
 
     @property
     def module(self) -> nn.Module:
@@ -151,9 +154,10 @@ def train_module(
     Returns:
         Figures of the last logged steps.
     """
-    trainer = ModuleTrainer(method, decoder, recipe, out, start)
+    facts = {**provenance, **method.provenance(decoder)}
+    trainer = ModuleTrainer(method, decoder, recipe, out, start, facts)
     figures = trainer.run(sequences)
-    facts = {**provenance, **method.provenance(decoder), "recipe": asdict(recipe), "figures": figures}
+    facts |= {"recipe": asdict(recipe), "figures": figures}
     tensors = {name: value.to(torch.bfloat16) for name, value in trainer.module.state_dict().items()}
     save_module(out, tensors, facts)
     return figures

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
 from methods.hamburger import Hamburger
+from methods.hamburger_batch import Answer
 from methods.hamburger_checkpoint import Checkpoint
 from methods.hamburger_model import HamburgerModel, HamburgerShape
 from methods.hamburger_verified import HamburgerVerified
@@ -28,12 +29,18 @@ def unattached(**changes: Any) -> Hamburger:
         "singles": 0.0,
         "random_splits": 0.0,
         "token_confidence": 0.0,
+        "distilled": 0.0,
     }
     return Hamburger(**{**SETTINGS, **more, **changes})
 
 
 def verified(**changes: Any) -> HamburgerVerified:
     return HamburgerVerified(**{**SETTINGS, **changes})
+
+
+def answer(ids: list[int], prompt: int, sizes: list[int], width: int = 1) -> Answer:
+    """An answer that the untuned model has made nothing of."""
+    return Answer(ids, prompt, sizes, True, torch.zeros(len(ids) - prompt, width))
 
 
 def shape_for(decoder: Decoder) -> HamburgerShape:

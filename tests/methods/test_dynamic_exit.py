@@ -73,9 +73,9 @@ class Observed(DynamicExit):
         self.seen = []
         return super().prefill(prompt_ids)
 
-    def _learn(self, shadow: Shadow) -> None:
+    def _wait_for(self, shadow: Shadow) -> None:
         self.seen.append(shadow)
-        super()._learn(shadow)
+        super()._wait_for(shadow)
 
 
 def observed(decoder: Decoder, **changes: Any) -> Observed:
@@ -102,20 +102,16 @@ def test_it_looks_at_the_rows_of_the_kept_tokens_at_every_exit() -> None:
 
 
 def test_sums_are_those_of_a_slow_count() -> None:
-    decoder = random_decoder()
-    rows = torch.randn(3, 7, SHAPE["hidden_size"], generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        target = decoder.head(rows[1]).argmax(dim=-1)
-        target[2:] = 5
-        rounds = [Shadow(rows[:, :4], target[:4]), Shadow(rows[:, 4:], target[4:])]
-        for place, exit_rows in enumerate(rows):
-            by_hand = np.zeros(4)
-            for index, (row, wanted) in enumerate(zip(exit_rows, target, strict=True)):
-                probs = decoder.head(row[None])[0].softmax(dim=-1)
-                is_wrong = int(int(probs.argmax()) != int(wanted))
-                by_hand[[is_wrong, 2 + is_wrong]] += np.array([1, float(probs.max())]) * 0.5 ** (index < 4)
-            got = shadow_sums(decoder, place, rounds, 0.5)
-            np.testing.assert_allclose(got.numpy(), by_hand, atol=1e-5)
+    logits = torch.randn(7, 20, generator=torch.Generator().manual_seed(0))
+    target = logits.argmax(dim=-1)
+    target[3:] = 5
+    weights = np.linspace(0.1, 1, 7)
+    by_hand = np.zeros(4)
+    for row, wanted, weight in zip(logits, target, weights, strict=True):
+        probs = row.softmax(dim=-1)
+        is_wrong = int(int(probs.argmax()) != int(wanted))
+        by_hand[[is_wrong, 2 + is_wrong]] += weight * np.array([1, float(probs.max())])
+    np.testing.assert_allclose(shadow_sums(logits, target, weights), by_hand, atol=1e-5)
 
 
 def test_averages_begin_anew_with_every_prompt() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -17,8 +18,18 @@ from methods.autoregressive import Autoregressive
 from methods.base import Exactness, FullTrainable
 from methods.hamburger import Hamburger, Merge
 from methods.hamburger_batch import Answer, collate
-from methods.hamburger_model import HamburgerModel, HamburgerShape
-from tests.methods.hamburgers import TUNED_SEED, bound, checkpoint, random_model, saved, shape_for, unattached
+from methods.hamburger_model import HamburgerModel, HamburgerShape, joint_loss
+from methods.hamburger_training import distilled_labels
+from tests.methods.hamburgers import (
+    TUNED_SEED,
+    answer,
+    bound,
+    checkpoint,
+    random_model,
+    saved,
+    shape_for,
+    unattached,
+)
 from tests.methods.small import CPU, prompt, random_decoder, run
 
 GREEDY = Sampler(Sampling(), CPU, 0)
@@ -154,7 +165,7 @@ def test_decoding_is_the_trained_forward() -> None:
     method.use(checkpoint(tuned, model))
     got = run(method, prompt(), new=60)
     sizes = sizes_of(got)
-    groups = collate([Answer([*prompt().tolist(), *got.ids], 12, sizes, True)], 4, CPU)
+    groups = collate([answer([*prompt().tolist(), *got.ids], 12, sizes)], 4, CPU)
     with torch.no_grad():
         rows = model(groups, tuned.placement.rotation(0, tuned.capacity))
         logits = rows @ model.lm_head.T
@@ -170,7 +181,7 @@ def test_states_equal_those_of_the_trained_forward_to_rounding() -> None:
     tuned = random_decoder(seed=TUNED_SEED)
     model = random_model(tuned)
     ids, sizes = torch.randint(96, (6 + 8,), generator=torch.Generator().manual_seed(1)), [2, 1, 4, 1]
-    groups = collate([Answer(ids.tolist(), 6, sizes, True), Answer(ids.tolist()[:9], 6, [3], True)], 4, CPU)
+    groups = collate([answer(ids.tolist(), 6, sizes), answer(ids.tolist()[:9], 6, [3])], 4, CPU)
     with torch.no_grad():
         rows = model(groups, tuned.placement.rotation(0, tuned.capacity))
         stepped = _stepwise(checkpoint(tuned, model), ids, 6, sizes)
@@ -296,3 +307,33 @@ def test_features_sit_at_the_quarters_and_shapes_survive_json() -> None:
 def test_it_is_trained_as_a_whole() -> None:
     assert isinstance(unattached(), FullTrainable)
     assert isinstance(Hamburger, type)
+
+
+def test_labels_mix_the_text_with_what_the_untuned_model_says_token_by_token() -> None:
+    decoder = random_decoder()
+    ids = prompt(20)
+    method = unattached(singles=0.0, floor=10.0, distilled=0.25)
+    (whole,) = method.examples(ids.tolist(), [False] * 8 + [True] * 12, decoder, Random(0))
+    assert isinstance(whole, Answer)
+    groups = collate([whole], 4, CPU)
+    assert groups.labels.tolist() == ids[8:].tolist()
+    with torch.no_grad():
+        says = decoder.step(ids, 0).softmax(dim=-1)[7:-1]
+    expected = 0.25 * says + 0.75 * torch.eye(says.shape[1])[ids[8:]]
+    labels = distilled_labels(groups, decoder, 0.25)
+    assert labels is not None
+    torch.testing.assert_close(labels, expected, atol=1e-5, rtol=0)
+    assert distilled_labels(groups, decoder, 0.0) is None
+
+
+def test_a_distilled_loss_is_the_cross_entropy_against_its_labels(model: HamburgerModel) -> None:
+    rotation = random_decoder(seed=TUNED_SEED).placement.rotation(0, 64)
+    groups = collate([answer(prompt(12).tolist(), 6, [2, 4])], 4, CPU)
+    labels = torch.eye(model.lm_head.shape[0])[groups.labels]
+    with torch.no_grad():
+        plain, figures = joint_loss(model, groups, rotation, 0.5)
+        distilled, same = joint_loss(model, groups, rotation, 0.5, labels)
+        flat, _ = joint_loss(model, groups, rotation, 0.5, torch.full_like(labels, 1 / labels.shape[1]))
+    torch.testing.assert_close(distilled, plain)
+    torch.testing.assert_close(same["ce"], figures["ce"])
+    assert float(flat) != pytest.approx(float(plain), abs=1e-3)

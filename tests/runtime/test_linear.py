@@ -50,6 +50,21 @@ def test_large_weights_are_prepacked_and_small_ones_are_not() -> None:
     assert Linear(torch.zeros(PACKED_SIZE // 100 - 1, 100))._packed is None
 
 
+@pytest.mark.parametrize(("outputs", "inputs"), [(700, 800), (800, 700)], ids=["more inputs", "more outputs"])
+@pytest.mark.parametrize("is_amd", [True, False], ids=["AMD", "others"])
+def test_only_large_weights_with_more_inputs_are_read_as_stored_and_only_on_amd(
+    monkeypatch: pytest.MonkeyPatch, outputs: int, inputs: int, is_amd: bool
+) -> None:
+    monkeypatch.setattr(bench.runtime.linear, "is_amd", lambda: is_amd)
+    weight, x = normal(outputs, inputs) / 28, normal(1, inputs, seed=2)
+    linear = Linear(weight)
+    is_stored = linear._transposed.data_ptr() == weight.data_ptr()
+    assert is_stored == (is_amd and inputs > outputs)
+    assert torch.allclose(linear(x), x @ weight.T, atol=1e-5)
+    small = normal(40, 50)
+    assert Linear(small)._transposed.data_ptr() != small.data_ptr()
+
+
 def test_nothing_is_prepacked_where_the_kernels_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.runtime.linear, "HAS_ONEDNN", False)
     assert Linear(torch.zeros(PACKED_SIZE // 100, 100))._packed is None

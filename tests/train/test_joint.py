@@ -16,8 +16,7 @@ from bench.runtime.modules import save_model
 from bench.train.joint import JointRecipe, JointTrainer, cut, train_joint
 from bench.train.loop import Dialogue
 from methods.hamburger import Hamburger
-from methods.hamburger_batch import Answer
-from tests.methods.hamburgers import unattached
+from tests.methods.hamburgers import answer, unattached
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 
 RECIPE = JointRecipe(steps=6, batch=2, warmup_steps=1, checkpoint_every=3, log_every=2, micro_tokens=32)
@@ -119,7 +118,7 @@ def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
 
 
 def test_batches_hold_alike_lengths_and_at_least_one_example() -> None:
-    examples = [Answer(list(range(length)), length - 1, [1], True) for length in (5, 40, 6, 5)]
+    examples = [answer(list(range(length)), length - 1, [1]) for length in (5, 40, 6, 5)]
     assert [[len(one) for one in part] for part in cut(examples, 18)] == [[39], [5, 4, 4]]
 
 
@@ -133,3 +132,12 @@ def test_recipes_that_cannot_be_are_refused() -> None:
 def test_families_whose_checkpoints_store_other_weights_are_refused() -> None:
     with pytest.raises(UserError, match="GemmaForCausalLM"):
         hamburger().new_model(random_decoder("gemma"))
+
+
+def test_a_run_is_resumed_with_its_own_data_and_start_only(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    recipe = replace(RECIPE, checkpoint_every=1, steps=1)
+    JointTrainer(hamburger(), decoder, recipe, tmp_path, facts={"data": "corpus"}).run(dialogues())
+    for facts in ({"data": "news"}, {"data": "corpus", "start": "earlier"}):
+        with pytest.raises(UserError, match=r"other settings \((data|start)\)"):
+            JointTrainer(hamburger(), decoder, recipe, tmp_path, facts=facts).run(dialogues())

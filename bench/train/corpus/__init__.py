@@ -11,7 +11,7 @@ from random import Random
 from bench.train.corpus import atlas, chat, german, math_problems, news, passages
 from bench.train.corpus.dialogue import SUBTASKS, Dialogue, Generator
 
-__all__ = ["SUBTASKS", "Dialogue", "heldout_dialogues", "is_held_out", "training_dialogues"]
+__all__ = ["SUBTASKS", "WEIGHTS", "Dialogue", "heldout_dialogues", "is_held_out", "training_dialogues"]
 
 GENERATORS: Mapping[str, Generator] = {
     "mt_bench": chat.make,
@@ -39,14 +39,15 @@ def is_held_out(prompt: str) -> bool:
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") % HELD_OUT_MODULUS == 0
 
 
-def training_dialogues(seed: int) -> Iterator[Dialogue]:
-    """An endless stream of training dialogues, the subtasks mixed by `WEIGHTS`.
+def training_dialogues(seed: int, mix: Mapping[str, float] = WEIGHTS) -> Iterator[Dialogue]:
+    """An endless stream of training dialogues.
 
     Args:
         seed: Seed of the stream; the same seed gives the same dialogues on every machine.
+        mix: How often those of each subtask come, as weights.
     """
     rng = Random(seed)
-    names, weights = list(WEIGHTS), list(WEIGHTS.values())
+    names, weights = list(mix), list(mix.values())
     while True:
         dialogue = GENERATORS[rng.choices(names, weights)[0]](rng)
         if not is_held_out(dialogue.turns[0]):

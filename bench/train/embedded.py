@@ -1,0 +1,82 @@
+"""The embedded corpus as data to train modules on: the six generators behind one stream.
+
+Modules see other dialogues than the base model did: their streams have seeds of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bench.components import unknown_key
+from bench.errors import UserError
+from bench.train.corpus import WEIGHTS, training_dialogues
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from bench.tasks.chat import ChatFormat
+
+_FIRST_SEED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedCorpus:
+    """Endless dialogues in the embedded model's language, which only models of its kind can read.
+
+    Args:
+        mix: How often dialogues of each subtask come, as weights; a subtask left out does not come at all.
+    """
+
+    mix: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+
+    def __post_init__(self) -> None:
+        for subtask, weight in self.mix.items():
+            if subtask not in WEIGHTS:
+                raise UserError(*unknown_key(f"data.mix.{subtask}", [f"data.mix.{one}" for one in WEIGHTS]))
+            if weight < 0:
+                raise UserError(
+                    f"data.mix.{subtask} must be at least 0, got {weight}", f"raise data.mix.{subtask}"
+                )
+        if not any(self.mix.values()):
+            raise UserError("data.mix leaves no subtask to train on", "raise one of its weights above 0")
+
+    @property
+    def location(self) -> str:
+        """What provenance calls it, with the mix where it is not the base model's."""
+        if dict(self.mix) == dict(WEIGHTS):
+            return "bench.train.corpus"
+        return f"bench.train.corpus ({', '.join(f'{name} {share:g}' for name, share in self.mix.items())})"
+
+    def stream(self, chat: ChatFormat, seed: int) -> Iterator[tuple[list[int], list[bool]]]:
+        """Endless dialogues; the same for a seed.
+
+        Yields:
+            Token ids, length T, and which of them are answers.
+
+        Raises:
+            UserError: If the tokenizer is not the embedded model's.
+        """
+        from bench.train.tokenizer import encode_dialogue
+
+        check_chat_tokens(chat.tokenizer)
+        for dialogue in training_dialogues(seed + _FIRST_SEED, self.mix):
+            yield encode_dialogue(chat.tokenizer, dialogue)
+
+
+def check_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that cannot write the embedded corpus.
+
+    Raises:
+        UserError: If it lacks a token of the corpus's chat format.
+    """
+    from bench.train.tokenizer import SPECIAL_TOKENS
+
+    if any(
+        tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id) for token in SPECIAL_TOKENS
+    ):
+        raise UserError(
+            "the training corpus is written for the embedded model's chat tokens, which this tokenizer lacks",
+            "add data=sharegpt to train on real conversations, or train with model=tiny",
+        )
