@@ -173,7 +173,7 @@ def badge(results: Path, method: str, source: str | None, promise: str) -> str:
         return f"{promise}: declared, REFUTED by its certificate"
     if not certificate.proves(promise):
         return f"{promise}: declared, not proved"
-    return f"{promise}: proved" if own else f"{promise}: proved as shipped, not on this machine"
+    return f"{promise}: proved" if own else f"{promise}: proved as shipped, not here"
 
 
 def badge_of(run: Run, results: Path) -> str:

@@ -81,7 +81,7 @@ def test_a_shipped_certificate_is_told_from_one_made_here(
     monkeypatch.setattr(bench.certificates, "SHIPPED", tmp_path / "shipped")
     save(certificate(GREEDY), tmp_path / "shipped")
     shipped = badge(tmp_path, "mine", "0badcafe", "greedy-exact")
-    assert shipped == "greedy-exact: proved as shipped, not on this machine"
+    assert shipped == "greedy-exact: proved as shipped, not here"
     assert badge(tmp_path, "mine", "0badcafe", "sampling-exact") == "sampling-exact: declared, not proved"
     save(certificate(GREEDY), tmp_path)
     assert badge(tmp_path, "mine", "0badcafe", "greedy-exact") == "greedy-exact: proved"
