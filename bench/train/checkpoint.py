@@ -40,7 +40,7 @@ def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    saved = state["settings"]
+    saved = state.get("settings", {})  # an older version's checkpoint has none, and is refused
     if changed := sorted(
         key for key in settings.keys() | saved.keys() if settings.get(key) != saved.get(key)
     ):

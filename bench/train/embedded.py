@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bench.components import unknown_key
 from bench.errors import UserError
 from bench.train.corpus import WEIGHTS, training_dialogues
+from bench.train.tokenizer import SPECIAL_TOKENS, encode_dialogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,8 +59,6 @@ class EmbeddedCorpus:
         Raises:
             UserError: If the tokenizer is not the embedded model's.
         """
-        from bench.train.tokenizer import encode_dialogue
-
         check_chat_tokens(chat.tokenizer)
         for dialogue in training_dialogues(seed + _FIRST_SEED, self.mix):
             yield encode_dialogue(chat.tokenizer, dialogue)
@@ -71,8 +70,6 @@ def check_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     Raises:
         UserError: If it lacks a token of the corpus's chat format.
     """
-    from bench.train.tokenizer import SPECIAL_TOKENS
-
     if any(
         tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id) for token in SPECIAL_TOKENS
     ):

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import MODEL_FILE, save_model
 from bench.train.course import TOKENS
-from bench.train.loop import Dialogue, TrainingLoop
+from bench.train.loop import NO_FACTS, Dialogue, TrainingLoop
 from bench.train.modules import ModuleRecipe
 from methods.base import Example, FullTrainable
 
@@ -82,7 +81,7 @@ class JointTrainer(TrainingLoop):
         recipe: JointRecipe,
         out: Path,
         start: Path | None = None,
-        facts: Mapping[str, Any] = MappingProxyType({}),
+        facts: Mapping[str, Any] = NO_FACTS,
     ) -> None:
         self._method, self._decoder = method, decoder
         self._rates = (recipe.lr * recipe.base_share, recipe.lr)
@@ -177,11 +176,12 @@ def train_joint(
     Returns:
         Mean figures of the last logged steps.
     """
-    trainer = JointTrainer(method, decoder, recipe, out, start, {**provenance, **method.blocks(decoder)})
+    blocks = method.blocks(decoder)
+    trainer = JointTrainer(method, decoder, recipe, out, start, {**provenance, **blocks})
     figures = trainer.run(dialogues)
     tensors = {name: value.to(torch.bfloat16) for name, value in trainer.model.state_dict().items()}
     training = {**provenance, "recipe": asdict(recipe), "figures": figures}
     config = json.loads((base / "config.json").read_text())
-    config |= {name: {**block, "training": training} for name, block in method.blocks(decoder).items()}
+    config |= {name: {**block, "training": training} for name, block in blocks.items()}
     save_model(out, tensors, config)
     return figures

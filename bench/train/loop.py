@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Dialogue = tuple[list[int], list[bool]]
 """Token ids of a dialogue, length T, and which of them are answers."""
+NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 log = logging.getLogger(__name__)
 
 
@@ -108,4 +110,4 @@ class TrainingLoop(ABC):
             self._optimizer.load_state_dict(state["optimizer"])
             self._step = state["step"]
             log.info("resumed at step %d of %d", self._step, self._recipe.steps)
-        self._course.begin(self._step, state and state.get("course"))  # older checkpoints have none
+        self._course.begin(self._step, state and state["course"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import WEIGHTS_FILE, save_module
 from bench.train.course import TOKENS
-from bench.train.loop import Dialogue, TrainingLoop
+from bench.train.loop import NO_FACTS, Dialogue, TrainingLoop
 from methods.base import Trainable, TrainingRows
 
 
@@ -86,7 +85,7 @@ class ModuleTrainer(TrainingLoop):
         recipe: ModuleRecipe,
         out: Path,
         start: Path | None = None,
-        facts: Mapping[str, Any] = MappingProxyType({}),
+        facts: Mapping[str, Any] = NO_FACTS,
     ) -> None:
         self._method, self._decoder = method, decoder
         super().__init__("module", recipe, out, start and start / WEIGHTS_FILE, facts)

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from bench.components import resolve_path
 from bench.errors import UserError
@@ -52,3 +53,9 @@ def test_provenance_tells_a_mix_of_ones_own() -> None:
 def test_mixes_that_cannot_be_are_refused(mix: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         EmbeddedCorpus(mix)
+
+
+def test_the_yaml_offers_the_mix_that_the_base_model_learned() -> None:
+    node = OmegaConf.load(Path(resolve_path("package:conf/data/embedded.yaml")))
+    assert dict(node.mix) == dict(WEIGHTS)
+    assert list(node.mix) == list(WEIGHTS)  # the order decides which dialogues a seed draws

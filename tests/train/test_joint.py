@@ -13,6 +13,7 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.modules import save_model
+from bench.train.checkpoint import save_state
 from bench.train.joint import JointRecipe, JointTrainer, cut, train_joint
 from bench.train.loop import Dialogue
 from methods.hamburger import Hamburger
@@ -141,3 +142,9 @@ def test_a_run_is_resumed_with_its_own_data_and_start_only(tmp_path: Path) -> No
     for facts in ({"data": "news"}, {"data": "corpus", "start": "earlier"}):
         with pytest.raises(UserError, match=r"other settings \((data|start)\)"):
             JointTrainer(hamburger(), decoder, recipe, tmp_path, facts=facts).run(dialogues())
+
+
+def test_a_checkpoint_without_settings_is_refused_like_one_with_others(tmp_path: Path) -> None:
+    save_state(tmp_path / "work", {"step": 1, "recipe": {}})  # as an older version wrote them
+    with pytest.raises(UserError, match="other settings"):
+        JointTrainer(hamburger(), random_decoder(), RECIPE, tmp_path).run(dialogues())
