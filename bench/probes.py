@@ -1,6 +1,8 @@
 """Timed passes of a decoder: what rows, layers, the head, the host and the memory cost on this machine.
 
-Probes take turns and each keeps its fastest turn: whatever else the machine does can only add.
+Probes take turns and each keeps its fastest turn: whatever else the machine does can only add. A turn is
+timed right behind an untimed call of the same probe, for decoding repeats itself as well: on a CPU a pass is
+some percent slower behind one of another kind, which has left other weights in the caches.
 
 Shapes: M rows of a pass, L layers.
 """
@@ -43,19 +45,19 @@ class Turns:
 def fastest(
     calls: Mapping[Key, Callable[[], object]], turns: Turns, synchronize: Callable[[], None]
 ) -> dict[Key, float]:
-    """Seconds of each call at its fastest; one turn is every call once, the first turn only warms up."""
+    """Seconds of each call at its fastest; one turn is every call twice, the second time timed."""
     found = dict.fromkeys(calls, math.inf)
     begun = time.perf_counter()
-    for turn in range(turns.most + 1):
-        if turn > LEAST_TURNS and time.perf_counter() - begun > turns.limit_s:
+    for turn in range(turns.most):
+        if turn >= LEAST_TURNS and time.perf_counter() - begun > turns.limit_s:
             break
         for key, call in calls.items():
+            call()
             synchronize()
             start = time.perf_counter()
             call()
             synchronize()
-            took = time.perf_counter() - start
-            found[key] = min(found[key], took) if turn else math.inf
+            found[key] = min(found[key], time.perf_counter() - start)
     return found
 
 

@@ -162,9 +162,9 @@ class FullTrainable(Method, Protocol):
         """How the names of weights begin that the model does not bring: they learn at the higher rate."""
 
     def examples(
-        self, ids: Sequence[int], is_answer: Sequence[bool], decoder: Decoder, rng: Random
+        self, model: nn.Module, ids: Sequence[int], is_answer: Sequence[bool], decoder: Decoder, rng: Random
     ) -> list[Example]:
-        """Examples of one dialogue, prepared with the untuned model."""
+        """Examples of one dialogue, prepared with the untuned model and the trained one as it is by now."""
 
     def joint_loss(
         self, model: nn.Module, examples: Sequence[Example], decoder: Decoder

@@ -27,6 +27,7 @@ Shapes: P prompt tokens, K most tokens of a group, s tokens of a group, F featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -43,6 +44,7 @@ from methods.base import Budget, Clock, Exactness, Example
 from methods.chain import Draft
 from methods.hamburger_batch import Answer, collate
 from methods.hamburger_checkpoint import BLOCK, Checkpoint, load_checkpoint
+from methods.hamburger_decoded import KnownText, as_checkpoint
 from methods.hamburger_model import NEW_PARTS, HamburgerModel, HamburgerShape, joint_loss
 from methods.hamburger_training import Grouping, answers_of, distilled_labels
 from methods.micro_decoder import MicroDecoder, features_at, new_taps
@@ -66,6 +68,7 @@ class Hamburger:
         ratio: Share of a group's highest entropy below which a token joins it; for training.
         singles: Share of training answers in groups of one.
         random_splits: Share of training answers in groups of random sizes.
+        decoded_groups: Share of training answers in the groups that decoding cuts at the two confidences.
         stop_weight: Of the stop head's loss; for training.
         distilled: Share of the untuned model's distributions in what tokens are learned as; for training.
     """
@@ -85,6 +88,7 @@ class Hamburger:
         ratio: float,
         singles: float,
         random_splits: float,
+        decoded_groups: float,
         stop_weight: float,
         distilled: float,
     ) -> None:
@@ -100,7 +104,7 @@ class Hamburger:
         if not 0 <= distilled <= 1:
             raise ValueError(f"distilled must lie in [0, 1], got {distilled}")
         self._micro_layers, self._stop_weight, self._distilled = micro_layers, stop_weight, distilled
-        self._grouping = Grouping(max_group, floor, ratio, singles, random_splits)
+        self._grouping = Grouping(max_group, floor, ratio, singles, random_splits, decoded_groups)
 
     def attach(self, decoder: Decoder) -> None:
         if self._weights is None:
@@ -174,9 +178,31 @@ class Hamburger:
         return NEW_PARTS
 
     def examples(
-        self, ids: Sequence[int], is_answer: Sequence[bool], decoder: Decoder, rng: Random
+        self, model: nn.Module, ids: Sequence[int], is_answer: Sequence[bool], decoder: Decoder, rng: Random
     ) -> list[Example]:
-        return list(answers_of(ids, is_answer, decoder, self._grouping, rng))
+        decoded = partial(self._decoded_sizes, model, decoder)
+        return list(answers_of(ids, is_answer, decoder, self._grouping, decoded, rng))
+
+    def _decoded_sizes(self, model: nn.Module, decoder: Decoder, ids: Sequence[int], start: int) -> list[int]:
+        """Sizes of the groups that decoding cuts an answer into which begins at `start` and ends the ids."""
+        assert isinstance(model, HamburgerModel)
+        self.use(as_checkpoint(model, decoder, len(ids)))
+        return self._follow(torch.tensor(ids[:start], device=decoder.device), ids[start:])
+
+    def _follow(self, prompt_ids: Tensor, answer: Sequence[int]) -> list[int]:
+        """Sizes of the groups in which this answer [M] is decoded behind its prompt [P]; they sum to M."""
+        known = KnownText(answer, prompt_ids.device)
+        root, features = self._prefill(prompt_ids, known)
+        sizes: list[int] = []
+        done = 0
+        while True:
+            draft = self._micro.draft(root, features, len(answer) - done - 1, known)
+            group = torch.cat([root, draft.tokens])
+            sizes.append(group.numel())
+            done += group.numel()
+            if done == len(answer):
+                return sizes
+            root, features = self._macro_step(group, prompt_ids.numel() + done - 1, known)
 
     def joint_loss(
         self, model: nn.Module, examples: Sequence[Example], decoder: Decoder
@@ -192,7 +218,13 @@ class Hamburger:
     def blocks(self, decoder: Decoder) -> dict[str, dict[str, Any]]:
         grouping = self._grouping
         segmentation = {"strategy": "decreasing_v2", "min": grouping.floor, "ratio": grouping.ratio}
-        others = {"singles": grouping.singles, "random_splits": grouping.random}
+        others = {
+            "singles": grouping.singles,
+            "random_splits": grouping.random,
+            "decoded_groups": grouping.decoded,
+            "confidence": self._confidence,
+            "token_confidence": self._token_confidence,
+        }
         shape = self._trained_shape(decoder).plain()
         losses = {"stop_weight": self._stop_weight, "distilled": self._distilled}
         return {BLOCK: {**shape, "segmentation": segmentation | others, **losses}}

@@ -47,6 +47,12 @@ class Groups:
         """Token ids of all groups one after another, shape [M]."""
         return self.targets[self.is_token]
 
+    @property
+    def teacher_rows(self) -> Tensor:
+        """Row of the untuned model that predicts each of the `labels`, shape [M, d]."""
+        places = self.is_token.flatten().cumsum(dim=0).view_as(self.targets) - 1
+        return self.teacher[places[self.is_token]]
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

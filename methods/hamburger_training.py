@@ -5,8 +5,9 @@ Shapes: T tokens of a dialogue, M answer tokens of a batch, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import torch
@@ -21,9 +22,10 @@ from methods.hamburger_groups import entropies, random_split, segment
 class Grouping:
     """How answers are cut into groups for training.
 
-    Some answers are not segmented but cut otherwise, so that other group sizes stay familiar: this keeps the
-    tuned model usable as a plain autoregressive decoder, the limit of a high confidence. The stop head learns
-    nothing from those. The paper has none.
+    Some answers are not segmented but cut otherwise, so that other groups stay familiar: those of one token
+    keep the tuned model usable as a plain autoregressive decoder, the limit of a high confidence, and those
+    that decoding itself would cut are the history it is going to read. The stop head learns nothing from
+    them. The paper has none.
 
     Args:
         max_group: Most tokens of a group (K).
@@ -31,6 +33,7 @@ class Grouping:
         ratio: Likewise.
         singles: Share of answers in groups of one.
         random: Share of answers in groups of random sizes.
+        decoded: Share of answers in the groups that decoding cuts, see `methods.hamburger_decoded`.
     """
 
     max_group: int
@@ -38,22 +41,34 @@ class Grouping:
     ratio: float
     singles: float
     random: float
+    decoded: float
 
     def __post_init__(self) -> None:
         if self.floor < 0 or not 0 <= self.ratio <= 1:
             raise ValueError(f"need floor of at least 0 and ratio in [0, 1], got {self}")
-        if self.singles < 0 or self.random < 0 or self.singles + self.random > 1:
+        others = (self.singles, self.random, self.decoded)
+        if min(others) < 0 or sum(others) > 1:
             raise ValueError(
                 f"shares of augmented answers must be at least 0 and sum to at most 1, got {self}"
             )
 
-    def sizes(self, values: Sequence[float], rng: Random) -> tuple[list[int], bool]:
-        """Group sizes of an answer with these entropies, and whether they label the stop head."""
+    def sizes(
+        self, values: Sequence[float], decoded: Callable[[], list[int]], rng: Random
+    ) -> tuple[list[int], bool]:
+        """Group sizes of an answer, and whether they label the stop head.
+
+        Args:
+            values: Entropy of each token's prediction.
+            decoded: Cuts the answer as decoding would.
+            rng: Draws which way it is cut.
+        """
         draw = rng.random()
         if draw < self.singles:
             return [1] * len(values), False
         if draw < self.singles + self.random:
             return random_split(len(values), self.max_group, rng), False
+        if draw < self.singles + self.random + self.decoded:
+            return decoded(), False
         return segment(values, self.max_group, self.floor, self.ratio), True
 
 
@@ -63,6 +78,7 @@ def answers_of(
     is_answer: Sequence[bool],
     decoder: Decoder,
     grouping: Grouping,
+    decoded: Callable[[Sequence[int], int], list[int]],
     rng: Random,
 ) -> list[Answer]:
     """Every answer of a dialogue with all before it as its prompt, grouped by the untuned model's entropies.
@@ -72,6 +88,8 @@ def answers_of(
         is_answer: Which of them are answers, their end tokens included, length T.
         decoder: The untuned model.
         grouping: How answers are cut.
+        decoded: Sizes of the groups that decoding would cut an answer into: of all ids up to its end, and its
+            first position.
         rng: Draws which answers are cut otherwise.
     """
     tokens = torch.tensor(ids, device=decoder.device)
@@ -80,7 +98,7 @@ def answers_of(
     values = [0.0, *entropies(decoder.head(hidden)).tolist()]  # of the prediction of token i, not behind it
     found = []
     for start, end in _spans(is_answer):
-        sizes, is_labelled = grouping.sizes(values[start:end], rng)
+        sizes, is_labelled = grouping.sizes(values[start:end], partial(decoded, ids[:end], start), rng)
         found.append(Answer(ids[:end], start, sizes, is_labelled, hidden[start - 1 : end - 1]))
     return found
 
@@ -98,7 +116,7 @@ def distilled_labels(groups: Groups, decoder: Decoder, share: float) -> Tensor |
     """
     if share == 0:
         return None
-    labels = decoder.head(groups.teacher).float().softmax(dim=-1).mul_(share)
+    labels = decoder.head(groups.teacher_rows).float().softmax(dim=-1).mul_(share)
     rows = torch.arange(labels.shape[0], device=labels.device)
     labels[rows, groups.labels] += 1 - share
     return labels

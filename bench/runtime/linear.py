@@ -84,14 +84,14 @@ class Linear:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm over the last axis, statistics in at least fp32.
 
-    On CUDA `F.rms_norm` is one kernel. On a CPU it is composed of slower ones than these: a sum takes a third
-    of the time of a mean.
+    On CUDA `F.rms_norm` is one kernel. On a CPU it is composed of more and slower ones than these four: the
+    length of a row, the square root of its square plus ``eps``, and a division.
     """
+    width = x.shape[-1]
     if x.is_cuda or x.dtype != torch.float32:
-        return F.rms_norm(x, (x.shape[-1],), weight, eps)
-    square_sum = x.square().sum(-1, keepdim=True)
-    scale = torch.add(_constant(eps), square_sum, alpha=1.0 / x.shape[-1]).rsqrt_()
-    return torch.mul(x, scale).mul_(weight)
+        return F.rms_norm(x, (width,), weight, eps)
+    length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), _constant((width * eps) ** 0.5))
+    return torch.addcdiv(_constant(0.0), torch.mul(x, weight), length, value=width**0.5)
 
 
 @cache

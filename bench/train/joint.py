@@ -117,7 +117,7 @@ class JointTrainer(TrainingLoop):
         figures = {TOKENS: float(total)}
         for part in cut(examples, recipe.micro_tokens):
             share = sum(example.tokens for example in part) / total
-            with torch.autocast(self._decoder.device.type, self._decoder.dtype, enabled=self._is_half):
+            with self._precision():
                 loss, extra = self._method.joint_loss(self.model, part, self._decoder)
             (loss * share).backward()  # type: ignore[no-untyped-call]
             for name, value in extra.items():
@@ -127,16 +127,18 @@ class JointTrainer(TrainingLoop):
         self._update(*self._rates)
         return figures
 
-    @property
-    def _is_half(self) -> bool:
-        return self._decoder.dtype in (torch.bfloat16, torch.float16)
+    def _precision(self) -> torch.autocast:
+        """What passes of the trained model run in: the decoder's precision, the masters stay fp32."""
+        dtype = self._decoder.dtype
+        is_half = dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self._decoder.device.type, dtype, enabled=is_half)
 
     def _examples(self, dialogues: Iterable[Dialogue]) -> list[Example]:
         rng = Random(f"{self._recipe.seed}/{self._step}")
         most = self._recipe.max_tokens
         found: list[Example] = []
         for ids, is_answer in dialogues:
-            found += self._method.examples(ids[:most], is_answer[:most], self._decoder, rng)
+            found += self._method.examples(self.model, ids[:most], is_answer[:most], self._decoder, rng)
         return found
 
 

@@ -165,6 +165,13 @@ def _heaviest(run: Callable[[], object]) -> int | None:
         return None
 
 
+class _HighestDraw(Random):
+    """Draws above every share, so that examples are prepared the plain way: the others take no more room."""
+
+    def random(self) -> float:
+        return 1.0
+
+
 def _module_pass(method: Trainable, module: nn.Module, decoder: Decoder, tokens: int) -> None:
     """One sequence, forth and back."""
     rows = observe(method, decoder, [0] * tokens, [True] * tokens)
@@ -175,6 +182,6 @@ def _joint_pass(method: FullTrainable, model: nn.Module, decoder: Decoder, recip
     """One batch of examples, forth and back, in fp32: autocast knows no tensors without storage."""
     tokens = min(recipe.max_tokens, decoder.capacity)
     is_answer = [False] + [True] * (tokens - 1)
-    examples = method.examples([0] * tokens, is_answer, decoder, Random(recipe.seed))
+    examples = method.examples(model, [0] * tokens, is_answer, decoder, _HighestDraw())
     part = cut(examples * recipe.batch, recipe.micro_tokens)[0]
     method.joint_loss(model, part, decoder)[0].backward()  # type: ignore[no-untyped-call]

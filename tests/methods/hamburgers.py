@@ -28,6 +28,7 @@ def unattached(**changes: Any) -> Hamburger:
         "position_convention": "last_token",
         "singles": 0.0,
         "random_splits": 0.0,
+        "decoded_groups": 0.0,
         "token_confidence": 0.0,
         "distilled": 0.0,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -10,6 +11,10 @@ import torch
 from methods.hamburger_groups import entropies, random_split, segment
 from methods.hamburger_training import Grouping, answers_of
 from tests.methods.small import random_decoder
+
+
+def never(ids: Sequence[int], start: int) -> list[int]:
+    raise AssertionError("the trained model is not asked")
 
 
 @pytest.mark.parametrize(
@@ -40,11 +45,12 @@ def test_random_splits_cover_the_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("singles", "random", "labelled"), [(0.0, 0.0, True), (1.0, 0.0, False), (0.0, 1.0, False)]
+    ("shares", "labelled"),
+    [((0.0, 0.0, 0.0), True), ((1.0, 0.0, 0.0), False), ((0.0, 1.0, 0.0), False), ((0.0, 0.0, 1.0), False)],
+    ids=str,
 )
-def test_only_segmented_answers_teach_the_stop_head(singles: float, random: float, labelled: bool) -> None:
-    grouping = Grouping(4, 0.05, 0.3, singles, random)
-    sizes, is_labelled = grouping.sizes([0.01] * 8, Random(0))
+def test_only_segmented_answers_teach_the_stop_head(shares: tuple[float, ...], labelled: bool) -> None:
+    sizes, is_labelled = Grouping(4, 0.05, 0.3, *shares).sizes([0.01] * 8, lambda: [3, 3, 2], Random(0))
     assert is_labelled is labelled
     assert sum(sizes) == 8
     assert (sizes == [4, 4]) is labelled
@@ -53,7 +59,9 @@ def test_only_segmented_answers_teach_the_stop_head(singles: float, random: floa
 def test_every_answer_of_a_dialogue_is_an_example_with_all_before_it_as_prompt() -> None:
     decoder = random_decoder()
     mask = [False] * 3 + [True] * 4 + [False] * 2 + [True] * 3
-    found = answers_of(list(range(12)), mask, decoder, Grouping(4, 0.05, 0.3, 0.0, 0.0), Random(0))
+    found = answers_of(
+        list(range(12)), mask, decoder, Grouping(4, 0.05, 0.3, 0.0, 0.0, 0.0), never, Random(0)
+    )
     assert [(one.prompt, one.tokens) for one in found] == [(3, 4), (9, 3)]
     assert [list(one.ids) for one in found] == [list(range(7)), list(range(12))]
 
@@ -61,7 +69,9 @@ def test_every_answer_of_a_dialogue_is_an_example_with_all_before_it_as_prompt()
 def test_answers_are_segmented_by_the_model_that_predicts_them() -> None:
     decoder = random_decoder()
     ids = list(range(20))
-    found = answers_of(ids, [False] * 5 + [True] * 15, decoder, Grouping(4, 1.0, 0.9, 0.0, 0.0), Random(0))
+    found = answers_of(
+        ids, [False] * 5 + [True] * 15, decoder, Grouping(4, 1.0, 0.9, 0.0, 0.0, 0.0), never, Random(0)
+    )
     decoder.prefill(torch.tensor(ids[:5]))
     values = [float(entropies(decoder.step(torch.tensor([4]), 4))[0])]
     values += [float(entropies(decoder.step(torch.tensor([token]), token))[0]) for token in ids[5:-1]]

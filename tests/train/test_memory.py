@@ -58,14 +58,19 @@ def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None
     assert scale.peak_bytes <= reckoned.pass_bytes < 1.05 * scale.peak_bytes
 
 
-def test_a_whole_model_weighs_at_least_what_a_real_batch_takes() -> None:
-    method, decoder, recipe = unattached(), random_decoder(), JointRecipe(max_tokens=LENGTH, micro_tokens=128)
+@pytest.mark.parametrize("changes", [{}, {"distilled": 0.5}, {"decoded_groups": 1.0}], ids=str)
+def test_a_whole_model_weighs_at_least_what_a_real_batch_takes(changes: dict[str, float]) -> None:
+    method, decoder, recipe = (
+        unattached(**changes),
+        random_decoder(),
+        JointRecipe(max_tokens=LENGTH, micro_tokens=128),
+    )
     assert isinstance(method, FullTrainable)
     model = method.new_model(decoder)
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
     is_answer = [False] * 8 + [True] * (LENGTH - 8)
-    examples = method.examples(prompt(LENGTH).tolist(), is_answer, decoder, Random(0))
+    examples = method.examples(model, prompt(LENGTH).tolist(), is_answer, decoder, Random(0))
     with Scale() as scale:
         method.joint_loss(model, examples, decoder)[0].backward()
     reckoned = training_memory(method, empty(), recipe)
