@@ -134,13 +134,13 @@ def group_sizes(samples: Sequence[Sample]) -> dict[int, int]:
     """Groups by size, pooled over the samples of methods that merge history; they sum to the output tokens.
 
     A round emits the further tokens of one group and the first one of the next, which is why a full round's
-    group has as many tokens as the round emits; the last group of a sample makes no pass of its own.
+    group has as many tokens as the round emits; the last group, if the end cuts it, makes no pass.
     """
     counts: Counter[int] = Counter()
     for sample in samples:
         if sample.kv_entries is None:
             continue
-        full = [one.emitted for one in sample.rounds[: sample.kv_entries]]
+        full = [one.emitted for one in sample.rounds if one.emitted > one.accepted]
         counts.update([*full, len(sample.ids) - sum(full)])
     return dict(sorted(counts.items()))
 

@@ -9,8 +9,8 @@ reference that tells what tuning alone has changed.
 
 Records: a round is the micro-steps of a group and the pass over it, so it emits the group's further tokens
 and the first one of the next group. All its drafted tokens count as accepted, for nobody asks. A round that
-the end of the text falls into makes no pass. The cache holds one entry a pass (``kv_entries`` of
-`Generation.counts`).
+the end of the text falls into makes no pass. The cache grows by one entry a pass (``kv_entries`` of
+`Generation.counts`), and with ``merge_delay`` holds the tokens of some groups beside (`History`).
 
 Differs from the authors' code in:
 - the output ends behind the first end token and at exactly `max_new_tokens`, also inside a group;
@@ -27,6 +27,7 @@ Shapes: P prompt tokens, K most tokens of a group, s tokens of a group, F featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -45,6 +46,7 @@ from methods.chain import Draft
 from methods.hamburger_batch import Answer, collate
 from methods.hamburger_checkpoint import BLOCK, Checkpoint, load_checkpoint
 from methods.hamburger_decoded import KnownText, as_checkpoint
+from methods.hamburger_history import History
 from methods.hamburger_model import NEW_PARTS, HamburgerModel, HamburgerShape, joint_loss
 from methods.hamburger_training import Grouping, answers_of, distilled_labels
 from methods.micro_decoder import MicroDecoder, features_at, new_taps
@@ -61,6 +63,7 @@ class Hamburger:
         confidence: A group goes on while the stop head's probability of going on is at least this (c).
         token_confidence: A group ends before a token that the micro-step decoder gives less than this; at 0
             the stop head decides alone. (The authors' code had such a rule before it had the stop head.)
+        merge_delay: Newest groups that are seen token by token, see `methods.hamburger_history`; at 0 none.
         position_convention: ``last_token`` or ``hf_compat``.
         max_group: Most tokens of a group (K); for training.
         micro_layers: Layers of the micro-step decoder; for training.
@@ -81,6 +84,7 @@ class Hamburger:
         weights: str | None,
         confidence: float,
         token_confidence: float,
+        merge_delay: int,
         position_convention: str,
         max_group: int,
         micro_layers: int,
@@ -98,9 +102,11 @@ class Hamburger:
             raise ValueError(f"token_confidence must lie in [0, 1], got {token_confidence}")
         if max_group < 1 or micro_layers < 1:
             raise ValueError(f"need max_group and micro_layers >= 1, got {max_group} and {micro_layers}")
+        if merge_delay < 0:
+            raise ValueError(f"merge_delay must be at least 0, got {merge_delay}")
         self._weights = None if weights is None else Path(weights)
         self._confidence, self._token_confidence = confidence, token_confidence
-        self._shift = SHIFTS[position_convention]
+        self._delay, self._shift = merge_delay, SHIFTS[position_convention]
         if not 0 <= distilled <= 1:
             raise ValueError(f"distilled must lie in [0, 1], got {distilled}")
         self._micro_layers, self._stop_weight, self._distilled = micro_layers, stop_weight, distilled
@@ -154,14 +160,14 @@ class Hamburger:
         """First token [1] and features [F, d] behind the prompt, whose tokens are never merged."""
         taps = new_taps(self._tuned, self._shape)
         root = sampler.pick(self._tuned.prefill(prompt_ids, taps))
+        self._history = History(self._tuned, self._merge, self._delay, self._shift)
         return root, features_at(self._tuned, taps, self._shape, -1)
 
     def _macro_step(self, group: Tensor, position: int, sampler: Sampler) -> tuple[Tensor, Tensor]:
         """Next token [1] and features [F, d] behind a group [s] whose last token stands at `position`."""
-        tuned, taps = self._tuned, new_taps(self._tuned, self._shape)
-        place = tuned.placement.single(tuned.cache.length, position + self._shift)
-        row = tuned.run_layers(self._merge(tuned.embed(group)), place, taps=taps)
-        return sampler.pick(tuned.head(row)), features_at(tuned, taps, self._shape, 0)
+        taps = new_taps(self._tuned, self._shape)
+        row = self._history.read(group, position, taps)
+        return sampler.pick(self._tuned.head(row)), features_at(self._tuned, taps, self._shape, -1)
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -186,8 +192,9 @@ class Hamburger:
     def _decoded_sizes(self, model: nn.Module, decoder: Decoder, ids: Sequence[int], start: int) -> list[int]:
         """Sizes of the groups that decoding cuts an answer into which begins at `start` and ends the ids."""
         assert isinstance(model, HamburgerModel)
-        self.use(as_checkpoint(model, decoder, len(ids)))
-        return self._follow(torch.tensor(ids[:start], device=decoder.device), ids[start:])
+        reader = copy(self)  # this one stays bound as it was
+        reader.use(as_checkpoint(model, decoder, len(ids)))
+        return reader._follow(torch.tensor(ids[:start], device=decoder.device), ids[start:])
 
     def _follow(self, prompt_ids: Tensor, answer: Sequence[int]) -> list[int]:
         """Sizes of the groups in which this answer [M] is decoded behind its prompt [P]; they sum to M."""
@@ -224,6 +231,7 @@ class Hamburger:
             "decoded_groups": grouping.decoded,
             "confidence": self._confidence,
             "token_confidence": self._token_confidence,
+            "merge_delay": self._delay,
         }
         shape = self._trained_shape(decoder).plain()
         losses = {"stop_weight": self._stop_weight, "distilled": self._distilled}

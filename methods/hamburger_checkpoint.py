@@ -90,15 +90,15 @@ def load_checkpoint(folder: Path, target: Decoder) -> Checkpoint:
     found = load_file(file, device=str(target.device))
     base = {name: found.pop(name).to(target.dtype) for name in list(found) if name.startswith(_BASE)}
     options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
-    decoder = build_decoder(AutoConfig.from_pretrained(folder), _stripped(base, _BASE), options)
+    decoder = build_decoder(AutoConfig.from_pretrained(folder), stripped(base, _BASE), options)
     target.adopt(decoder)
     _check_fit(decoder, target, shape, folder)
     new = fitted(found, _new_shapes(decoder, shape), decoder.embedding, str(file))
-    embedder, micro = (_stripped(new, prefix) for prefix in NEW_PARTS)
+    embedder, micro = (stripped(new, prefix) for prefix in NEW_PARTS)
     return Checkpoint(decoder, embedder, micro, shape)
 
 
-def _stripped(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def stripped(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 

@@ -16,7 +16,7 @@ from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler, Sampling
-from methods.hamburger_checkpoint import Checkpoint
+from methods.hamburger_checkpoint import Checkpoint, stripped
 from methods.hamburger_model import NEW_PARTS, HamburgerModel
 from methods.trained_layer import as_layer
 
@@ -66,8 +66,5 @@ def as_checkpoint(model: HamburgerModel, decoder: Decoder, capacity: int) -> Che
         KVCache(*shape, decoder.dtype, decoder.device),
         decoder.placement,
     )
-    embedder, micro = (
-        {name.removeprefix(part): tensor for name, tensor in state.items() if name.startswith(part)}
-        for part in NEW_PARTS
-    )
+    embedder, micro = (stripped(state, part) for part in NEW_PARTS)
     return Checkpoint(tuned, embedder, micro, model.shape)

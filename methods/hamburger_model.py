@@ -265,8 +265,7 @@ def joint_loss(
     is_token, tokens = groups.is_token, groups.labels
     states = rows[is_token]
     logits = F.linear(states, model.lm_head).float()
-    text_loss = F.cross_entropy(logits, tokens)
-    token_loss = text_loss if labels is None else F.cross_entropy(logits, labels)
+    token_loss = F.cross_entropy(logits, tokens if labels is None else labels)
     known = groups.is_labelled[:, None].expand_as(is_token)[is_token]
     places = torch.arange(is_token.shape[1], device=rows.device)
     is_last = (places == groups.target_sizes[:, None] - 1)[is_token][known].float()
@@ -274,6 +273,7 @@ def joint_loss(
     stop = F.binary_cross_entropy_with_logits(guess, is_last) if known.any() else token_loss.new_zeros(())
     with torch.no_grad():
         right = ((guess > 0) == (is_last > 0)).float().mean() if known.any() else stop
+        text_loss = token_loss if labels is None else F.cross_entropy(logits, tokens)
         top1 = (logits.argmax(dim=-1) == tokens).float().mean()
     loss = token_loss + stop_weight * stop
     return loss, {

@@ -13,7 +13,6 @@ from bench.prove.config import ProveConfig
 from bench.prove.sampling import Toy
 from bench.prove.targets import CONTEXT, Target, model_target, random_target
 from bench.runtime.decoder import Decoder
-from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions
 from bench.workbench import options_for, settle_threads
 
@@ -53,11 +52,9 @@ class Models:
             UserError: If it cannot be loaded.
         """
         if precision not in self._configured:
-            wanted = self._config.model
             self._configured[precision] = model_target(
                 self.name,
-                resolve(wanted.path, wanted.revision),
-                wanted.template,
+                self._config.model,
                 replace(self._options, dtype=DTYPES[precision]),
                 count=self._config.prompts,
                 new=self._config.max_new_tokens,

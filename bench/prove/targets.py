@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +26,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from bench.config import ModelConfig
 from bench.errors import UserError
 from bench.records import Generation
 from bench.runtime.decoder import Decoder
+from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.builtin import read_builtin
@@ -98,12 +99,15 @@ def decode(method: Method, prompt: Tensor, budget: Budget, sampler: Sampler) -> 
     return method.generate(prompt, budget, sampler, NoClock()).cut(budget.max_new_tokens, budget.eos_ids)
 
 
-def model_target(
-    name: str, path: Path, template: str, options: RuntimeOptions, *, count: int, new: int
-) -> Target:
-    """A checkpoint with built-in prompts, spread over all subtasks."""
+def model_target(name: str, model: ModelConfig, options: RuntimeOptions, *, count: int, new: int) -> Target:
+    """A checkpoint with built-in prompts, spread over all subtasks.
+
+    Raises:
+        UserError: If it cannot be loaded, or its context does not hold the prompts.
+    """
+    path = resolve(model.path, model.revision)
     tokenizer = load_tokenizer(path)
-    chat, asked = ChatFormat(tokenizer, template), read_builtin().prompts
+    chat, asked = ChatFormat(tokenizer, model.template), read_builtin().prompts
     chosen = [asked[index * len(asked) // count] for index in range(min(count, len(asked)))]
     ids = [chat.prompt_ids(one.turns[:1], ()) for one in chosen]
     length = max(map(len, ids)) + new + SCRATCH
@@ -115,7 +119,8 @@ def model_target(
             "prove with fewer prompts (prompts=1), or another model",
         )
     prompts = tuple(torch.tensor(one, device=options.device) for one in ids)
-    return Target(name, decoder, prompts, Budget(min(new, room), eos_ids(path, tokenizer)))
+    ends = eos_ids(path, tokenizer, model.stop_ids)
+    return Target(name, decoder, prompts, Budget(min(new, room), ends))
 
 
 def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int, seed: int) -> Target:

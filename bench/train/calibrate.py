@@ -1,7 +1,7 @@
 """``python -m bench.train.calibrate method=medusa model=tiny``: measure a tree, store it by the weights.
 
-Held-out dialogues say how often each candidate is right, this machine says how long a round of each size
-takes, and `bench.train.tree_search` weighs the two. The tree goes into the ``module.json`` of
+Held-out dialogues say how often each path of candidates is right, this machine says how long a round of each
+size takes, and `bench.train.tree_search` weighs the two. The tree goes into the ``module.json`` of
 ``method.weights``.
 """
 
@@ -90,8 +90,10 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     Returns:
         ``tree``, ``calibration``, and the settings of the schedule that decodes that tree fastest.
     """
+    import torch
+
     from bench.tasks.chat import ChatFormat
-    from bench.train.calibration import continue_greedily, rank_accuracies
+    from bench.train.calibration import continue_greedily, measured_ranks, rank_accuracies, right_paths
     from bench.train.heldout import heldout_prompts
     from bench.train.tree_search import grow
     from methods.tree import Calibratable
@@ -108,12 +110,13 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     prompts = heldout_prompts(chat, settings.seed, settings.per_subtask, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
     texts = [continue_greedily(method, prompt, settings.tokens, end) for prompt in prompts]
-    accuracies = rank_accuracies(method, texts, settings.width)
+    ranks = [measured_ranks(method, text, settings.width) for text in texts]
+    accuracies = rank_accuracies(torch.cat(ranks), settings.width)
     for depth, row in enumerate(accuracies, start=1):
         log.info("depth %d: top-1 %.3f, top-5 %.3f", depth, row[0], sum(row[:5]))
-    nodes = grow(accuracies, settings.max_nodes)
+    nodes = grow([right_paths(one, settings.width) for one in ranks], settings.max_nodes)
     found = _fastest(build, method.schedules, nodes, prompts[::8], settings)
-    measured = {"accuracies": accuracies, "positions": sum(text.ids.numel() - text.start for text in texts)}
+    measured = {"accuracies": accuracies, "positions": sum(map(len, ranks))}
     return {**found, "calibration": {**measured, **found["calibration"], "device": _device(decoder)}}
 
 
@@ -163,7 +166,7 @@ def _drafting(
 
 def _report(schedule: Mapping[str, Any], nodes: Sequence[Node], round_s: Mapping[int, float]) -> None:
     for size, seconds in round_s.items():
-        tokens = 1 + sum(node.gain for node in nodes[:size])
+        tokens = nodes[size - 1].tokens
         log.info(
             "%3d nodes: %.2f tokens expected, %.2f ms, %.1f tokens/s %s",
             size,

@@ -1,16 +1,17 @@
 """Measuring what a draft tree depends on: how often each candidate is right, and how long a round takes.
 
-Shapes: T tokens of a text, D depths, K candidates per depth.
+Shapes: T tokens of a text, N places of it, D depths, K candidates per depth.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.sampling import Sampler, Sampling
@@ -44,26 +45,43 @@ def continue_greedily(method: Method, prompt: Tensor, tokens: int, eos_ids: froz
 
 
 @torch.inference_mode()
-def rank_accuracies(method: Calibratable, texts: Iterable[Continuation], width: int) -> list[list[float]]:
+def measured_ranks(method: Calibratable, text: Continuation, width: int) -> Tensor:
+    """Rank that the target's own token has among the candidates of each depth, `width` if none, shape [N, D].
+
+    A row is a place of the answer behind which a token is left for every depth.
+    """
+    proposed = method.candidates(text.ids, width)  # [T, D, K]
+    depth = proposed.shape[1]
+    behind = text.ids[text.start + 1 :]  # of the roots at start, start + 1, ..
+    actual = behind.unfold(0, depth, 1) if behind.numel() >= depth else behind.new_empty(0, depth)
+    hits = proposed[text.start - 1 :][: actual.shape[0]] == actual[..., None]
+    return F.pad(hits, (0, 1), value=True).int().argmax(dim=-1).cpu()  # the first hit
+
+
+def rank_accuracies(ranks: Tensor, width: int) -> list[list[float]]:
     """How often the candidate of depth d + 1 and rank r is the target's own token, shape [D][K].
 
+    Args:
+        ranks: From `measured_ranks`, of all texts.
+        width: Likewise.
+
     Raises:
-        ValueError: If no text is long enough to say anything about some depth.
+        ValueError: If there are no places.
     """
-    hits: Tensor | None = None
-    counts: Tensor | None = None
-    for text in texts:
-        proposed = method.candidates(text.ids, width)  # [T, D, K]
-        if hits is None or counts is None:
-            hits, counts = torch.zeros(proposed.shape[1:]), torch.zeros(proposed.shape[1], 1)
-        for depth in range(1, proposed.shape[1] + 1):
-            actual = text.ids[text.start + depth :]  # behind roots at start, start + 1, ..
-            rows = proposed[text.start - 1 : text.ids.numel() - depth - 1, depth - 1]
-            hits[depth - 1] += (rows == actual[:, None]).sum(dim=0).cpu()
-            counts[depth - 1] += actual.numel()
-    if hits is None or counts is None or not counts.all():
+    if not ranks.numel():
         raise ValueError("the texts are too short to measure every depth")
-    return [[round(value, 5) for value in row] for row in (hits / counts).tolist()]
+    hits = F.one_hot(ranks, width + 1)[..., :width].float()
+    return [[round(value, 5) for value in row] for row in hits.mean(dim=0).tolist()]
+
+
+def right_paths(ranks: Tensor, width: int) -> list[Path]:
+    """Each place's ranks down to the first depth where no candidate is right.
+
+    Args:
+        ranks: From `measured_ranks`.
+        width: Likewise.
+    """
+    return [tuple(takewhile(lambda rank: rank < width, row)) for row in ranks.tolist()]
 
 
 def round_seconds(
@@ -71,12 +89,13 @@ def round_seconds(
 ) -> dict[int, float]:
     """Seconds of a whole round, by nodes drafted, for the sizes of `ROUND_SIZES` that `paths` fills.
 
-    All sizes take turns on every prompt. Of each answer the median round counts, of all answers the fastest:
-    what else the machine does can only add.
+    All sizes take turns on every prompt. Of each answer the median round counts, held against the smallest
+    size's on the same prompt; of these ratios the median over prompts, times the smallest size's fastest
+    answer: what else the machine does in one turn or another does not decide between sizes.
 
     Args:
         build: An attached method that drafts the given tree.
-        paths: Nodes in order of gain; every prefix is a tree.
+        paths: Nodes in the order to add them; every prefix is a tree.
         prompts: Prompts, each of shape [P].
         tokens: Tokens to decode per prompt.
     """
@@ -84,11 +103,12 @@ def round_seconds(
     methods = {size: build(paths[:size]) for size in sizes}
     for method in methods.values():
         _whole_rounds(method, prompts[0], tokens)  # warms up, and is not counted
-    fastest = dict.fromkeys(sizes, math.inf)
-    for prompt in prompts:
-        for size, method in methods.items():
-            fastest[size] = min(fastest[size], median(_whole_rounds(method, prompt, tokens)))
-    return fastest
+    turns = [
+        {size: median(_whole_rounds(method, prompt, tokens)) for size, method in methods.items()}
+        for prompt in prompts
+    ]
+    unit = min(turn[sizes[0]] for turn in turns)
+    return {size: unit * median(turn[size] / turn[sizes[0]] for turn in turns) for size in sizes}
 
 
 @torch.inference_mode()

@@ -2,13 +2,13 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.runtime.modules import require_fit
@@ -51,19 +51,30 @@ def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
     return state
 
 
-def load_start(module: nn.Module, file: Path) -> None:
-    """Begin with the weights of an earlier run; the optimiser begins anew.
+def load_start(module: nn.Module, files: Sequence[Path]) -> None:
+    """Begin with the weights of an earlier run, or the mean of several runs'; the optimiser begins anew.
+
+    The mean of models tuned from the same weights on different data is often better than each of them
+    (model soups, arXiv 2203.05482): so runs on several machines or cores become one.
 
     Args:
         module: What is about to be trained.
-        file: Its weights as `bench.train` has written them.
+        files: Its weights as `bench.train` has written them, of one run or several.
 
     Raises:
         UserError: If there is no such file, or it holds another module's weights.
     """
+    means = {name: torch.zeros_like(tensor) for name, tensor in module.state_dict().items()}
+    for file in files:
+        for name, tensor in _weights(file, means).items():
+            means[name] += tensor.to(means[name]) / len(files)
+    module.load_state_dict(means)
+
+
+def _weights(file: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     fix = "set start to a folder that bench.train wrote for this method and model"
     if not file.is_file():
         raise UserError(f"{file.parent} holds no {file.name} to start from", fix)
-    tensors, own = load_file(file), module.state_dict()
-    require_fit(tensors, {name: tuple(tensor.shape) for name, tensor in own.items()}, str(file), fix)
-    module.load_state_dict(tensors)
+    tensors = load_file(file)
+    require_fit(tensors, {name: tuple(tensor.shape) for name, tensor in like.items()}, str(file), fix)
+    return tensors

@@ -43,7 +43,7 @@ class TrainConfig:
         recipe: Settings of `bench.train.modules.ModuleRecipe`.
         base: Settings of `bench.train.base.BaseRecipe`; if given, the base model is trained instead.
         data: Dialogues to train on.
-        start: Folder of an earlier result to begin with; None begins with new modules.
+        start: Folder of an earlier result to begin with, or several whose mean it is; None begins anew.
         out: Folder of the result.
         plan: Say what memory it takes and whether that is there, and train nothing.
         gpu: GPU that a plan reckons for, one of `bench.devices.GPUS`; None is this machine.
@@ -55,7 +55,7 @@ class TrainConfig:
     recipe: dict[str, Any] = field(default_factory=dict)
     base: Any = None
     data: Any = None
-    start: str | None = None
+    start: Any = None
     out: str | None = None
     plan: bool = False
     gpu: str | None = None
@@ -120,17 +120,23 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     tokenizer = load_tokenizer(folder)
     out = Path(composed.out or f"results/train/{model}/{name}")
     data = _data(composed)
-    facts = {"model": model, "model_weights": checkpoint_hash(folder), "data": data.location}
+    facts: dict[str, Any] = {"model": model, "model_weights": checkpoint_hash(folder), "data": data.location}
     dialogues = data.stream(ChatFormat(tokenizer, config.template), recipe.seed)
-    start = None if composed.start is None else Path(composed.start)
-    if start is not None:
-        facts["start"] = composed.start
+    start = _start(composed)
+    if start:
+        facts["start"] = [str(folder) for folder in start]
     if isinstance(method, Trainable):
         figures = train_module(method, decoder, dialogues, recipe, out, facts, start)
     else:
         figures = train_joint(method, decoder, folder, dialogues, recipe, out, facts, start)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
     log.info("its course: %s", ", ".join(map(str, draw([out]))))
+
+
+def _start(composed: DictConfig) -> list[Path]:
+    """The folders to begin with; none for new modules."""
+    given = composed.start
+    return [Path(one) for one in ([given] if isinstance(given, str) else given or ())]
 
 
 def _subject(composed: DictConfig, name: str) -> tuple[Trainable | FullTrainable, Any]:

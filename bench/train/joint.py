@@ -68,7 +68,7 @@ class JointTrainer(TrainingLoop):
         decoder: The frozen model; its precision is that of the training passes, the masters are fp32.
         recipe: Settings.
         out: Folder of the run: its course, and its checkpoints in ``out/work``.
-        start: Folder of a tuned model to begin with; None begins with the decoder's weights and new parts.
+        start: Folders of tuned models whose mean to begin with; without any, with the decoder's weights.
         facts: See `TrainingLoop`.
     """
 
@@ -80,12 +80,12 @@ class JointTrainer(TrainingLoop):
         decoder: Decoder,
         recipe: JointRecipe,
         out: Path,
-        start: Path | None = None,
+        start: Sequence[Path] = (),
         facts: Mapping[str, Any] = NO_FACTS,
     ) -> None:
         self._method, self._decoder = method, decoder
         self._rates = (recipe.lr * recipe.base_share, recipe.lr)
-        super().__init__("model", recipe, out, start and start / MODEL_FILE, facts)
+        super().__init__("model", recipe, out, [folder / MODEL_FILE for folder in start], facts)
 
     @property
     def model(self) -> nn.Module:
@@ -161,7 +161,7 @@ def train_joint(
     recipe: JointRecipe,
     out: Path,
     provenance: Mapping[str, Any],
-    start: Path | None = None,
+    start: Sequence[Path] = (),
 ) -> dict[str, float]:
     """Train a method's whole model and write it to `out` in bf16; `out` holds course and checkpoints as well.
 
@@ -173,7 +173,7 @@ def train_joint(
         recipe: Settings.
         out: Folder that `methods` load from.
         provenance: Stored in the method's block, with the recipe and the figures.
-        start: Folder of a tuned model to begin with.
+        start: Folders of tuned models whose mean to begin with.
 
     Returns:
         Mean figures of the last logged steps.

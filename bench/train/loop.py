@@ -38,19 +38,19 @@ class TrainingLoop(ABC):
         name: What a checkpoint calls the trained weights.
         recipe: Settings.
         out: Folder of the run: its course, and its checkpoints in ``out/work``.
-        start: File of weights to begin with; None begins with those of `_new`.
+        start: Files of weights whose mean to begin with; without any it begins with those of `_new`.
         facts: What else the result depends on, such as the data: a run is resumed with the same ones only.
     """
 
     def __init__(
-        self, name: str, recipe: ModuleRecipe, out: Path, start: Path | None, facts: Mapping[str, Any]
+        self, name: str, recipe: ModuleRecipe, out: Path, start: Sequence[Path], facts: Mapping[str, Any]
     ) -> None:
         self._name, self._recipe, self._work = name, recipe, out / "work"
         self._settings = {**asdict(recipe), **facts}
         self._course = Course(out, recipe.steps, recipe.log_every)
         torch.manual_seed(recipe.seed)  # new modules initialise themselves from the global generator
         self._trained = self._new()
-        if start is not None:
+        if start:
             load_start(self._trained, start)
         self._optimizer = self._new_optimizer()
         self._step = 0

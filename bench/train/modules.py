@@ -74,7 +74,7 @@ class ModuleTrainer(TrainingLoop):
         decoder: The frozen model.
         recipe: Settings.
         out: Folder of the run: its course, and its checkpoints in ``out/work``.
-        start: Folder of a trained module to begin with; None begins with a new one.
+        start: Folders of trained modules whose mean to begin with; without any, with a new one.
         facts: See `TrainingLoop`.
     """
 
@@ -84,11 +84,11 @@ class ModuleTrainer(TrainingLoop):
         decoder: Decoder,
         recipe: ModuleRecipe,
         out: Path,
-        start: Path | None = None,
+        start: Sequence[Path] = (),
         facts: Mapping[str, Any] = NO_FACTS,
     ) -> None:
         self._method, self._decoder = method, decoder
-        super().__init__("module", recipe, out, start and start / WEIGHTS_FILE, facts)
+        super().__init__("module", recipe, out, [folder / WEIGHTS_FILE for folder in start], facts)
 
     @property
     def module(self) -> nn.Module:
@@ -137,7 +137,7 @@ def train_module(
     recipe: ModuleRecipe,
     out: Path,
     provenance: Mapping[str, Any],
-    start: Path | None = None,
+    start: Sequence[Path] = (),
 ) -> dict[str, float]:
     """Train a method's module and write it to `out`, which holds course and checkpoints as well.
 
@@ -148,7 +148,7 @@ def train_module(
         recipe: Settings.
         out: Folder that `methods` load from.
         provenance: Stored beside the weights, with the recipe and the method's own settings.
-        start: Folder of a trained module to begin with.
+        start: Folders of trained modules whose mean to begin with.
 
     Returns:
         Figures of the last logged steps.

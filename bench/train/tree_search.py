@@ -1,13 +1,16 @@
-"""The draft tree that pays best, from measured accuracies and measured costs; pure functions of numbers.
+"""The draft tree that pays best, from measured acceptance and measured costs; pure functions of numbers.
 
-Nodes are added one by one, each time the one that adds most to the expected number of accepted tokens, under
-the assumption that depths err independently (Medusa, arXiv 2401.10774, section 2.3.3). Where to stop is
-decided by the time of a round: the size with the most expected tokens per second wins.
+Rounds are played through on texts where it is known which candidates are right: a round accepts what its tree
+holds of them, and the next one begins behind that. Nodes are added one by one, each time the one that most
+rounds lacked. Medusa (arXiv 2401.10774, section 2.3.3) multiplies accuracies of places and depths instead,
+as if all erred independently; but where one depth is right so, more often, is the next, and rounds that
+accept little are many: they stand at hard places more often than tokens do. Where to stop is decided by the
+time of a round: the size with the most expected tokens per second wins.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from heapq import heappop, heappush
 
 Path = tuple[int, ...]
 
@@ -18,11 +21,11 @@ class Node:
 
     Args:
         path: Ranks from the root.
-        gain: Probability that it is accepted: what it adds to the tokens of a round.
+        tokens: Per round with this node and all before it.
     """
 
     path: Path
-    gain: float
+    tokens: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class SizedTree:
     """The outcome of a search.
 
     Args:
-        paths: Nodes without the root, in order of gain.
-        tokens: Expected tokens per round: one, and every node's gain.
+        paths: Nodes without the root, in the order they were added.
+        tokens: Expected tokens per round.
         seconds: Time of a round.
     """
 
@@ -40,28 +43,36 @@ class SizedTree:
     seconds: float
 
 
-def grow(accuracies: Sequence[Sequence[float]], most: int) -> list[Node]:
-    """Nodes in order of gain; every prefix is a tree.
+def grow(texts: Sequence[Sequence[Path]], most: int) -> list[Node]:
+    """Nodes in the order to add them; every prefix is a tree.
 
     Args:
-        accuracies: ``accuracies[d][r]``: how often candidate r of depth d + 1 is the target's token.
-        most: Nodes to find; fewer come back if there are no more.
+        texts: Ranks of the tokens that follow each place of each text, as deep as candidates had them.
+        most: Nodes to find; fewer come back if no round lacks any.
     """
     found: list[Node] = []
-    queue: list[tuple[float, Path, float]] = []
-
-    def offer(parent: Path, above: float, rank: int) -> None:
-        depth = len(parent)
-        if depth < len(accuracies) and rank < len(accuracies[depth]):
-            heappush(queue, (-above * accuracies[depth][rank], (*parent, rank), above))
-
-    offer((), 1.0, 0)
-    while queue and len(found) < most:
-        negative, path, above = heappop(queue)
-        found.append(Node(path, -negative))
-        offer(path[:-1], above, path[-1] + 1)
-        offer(path, -negative, 0)
+    tree: set[Path] = set()
+    rounds = list(_rounds(texts, tree))
+    while len(found) < most:
+        lacked = Counter(path[: depth + 1] for path, depth in rounds if len(path) > depth)
+        if not lacked:
+            break
+        best = min(lacked, key=lambda path: (-lacked[path], path))
+        tree.add(best)
+        rounds = list(_rounds(texts, tree))
+        found.append(Node(best, 1 + sum(depth for _, depth in rounds) / len(rounds)))
     return found
+
+
+def _rounds(texts: Sequence[Sequence[Path]], tree: Set[Path]) -> Iterator[tuple[Path, int]]:
+    """The right path at every place where a round begins, and how much of it the tree holds."""
+    for text in texts:
+        place = 0
+        while place < len(text):
+            path = text[place]
+            depth = max(depth for depth in range(len(path) + 1) if depth == 0 or path[:depth] in tree)
+            yield path, depth
+            place += depth + 1
 
 
 def best_size(nodes: Sequence[Node], round_s: Mapping[int, float], least_tokens: float = 1.0) -> SizedTree:
@@ -81,11 +92,10 @@ def best_size(nodes: Sequence[Node], round_s: Mapping[int, float], least_tokens:
         raise ValueError(
             f"no tree of up to {len(nodes)} nodes lies within the measured sizes {sorted(round_s)}"
         )
-    tokens = [1.0]
-    for node in nodes:
-        tokens.append(tokens[-1] + node.gain)
+    tokens = {size: nodes[size - 1].tokens for size in sizes}
     if not (sizes := [size for size in sizes if tokens[size] >= least_tokens]):
-        raise ValueError(f"no measured tree promises {least_tokens} tokens a round: {max(tokens):.2f}")
+        most = max(tokens.values())
+        raise ValueError(f"no measured tree promises {least_tokens} tokens a round: {most:.2f}")
     best = max(sizes, key=lambda size: tokens[size] / seconds_at(round_s, size))
     paths = tuple(node.path for node in nodes[:best])
     return SizedTree(paths, tokens[best], seconds_at(round_s, best))

@@ -30,6 +30,7 @@ def unattached(**changes: Any) -> Hamburger:
         "random_splits": 0.0,
         "decoded_groups": 0.0,
         "token_confidence": 0.0,
+        "merge_delay": 0,
         "distilled": 0.0,
     }
     return Hamburger(**{**SETTINGS, **more, **changes})

@@ -47,13 +47,13 @@ class SilentClock:
         return None
 
 
-def random_decoder(family: str = "llama", seed: int = 0) -> Decoder:
+def random_decoder(family: str = "llama", seed: int = 0, capacity: int = 256) -> Decoder:
     """A decoder with random weights, fp32."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(FAMILIES[family])
     model.config.architectures = [type(model).__name__]
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, 256))
+    return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, capacity))
 
 
 def prompt(length: int = 12, seed: int = 3) -> Tensor:

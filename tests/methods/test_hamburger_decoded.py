@@ -16,7 +16,7 @@ from tests.methods.hamburgers import TUNED_SEED, bound, random_model, unattached
 from tests.methods.small import prompt, random_decoder, run
 from tests.methods.test_hamburger import sizes_of
 
-GATES = [{}, {"token_confidence": 0.02}, {"confidence": 0.0}, {"confidence": 1.5}]
+GATES = [{}, {"token_confidence": 0.02}, {"confidence": 0.0}, {"confidence": 1.5}, {"merge_delay": 2}]
 
 
 @pytest.fixture(scope="module")

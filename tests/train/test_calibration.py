@@ -1,4 +1,4 @@
-"""What calibration measures: accuracies against the target's own greedy text, and whole rounds only."""
+"""What calibration measures: ranks against the target's own greedy text, and whole rounds only."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from bench.train.calibrate import store_tree
-from bench.train.calibration import Continuation, continue_greedily, rank_accuracies, round_seconds
+from bench.train.calibration import (
+    Continuation,
+    continue_greedily,
+    measured_ranks,
+    rank_accuracies,
+    right_paths,
+    round_seconds,
+)
 from methods.autoregressive import Autoregressive
 from methods.trees import Tree
 from tests.methods.small import prompt, random_decoder, run
@@ -25,19 +32,29 @@ class Proposing:
         return found
 
 
-def test_accuracy_counts_ranks_behind_the_targets_own_choice() -> None:
-    text = Continuation(torch.arange(1, 12), start=5)
-    assert rank_accuracies(Proposing(), [text, text], 3) == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+def test_ranks_are_those_of_the_targets_own_choices() -> None:
+    ranks = measured_ranks(Proposing(), Continuation(torch.arange(1, 12), start=5), 3)
+    assert ranks.tolist() == [[0, 1]] * 4  # behind roots 6, 7, 8 and 9, where two more tokens follow
+    assert rank_accuracies(ranks, 3) == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert right_paths(ranks, 3) == [(0, 1)] * 4
+
+
+def test_a_path_ends_where_no_candidate_is_right() -> None:
+    ranks = torch.tensor([[0, 1], [2, 0], [1, 2]])
+    assert right_paths(ranks, 2) == [(0, 1), (), (1,)]
+    assert rank_accuracies(ranks, 2) == [[0.33333, 0.33333], [0.33333, 0.33333]]
 
 
 def test_prompt_tokens_do_not_count() -> None:
     ids = torch.tensor([1, 2, 3, 4, 0, 0, 0, 0])
-    assert rank_accuracies(Proposing(), [Continuation(ids, start=4)], 2) == [[1.0, 1.0], [1.0, 1.0]]
+    assert measured_ranks(Proposing(), Continuation(ids, start=4), 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_texts_too_short_for_a_depth_are_refused() -> None:
+    ranks = measured_ranks(Proposing(), Continuation(torch.arange(6), start=4), 2)
+    assert ranks.shape == (0, 2)
     with pytest.raises(ValueError, match="too short"):
-        rank_accuracies(Proposing(), [Continuation(torch.arange(6), start=4)], 2)
+        rank_accuracies(ranks, 2)
 
 
 def test_continuations_are_the_targets_greedy_answers() -> None:

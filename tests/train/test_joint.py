@@ -92,11 +92,11 @@ def test_a_run_can_begin_with_the_weights_of_an_earlier_one(tmp_path: Path) -> N
     first = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "work")
     first.train_step([next(dialogues())])
     save_model(tmp_path, first.model.state_dict(), {})
-    second = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "next", tmp_path)
+    second = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "next", [tmp_path])
     for name, value in first.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], value, rtol=0, atol=0)
     with pytest.raises(UserError, match=r"holds no model\.safetensors to start from"):
-        JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "next", tmp_path / "nowhere")
+        JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "next", [tmp_path / "nowhere"])
 
 
 def test_new_parts_learn_at_their_own_rate(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,16 +71,29 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path
 def test_a_run_can_begin_with_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
     decoder = random_decoder()
     train_module(kangaroo(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
-    second = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "next", tmp_path)
+    second = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "next", [tmp_path])
     shipped = load_file(tmp_path / "module.safetensors")
     for name, value in second.module.state_dict().items():
         torch.testing.assert_close(value, shipped[name].float(), rtol=0, atol=0)
 
 
+def test_a_run_can_begin_with_the_mean_of_several(tmp_path: Path) -> None:
+    decoder, folders = random_decoder(), [tmp_path / "a", tmp_path / "b"]
+    for folder, seed in zip(folders, (1, 2), strict=True):
+        train_module(
+            kangaroo(), decoder, dialogues(), replace(RECIPE, seed=seed), folder, {"model": "random"}
+        )
+    one, other = (load_file(folder / "module.safetensors") for folder in folders)
+    mean = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "next", folders).module.state_dict()
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (one[name].float() + other[name].float()) / 2)
+
+
 def test_weights_of_another_module_are_refused_as_a_start(tmp_path: Path) -> None:
     save_module(tmp_path, {"heads.0.weight": torch.zeros(2, 2)}, {"method": "medusa"})
     with pytest.raises(UserError, match=r"layers\.0\.input_layernorm\.weight is missing"):
-        ModuleTrainer(kangaroo(), random_decoder(), RECIPE, tmp_path / "next", tmp_path)
+        ModuleTrainer(kangaroo(), random_decoder(), RECIPE, tmp_path / "next", [tmp_path])
 
 
 def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
