@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.metrics import UndefinedError
+from bench.metrics import UndefinedError, is_cut
 from bench.records import Arm, Run, Sample
 
 
@@ -140,7 +140,7 @@ def group_sizes(samples: Sequence[Sample]) -> dict[int, int]:
     for sample in samples:
         if sample.kv_entries is None:
             continue
-        full = [one.emitted for one in sample.rounds if one.emitted > one.accepted]
+        full = [one.emitted for one in sample.rounds if not is_cut(one)]
         counts.update([*full, len(sample.ids) - sum(full)])
     return dict(sorted(counts.items()))
 

@@ -81,6 +81,8 @@ def test_entries_that_do_not_match_the_passes_are_refused() -> None:
     check_identities(sample(counts={"kv_entries": 7}))  # some groups are not merged yet
     with pytest.raises(ValueError, match="2 cache entries for 4 rounds"):
         check_identities(sample(counts={"kv_entries": 2}))
+    with pytest.raises(ValueError, match="9 cache entries for 4 rounds, 3 of them whole, which have read 8"):
+        check_identities(sample(counts={"kv_entries": 9}))
 
 
 def test_likelihood_and_agreement_are_pooled() -> None:

@@ -136,7 +136,9 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
 def _start(composed: DictConfig) -> list[Path]:
     """The folders to begin with; none for new modules."""
     given = composed.start
-    return [Path(one) for one in ([given] if isinstance(given, str) else given or ())]
+    if given is None:
+        return []
+    return [Path(str(one)) for one in (given if OmegaConf.is_list(given) else [given])]
 
 
 def _subject(composed: DictConfig, name: str) -> tuple[Trainable | FullTrainable, Any]:

@@ -51,7 +51,7 @@ def grow(texts: Sequence[Sequence[Path]], most: int) -> list[Node]:
         most: Nodes to find; fewer come back if no round lacks any.
     """
     found: list[Node] = []
-    tree: set[Path] = set()
+    tree: set[Path] = {()}
     rounds = list(_rounds(texts, tree))
     while len(found) < most:
         lacked = Counter(path[: depth + 1] for path, depth in rounds if len(path) > depth)
@@ -65,12 +65,12 @@ def grow(texts: Sequence[Sequence[Path]], most: int) -> list[Node]:
 
 
 def _rounds(texts: Sequence[Sequence[Path]], tree: Set[Path]) -> Iterator[tuple[Path, int]]:
-    """The right path at every place where a round begins, and how much of it the tree holds."""
+    """The right path wherever a round begins, and how much of it the tree, its root included, holds."""
     for text in texts:
         place = 0
         while place < len(text):
             path = text[place]
-            depth = max(depth for depth in range(len(path) + 1) if depth == 0 or path[:depth] in tree)
+            depth = max(depth for depth in range(len(path) + 1) if path[:depth] in tree)
             yield path, depth
             place += depth + 1
 

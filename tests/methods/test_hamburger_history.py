@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.sampling import Sampler, Sampling
 from methods.hamburger_batch import collate
 from methods.hamburger_history import History
 from methods.micro_decoder import new_taps
@@ -21,9 +20,8 @@ from tests.methods.hamburgers import (
     unattached,
 )
 from tests.methods.small import CPU, prompt, random_decoder, run
-from tests.methods.test_hamburger import sizes_of
+from tests.methods.test_hamburger import GREEDY, sizes_of
 
-GREEDY = Sampler(Sampling(), CPU, 0)
 SIZES = [2, 1, 4, 1, 1, 3, 2, 4, 1, 2]
 
 

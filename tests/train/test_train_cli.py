@@ -23,10 +23,20 @@ def train(*overrides: str) -> subprocess.CompletedProcess[str]:
         (["method=kangroo"], "unknown method 'kangroo'"),
         (["method=layerskip"], "method=layerskip has nothing to train"),
         (["recipe.stepz=3"], "recipe.stepz"),
+        (["method=kangaroo", "start=7"], "7 holds no module.safetensors to start from"),
+        (["method=kangaroo", "start=[7,b]"], "7 holds no module.safetensors to start from"),
         (["plan=true", "gpu=abacus"], "gpu must be one of v100"),
         (["plan=true", "base=tiny"], "plan=true reckons for a method's modules"),
     ],
-    ids=["unknown method", "nothing to train", "misspelt recipe key", "unknown GPU", "plan of a base"],
+    ids=[
+        "unknown method",
+        "nothing to train",
+        "misspelt recipe key",
+        "no start",
+        "no starts",
+        "unknown GPU",
+        "plan of a base",
+    ],
 )
 def test_mistakes_take_two_lines(overrides: list[str], what: str, tmp_path: Path) -> None:
     got = train(*overrides, f"out={tmp_path}", f"hydra.run.dir={tmp_path}")
