@@ -71,6 +71,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
         return sum(end.status != 0 for end in ends), only_run(settings.results_dir)
 
     made, runs, numbers = 0, list[Path](), count()
+    workload.settings(tmp_path)  # composed here, for Hydra's state does not bear two threads at once
     with ThreadPoolExecutor(2) as pool:
         while made < kills:
             for hits, run in pool.map(chain, islice(numbers, 2)):
