@@ -2,9 +2,9 @@
 
 A certificate is a JSON file under ``results/certificates``, named by the method and the hash of its source.
 The source is the method's own module and every module of ours that computes its output: whatever it imports,
-at any remove, from ``methods``, from ``bench.runtime`` and from its own package. One changed line in any of
-them makes another hash, and tables fall back to the method's word. Settings do not enter the
-hash; a setting that makes a method lossy changes what it declares.
+at any remove, from ``methods``, from ``bench.runtime`` and from its own package, with the C files beside
+them. One changed line in any of them makes another hash, and tables fall back to the method's word. Settings
+do not enter the hash; a setting that makes a method lossy changes what it declares.
 
 This module knows nothing of torch.
 """
@@ -195,6 +195,8 @@ def source_hash(target: str) -> str:
     digest = hashlib.sha256()
     for name, path in sorted(_closure(_module_of(target)).items()):
         digest.update(name.encode() + b"\0" + path.read_bytes())
+        for beside in _c_sources(path):
+            digest.update(beside.name.encode() + b"\0" + beside.read_bytes())
     return digest.hexdigest()[:HASH_LENGTH]
 
 
@@ -229,6 +231,11 @@ def _closure(module: str) -> dict[str, Path]:
             if any(one == package or one.startswith(f"{package}.") for package in packages)
         ]
     return found
+
+
+def _c_sources(path: Path) -> list[Path]:
+    """C files beside a module: it compiles them, and no import names them."""
+    return sorted(path.parent.glob("*.[ch]"))
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:

@@ -26,7 +26,7 @@ PROMPT_SOURCES = ("auto", "builtin", "official")
 TEMPLATES = ("auto", "vicuna", "raw")
 WEIGHTS = ("stored", "random")
 DEVICES = ("auto", "cpu", "cuda")
-TIERS = ("auto", "eager", "static", "graph")
+TIERS = ("auto", "eager", "static", "compiled", "graph")
 DTYPES = ("float32", "bfloat16", "float16")
 HISTORIES = ("free", "frozen")
 
@@ -102,8 +102,9 @@ class RuntimeConfig:
         dtype: None is float32 on CPU; on CUDA ``model.dtype``, or bfloat16.
         threads: CPU threads; None takes one for a small model, torch's own choice for others.
         max_length: Cap on prompt plus output, in tokens; the model's context bounds it further.
-        tier: How passes run: ``eager`` as in a textbook, ``static`` fused and kernel by kernel, ``graph`` by
-            replaying CUDA graphs; ``auto`` takes the fastest, ``graph`` on CUDA and ``static`` on a CPU.
+        tier: How passes run: ``eager`` as in a textbook, ``static`` fused and kernel by kernel, ``compiled``
+            in one call (float32 on a CPU; needs a C compiler), ``graph`` by replaying CUDA graphs; ``auto``
+            takes the fastest there is.
     """
 
     device: str = "auto"

@@ -21,7 +21,13 @@ import torch
 from bench.nvml import nvml_device
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "nvidia-ml-py")
-THREAD_VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+THREAD_VARIABLES = (
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 CODE = ("bench", "methods", "conf", "pyproject.toml")
 """What can change a measurement; results are written beside it and must not make the code look changed."""
 ROOT = Path(__file__).parents[1]

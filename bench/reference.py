@@ -27,7 +27,7 @@ from bench.components import resolve_path
 from bench.environment import device_name
 from bench.errors import UserError
 from bench.meters import turn_clock
-from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
+from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.stats import Totals, paired_speedup
 from bench.tasks.builtin import read_builtin
@@ -87,7 +87,9 @@ class Sides:
     """
 
     def __init__(self, folder: Path, max_new_tokens: int, length: int) -> None:
-        self._decoder = load_decoder(folder, RuntimeOptions(CPU, torch.float32, length))
+        self._decoder = load_decoder(
+            folder, RuntimeOptions(CPU, torch.float32, length, choose_tier("auto", CPU))
+        )
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         end = self._model.generation_config.eos_token_id
         self._eos = frozenset([end] if isinstance(end, int) else end or [])

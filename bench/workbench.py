@@ -202,7 +202,8 @@ def options_for(wanted: RuntimeConfig, model: ModelConfig | None = None) -> Runt
     published, context = (None, None) if model is None else (model.dtype, model.context)
     dtype = wanted.dtype or ("float32" if device.type == "cpu" else published or "bfloat16")
     length = min(wanted.max_length, context or wanted.max_length)
-    return RuntimeOptions(device, getattr(torch, dtype), length, choose_tier(wanted.tier, device))
+    precision: torch.dtype = getattr(torch, dtype)
+    return RuntimeOptions(device, precision, length, choose_tier(wanted.tier, device, precision))
 
 
 def describe_run(
@@ -223,9 +224,8 @@ def describe_run(
         "model_weights": target.weights_hash,
         "template": target.chat.template_hash,
         "sampling": plain["sampling"],
-        "runtime": {
-            key: value for key, value in plain["runtime"].items() if (key, value) != ("tier", "auto")
-        },
+        "runtime": {key: value for key, value in plain["runtime"].items() if (key, value) != ("tier", "auto")}
+        | ({"tier": "compiled"} if target.options.tier == "compiled" else {}),  # auto depends on the machine
         "history": settings.measure.history,
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.decoder import Decoder, Delta
+from bench.runtime.decoder import Decoder
+from bench.runtime.delta import Delta
 from bench.runtime.linear import rms_norm
 from bench.runtime.rope import rotate
 

@@ -17,6 +17,7 @@ Differs from the authors' code in:
 - the position of a merged entry is that of its last token, as in training; `hf_compat` shifts it by one, as
   their quality figures did;
 - sampling is supported: every token is drawn from its own distribution, the stop rule is unchanged;
+- with ``merge_delay``, a group is read token by token first and merged later (`History`);
 - training: the merger's output starts from zero (the merge from the plain mean), fp32 masters with warm-up,
   and part of the answers in other groups (`methods.hamburger_training.Grouping`); the thresholds of the
   segmentation are settings.

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.runtime.decoder import Decoder, Projection
+from bench.runtime.decoder import Decoder
+from bench.runtime.delta import Projection
 
 TARGETS = ("q", "o", "gate", "up", "down")
 FUSED: dict[Projection, tuple[str, ...]] = {
@@ -40,7 +41,7 @@ class LowRankPair(nn.Module):
 
 
 class LowRank(nn.ModuleDict):
-    """Trainable changes of some layers; a `bench.runtime.decoder.Delta` on every row of a pass.
+    """Trainable changes of some layers; a `bench.runtime.delta.Delta` on every row of a pass.
 
     Tensors are named ``{layer}.{target}.a`` and ``.b``.
 
@@ -61,7 +62,7 @@ class LowRank(nn.ModuleDict):
         )
 
     def add(self, layer: int, projection: Projection, inputs: Tensor, outputs: Tensor) -> None:
-        """See `bench.runtime.decoder.Delta`; differentiable, and in fp32 as the module is."""
+        """See `bench.runtime.delta.Delta`; differentiable, and in fp32 as the module is."""
         if str(layer) not in self:
             return
         pairs, start = dict(self[str(layer)].named_children()), 0
@@ -81,7 +82,7 @@ class FrozenLowRank:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], first: int) -> None:
-        self._first = first
+        self.first = first
         self._changes: dict[tuple[int, Projection], tuple[Tensor, Tensor]] = {}
         for layer in sorted({int(name.split(".")[0]) for name in tensors}):
             for projection, names in FUSED.items():
@@ -90,13 +91,17 @@ class FrozenLowRank:
                     pairs = [(tensors[f"{layer}.{name}.a"], tensors[f"{layer}.{name}.b"]) for name in found]
                     self._changes[layer, projection] = _fused(pairs, found, names)
 
+    def factors(self, layer: int, projection: Projection) -> tuple[Tensor, Tensor] | None:
+        """See `bench.runtime.delta.LowRankDelta`."""
+        return self._changes.get((layer, projection))
+
     def add(self, layer: int, projection: Projection, inputs: Tensor, outputs: Tensor) -> None:
-        """See `bench.runtime.decoder.Delta`."""
-        change = self._changes.get((layer, projection))
+        """See `bench.runtime.delta.Delta`."""
+        change = self.factors(layer, projection)
         if change is not None:
             inner, outer = change
-            changed = outputs[self._first :, : outer.shape[1]]
-            changed.addmm_(inputs[self._first :] @ inner, outer)
+            changed = outputs[self.first :, : outer.shape[1]]
+            changed.addmm_(inputs[self.first :] @ inner, outer)
 
 
 def _fused(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+import bench.runtime.linear
 from tests.harness import save_prompts, save_random_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +31,12 @@ def clean_hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
     yield
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def torch_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projections made here multiply by torch, as on a GPU or where nothing can be compiled."""
+    monkeypatch.setattr(bench.runtime.linear, "compiled_product", lambda weight, bias: None)
 
 
 @pytest.fixture

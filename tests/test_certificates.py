@@ -119,13 +119,14 @@ def test_hash_covers_the_method_and_what_it_imports_and_nothing_else(
     (package / "mine.py").write_text("from outoftree import tables\nimport json\n\nclass Mine: ...\n")
     (package / "tables.py").write_text("from . import deep\n")
     (package / "deep.py").write_text("X = 1\n")
+    (package / "deep.c").write_text("/* compiled by deep.py */\n")
     (package / "stranger.py").write_text("Y = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     before = source_hash("outoftree.mine.Mine")
     (package / "stranger.py").write_text("Y = 2\n")
     assert source_hash("outoftree.mine.Mine") == before
-    for name in ("deep.py", "mine.py"):
-        (package / name).write_text((package / name).read_text() + "# changed\n")
+    for name in ("deep.py", "mine.py", "deep.c"):
+        (package / name).write_text((package / name).read_text() + "\n")
         assert source_hash("outoftree.mine.Mine") != before
         before = source_hash("outoftree.mine.Mine")
     sys.modules.pop("outoftree", None)
@@ -137,6 +138,13 @@ def test_shared_rules_and_the_runtime_are_part_of_a_methods_source(monkeypatch: 
     found = certificates._closure("methods.kangaroo")
     assert {"methods.speculation", "methods.chain", "bench.runtime.cache", "bench.runtime.rope"} <= set(found)
     assert not any(name.startswith(("bench.prove", "bench.runner")) for name in found)
+
+
+def test_what_is_compiled_is_part_of_a_methods_source() -> None:
+    from bench import certificates
+
+    found = certificates._closure("methods.autoregressive")["bench.runtime.native.build"]
+    assert {one.name for one in certificates._c_sources(found)} >= {"layers.c", "native.h", "products.c"}
 
 
 def test_a_target_without_source_is_refused() -> None:

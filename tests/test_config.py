@@ -160,7 +160,7 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
         (["runtime.dtype=int8"], "runtime.dtype must be one of", "runtime.dtype=float32"),
         (
             ["runtime.tier=fast"],
-            "runtime.tier must be one of auto, eager, static, graph",
+            "runtime.tier must be one of auto, eager, static, compiled, graph",
             "runtime.tier=auto",
         ),
         (["runtime.threads=0"], "runtime.threads must be at least 1", "runtime.threads=1"),

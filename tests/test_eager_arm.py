@@ -71,6 +71,7 @@ def test_it_uses_the_targets_weights_and_cache(model: Path) -> None:
     assert all(one.attention is other.attention and one.mlp is other.mlp for one, other in pairs)
 
 
+@pytest.mark.usefixtures("torch_products")
 def test_on_the_cache_of_recorded_passes_it_leaves_them_as_they_were() -> None:
     decoder, ids = tiny()
     graphed = taped(decoder)

@@ -19,6 +19,7 @@ from bench.runner import Session, execute
 from bench.store import load_run, load_samples
 from methods.layerskip import LayerSkip
 from tests.harness import save_prompts, settings_for
+from tests.runtime.models import AUTO
 
 
 def test_every_turn_is_decoded_by_both_arms_in_abba_order(
@@ -235,14 +236,14 @@ def test_graphs_on_a_cpu_are_a_users_mistake(model: Path, prompts: Path, results
     assert not list(results_dir.rglob("run.json"))
 
 
-@pytest.mark.parametrize(("wanted", "tier"), [("auto", "static"), ("eager", "eager")])
+@pytest.mark.parametrize(("wanted", "tier"), [("auto", AUTO), ("static", "static"), ("eager", "eager")])
 def test_the_record_names_the_tier(
     model: Path, prompts: Path, results_dir: Path, wanted: str, tier: str
 ) -> None:
     chosen = settings_for(model, prompts, results_dir, "runtime.device=cpu", f"runtime.tier={wanted}")
     stored = json.loads((execute(chosen).run_dir / "run.json").read_text())
     assert stored["labels"]["tier"] == stored["attempts"][0]["tier"] == tier
-    assert stored["identity"]["runtime"].get("tier", "auto") == wanted
+    assert stored["identity"]["runtime"].get("tier", "static") == tier
 
 
 def test_a_run_probes_its_machine_once_per_start_and_predicts_beside_what_it_measured(

@@ -12,7 +12,7 @@ from bench.components import resolve_path
 from bench.prove.config import ProveConfig
 from bench.prove.sampling import Toy
 from bench.prove.targets import CONTEXT, Target, model_target, random_target
-from bench.runtime.decoder import Decoder
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions
 from bench.workbench import options_for, settle_threads
 
@@ -55,7 +55,7 @@ class Models:
             self._configured[precision] = model_target(
                 self.name,
                 self._config.model,
-                replace(self._options, dtype=DTYPES[precision]),
+                replace(self._options, dtype=DTYPES[precision], tier=self._tier(precision)),
                 count=self._config.prompts,
                 new=self._config.max_new_tokens,
             )
@@ -88,4 +88,12 @@ class Models:
         settle_threads(decoder, self._config.runtime.threads)
 
     def _small(self, precision: Precision) -> RuntimeOptions:
-        return RuntimeOptions(self.device, DTYPES[precision], CONTEXT)
+        tier = self._tier(precision)
+        return RuntimeOptions(
+            self.device, DTYPES[precision], CONTEXT, tier if tier == "compiled" else "static"
+        )
+
+    def _tier(self, precision: Precision) -> Tier:
+        """The tier that a benchmark takes; compiled passes are there for fp32 alone."""
+        tier = self._options.tier
+        return "static" if tier == "compiled" and precision != "fp32" else tier

@@ -8,7 +8,8 @@ Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterable
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ class KVCache:
         device: Where they live.
     """
 
+    spare: ClassVar[int] = 0
+    """Slots behind the capacity."""
+
     def __init__(
         self,
         layers: int,
@@ -41,9 +45,15 @@ class KVCache:
         device: torch.device,
     ) -> None:
         self.capacity = capacity
-        shape = (2, kv_heads, capacity, head_dim)
-        self._stores = self._allocate(layers, shape, dtype, device)  # of each layer, [2, Hkv, S, D]
+        shape = (layers, 2, kv_heads, capacity + self.spare, head_dim)
+        self._block = torch.zeros(shape, dtype=dtype, device=device)
+        self._stores = list(self._block.unbind())  # of each layer, [2, Hkv, S, D]
         self.lengths = [0] * layers
+
+    @property
+    def stores(self) -> list[Tensor]:
+        """Keys and values of each layer, shape [2, Hkv, S, D]; only the valid slots mean anything."""
+        return self._stores
 
     @property
     def length(self) -> int:
@@ -89,12 +99,27 @@ class KVCache:
         keys, values = store.narrow(2, 0, end).unbind()
         return keys, values
 
+    def advance(self, layers: Iterable[int], base: int, count: int) -> None:
+        """Take note that a pass writes `count` rows at slots ``base ..`` of these layers by itself.
+
+        Raises:
+            RuntimeError: As `KVCache.write`.
+        """
+        end = base + count
+        for layer in layers:
+            if base > self.lengths[layer] or end > self.capacity:
+                raise self._misplaced(layer, base, end)
+            if count:
+                self.lengths[layer] = end
+
     def truncate(self, length: int) -> None:
         """Forget every slot from `length` on, in the layers that have got so far."""
         self.lengths = [min(one, length) for one in self.lengths]
 
     def keep(self, base: int, path: Tensor, layers: range | None = None) -> None:
         """Compact an accepted tree path: slots ``base + path[i]`` move to ``base + i``, the rest go.
+
+        All layers move in two kernels.
 
         Args:
             base: Slot of the tree's first row.
@@ -107,21 +132,15 @@ class KVCache:
         end = base + path.numel()
         chosen = range(len(self._stores)) if layers is None else layers
         self._require_rows(chosen, base, end)
-        slots = upload(base + path, self._stores[0].device)
+        block = self._block[chosen.start : chosen.stop : chosen.step]  # [l, 2, Hkv, S, D]
+        block[:, :, :, base:end] = block.index_select(3, upload(base + path, block.device))
         for layer in chosen:
-            store = self._stores[layer]
-            store[:, :, base:end] = store[:, :, slots]
             self.lengths[layer] = end
 
     def sibling(self, layers: int, capacity: int) -> Self:
         """An empty cache of the same kind for other layers of the same heads."""
         store = self._stores[0]
         return type(self)(layers, store.shape[1], capacity, store.shape[3], store.dtype, store.device)
-
-    def _allocate(
-        self, layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
-    ) -> list[Tensor]:
-        return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
 
     def _require_rows(self, layers: range, base: int, end: int) -> None:
         if any(self.lengths[layer] < end for layer in layers):

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
+from bench.runtime.delta import Delta
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.rope import rotate
 from bench.runtime.rows import Placement, Rows
 
-Projection = Literal["qkv", "o", "gate_up", "down"]
-Tier = Literal["eager", "static", "graph"]
+Tier = Literal["eager", "static", "compiled", "graph"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,6 @@ class Skip:
 
     attention: frozenset[int] = frozenset()
     mlp: frozenset[int] = frozenset()
-
-
-class Delta(Protocol):
-    """A change to projections of chosen rows, such as low-rank adapters on accelerated rows."""
-
-    def add(self, layer: int, projection: Projection, inputs: Tensor, outputs: Tensor) -> None:
-        """Add to `outputs` [R, O] in place what `inputs` [R, I] call for at this layer and projection.
-
-        Outputs of ``o`` and ``down`` hold the residual stream already: add to them, never scale or overwrite
-        them.
-        """
 
 
 NO_SKIP = Skip()

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.decoder import Attention, Decoder, Delta, Mlp, Tier
+from bench.runtime.decoder import Attention, Decoder, Mlp, Tier
+from bench.runtime.delta import Delta
 from bench.runtime.linear import Linear
 from bench.runtime.rows import Rows
 

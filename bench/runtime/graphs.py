@@ -39,7 +39,8 @@ from bench.runtime.buckets import (
     column_sizes,
     row_size,
 )
-from bench.runtime.decoder import NO_SKIP, Decoder, Delta, Layer, Skip, Tier
+from bench.runtime.decoder import NO_SKIP, Decoder, Layer, Skip, Tier
+from bench.runtime.delta import Delta
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
 from bench.runtime.recorder import Recorder, Recording, Tally

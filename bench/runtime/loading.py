@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,17 +20,20 @@ from transformers import AutoConfig
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
+from bench.runtime.compiled import CompiledDecoder
 from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier
 from bench.runtime.eager import EagerDecoder
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
 from bench.runtime.graphs import GraphDecoder
 from bench.runtime.linear import Linear
+from bench.runtime.native.build import Missing, library
 from bench.runtime.recorder import CudaRecorder
 from bench.runtime.room import damaged, require_room
 from bench.runtime.rope import rotary_tables
 from bench.runtime.rows import Placement
 from bench.runtime.slot_cache import SlotCache
 
+_KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
 
@@ -42,7 +45,7 @@ class RuntimeOptions:
         device: Where it runs.
         dtype: Of weights and cache.
         max_length: Most tokens of prompt and output together; bounded by the model's context.
-        tier: How passes run: ``eager``, ``static``, or (on CUDA) ``graph``.
+        tier: How passes run: ``eager``, ``static``, (on a CPU) ``compiled`` or (on CUDA) ``graph``.
     """
 
     device: torch.device
@@ -51,20 +54,34 @@ class RuntimeOptions:
     tier: Tier = "static"
 
 
-def choose_tier(wanted: str, device: torch.device) -> Tier:
-    """The tier of that name; for ``auto`` the fastest one of the device.
+def choose_tier(wanted: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tier:
+    """The tier of that name; for ``auto`` the fastest one that the device has for this precision.
 
     Raises:
-        UserError: If graphs are asked for without CUDA.
+        UserError: If graphs are asked for without CUDA, or compiled passes where there are none.
     """
     if wanted == "graph" and device.type != "cuda":
         raise UserError(
             "runtime.tier=graph replays CUDA graphs, and this run is on the CPU",
-            "use runtime.tier=static, the fastest there, or runtime.device=cuda",
+            "use runtime.tier=auto, the fastest there, or runtime.device=cuda",
         )
-    fastest: Tier = "graph" if device.type == "cuda" else "static"
-    tiers: dict[str, Tier] = {"auto": fastest, "eager": "eager", "static": "static", "graph": "graph"}
-    return tiers[wanted]
+    obstacle = _obstacle_to_compiling(device, dtype)
+    if wanted == "compiled" and obstacle is not None:
+        raise UserError(f"runtime.tier=compiled is not possible: {obstacle[0]}", obstacle[1])
+    on_cpu: Tier = "static" if obstacle is not None else "compiled"
+    fastest: Tier = "graph" if device.type == "cuda" else on_cpu
+    tiers: dict[str, Tier] = {one: one for one in get_args(Tier)}
+    return fastest if wanted == "auto" else tiers[wanted]
+
+
+def _obstacle_to_compiling(device: torch.device, dtype: torch.dtype) -> tuple[str, str] | None:
+    """Why passes cannot be compiled, and what to do about it."""
+    if device.type != "cpu" or dtype != torch.float32:
+        return f"it decodes in float32 on a CPU, not in {dtype} on {device.type}", "use runtime.tier=auto"
+    built = library()
+    if isinstance(built, Missing):
+        return built.reason, "install gcc or clang with OpenMP, or use runtime.tier=static"
+    return None
 
 
 def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
@@ -134,8 +151,7 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
     weights = (shape, embedding, layers, final_norm, lm_head)
     if options.tier == "graph":
         return GraphDecoder(*weights, SlotCache(*room), placement, CudaRecorder(options.device))
-    kind = EagerDecoder if options.tier == "eager" else Decoder
-    return kind(*weights, KVCache(*room), placement)
+    return _KINDS[options.tier](*weights, KVCache(*room), placement)
 
 
 def _layer(source: _Source, shape: DecoderConfig, index: int) -> Layer:

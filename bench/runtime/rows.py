@@ -62,6 +62,11 @@ class Placement:
         limits = self.capacity + torch.arange(_TEMPLATE_ROWS, device=cos.device)[:, None]
         self._template = self._additive(columns <= limits)
 
+    @property
+    def rotary(self) -> int:
+        """Channels of a head that are rotated."""
+        return self._cos.shape[-1]
+
     def chain(self, base: int, count: int) -> Rows:
         """`count` consecutive tokens at slots and positions ``base ..``, each seeing all before it.
 

@@ -1,4 +1,4 @@
-"""The cache of recorded passes: slots that only the device knows, and one block of memory for all layers.
+"""The cache of recorded passes: slots that only the device knows.
 
 A recorded pass must not hold a number of the host, so its rows go to slots that a tensor names, and attention
 reads a fixed number of slots, of which a mask hides what is not valid. Which slots are valid stays the host's
@@ -9,14 +9,12 @@ Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
-from bench.runtime.transfer import upload
 
 
 class SlotCache(KVCache):
@@ -25,6 +23,7 @@ class SlotCache(KVCache):
     Behind the capacity lies one more slot, the trash: padding rows write there, and nobody reads it.
     """
 
+    spare = 1
     _window: tuple[Tensor, int] | None = None
 
     @property
@@ -51,33 +50,3 @@ class SlotCache(KVCache):
         store.index_copy_(2, slots, both.permute(1, 2, 0, 3))
         keys, values = store.narrow(2, 0, columns).unbind()
         return keys, values
-
-    def advance(self, layers: Iterable[int], base: int, count: int) -> None:
-        """Take note that a recorded pass writes `count` rows at slots ``base ..`` of these layers.
-
-        Raises:
-            RuntimeError: As `KVCache.write`.
-        """
-        end = base + count
-        for layer in layers:
-            if base > self.lengths[layer] or end > self.capacity:
-                raise self._misplaced(layer, base, end)
-            if count:
-                self.lengths[layer] = end
-
-    def keep(self, base: int, path: Tensor, layers: range | None = None) -> None:
-        """See `KVCache.keep`; all layers move in two kernels."""
-        end = base + path.numel()
-        chosen = range(len(self._stores)) if layers is None else layers
-        self._require_rows(chosen, base, end)
-        block = self._block[chosen.start : chosen.stop : chosen.step]  # [l, 2, Hkv, S + 1, D]
-        block[:, :, :, base:end] = block.index_select(3, upload(base + path, self._block.device))
-        for layer in chosen:
-            self.lengths[layer] = end
-
-    def _allocate(
-        self, layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
-    ) -> list[Tensor]:
-        kinds, heads, capacity, width = shape
-        self._block = torch.zeros((layers, kinds, heads, capacity + 1, width), dtype=dtype, device=device)
-        return list(self._block.unbind())

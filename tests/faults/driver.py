@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock
 
 from bench.config import Settings
 from tests.faults.harms import Harm
@@ -20,6 +22,9 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.worker"])
 PATIENCE_S = 300
 _NUMBERS = count()
+_REAPING = Lock()
+"""A status is read once, from a pipe, and starting a process reads those of all that have ended: of two
+threads that do so at once, one is left with 255."""
 OPTIONS = ["max_new_tokens=5", "method.exit_layer=1", "measure.resamples=50", "measure.warmup.max_rounds=1"]
 
 
@@ -43,12 +48,17 @@ class Start:
     process: BaseProcess
     said: Path
 
+    def is_over(self, patience_s: float = 0.0) -> bool:
+        """Whether it has ended, or ends within so many seconds."""
+        return bool(wait([self.process.sentinel], patience_s))
+
     def end(self, patience_s: float = PATIENCE_S) -> End:
         """Wait for it; who takes too long is killed, which its status shows."""
-        self.process.join(patience_s)
-        if self.process.is_alive():
+        if not self.is_over(patience_s):
             self.process.kill()
-            self.process.join()
+            self.is_over(PATIENCE_S)
+        with _REAPING:
+            self.process.join(PATIENCE_S)
         return End(self.process.exitcode, self.said.read_text() if self.said.exists() else "")
 
 
@@ -99,7 +109,8 @@ def begin_settings(settings: Settings, harm: Harm | None) -> Start:
 def _begin(target: object, what: Settings | Sequence[str], harm: Harm | None, model: Path) -> Start:
     said = model.with_name(f"said-{next(_NUMBERS)}")  # not among the results, whose disk may be full
     process = FORKS.Process(target=target, args=(what, harm, said))  # type: ignore[arg-type]
-    process.start()
+    with _REAPING:
+        process.start()
     return Start(process, said)
 
 

@@ -39,9 +39,9 @@ def at_any_moment(settings: Settings, rng: Random) -> End:
     start = begin_settings(settings, None)
     enough = stored_lines(settings) + rng.randint(0, 4)
     patience = time.monotonic() + PATIENCE_S
-    while start.process.is_alive() and stored_lines(settings) < enough and time.monotonic() < patience:
+    while not start.is_over() and stored_lines(settings) < enough and time.monotonic() < patience:
         time.sleep(0.001)
-    start.process.join(rng.random() * 0.02)
+    start.is_over(rng.random() * 0.02)
     start.process.kill()
     return start.end()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen3Co
 
 from bench.records import Generation
 from bench.runtime.decoder import Decoder
+from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.base import Budget, Method
@@ -54,6 +56,20 @@ def random_decoder(family: str = "llama", seed: int = 0, capacity: int = 256) ->
     model.config.architectures = [type(model).__name__]
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
     return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, capacity))
+
+
+def scale_writers(decoder: Decoder, first: int, share: float) -> None:
+    """Let layers from `first` on change their rows `share` times as much."""
+    for index, layer in enumerate(decoder.layers[first:], first):
+        assert layer.mlp is not None
+        attention = replace(layer.attention, o=_scaled(layer.attention.o, share))
+        decoder.layers[index] = replace(
+            layer, attention=attention, mlp=replace(layer.mlp, down=_scaled(layer.mlp.down, share))
+        )
+
+
+def _scaled(linear: Linear, share: float) -> Linear:
+    return Linear(linear.weight * share, None if linear.bias is None else linear.bias * share)
 
 
 def prompt(length: int = 12, seed: int = 3) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from methods import dynamic_exit
 from methods.dynamic_exit import DynamicExit, Shadow, shadow_sums
-from tests.methods.small import FAMILIES, SHAPE, prompt, random_decoder, run
+from tests.methods.small import FAMILIES, SHAPE, prompt, random_decoder, run, scale_writers
 from tests.methods.transfers import own_ids
 
 DEPTH = SHAPE["num_hidden_layers"]
@@ -54,14 +54,6 @@ def test_greedy_ids_are_the_targets_own(changes: dict[str, Any], family: str) ->
     for length in (1, 17):
         assert run(method, prompt(length)).ids == own_ids(decoder, prompt(length))
         assert decoder.cache.length == length + 39  # every layer holds all but the newest token
-
-
-def soften(decoder: Decoder, first: int, share: float = 0.2) -> None:
-    """Let layers from `first` on change their rows little, so that early exits are often right."""
-    for layer in decoder.layers[first:]:
-        for linear in (layer.attention.o, layer.mlp.down):
-            linear.weight.mul_(share)
-            linear._transposed.mul_(share)
 
 
 class Observed(DynamicExit):
@@ -132,7 +124,7 @@ def test_drafting_nothing_is_plain_decoding() -> None:
 def test_exits_looked_at_late_lead_to_the_same_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against looking at every exit in every round, on a model whose later layers change little."""
     decoder, looks = random_decoder(), list[int]()
-    soften(decoder, first=1)
+    scale_writers(decoder, 1, 0.2)  # so that early exits are often right
 
     class Counted(DynamicExit):
         def _look(self, place: int) -> None:

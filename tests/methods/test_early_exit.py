@@ -12,7 +12,7 @@ from methods.base import Budget
 from methods.chain import Draft, DraftBuilder, generate_chain
 from methods.early_exit import PrefixExit
 from methods.layerskip import LayerSkip
-from tests.methods.small import CPU, FAMILIES, SHAPE, SilentClock, prompt, random_decoder
+from tests.methods.small import CPU, FAMILIES, SHAPE, SilentClock, prompt, random_decoder, scale_writers
 from tests.methods.transfers import own_ids
 
 DEPTH = SHAPE["num_hidden_layers"]
@@ -78,11 +78,7 @@ def test_watched_rows_are_those_of_a_plain_pass() -> None:
 def test_an_exit_before_idle_layers_accepts_everything() -> None:
     """With nothing behind the exit but layers that change no row, the draft is the target's."""
     decoder = random_decoder()
-    for layer in decoder.layers[4:]:
-        assert layer.mlp is not None
-        for linear in (layer.attention.o, layer.mlp.down):
-            linear.weight.zero_()
-            linear._transposed.zero_()
+    scale_writers(decoder, 4, 0.0)
     method = LayerSkip(exit_layer=4, draft_length=4)
     method.attach(decoder)
     with torch.inference_mode():

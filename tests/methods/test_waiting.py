@@ -17,6 +17,7 @@ from tests.runtime.reads import Reads
 from tests.runtime.tape import taped
 from tests.runtime.tiny import built, tiny
 
+pytestmark = pytest.mark.usefixtures("torch_products")
 NEW = 16
 ROUND: dict[str, Callable[[Round], int]] = {
     "autoregressive": lambda one: 1,

@@ -24,11 +24,14 @@ from transformers import (
     Qwen3Config,
 )
 
-from bench.runtime.decoder import Decoder
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions, load_decoder
+from bench.runtime.native.build import Missing, library
 
 CPU = torch.device("cpu")
 CONTEXT = 48
+AUTO: Tier = "static" if isinstance(library(), Missing) else "compiled"
+"""What ``runtime.tier=auto`` takes on this machine's CPU."""
 TINY: dict[str, Any] = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -117,16 +120,18 @@ def tiny_model(config: Any, seed: int = 0) -> Any:
     return model
 
 
-def options(dtype: torch.dtype = torch.float32, max_length: int = CONTEXT) -> RuntimeOptions:
+def options(
+    dtype: torch.dtype = torch.float32, max_length: int = CONTEXT, tier: Tier = "static"
+) -> RuntimeOptions:
     """A CPU layout of a tiny model."""
-    return RuntimeOptions(device=CPU, dtype=dtype, max_length=max_length)
+    return RuntimeOptions(CPU, dtype, max_length, tier)
 
 
-def tiny_pair(config: Any, folder: Path) -> Pair:
+def tiny_pair(config: Any, folder: Path, tier: Tier = "static") -> Pair:
     """Save a tiny model in `folder` as a user would, and load it into our decoder."""
     model = tiny_model(config)
     model.save_pretrained(folder)
-    return Pair(model, load_decoder(folder, options()))
+    return Pair(model, load_decoder(folder, options(tier=tier)))
 
 
 def tokens(count: int, seed: int = 1) -> list[int]:

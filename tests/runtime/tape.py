@@ -6,6 +6,7 @@ was, and every output keeps its memory. Reading a number back while recording is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import Decoder
+from bench.runtime.decoder import Decoder, Layer
 from bench.runtime.graphs import GraphDecoder
+from bench.runtime.linear import Linear
 from bench.runtime.recorder import Recording, Work
 from bench.runtime.slot_cache import SlotCache
 
@@ -66,9 +68,25 @@ def _is_view(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
 
 
 def taped(decoder: Decoder) -> GraphDecoder:
-    """The same weights on the graph tier, recorded on tapes."""
+    """The same weights on the graph tier, recorded on tapes; needs the fixture ``torch_products``."""
     config, old = decoder.config, decoder.cache
     assert type(old) is KVCache
     room = (config.layers, config.kv_heads, old.capacity, config.head_dim, decoder.dtype, decoder.device)
-    weights = (config, decoder.embedding, decoder.layers, decoder.final_norm, decoder.lm_head)
+    layers = [_recordable(layer) for layer in decoder.layers]
+    lm_head = _anew(decoder.lm_head)
+    assert lm_head.compiled is None
+    weights = (config, decoder.embedding, layers, decoder.final_norm, lm_head)
     return GraphDecoder(*weights, SlotCache(*room), decoder.placement, Tape())
+
+
+def _recordable(layer: Layer) -> Layer:
+    """The layer with torch's products, which a tape sees."""
+    attention = replace(layer.attention, qkv=_anew(layer.attention.qkv), o=_anew(layer.attention.o))
+    mlp = layer.mlp
+    if mlp is not None:
+        mlp = replace(mlp, gate_up=_anew(mlp.gate_up), down=_anew(mlp.down))
+    return Layer(attention, mlp)
+
+
+def _anew(linear: Linear) -> Linear:
+    return Linear(linear.weight, linear.bias)

@@ -14,9 +14,19 @@ from torch import Tensor
 
 import bench.runtime.linear
 from bench.errors import UserError
-from bench.runtime.decoder import Decoder, Layer, Mlp, Projection, Skip
+from bench.runtime.decoder import Decoder, Layer, Mlp, Skip, Tier
+from bench.runtime.delta import Projection
 from bench.runtime.linear import Linear
-from tests.runtime.models import CONFIGS, CONTEXT, Pair, oracle_logits, tiny_model, tiny_pair, tokens
+from tests.runtime.models import (
+    AUTO,
+    CONFIGS,
+    CONTEXT,
+    Pair,
+    oracle_logits,
+    tiny_model,
+    tiny_pair,
+    tokens,
+)
 
 PROMPT = tokens(13)
 MORE = tokens(6, seed=2)
@@ -24,14 +34,23 @@ TREE_PARENTS = [-1, 0, 0, 1, 2, 2, 4]  # a root with two children, paths of unli
 TREE_TOKENS = tokens(7, seed=3)
 
 
+TIERS = sorted({"static", AUTO})
+
+
+@pytest.fixture(scope="module", params=TIERS)
+def tier(request: pytest.FixtureRequest) -> Tier:
+    chosen: Tier = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module", params=list(CONFIGS.values()), ids=list(CONFIGS))
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return tiny_pair(request.param, tmp_path_factory.mktemp("checkpoint"))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tier: Tier) -> Pair:
+    return tiny_pair(request.param, tmp_path_factory.mktemp("checkpoint"), tier)
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return tiny_pair(CONFIGS["llama-gqa-llama3-rope"], tmp_path_factory.mktemp("llama"))
+def llama(tmp_path_factory: pytest.TempPathFactory, tier: Tier) -> Pair:
+    return tiny_pair(CONFIGS["llama-gqa-llama3-rope"], tmp_path_factory.mktemp("llama"), tier)
 
 
 @pytest.fixture(autouse=True)
@@ -310,6 +329,11 @@ class LowRank:
 
 class TestDelta:
     """A delta changes the projections of its rows, and of no other."""
+
+    @pytest.fixture(params=list(CONFIGS.values()), ids=list(CONFIGS))
+    def pair(self, request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
+        """Static: on a CPU passes with a delta are that tier's."""
+        return tiny_pair(request.param, tmp_path)
 
     def run(self, pair: Pair, delta: LowRank | None) -> Tensor:
         decoder = pair.decoder

@@ -17,10 +17,11 @@ from bench.runtime.sampling import Sampling
 from methods.autoregressive import Autoregressive
 from methods.trees import Tree
 from tests.methods.small import CPU, prompt, random_decoder, run
-from tests.runtime.models import CONFIGS, CONTEXT, options, tiny_model, tokens
+from tests.runtime.models import AUTO, CONFIGS, CONTEXT, options, tiny_model, tokens
 from tests.runtime.tape import taped
 from tests.runtime.tiny import built, tiny
 
+pytestmark = pytest.mark.usefixtures("torch_products")
 METHODS = [
     "autoregressive",
     "layerskip",
@@ -243,7 +244,7 @@ def test_buckets_round_up_and_never_past_the_capacity() -> None:
 @pytest.mark.parametrize(
     ("wanted", "device", "tier"),
     [
-        ("auto", "cpu", "static"),
+        ("auto", "cpu", AUTO),
         ("auto", "cuda", "graph"),
         ("eager", "cpu", "eager"),
         ("static", "cuda", "static"),
@@ -258,4 +259,4 @@ def test_graphs_without_a_gpu_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         choose_tier("graph", CPU)
     assert caught.value.what == "runtime.tier=graph replays CUDA graphs, and this run is on the CPU"
-    assert caught.value.fix == "use runtime.tier=static, the fastest there, or runtime.device=cuda"
+    assert caught.value.fix == "use runtime.tier=auto, the fastest there, or runtime.device=cuda"

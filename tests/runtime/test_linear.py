@@ -10,21 +10,28 @@ import torch
 from torch import Tensor
 
 import bench.runtime.linear
-from bench.runtime.linear import PACKED_SIZE, Linear, rms_norm
+from bench.runtime.linear import PACKED_SIZE, Linear, _Torch, rms_norm
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=[(40, 24), (800, 700)], ids=["small", "prepacked"])
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def products(request: pytest.FixtureRequest) -> None:
+    """Every test runs by the compiled products, where there are any, and by torch's."""
+    if request.param == "torch":
+        request.getfixturevalue("torch_products")
+
+
+@pytest.fixture(params=[(40, 24), (43, 24), (800, 700)], ids=["small", "ragged", "large"])
 def weight(request: pytest.FixtureRequest) -> Tensor:
     shape: tuple[int, int] = request.param
     return normal(*shape) / math.sqrt(shape[1])
 
 
 @pytest.mark.parametrize("has_bias", [False, True], ids=["no bias", "bias"])
-@pytest.mark.parametrize("rows", [1, 3, 4, 33])
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 12, 13, 33])
 class TestLinear:
     def test_equals_the_definition(self, weight: Tensor, rows: int, has_bias: bool) -> None:
         bias = normal(weight.shape[0], seed=1) if has_bias else None
@@ -45,29 +52,30 @@ class TestLinear:
         assert torch.allclose(linear(x.flip(0)).flip(0), linear(x), atol=1e-5)
 
 
-def test_large_weights_are_prepacked_and_small_ones_are_not() -> None:
-    assert Linear(torch.zeros(PACKED_SIZE // 100, 100))._packed is not None
-    assert Linear(torch.zeros(PACKED_SIZE // 100 - 1, 100))._packed is None
+def test_gradients_flow_to_the_rows() -> None:
+    linear, x = Linear(normal(40, 24), normal(40)), normal(3, 24).requires_grad_()
+    (linear(x).sum() + linear.add_to(torch.zeros(3, 40), x).sum()).backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, 2 * linear.weight.sum(dim=0).expand(3, 24), atol=1e-5)
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), [(700, 800), (800, 700)], ids=["more inputs", "more outputs"])
-@pytest.mark.parametrize("is_amd", [True, False], ids=["AMD", "others"])
-def test_only_large_weights_with_more_inputs_are_read_as_stored_and_only_on_amd(
-    monkeypatch: pytest.MonkeyPatch, outputs: int, inputs: int, is_amd: bool
-) -> None:
-    monkeypatch.setattr(bench.runtime.linear, "is_amd", lambda: is_amd)
-    weight, x = normal(outputs, inputs) / 28, normal(1, inputs, seed=2)
-    linear = Linear(weight)
-    is_stored = linear._transposed.data_ptr() == weight.data_ptr()
-    assert is_stored == (is_amd and inputs > outputs)
-    assert torch.allclose(linear(x), x @ weight.T, atol=1e-5)
-    small = normal(40, 50)
-    assert Linear(small)._transposed.data_ptr() != small.data_ptr()
+@pytest.mark.usefixtures("torch_products")
+class TestTorchsProducts:
+    def test_large_weights_are_prepacked_and_small_ones_are_not(self) -> None:
+        assert is_prepacked(torch.zeros(PACKED_SIZE // 100, 100))
+        assert not is_prepacked(torch.zeros(PACKED_SIZE // 100 - 1, 100))
+
+    def test_nothing_is_prepacked_where_the_kernels_are_missing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bench.runtime.linear, "HAS_ONEDNN", False)
+        assert not is_prepacked(torch.zeros(PACKED_SIZE // 100, 100))
 
 
-def test_nothing_is_prepacked_where_the_kernels_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.runtime.linear, "HAS_ONEDNN", False)
-    assert Linear(torch.zeros(PACKED_SIZE // 100, 100))._packed is None
+def is_prepacked(weight: Tensor) -> bool:
+    multiplier = Linear(weight)._multiplier
+    assert isinstance(multiplier, _Torch)
+    return multiplier._packed is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

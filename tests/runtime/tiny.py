@@ -30,6 +30,6 @@ def built(method: str, decoder: Decoder) -> Method:
 @cache
 def tiny() -> tuple[Decoder, Tensor]:
     """The embedded model and the ids of a prompt."""
-    chosen = settings("autoregressive")
+    chosen = composed_settings("method=autoregressive", "model=tiny", "runtime.tier=static")
     target = find_target(chosen.model, chosen.runtime)
     return target.load(1), torch.cat(target.prompts(6))[:PROMPT]
