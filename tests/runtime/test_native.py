@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import workbench
+from bench.config import RuntimeConfig
 from bench.errors import UserError
 from bench.runtime import loading
 from bench.runtime.compiled import CompiledDecoder
@@ -207,6 +209,18 @@ class TestChoice:
             choose_tier("compiled", CPU)
         assert caught.value.what == "runtime.tier=compiled is not possible: no C compiler found"
         assert caught.value.fix == "install gcc or clang with OpenMP, or use runtime.tier=static"
+
+    def test_a_run_that_could_be_faster_with_a_compiler_says_so(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for module in (loading, workbench):
+            monkeypatch.setattr(module, "library", lambda: Missing("no C compiler found"))
+        assert workbench.options_for(RuntimeConfig(device="cpu")).tier == "static"
+        assert "operation by operation, several times slower: no C compiler found" in caplog.text
+        caplog.clear()
+        workbench.options_for(RuntimeConfig(device="cpu", tier="static"))
+        workbench.options_for(RuntimeConfig(device="cpu", dtype="bfloat16"))
+        assert not caplog.text
 
     @needs_compiler
     def test_a_tier_is_a_kind_of_decoder(self) -> None:
