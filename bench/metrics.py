@@ -50,46 +50,6 @@ class Position:
         return self.accepted / self.reached
 
 
-def check_identities(sample: Sample) -> None:
-    """Hold a sample's counts against each other; the runner calls this before it stores a sample.
-
-    Raises:
-        ValueError: If prefill plus rounds do not emit exactly the ids, if a round before the last one was
-        cut, or
-            if the histogram of accepted lengths disagrees with the rounds.
-    """
-    emitted = 1 + sum(one.emitted for one in sample.rounds)
-    if emitted != len(sample.ids):
-        raise ValueError(
-            f"sample {sample.key}: prefill and rounds emitted {emitted} of {len(sample.ids)} ids"
-        )
-    cut = [i for i, one in enumerate(sample.rounds) if is_cut(one)]
-    if cut and cut != [len(sample.rounds) - 1]:
-        raise ValueError(f"sample {sample.key}: only the last round may be cut, got rounds {cut}")
-    if sample.kv_entries is not None:
-        _check_entries(sample, sample.kv_entries)
-    _check_histogram(sample)
-
-
-def _check_entries(sample: Sample, entries: int) -> None:
-    """A pass leaves one entry at least, and no more than it has read tokens: as many as its round emits."""
-    full = [one.emitted for one in sample.rounds if not is_cut(one)]
-    if not len(full) <= entries <= sum(full):
-        raise ValueError(
-            f"sample {sample.key}: {entries} cache entries for {len(sample.rounds)} rounds, "
-            f"{len(full)} of them whole, which have read {sum(full)} tokens"
-        )
-
-
-def _check_histogram(sample: Sample) -> None:
-    histogram = _accepted_counts(sample.rounds)
-    rounds, accepted = len(sample.rounds), sum(one.accepted for one in sample.rounds)
-    if sum(histogram) != rounds:
-        raise ValueError(f"sample {sample.key}: histogram holds {sum(histogram)} of {rounds} rounds")
-    if (total := sum(i * count for i, count in enumerate(histogram))) != accepted:
-        raise ValueError(f"sample {sample.key}: histogram holds {total} of {accepted} accepted tokens")
-
-
 def output_tokens(samples: Sequence[Sample]) -> int:
     """Sum of committed ids, the prefill's token and an end token included; the same count for every arm."""
     return sum(len(sample.ids) for sample in _measured(samples))
@@ -159,7 +119,7 @@ def acceptance_length_steady(samples: Sequence[Sample]) -> float:
 
 def accept_histogram(samples: Sequence[Sample]) -> tuple[int, ...]:
     """Entry ``i`` counts the rounds that accepted ``i`` drafted tokens; cut ones count all of it."""
-    return _accepted_counts(_rounds(samples))
+    return accepted_counts(_rounds(samples))
 
 
 def acceptance_by_position(samples: Sequence[Sample]) -> tuple[Position, ...]:
@@ -287,7 +247,8 @@ def _verdict(sample: Sample) -> Verdict:
     return sample.equivalence.verdict if sample.equivalence else Verdict.UNCHECKED
 
 
-def _accepted_counts(rounds: Sequence[Round]) -> tuple[int, ...]:
+def accepted_counts(rounds: Sequence[Round]) -> tuple[int, ...]:
+    """Rounds by accepted length, from 0 on."""
     counts = Counter(one.accepted for one in rounds)
     return tuple(counts[i] for i in range(max(counts, default=-1) + 1))
 

@@ -26,13 +26,13 @@ from bench.environment import environment, is_gpu_shared
 from bench.errors import UserError
 from bench.lossless import first_divergence, judge, reference_nll
 from bench.meters import EnergyMeter, MemoryMeter, turn_clock
-from bench.metrics import check_identities
 from bench.nvml import nvml_device
 from bench.probes import probe, row_counts
 from bench.progress import LiveFigures
 from bench.records import Arm, Equivalence, Sample, Verdict
 from bench.runtime.graphs import GraphDecoder
 from bench.runtime.sampling import Sampler
+from bench.sample_checks import check_identities
 from bench.sample_file import to_line
 from bench.store import RunStore, load_samples
 from bench.summary import render, summarise

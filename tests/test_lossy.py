@@ -20,8 +20,9 @@ from bench.lossy import (
     nll_per_token,
     speedup_bound,
 )
-from bench.metrics import UndefinedError, check_identities
+from bench.metrics import UndefinedError
 from bench.records import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.sample_checks import check_identities
 from bench.summary import render, summarise
 from tests.methods.small import prompt, random_decoder
 

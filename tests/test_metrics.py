@@ -6,6 +6,7 @@ import pytest
 from bench import metrics
 from bench.metrics import Position, UndefinedError
 from bench.records import Arm, Equivalence, Round, Sample, Timing, Verdict
+from bench.sample_checks import check_identities
 
 
 def chain(drafted: int, accepted: int, emitted: int | None = None) -> Round:
@@ -36,17 +37,17 @@ def judged(verdict: Verdict, first_divergence: int | None = None) -> Sample:
 
 @pytest.mark.parametrize("good", [PLAIN, CUT, PREFILL_ONLY], ids=["plain", "last round cut", "prefill only"])
 def test_identities_hold_for_what_the_harness_cuts(good: Sample) -> None:
-    metrics.check_identities(good)
+    check_identities(good)
 
 
 def test_identities_refuse_ids_that_no_round_emitted() -> None:
     with pytest.raises(ValueError, match="emitted 4 of 5 ids"):
-        metrics.check_identities(replace(PLAIN, ids=(1, 2, 3, 4, 5)))
+        check_identities(replace(PLAIN, ids=(1, 2, 3, 4, 5)))
 
 
 def test_identities_refuse_a_cut_before_the_last_round() -> None:
     with pytest.raises(ValueError, match=r"only the last round may be cut, got rounds \[0\]"):
-        metrics.check_identities(sample(chain(4, 3, emitted=1), chain(4, 1)))
+        check_identities(sample(chain(4, 3, emitted=1), chain(4, 1)))
 
 
 def test_the_three_acceptance_lengths_differ_as_defined() -> None:
