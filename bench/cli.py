@@ -19,10 +19,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bench.config import Settings, register_schema, settings_from
+from bench.compose.mistakes import explain, is_lost_job
+from bench.compose.settings import Settings, register_schema, settings_from
 from bench.errors import UserError
-from bench.isolate import run_isolated
-from bench.mistakes import explain, is_lost_job
+from bench.measure.isolate import run_isolated
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _settings(composed: DictConfig) -> Settings:
 
 
 def _execute(settings: Settings) -> int:
-    from bench.runner import execute  # loads torch
+    from bench.measure.runner import execute  # loads torch
 
     outcome = execute(settings)
     print(outcome.table, outcome.run_dir, sep="\n", flush=True)  # noqa: T201 - the command's result
@@ -148,7 +148,7 @@ def _execute(settings: Settings) -> int:
 
 
 def _plan(settings: Settings) -> int:
-    from bench.planning import plan  # loads torch
+    from bench.plan.planning import plan  # loads torch
 
     planned = plan(settings)
     print(planned.text, flush=True)  # noqa: T201 - the command's result

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.config import Settings, register_schema, settings_from
+from bench.compose.settings import Settings, register_schema, settings_from
 from bench.train.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

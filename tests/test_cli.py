@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 RUNNER = '''
-"""Stand-in for bench.runner: what it does is spelt in the seed."""
+"""Stand-in for bench.measure.runner: what it does is spelt in the seed."""
 import os, signal, sys, time, types
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,7 +58,7 @@ import importlib.abc, importlib.util, sys
 
 class StandIn(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name in ("bench.runner", "bench.planning"):
+        if name in ("bench.measure.runner", "bench.plan.planning"):
             return importlib.util.spec_from_file_location(name, __file__.replace("sitecustomize", "stand_in"))
         if name in ("torch", "transformers"):
             raise AssertionError(f"{name} was imported by the command line itself")

@@ -16,10 +16,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench.bounds import require_choice
 from bench.cli import run_composed
-from bench.composed import require_complete, require_known
-from bench.config import ModelConfig
+from bench.compose.bounds import require_choice
+from bench.compose.composed import require_complete, require_known
+from bench.compose.settings import ModelConfig
 from bench.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def _hamburger(
     """A whole tuned model, to a folder of ``model.safetensors`` and a ``config.json`` with its own block."""
     from bench.convert.hamburger import convert_hamburger
     from bench.runtime.modules import save_model
-    from methods.hamburger_checkpoint import BLOCK
+    from methods.hamburger.checkpoint import BLOCK
 
     tensors, parts = convert_hamburger(found, shape, file)
     plain = json.loads((base / "config.json").read_text())

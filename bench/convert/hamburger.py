@@ -21,7 +21,7 @@ from bench.convert.published import only_tensors
 from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
-from methods.hamburger_model import HamburgerModel, HamburgerShape
+from methods.hamburger.model import HamburgerModel, HamburgerShape
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
-from methods.kangaroo import Adapter
+from methods.kangaroo.draft import Adapter
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
-from methods.medusa import MedusaHeads
-from methods.published_trees import PUBLISHED
-from methods.trees import Tree
+from methods.core.trees import Tree
+from methods.medusa.draft import MedusaHeads
+from methods.medusa.published_trees import PUBLISHED
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.machine_table import byte_size
 from bench.profile.records import Level, MethodCost, Profile
+from bench.show.machine_table import byte_size
 
 _LABEL, _CELL = 20, 9
 SHOWN_ROWS = (1, 2, 3, 4, 6, 8, 16, 32, 64)

@@ -20,16 +20,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from bench.bounds import require_least
 from bench.cli import run_composed
-from bench.config import ModelConfig, RuntimeConfig, Settings, register_schema, settings_from
+from bench.compose.bounds import require_least
+from bench.compose.settings import ModelConfig, RuntimeConfig, Settings, register_schema, settings_from
 from bench.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.metrics.roofline import Costs
     from bench.profile.records import MethodCost, Profile
-    from bench.roofline import Costs
     from bench.runtime.decoder import Decoder
 
 log = logging.getLogger(__name__)
@@ -90,9 +90,9 @@ def _job(composed: DictConfig) -> None:
     settings: ProfileConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     names = _method_names(settings)
 
+    from bench.compose.workbench import find_target
     from bench.profile.card import measured_rows, static_card
     from bench.profile.records import save_profile
-    from bench.workbench import find_target
 
     whole = _composed(BASELINE)
     target = find_target(whole.model, settings.runtime)
@@ -136,8 +136,8 @@ def _composed(method: str) -> Settings:
 
 def _bare_profile(settings: ProfileConfig, whole: Settings, weights_hash: str, decoder: Decoder) -> Profile:
     """Bytes, bandwidth and provenance; nothing decoded yet."""
-    from bench.environment import environment
-    from bench.probes import Turns, weight_bytes
+    from bench.measure.environment import environment
+    from bench.measure.probes import Turns, weight_bytes
     from bench.profile.measure import measure_bandwidth
     from bench.profile.records import Profile
 
@@ -165,7 +165,7 @@ def _measured(
     settings: ProfileConfig, profile: Profile, decoder: Decoder, prompts: list[Tensor], names: list[str]
 ) -> Profile:
     """The profile with its levels and methods."""
-    from bench.probes import ROW_COUNTS, Turns
+    from bench.measure.probes import ROW_COUNTS, Turns
     from bench.profile.measure import measure_level
 
     turns = Turns(settings.turns, settings.limit_s)
@@ -187,8 +187,8 @@ def _methods(
     skipped: dict[str, str],
 ) -> Iterator[MethodCost]:
     """Every method's rounds; `skipped` takes the reason why one is not ready, unless it was asked for."""
+    from bench.compose.workbench import is_cost_only
     from bench.profile.measure import measure_method
-    from bench.workbench import is_cost_only
 
     for name in names:
         log.info("timing rounds of %s", name)

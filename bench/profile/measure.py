@@ -10,17 +10,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench import metrics, roofline
-from bench.meters import EnergyMeter, MemoryMeter, turn_clock
-from bench.nvml import nvml_device
-from bench.probes import Turns, measure_costs, measure_ranges, read_bandwidth, weight_bytes
+from bench.measure.meters import EnergyMeter, MemoryMeter, turn_clock
+from bench.measure.nvml import nvml_device
+from bench.measure.probes import Turns, measure_costs, measure_ranges, read_bandwidth, weight_bytes
+from bench.metrics import counts as metrics
+from bench.metrics import roofline
+from bench.metrics.roofline import Costs
 from bench.profile.records import Bandwidth, Level, MethodCost
-from bench.records import Arm, Sample
-from bench.roofline import Costs
+from bench.records.model import Arm, Sample
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
-from methods.autoregressive import Autoregressive
-from methods.base import Budget, Method
+from methods.core.autoregressive import Autoregressive
+from methods.core.base import Budget, Method
 
 
 def measure_bandwidth(decoder: Decoder, buffer_bytes: int, turns: Turns) -> Bandwidth:

@@ -1,6 +1,6 @@
 """What a profile holds, and its file: ``results/profiles/<model>-<device>-<8 hex>.json``.
 
-Counts, bytes and seconds only; shares, speeds and predictions are computed by `bench.roofline`.
+Counts, bytes and seconds only; shares, speeds and predictions are computed by `bench.metrics.roofline`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import roofline
 from bench.errors import UserError
-from bench.roofline import Costs
-from bench.sample_file import write_atomically
+from bench.metrics import roofline
+from bench.metrics.roofline import Costs
+from bench.records.sample_file import write_atomically
 
 SCHEMA_VERSION = 1
 """Raised whenever a stored field changes its meaning."""
@@ -106,7 +106,7 @@ class Profile:
     Args:
         model: Its name in the configuration.
         identity: What tells this profile from others of the model: weights, runtime, device.
-        environment: See `bench.environment`.
+        environment: See `bench.measure.environment`.
         parameters: Weights of the model, norms left out.
         weight_bytes: Bytes of weights that a pass reads.
         token_bytes: Bytes of keys and values of one token.

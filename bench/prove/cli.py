@@ -22,9 +22,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bench.cli import FAILED, OK, STATUS_FILE, report_mistake, run_composed
-from bench.components import Component
+from bench.compose.components import Component
+from bench.compose.mistakes import explain
 from bench.errors import UserError
-from bench.mistakes import explain
 from bench.prove.config import ProveConfig
 
 GROUP = "method"
@@ -94,7 +94,7 @@ def _names(chosen: ChoiceSweep | Glob | None) -> list[str]:
 
 def _prove(composed: DictConfig, names: list[str]) -> int:
     """Prove and print; the exit status."""
-    from bench.certificates import save
+    from bench.prove.certificates import save
     from bench.prove.control_run import caught_by
     from bench.prove.crew import Crew
     from bench.prove.listing import certificate_lines, control_lines, table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.certificates import Check, Status
+from bench.prove.certificates import Check, Status
 from bench.prove.controls import TRIED, Control
 from bench.prove.greedy import check_exact
 from bench.prove.models import Models

@@ -1,8 +1,8 @@
 """Methods broken on purpose, one mistake each: a proof that lets one of them pass is worthless.
 
-All run through the loops that real methods use (`methods.chain`, `methods.tree`). Their drafts come from the
-target's own head on the embedding of the last token, which costs no cache and is right often enough. The two
-honest ones must pass, so what is caught is the mistake and nothing else.
+All run through the loops that real methods use (`methods.core.chain`, `methods.core.tree_round`). Their
+drafts come from the target's own head on the embedding of the last token, which costs no cache and is right
+often enough. The two honest ones must pass, so what is caught is the mistake and nothing else.
 
 Shapes: K drafted tokens, N nodes, V vocabulary.
 """
@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.records import Generation
+from bench.records.model import Generation
 from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Lossless
-from methods.chain import ChainRule, Draft, DraftBuilder, generate_chain
-from methods.speculation import Accepted, accept, accept_greedy, accept_tree
-from methods.tree import Rule, TreeDraft, generate_tree
-from methods.trees import Tree
+from methods.core.acceptance import Accepted, accept, accept_greedy, accept_tree
+from methods.core.base import Budget, Clock, Lossless
+from methods.core.chain import ChainRule, Draft, DraftBuilder, generate_chain
+from methods.core.tree_round import Rule, TreeDraft, generate_tree
+from methods.core.trees import Tree
 
 CHAIN_LENGTH = 4
 TREE = {"": 3, "0": 2, "1": 1, "00": 1, "10": 1}

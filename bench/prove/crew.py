@@ -9,15 +9,15 @@ from dataclasses import replace
 from multiprocessing import get_context
 from types import TracebackType
 
-from bench.certificates import Certificate, Check
-from bench.components import Component
-from bench.environment import usable_cores
+from bench.compose.components import Component
+from bench.compose.workbench import SMALL_MODEL
+from bench.measure.environment import usable_cores
+from bench.prove.certificates import Certificate, Check
 from bench.prove.config import ProveConfig
 from bench.prove.control_run import Outcome, catch, run_controls
 from bench.prove.controls import TRIED
 from bench.prove.models import Models
 from bench.prove.prover import Prover
-from bench.workbench import SMALL_MODEL
 
 
 class Crew:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from bench.certificates import Check, Status
-from bench.lossless import first_divergence, judge
+from bench.measure.verdicts import first_divergence, judge
+from bench.prove.certificates import Check, Status
 from bench.prove.targets import Target, accepted_share, decode
-from bench.records import Equivalence, Generation, Verdict
+from bench.records.model import Equivalence, Generation, Verdict
 from bench.runtime.sampling import Sampler, Sampling
-from methods.base import Method
+from methods.core.base import Method
 
 
 @dataclass(frozen=True, slots=True)

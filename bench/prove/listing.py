@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.certificates import Certificate, Check, Status
+from bench.prove.certificates import Certificate, Check, Status
 from bench.prove.control_run import Outcome
 
 COLUMNS = 100

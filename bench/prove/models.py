@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 
-from bench.components import resolve_path
+from bench.compose.components import resolve_path
+from bench.compose.workbench import options_for, settle_threads
 from bench.prove.config import ProveConfig
 from bench.prove.sampling import Toy
 from bench.prove.targets import CONTEXT, Target, model_target, random_target
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions
-from bench.workbench import options_for, settle_threads
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}

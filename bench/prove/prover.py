@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
-from bench.certificates import LOSSY, Certificate, Check, Status, source_hash
-from bench.components import Component
-from bench.environment import environment
+from bench.compose.components import Component
 from bench.errors import UserError
+from bench.measure.environment import environment
+from bench.prove.certificates import LOSSY, Certificate, Check, Status, source_hash
 from bench.prove.config import ProveConfig
 from bench.prove.greedy import check_exact, check_verdicts
 from bench.prove.models import DTYPES, Models, Precision
@@ -24,7 +24,7 @@ from bench.prove.sampling import SETTINGS, check_sampling, told
 from bench.prove.subject import attach_shipped, first_fit
 from bench.prove.targets import FAMILIES, Target
 from bench.runtime.sampling import Sampler, Sampling
-from methods.base import Exactness, Method
+from methods.core.base import Exactness, Method
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from bench.certificates import Check, Status
+from bench.prove.certificates import Check, Status
 from bench.prove.enumeration import Cells, Fit, enumerate_answers, fit
 from bench.prove.targets import NoClock, accepted_share, random_decoder
-from bench.records import Generation
+from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions
 from bench.runtime.sampling import Sampler, Sampling
-from methods.base import Budget, Method
+from methods.core.base import Budget, Method
 
 SETTINGS = (Sampling(1.0), Sampling(0.7, top_k=4), Sampling(1.3, top_p=0.85))
 """Plain, sharpened and cut to the best few, flattened and cut by mass."""

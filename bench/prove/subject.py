@@ -1,7 +1,7 @@
 """From a configured method to an attached one, with its shipped modules or with random ones.
 
-Nothing here knows a method by name. A trainable method tells its module (`methods.base.Trainable`); any other
-is attached as configured. What a method refuses is the reason why it cannot be proved there.
+Nothing here knows a method by name. A trainable method tells its module (`methods.core.base.Trainable`); any
+other is attached as configured. What a method refuses is the reason why it cannot be proved there.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from bench.components import Component, resolve_path
+from bench.compose.components import Component, resolve_path
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import PROVENANCE_FILE, save_module
-from methods.base import Method, Trainable
+from methods.core.base import Method, Trainable
 
 DEPTHS = (4, 8, 16, 32)
 """Depths of random models, smallest first: settings that name layers may need a deeper one."""

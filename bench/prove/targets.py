@@ -26,9 +26,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from bench.config import ModelConfig
+from bench.compose.settings import ModelConfig
 from bench.errors import UserError
-from bench.records import Generation
+from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
@@ -36,8 +36,8 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
 from bench.tasks.tokenizer import eos_ids, load_tokenizer
-from methods.autoregressive import Autoregressive
-from methods.base import Budget, Method, PhaseName
+from methods.core.autoregressive import Autoregressive
+from methods.core.base import Budget, Method, PhaseName
 
 FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
@@ -59,7 +59,7 @@ QUIET = 0.2
 
 
 class NoClock:
-    """A phase clock that tells no time; implements `methods.base.Clock`."""
+    """A phase clock that tells no time; implements `methods.core.base.Clock`."""
 
     def phase(self, name: PhaseName) -> AbstractContextManager[None]:
         return nullcontext()

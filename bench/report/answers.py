@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.records import Arm, Sample
+from bench.records.model import Arm, Sample
 from bench.report.entries import StoredRun
 from bench.tasks.spec_bench import MT_BENCH_CATEGORIES
 
@@ -59,7 +59,7 @@ def write_answers(stored: StoredRun, folder: Path) -> list[Path]:
 
     Only questions that both arms answered in full in every repeat are written; the eager arm, which decodes
     one repeat only, is left out. The first token of a turn counts as a step of one token, so that the mean of
-    ``accept_lengths`` is `bench.metrics.acceptance_length`.
+    ``accept_lengths`` is `bench.metrics.counts.acceptance_length`.
 
     Raises:
         UserError: If there is no such question, or the folder cannot be written.

@@ -1,7 +1,7 @@
 """What a table may say of a method's output: the one function to rewire when stronger evidence exists."""
 
-from bench.records import Verdict
-from bench.run_figures import Summary
+from bench.metrics.run_figures import Summary
+from bench.records.model import Verdict
 
 
 def badge(summary: Summary) -> str:

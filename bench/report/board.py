@@ -12,9 +12,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.records import Arm, Verdict
+from bench.metrics.intervals import Interval
+from bench.records.model import Arm, Verdict
 from bench.report.entries import QUESTIONS_PER_SUBTASK, Entry, Setting
-from bench.stats import Interval
 
 _LONGEST_VALUE = 20
 

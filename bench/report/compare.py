@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.errors import UserError
-from bench.metrics import Work, decode_per_question
-from bench.records import Arm, Sample
+from bench.metrics.counts import Work, decode_per_question
+from bench.metrics.intervals import Interval, Totals, geometric_speedup, paired_speedup
+from bench.records.model import Arm, Sample
+from bench.records.store import load_run, load_samples
 from bench.report.entries import StoredRun, setting_of
-from bench.stats import Interval, Totals, geometric_speedup, paired_speedup
-from bench.store import load_run, load_samples
 
 _SAME = (
     "model",

@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.certificates import badge_of
 from bench.errors import UserError
-from bench.records import Arm, Run, Sample
-from bench.run_figures import Subtask
-from bench.store import load_run, load_samples
-from bench.summary import Summary, summarise
+from bench.metrics.run_figures import Subtask
+from bench.metrics.summary import Summary, summarise
+from bench.prove.certificates import badge_of
+from bench.records.model import Arm, Run, Sample
+from bench.records.store import load_run, load_samples
 
 QUESTIONS_PER_SUBTASK = 80
 """Of the official file and of the built-in one alike."""
@@ -38,7 +38,7 @@ class StoredRun:
     samples: tuple[Sample, ...]
     is_published: bool = False
     badge: str | None = None
-    """What certificates say of its output, see `bench.certificates.badge_of`."""
+    """What certificates say of its output, see `bench.prove.certificates.badge_of`."""
 
     @property
     def subtasks(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.metrics import PHASES
-from bench.records import Arm, Sample
+from bench.metrics.counts import PHASES
+from bench.records.model import Arm, Sample
 from bench.report import curves, figures
 from bench.report.board import Apart, Ranked, Section
 from bench.report.picture import Picture

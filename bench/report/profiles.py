@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.machine_table import byte_size
 from bench.profile.card import SHOWN_ROWS
 from bench.profile.figures import layers_figure, passes_figure
 from bench.profile.records import MethodCost, Profile, load_profile
@@ -18,6 +17,7 @@ from bench.report import curves
 from bench.report.document import Chapter
 from bench.report.picture import Picture
 from bench.report.tables import Table, number
+from bench.show.machine_table import byte_size
 
 REMARK = (
     "The roofline is the time that reading the weights once, and the keys and values of the context, takes "

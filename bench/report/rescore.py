@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.metrics.intervals import Interval, Totals, paired_speedup
 from bench.report.answers import Answer
-from bench.stats import Interval, Totals, paired_speedup
 
 OVERALL = "overall"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.metrics.intervals import Interval
+from bench.metrics.run_figures import Speedup
 from bench.report.badge import badge
 from bench.report.board import Ranked, Section
 from bench.report.entries import Entry
-from bench.run_figures import Speedup
-from bench.stats import Interval
 
 RANKING_HEADER: tuple[str, ...] = (
     "rank", "method", "decode speedup", "end to end", "Spec-Bench formula", "tokens/s", "acceptance length",

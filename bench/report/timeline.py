@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.errors import UserError
-from bench.records import Arm, Sample
+from bench.records.model import Arm, Sample
 
 
 class Origin(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bench.records import Run
+from bench.records.model import Run
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer shows for half a character."""

@@ -1,10 +1,10 @@
 """Frozen projections, multiplied by what is fastest for their device and precision.
 
 A decode step multiplies one row, a verification a few, a prefill hundreds. In fp32 on a CPU all of them take
-the compiled product (`bench.runtime.native`), which gives a row the same bits however many others it has
-beside it. Without a compiler, and in other precisions, torch multiplies: few rows by a transposed copy, from
-`PACKED_ROWS` rows on and `PACKED_SIZE` weights up by oneDNN's prepacked one (specs/performance.md 4.3). On
-CUDA cuBLAS takes the stored layout as it is.
+the compiled product (`bench.runtime.tiers.native`), which gives a row the same bits however many others it
+has beside it. Without a compiler, and in other precisions, torch multiplies: few rows by a transposed copy,
+from `PACKED_ROWS` rows on and `PACKED_SIZE` weights up by oneDNN's prepacked one (specs/performance.md 4.3).
+On CUDA cuBLAS takes the stored layout as it is.
 
 Shapes: R rows, I inputs, O outputs.
 """
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.native.products import Product, compiled_product
+from bench.runtime.tiers.native.products import Product, compiled_product
 
 PACKED_SIZE = 500_000
 PACKED_ROWS = 4

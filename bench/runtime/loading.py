@@ -20,18 +20,18 @@ from transformers import AutoConfig
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
-from bench.runtime.compiled import CompiledDecoder
 from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier
-from bench.runtime.eager import EagerDecoder
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
-from bench.runtime.graphs import GraphDecoder
 from bench.runtime.linear import Linear
-from bench.runtime.native.build import Missing, library
-from bench.runtime.recorder import CudaRecorder
 from bench.runtime.room import damaged, require_room
 from bench.runtime.rope import rotary_tables
 from bench.runtime.rows import Placement
-from bench.runtime.slot_cache import SlotCache
+from bench.runtime.tiers.compiled import CompiledDecoder
+from bench.runtime.tiers.eager import EagerDecoder
+from bench.runtime.tiers.graphs import GraphDecoder
+from bench.runtime.tiers.native.build import Missing, library
+from bench.runtime.tiers.recorder import CudaRecorder
+from bench.runtime.tiers.slot_cache import SlotCache
 
 _KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)

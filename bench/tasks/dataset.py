@@ -19,9 +19,9 @@ import numpy as np
 from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from bench.bounds import require_least
+from bench.compose.bounds import require_least
 from bench.errors import UserError
-from bench.records import Prompt
+from bench.records.model import Prompt
 from bench.tasks.jsonl import SURROGATE
 from bench.tasks.rows import PublishedRows, Row, read_rows
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.records import Prompt
+from bench.records.model import Prompt
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select
 
 EXAMPLE = 'Write one JSON object per line, such as {"id": "q1", "prompt": "Why is the sky blue?"}.'

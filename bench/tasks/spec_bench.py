@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.records import Prompt
+from bench.records.model import Prompt
 from bench.tasks.builtin import BUILTIN_LOCATION, read_builtin
 from bench.tasks.jsonl import QuestionFile, parse_questions, read_content, read_questions
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select, suggest

@@ -12,7 +12,7 @@ from math import gcd
 from typing import Protocol, runtime_checkable
 
 from bench.errors import UserError
-from bench.records import Prompt
+from bench.records.model import Prompt
 
 GOLDEN_RATIO = 0.6180339887498949
 

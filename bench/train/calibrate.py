@@ -18,8 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.components import Component, resolve_path
-from bench.config import ModelConfig, RuntimeConfig
+from bench.compose.components import Component, resolve_path
+from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.train.tree_search import Node, Path, SizedTree, best_size
 
@@ -67,11 +67,11 @@ def main() -> None:
 
 
 def _job(composed: DictConfig) -> None:
+    from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import PROVENANCE_FILE
     from bench.tasks.tokenizer import load_tokenizer
-    from bench.workbench import options_for, settle_threads
 
     settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     folder = resolve(settings.model.path, settings.model.revision)
@@ -96,7 +96,7 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     from bench.train.calibration import continue_greedily, measured_ranks, rank_accuracies, right_paths
     from bench.train.heldout import heldout_prompts
     from bench.train.tree_search import grow
-    from methods.tree import Calibratable
+    from methods.core.tree_round import Calibratable
 
     def build(changes: Mapping[str, object]) -> Any:  # noqa: ANN401 - the yaml's choice
         method = Component.from_node("method", name, {**settings.method, **changes}).build()

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.tree_search import Path
-from methods.base import Budget, Method
-from methods.tree import Calibratable
+from methods.core.base import Budget, Method
+from methods.core.tree_round import Calibratable
 
 ROUND_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
 
@@ -124,7 +124,9 @@ def _whole_rounds(method: Method, prompt: Tensor, tokens: int) -> list[float]:
 
 
 class _RoundClock:
-    """A `methods.base.Clock` that notes when rounds begin and end; each ends with a host sync of its own."""
+    """A `methods.core.base.Clock` that notes when rounds begin and end; each ends with a host sync of its
+    own.
+    """
 
     def __init__(self) -> None:
         self.starts: list[float] = []

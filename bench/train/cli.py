@@ -15,19 +15,19 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench.bounds import require_choice
 from bench.cli import run_composed
-from bench.components import Component, unknown_key
-from bench.config import ModelConfig, RuntimeConfig
-from bench.devices import GPUS
+from bench.compose.bounds import require_choice
+from bench.compose.components import Component, unknown_key
+from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
+from bench.plan.devices import GPUS
 
 if TYPE_CHECKING:
     from bench.runtime.loading import RuntimeOptions
     from bench.train.conversations import Conversations
     from bench.train.embedded import EmbeddedCorpus
     from bench.train.modules import ModuleRecipe
-    from methods.base import FullTrainable, Trainable
+    from methods.core.base import FullTrainable, Trainable
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ class TrainConfig:
         model: For which model.
         runtime: Where.
         recipe: Settings of `bench.train.modules.ModuleRecipe`.
-        base: Settings of `bench.train.base.BaseRecipe`; if given, the base model is trained instead.
+        base: Settings of `bench.train.base.build.BaseRecipe`; if given, the base model is trained instead.
         data: Dialogues to train on.
         start: Folder of an earlier result to begin with, or several whose mean it is; None begins anew.
         out: Folder of the result.
         plan: Say what memory it takes and whether that is there, and train nothing.
-        gpu: GPU that a plan reckons for, one of `bench.devices.GPUS`; None is this machine.
+        gpu: GPU that a plan reckons for, one of `bench.plan.devices.GPUS`; None is this machine.
     """
 
     method: Any = MISSING
@@ -86,8 +86,8 @@ def _train_base(composed: DictConfig, name: str) -> None:
     if composed.plan:
         raise UserError("plan=true reckons for a method's modules, not for base", "leave out plan or base")
 
-    from bench.train.base import default_recipe, train_base
-    from bench.workbench import options_for
+    from bench.compose.workbench import options_for
+    from bench.train.base.build import default_recipe, train_base
 
     device = options_for(_object(composed.runtime)).device.type
     given = _checked(OmegaConf.to_container(composed.base, resolve=True), default_recipe(device), "base")
@@ -98,7 +98,8 @@ def _train_base(composed: DictConfig, name: str) -> None:
 
 
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
-    from bench.fingerprints import checkpoint_hash
+    from bench.compose.fingerprints import checkpoint_hash
+    from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.tasks.chat import ChatFormat
@@ -106,8 +107,7 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.train.curves import draw
     from bench.train.joint import train_joint
     from bench.train.modules import train_module
-    from bench.workbench import options_for, settle_threads
-    from methods.base import Trainable
+    from methods.core.base import Trainable
 
     method, recipe = _subject(composed, name)
     config: ModelConfig = _object(composed.model)
@@ -149,7 +149,7 @@ def _subject(composed: DictConfig, name: str) -> tuple[Trainable | FullTrainable
     """
     from bench.train.joint import JointRecipe
     from bench.train.modules import ModuleRecipe
-    from methods.base import FullTrainable, Trainable
+    from methods.core.base import FullTrainable, Trainable
 
     node = OmegaConf.to_container(composed.method, resolve=True)
     assert isinstance(node, dict)
@@ -182,7 +182,7 @@ def _require_memory(
 
 def _plan(composed: DictConfig, name: str, model: str) -> None:
     """Print what a training takes; fetches nothing and loads no weights."""
-    from bench.outlook import find_empty, planned_options
+    from bench.plan.outlook import find_empty, planned_options
     from bench.runtime.room import memory_bytes
     from bench.train.memory import plan_lines, training_memory
 

@@ -26,7 +26,7 @@ from bench.runtime.modules import MODEL_FILE, save_model
 from bench.train.course import TOKENS
 from bench.train.loop import NO_FACTS, Dialogue, TrainingLoop
 from bench.train.modules import ModuleRecipe
-from methods.base import Example, FullTrainable
+from methods.core.base import Example, FullTrainable
 
 
 @dataclass(frozen=True, slots=True)

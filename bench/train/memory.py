@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from bench.errors import UserError
-from bench.machine_table import byte_size
 from bench.runtime.decoder import Decoder
+from bench.show.machine_table import byte_size
 from bench.train.joint import JointRecipe, cut
 from bench.train.modules import ModuleRecipe, observe
 from bench.train.weighing import peak_bytes
-from methods.base import FullTrainable, Trainable
+from methods.core.base import FullTrainable, Trainable
 
 TRAINED_BYTES = 16
 """Of a trained parameter: fp32 weight, gradient, and two moments."""
@@ -140,7 +140,7 @@ def require_memory(memory: TrainingMemory, room_bytes: int, place: str) -> None:
 
 
 def plan_lines(memory: TrainingMemory | None, room_bytes: int, place: str) -> list[str]:
-    """What a plan says of memory, in the words of `bench.outlook`.
+    """What a plan says of memory, in the words of `bench.plan.outlook`.
 
     Args:
         memory: None if the model's shape is not known.

@@ -21,7 +21,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.modules import WEIGHTS_FILE, save_module
 from bench.train.course import TOKENS
 from bench.train.loop import NO_FACTS, Dialogue, TrainingLoop
-from methods.base import Trainable, TrainingRows
+from methods.core.base import Trainable, TrainingRows
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import torch
 
-from bench.meters import turn_clock
+from bench.measure.meters import turn_clock
 from bench.runtime.decoder import Decoder, Mlp, Skip
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.calibration import Continuation
-from methods.base import Budget, Method
-from methods.sublayer_skip import SkippedModel
+from methods.core.base import Budget, Method
+from methods.skipping.sublayer_skip import SkippedModel
 
 
 def expected_rate(match: float, cost: float, most: int) -> float:

@@ -1,7 +1,7 @@
 """``python -m bench.train.skip_set method=draft_verify model=tiny``: find the sub-layers to skip for a model.
 
-The target answers held-out prompts; sets of every wanted size are tried by `methods.skip_search`, each search
-starting from the best set so far, and rated by `bench.train.skip_rating`. The best of all becomes the
+The target answers held-out prompts; sets of every wanted size are tried by `methods.skipping.search`, each
+search starting from the best set so far, and rated by `bench.train.skip_rating`. The best of all becomes the
 ``module.json`` of the method.
 """
 
@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.components import Component, resolve_path
-from bench.config import ModelConfig, RuntimeConfig
+from bench.compose.components import Component, resolve_path
+from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -86,12 +86,12 @@ def main() -> None:
 
 
 def _job(composed: DictConfig) -> None:
-    from bench.fingerprints import checkpoint_hash
+    from bench.compose.fingerprints import checkpoint_hash
+    from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import save_provenance
     from bench.tasks.tokenizer import load_tokenizer
-    from bench.workbench import options_for, settle_threads
 
     settings: SkipSetConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     choices = HydraConfig.get().runtime.choices
@@ -121,7 +121,7 @@ def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: A
     from bench.train.calibration import continue_greedily
     from bench.train.heldout import heldout_prompts
     from bench.train.skip_rating import TextMatch, draft_cost, expected_rate
-    from methods.autoregressive import Autoregressive
+    from methods.core.autoregressive import Autoregressive
 
     target = Autoregressive()
     target.attach(decoder)
@@ -152,7 +152,7 @@ def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: A
 
 def search_ratios(settings: SkipSetConfig, depth: int, rate: Rate) -> tuple[Any, float, int]:
     """The best set over all ratios, its score, and how many sets were tried."""
-    from methods.skip_search import Candidates, SearchRules, SkipSearch
+    from methods.skipping.search import Candidates, SearchRules, SkipSearch
 
     candidates = Candidates.of(depth, keep_first_last=False)
     best, score, tries = candidates.odd_layers(), -math.inf, 0

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from methods.hamburger_model import HamburgerModel
-from methods.kangaroo import Adapter
-from methods.medusa import MedusaHeads
+from methods.hamburger.model import HamburgerModel
+from methods.kangaroo.draft import Adapter
+from methods.medusa.draft import MedusaHeads
 from tests.methods.small import FAMILIES
 
 CONFIG = FAMILIES["llama"]

@@ -15,7 +15,7 @@ from bench.convert.checkpoint import convert_checkpoint
 from bench.errors import UserError
 from bench.runtime.loading import load_decoder, weight_files
 from bench.runtime.modules import count_parameters
-from methods.layerskip import LayerSkip
+from methods.early_exit.layerskip import LayerSkip
 from tests.convert.published import CONFIG, State, save_config
 from tests.methods.small import prompt, random_decoder, run
 from tests.runtime.models import options

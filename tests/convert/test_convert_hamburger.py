@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.config import ModelConfig
+from bench.compose.settings import ModelConfig
 from bench.convert.cli import ConvertConfig, convert_module
 from bench.convert.gpt_fast import halves_from_neighbours
 from bench.convert.hamburger import EMBEDDING
 from bench.errors import UserError
-from bench.records import Generation
+from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import decoder_config
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.modules import save_model
-from methods.hamburger_model import HamburgerModel, HamburgerShape
+from methods.hamburger.model import HamburgerModel, HamburgerShape
 from tests.convert.published import (
     State,
     gpt_fast_state,
@@ -31,7 +31,7 @@ from tests.convert.published import (
     save_config,
     save_lightning,
 )
-from tests.methods.hamburgers import TUNED_SEED, random_model, unattached
+from tests.methods.hamburger.hamburgers import TUNED_SEED, random_model, unattached
 from tests.methods.small import CPU, SHAPE, prompt, run
 
 Change = Callable[[State], object]

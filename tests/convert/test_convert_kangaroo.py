@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.config import ModelConfig
+from bench.compose.settings import ModelConfig
 from bench.convert.cli import ConvertConfig, convert_module
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from methods.kangaroo import Kangaroo
+from methods.kangaroo.draft import Kangaroo
 from tests.convert.published import State, kangaroo_adapter, save_config, save_kangaroo
 from tests.methods.small import prompt, random_decoder, run
 

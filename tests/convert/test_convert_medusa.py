@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.config import ModelConfig
+from bench.compose.settings import ModelConfig
 from bench.convert.cli import ConvertConfig, convert_module
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from methods.autoregressive import Autoregressive
-from methods.medusa import Medusa
-from methods.tree_choice import choose_tree
+from methods.core.autoregressive import Autoregressive
+from methods.core.tree_choice import choose_tree
+from methods.medusa.draft import Medusa
 from tests.convert.published import State, medusa_heads, save_config, save_medusa
 from tests.methods.small import CPU, prompt, random_decoder, run
 

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
 
-from bench.config import Settings
+from bench.compose.settings import Settings
 from tests.faults.harms import Harm
 from tests.faults.worker import run_command, run_settings
 from tests.harness import settings_for

@@ -21,16 +21,24 @@ from typing import Any
 
 import torch
 
-import bench.environment
-import bench.runner
-import bench.store
-from bench.meters import TurnClock
-from methods.layerskip import LayerSkip
+import bench.measure.environment
+import bench.measure.runner
+import bench.records.store
+from bench.measure.meters import TurnClock
+from methods.early_exit.layerskip import LayerSkip
 
 Harm = Callable[[], None]
 
 TRACED = tuple(
-    f"/bench/{name}.py" for name in ("runner", "store", "lock", "sample_file", "codec", "identity")
+    f"/bench/{name}.py"
+    for name in (
+        "measure/runner",
+        "records/store",
+        "records/lock",
+        "records/sample_file",
+        "records/codec",
+        "records/identity",
+    )
 )
 """The files whose lines are places."""
 
@@ -64,13 +72,13 @@ class CountLines:
             last = line
 
         trace_lines(seen)
-        close = bench.store.RunStore.close
+        close = bench.records.store.RunStore.close
 
-        def closed(store: bench.store.RunStore) -> None:
+        def closed(store: bench.records.store.RunStore) -> None:
             close(store)
             self.file.write_text(str(last))
 
-        patch(bench.store.RunStore, "close", closed)
+        patch(bench.records.store.RunStore, "close", closed)
 
 
 def trace_lines(seen: Callable[[int], None]) -> None:
@@ -129,7 +137,7 @@ class InJudging:
     error: Exception
 
     def __call__(self) -> None:
-        fail_at(bench.runner, "judge", self.output, self.error, is_lasting=False)
+        fail_at(bench.measure.runner, "judge", self.output, self.error, is_lasting=False)
 
 
 def out_of_memory() -> Exception:
@@ -179,7 +187,7 @@ class OtherDevice:
     name: str
 
     def __call__(self) -> None:
-        patch(bench.environment, "device_name", lambda device: self.name)
+        patch(bench.measure.environment, "device_name", lambda device: self.name)
 
 
 @dataclass(frozen=True)
@@ -195,7 +203,7 @@ class WallClockBack:
                 return super().now(tz) - timedelta(hours=next(hours))
 
         patch(time, "time", lambda: real() - 3600 * next(hours))
-        patch(bench.environment, "datetime", Past)
+        patch(bench.measure.environment, "datetime", Past)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from bench.lock import STALE_S
-from bench.store import load_run
+from bench.records.lock import STALE_S
+from bench.records.store import load_run
 from tests.faults.conftest import Undisturbed
 from tests.faults.driver import PATIENCE_S, Workload, only_run
 from tests.faults.harms import AtLine, InWrite, OtherDevice

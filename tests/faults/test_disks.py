@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from bench.sample_file import DAMAGED_FILE
-from bench.store import load_samples
+from bench.records.sample_file import DAMAGED_FILE
+from bench.records.store import load_samples
 from tests.faults.conftest import Undisturbed
 from tests.faults.driver import End, Workload, only_run
 from tests.faults.harms import FillDisk, FullDisk, InWrite

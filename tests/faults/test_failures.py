@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import load_samples
+from bench.records.store import load_samples
 from tests.faults.driver import Workload, begin_settings, only_run
 from tests.faults.harms import Harm, InJudging, InPass, TimerBack, WallClockBack, out_of_memory
 from tests.faults.ledger import Ledger

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from bench.config import Settings
+from bench.compose.settings import Settings
 from tests.faults.conftest import Undisturbed
 from tests.faults.driver import PATIENCE_S, End, Workload, attempts, begin_settings, only_run
 from tests.faults.harms import AtLine, InWrite

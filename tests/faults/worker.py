@@ -13,16 +13,16 @@ from pathlib import Path
 
 import transformers.models.llama.modeling_llama  # noqa: F401 - the probe's; two seconds in every start
 
-import bench.runner
-import methods.layerskip  # noqa: F401 - as above
-from bench.certificates import source_hash
+import bench.measure.runner
+import methods.early_exit.layerskip  # noqa: F401 - as above
 from bench.cli import main
-from bench.config import Settings
-from bench.runner import execute
+from bench.compose.settings import Settings
+from bench.measure.runner import execute
+from bench.prove.certificates import source_hash
 from tests.faults.harms import Harm
 
-_SOURCE = source_hash("methods.layerskip.LayerSkip")
-bench.runner.source_hash = lambda target: _SOURCE  # reading all imports costs a third of a run
+_SOURCE = source_hash("methods.early_exit.layerskip.LayerSkip")
+bench.measure.runner.source_hash = lambda target: _SOURCE  # reading all imports costs a third of a run
 
 
 def run_command(arguments: Sequence[str], harm: Harm | None, said: Path) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen3Config
 
-from bench.records import Generation
+from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from methods.base import Budget, Method
+from methods.core.base import Budget, Method
 
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
@@ -40,7 +40,7 @@ FAMILIES: dict[str, Any] = {
 
 
 class SilentClock:
-    """Implements `methods.base.Clock` and measures nothing."""
+    """Implements `methods.core.base.Clock` and measures nothing."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()

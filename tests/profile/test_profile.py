@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
+from bench.metrics.roofline import Costs, Curve
 from bench.profile.card import measured_rows, static_card
 from bench.profile.figures import draw_profile, layers_figure, passes_figure
 from bench.profile.records import Bandwidth, Level, MethodCost, Profile, load_profile, save_profile
-from bench.roofline import Costs, Curve
 from tests.harness import ROOT, save_random_model
 
 COSTS = Costs(100, 8, Curve((1, 2, 8), (0.010, 0.011, 0.016)), Curve((1, 8), (0.001, 0.002)), 0.002)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.certificates import Check, Status
-from bench.config import ModelConfig
+from bench.compose.settings import ModelConfig
+from bench.prove.certificates import Check, Status
 from bench.prove.config import ProveConfig
 from bench.prove.control_run import Outcome, catch, caught_by
 from bench.prove.controls import CONTROLS, HONEST, Control

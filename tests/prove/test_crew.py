@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from bench.certificates import Certificate
-from bench.components import Component
-from bench.config import ModelConfig
+from bench.compose.components import Component
+from bench.compose.settings import ModelConfig
 from bench.errors import UserError
+from bench.prove.certificates import Certificate
 from bench.prove.config import ProveConfig
 from bench.prove.crew import Crew, sensible_jobs
 from bench.prove.models import Models
@@ -18,9 +18,12 @@ from bench.prove.models import Models
 TINY = "package:bench/assets/tiny"
 METHODS = [
     Component(
-        "method", "prompt_lookup", "methods.prompt_lookup.PromptLookup", {"max_ngram": 3, "draft_length": 4}
+        "method",
+        "prompt_lookup",
+        "methods.lookup.prompt_lookup.PromptLookup",
+        {"max_ngram": 3, "draft_length": 4},
     ),
-    Component("method", "autoregressive", "methods.autoregressive.Autoregressive", {}),
+    Component("method", "autoregressive", "methods.core.autoregressive.Autoregressive", {}),
 ]
 
 

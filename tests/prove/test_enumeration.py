@@ -12,7 +12,7 @@ from bench.prove.sampling import SETTINGS, Toy, check_sampling
 from bench.prove.targets import random_decoder
 from bench.runtime.loading import RuntimeOptions
 from bench.runtime.sampling import Sampler, Sampling
-from methods.autoregressive import Autoregressive
+from methods.core.autoregressive import Autoregressive
 
 CPU = torch.device("cpu")
 OPTIONS = RuntimeOptions(CPU, torch.float32, 128)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.certificates import Status
+from bench.prove.certificates import Status
 from bench.prove.controls import Branches, Chain, one_too_many
 from bench.prove.greedy import Wrong, check_exact, check_verdicts, first_wrong
 from bench.prove.targets import Target, random_target
-from bench.records import Generation, Round
+from bench.records.model import Generation, Round
 from bench.runtime.loading import RuntimeOptions
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock
+from methods.core.base import Budget, Clock
 
 CPU = torch.device("cpu")
 ROUNDS = (Round(2, 2, 3, 2, "length"), Round(2, 0, 1, 2, "length"))  # tokens 1 to 3, then token 4

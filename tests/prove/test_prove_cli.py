@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.certificates import Check, Status
+from bench.prove.certificates import Check, Status
 from bench.prove.cli import main, split_choice
 from bench.prove.control_run import Outcome
 from bench.prove.controls import CONTROLS
@@ -17,9 +17,9 @@ SMALL = ["draws=200", "tokens=3", "prompts=1", "max_new_tokens=12", "runtime.dev
 
 MINE = '''
 """A method of somebody else: prompt copies that accept one token too many, if told to."""
-from methods.chain import generate_chain
-from methods.prompt_lookup import PromptLookup
-from methods.speculation import accept
+from methods.core.chain import generate_chain
+from methods.lookup.prompt_lookup import PromptLookup
+from methods.core.acceptance import accept
 import torch
 
 
@@ -41,7 +41,7 @@ class Mine(PromptLookup):
 
 LOSSY = """
 
-from methods.base import Exactness
+from methods.core.base import Exactness
 
 
 class Blunt(Mine):

@@ -9,16 +9,16 @@ import pytest
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bench.certificates import Certificate
-from bench.components import Component
-from bench.config import ModelConfig
+from bench.compose.components import Component
+from bench.compose.settings import ModelConfig
+from bench.prove.certificates import Certificate
 from bench.prove.config import ProveConfig
 from bench.prove.controls import Chain
 from bench.prove.models import Models
 from bench.prove.prover import Prover
-from bench.records import Generation
+from bench.records.model import Generation
 from bench.runtime.sampling import Sampler
-from methods.base import Budget, Clock, Exactness
+from methods.core.base import Budget, Clock, Exactness
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "package:bench/assets/tiny"
@@ -89,7 +89,7 @@ def test_without_shipped_weights_random_ones_are_checked_and_the_lack_is_told(
     prover: Prover, one_family: None, tmp_path: Path
 ) -> None:
     params = {"weights": str(tmp_path), "exit_layer": 1, "draft_length": 3, "threshold": 0.0}
-    found = certified(prover, Component("method", "kangaroo", "methods.kangaroo.Kangaroo", params))
+    found = certified(prover, Component("method", "kangaroo", "methods.kangaroo.draft.Kangaroo", params))
     assert found.verdict == "proved"
     assert found.checks[0].status == "not provable here"
     assert "holds no module.safetensors" in found.checks[0].detail

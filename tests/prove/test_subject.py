@@ -8,13 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bench.components import Component
+from bench.compose.components import Component
 from bench.errors import UserError
 from bench.prove.subject import DEPTHS, attach_random, attach_shipped, first_fit
 from bench.prove.targets import random_decoder
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions
-from methods.base import Method
+from methods.core.base import Method
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "bench" / "assets" / "tiny" / "modules"

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.codec import encode_sample
-from bench.records import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.records.codec import encode_sample
+from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.records.store import run_id
 from bench.report.entries import StoredRun
-from bench.store import run_id
 
 SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
 TOKENS = 40

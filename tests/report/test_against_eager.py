@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import Arm, Sample
+from bench.records.model import Arm, Sample
 from bench.report.answers import write_answers
 from bench.report.board import Section, sections
 from bench.report.build import build, write

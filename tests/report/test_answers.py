@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.metrics import acceptance_length, spec_bench_speedup
-from bench.records import Arm
+from bench.metrics.counts import acceptance_length, spec_bench_speedup
+from bench.records.model import Arm
 from bench.report.__main__ import main
 from bench.report.answers import read_answers, write_answers
 from bench.report.rescore import render, scores, warnings

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from bench.records import Verdict
+from bench.metrics.intervals import Interval
+from bench.records.model import Verdict
 from bench.report.badge import badge
 from bench.report.board import Section, labels, ranks, sections
 from bench.report.entries import Entry, StoredRun, entries, pool, sampling_text
-from bench.stats import Interval
 from tests.report.boards import BOARD, SUBTASKS, Plan, stored
 
 FEW = 200

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.records import Timing
+from bench.metrics.intervals import Interval
+from bench.records.model import Timing
 from bench.report.__main__ import main
 from bench.report.compare import Paired, compare_runs, render
 from bench.report.entries import StoredRun
-from bench.stats import Interval
 from tests.report.boards import Plan, save, stored
 
 FEW = 200

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.records import Arm
+from bench.records.model import Arm
 from bench.report.board import Section, sections
 from bench.report.entries import StoredRun, entries
 from bench.report.figure_data import MOST_METHODS, chosen, pictures

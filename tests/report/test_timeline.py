@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.records import Arm, Round, Sample, Timing
+from bench.records.model import Arm, Round, Sample, Timing
 from bench.report.__main__ import main
 from bench.report.timeline import Origin, find_sample, timeline, timeline_page
 from bench.report.token_texts import pieces

@@ -7,10 +7,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bench.config import Settings
+from bench.compose.settings import Settings
+from bench.compose.workbench import find_target
 from bench.runtime.decoder import Decoder
-from bench.workbench import find_target
-from methods.base import Method
+from methods.core.base import Method
 from tests.harness import composed_settings
 
 PROMPT = 120

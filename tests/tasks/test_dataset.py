@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bench.components import Component
+from bench.compose.components import Component
 from bench.errors import UserError
 from bench.tasks.dataset import DatasetTask, drawn
 from bench.tasks.longbench import LongBenchTask

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bench.errors import UserError
-from bench.records import Prompt
+from bench.records.model import Prompt
 from bench.tasks import builtin
 from bench.tasks.spec_bench import SUBTASKS, QuestionTask
 from bench.tasks.task import SourceName, select

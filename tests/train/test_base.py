@@ -10,12 +10,12 @@ from transformers import LlamaForCausalLM
 
 from bench.errors import UserError
 from bench.train import layerskip
-from bench.train.base import BaseRecipe, default_recipe, train_base
-from bench.train.base_data import MicroBatches, collate, cut_by_length
-from bench.train.base_eval import evaluate_exits
-from bench.train.base_loop import Trainer
-from bench.train.base_model import BaseShape, Network, build_model
-from bench.train.base_optim import orthogonalize
+from bench.train.base.build import BaseRecipe, default_recipe, train_base
+from bench.train.base.data import MicroBatches, collate, cut_by_length
+from bench.train.base.evaluation import evaluate_exits
+from bench.train.base.loop import Trainer
+from bench.train.base.model import BaseShape, Network, build_model
+from bench.train.base.optim import orthogonalize
 from bench.train.checkpoint import load_state, save_state
 from bench.train.corpus import training_dialogues
 from bench.train.tokenizer import train_tokenizer

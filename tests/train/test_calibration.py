@@ -16,10 +16,10 @@ from bench.train.calibration import (
     right_paths,
     round_seconds,
 )
-from methods.autoregressive import Autoregressive
-from methods.trees import Tree
+from methods.core.autoregressive import Autoregressive
+from methods.core.trees import Tree
+from tests.methods.medusa.test_medusa import bound
 from tests.methods.small import prompt, random_decoder, run
-from tests.methods.test_medusa import bound
 
 
 class Proposing:

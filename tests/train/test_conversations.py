@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from bench.components import resolve_path
+from bench.compose.components import resolve_path
 from bench.errors import UserError
 from bench.tasks.chat import ChatFormat
 from bench.tasks.rows import PublishedRows

@@ -17,8 +17,8 @@ from bench.train.course import COURSE_FILE, Course, read_course
 from bench.train.joint import JointRecipe, JointTrainer
 from bench.train.loop import Dialogue
 from bench.train.modules import ModuleRecipe, ModuleTrainer
-from methods.kangaroo import Kangaroo
-from tests.methods.hamburgers import unattached
+from methods.kangaroo.draft import Kangaroo
+from tests.methods.hamburger.hamburgers import unattached
 from tests.methods.small import prompt, random_decoder
 
 MODULES = ModuleRecipe(steps=7, batch=2, warmup_steps=2, checkpoint_every=3, log_every=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bench.components import resolve_path
+from bench.compose.components import resolve_path
 from bench.errors import UserError
 from bench.tasks.chat import ChatFormat
 from bench.tasks.tokenizer import load_tokenizer

@@ -16,8 +16,8 @@ from bench.runtime.modules import save_model
 from bench.train.checkpoint import save_state
 from bench.train.joint import JointRecipe, JointTrainer, cut, train_joint
 from bench.train.loop import Dialogue
-from methods.hamburger import Hamburger
-from tests.methods.hamburgers import answer, unattached
+from methods.hamburger.draft import Hamburger
+from tests.methods.hamburger.hamburgers import answer, unattached
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 
 RECIPE = JointRecipe(steps=6, batch=2, warmup_steps=1, checkpoint_every=3, log_every=2, micro_tokens=32)

@@ -18,9 +18,9 @@ from bench.train.joint import JointRecipe
 from bench.train.memory import TrainingMemory, plan_lines, require_memory, training_memory
 from bench.train.modules import ModuleRecipe, observe
 from bench.train.weighing import Scale, peak_bytes
-from methods.base import FullTrainable, Trainable
+from methods.core.base import FullTrainable, Trainable
 from tests.harness import composed_settings, save_random_model
-from tests.methods.hamburgers import unattached
+from tests.methods.hamburger.hamburgers import unattached
 from tests.methods.small import CPU, FAMILIES, prompt, random_decoder
 
 LENGTH = 96

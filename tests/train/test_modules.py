@@ -16,9 +16,9 @@ from bench.errors import UserError
 from bench.runtime.modules import save_module
 from bench.train.loop import Dialogue
 from bench.train.modules import ModuleRecipe, ModuleTrainer, train_module
-from methods.autoregressive import Autoregressive
-from methods.base import Trainable
-from methods.kangaroo import Kangaroo
+from methods.core.autoregressive import Autoregressive
+from methods.core.base import Trainable
+from methods.kangaroo.draft import Kangaroo
 from tests.methods.small import prompt, random_decoder, run
 
 RECIPE = ModuleRecipe(steps=6, batch=2, warmup_steps=1, checkpoint_every=3, log_every=2)

@@ -18,10 +18,10 @@ from bench.train.calibration import Continuation, continue_greedily
 from bench.train.cli import _train_method
 from bench.train.skip_rating import TextMatch, draft_cost, expected_rate, measured_rate
 from bench.train.skip_set import SkipSetConfig, search_ratios
-from methods.autoregressive import Autoregressive
-from methods.sublayer_skip import SkippedModel, skip_of, sublayers
+from methods.core.autoregressive import Autoregressive
+from methods.skipping.sublayer_skip import SkippedModel, skip_of, sublayers
 from tests.harness import ROOT
-from tests.methods.skips import draft_verify
+from tests.methods.skipping.skips import draft_verify
 from tests.methods.small import prompt, random_decoder
 
 

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from bench.train.tree_search import Node, Path, best_size, grow, seconds_at
-from methods.trees import Tree
+from methods.core.trees import Tree
 
 NODES = [Node((0,), 1.6), Node((0, 0), 1.9), Node((1,), 2.1), Node((0, 1), 2.28), Node((2,), 2.39)]
 MORE = [*NODES, *(Node((rank,), 2.39 + rank / 100) for rank in range(3, 10))]

@@ -1,0 +1,101 @@
+"""What Hydra and OmegaConf complain about, in two lines: which value is wrong, and what to write instead."""
+
+import difflib
+import errno
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from bench.compose.components import unknown_key
+from bench.errors import UserError
+
+NODELESS_GROUPS = ("experiment", "launch")
+"""Config groups that set keys elsewhere, so that no key of the composed tree bears their name."""
+
+_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
+"""What an operating system says of a folder that takes no files."""
+
+SEE = "see the options with 'python -m bench --help' and the keys with '--cfg job'"
+
+
+def explain(error: BaseException) -> UserError | None:
+    """`error` as a user's mistake, or None where it is not one."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error)
+    if isinstance(error, OverrideParseException):
+        return UserError(
+            f"cannot read the argument {error.override!r}",
+            "write KEY=VALUE, and quote values with special characters: 'KEY=\"a, b\"'",
+        )
+    if isinstance(error, OSError) and error.errno in _DISK:  # Hydra writes its logs before a run begins
+        return UserError(
+            f"{error.filename or 'the results folder'} cannot be written: {error.strerror}",
+            "free space, mend its permissions or set results_dir; what is stored is intact",
+        )
+    root = _config_error(error)
+    if isinstance(root, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(root)
+    if root is not None:
+        return _bad_value(error, root)
+    if isinstance(
+        error, HydraException | ValueError
+    ):  # Hydra raises bare ValueErrors for malformed arguments
+        line = _one_line(error)
+        wants_sweep = line.startswith(("Ambiguous value", "Sweep parameters"))
+        return UserError(
+            line, "add -m to run every value, or quote a value that is one list" if wants_sweep else SEE
+        )
+    return None
+
+
+def is_lost_job(error: BaseException) -> bool:
+    """Whether submitit says that a job of a sweep left no result: killed, out of memory, cancelled."""
+    return type(error).__module__.startswith("submitit.")
+
+
+def _config_error(error: BaseException) -> OmegaConfBaseException | None:
+    """The complaint of OmegaConf underneath `error`, if that is what it is about."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    return cause
+
+
+def _unknown_option(error: MissingConfigException) -> UserError:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or [])
+    if not options:
+        return UserError(_one_line(error), SEE)
+    if option.startswith("submitit"):
+        return UserError(
+            f"the launcher {option} is not installed", "pip install 'self-speculative-bench[launch]'"
+        )
+    near = difflib.get_close_matches(option, options, n=1)
+    hint = f"did you mean {group}={near[0]}? " if near else ""
+    return UserError(f"unknown {group} {option!r}", f"{hint}options: {', '.join(sorted(options))}")
+
+
+def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> UserError:
+    key = error.full_key or str(error.key)
+    parent = error.parent_node
+    if not isinstance(parent, DictConfig):
+        return UserError(_one_line(error), SEE)
+    prefix = key.rpartition(".")[0]
+    names = [str(one) for one in parent if one not in ("hydra", "_target_")]
+    known = [f"{prefix}.{name}" if prefix else name for name in names]
+    if not prefix:
+        known += NODELESS_GROUPS
+    return UserError(*unknown_key(key, known))
+
+
+def _bad_value(error: BaseException, root: OmegaConfBaseException) -> UserError:
+    key = root.full_key or "a value"
+    return UserError(f"{key}: {_one_line(root)}", f"change {key}; see what it holds now with '--cfg job'")
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line with content; the lines after it are Hydra's search paths and types."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

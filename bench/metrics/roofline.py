@@ -1,0 +1,190 @@
+"""What a pass must cost and what a round should gain: pure functions of bytes, times and records.
+
+A decode step reads every weight and every cached key and value once, so memory bandwidth bounds it: the
+roofline. A round should gain what its tokens would have cost one by one, over what the round costs. All of it
+is for one sequence at a time. With a batch of B sequences a step reads the weights once and B caches, and a
+round verifies B times its rows: the same curve t(M) is then read at B M rows, and the gain of speculation
+ends where t(B M) grows with M.
+
+Shapes: M rows of a pass.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.metrics.counts import UndefinedError
+from bench.records.model import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Seconds of a pass by its number of rows.
+
+    Args:
+        rows: Row counts measured, ascending.
+        seconds: What each took.
+    """
+
+    rows: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows or len(self.rows) != len(self.seconds) or list(self.rows) != sorted(set(self.rows)):
+            raise ValueError(f"need ascending rows with a time each, got {self.rows} and {self.seconds}")
+
+    @classmethod
+    def of(cls, seconds: Mapping[int, float]) -> Curve:
+        """From seconds by row count, in any order."""
+        rows = sorted(seconds)
+        return cls(tuple(rows), tuple(seconds[one] for one in rows))
+
+    def at(self, rows: int) -> float:
+        """Seconds of a pass of that many rows: as measured, between two measurements on a straight line.
+
+        Below the first and above the last one, the nearest measurement is scaled: a pass of more rows than
+        were ever measured costs in proportion.
+        """
+        place = bisect_left(self.rows, rows)
+        if place == len(self.rows):
+            return self.seconds[-1] * rows / self.rows[-1]
+        if self.rows[place] == rows or place == 0:
+            return self.seconds[place]
+        low, high = self.rows[place - 1 : place + 1]
+        share = (rows - low) / (high - low)
+        return self.seconds[place - 1] * (1 - share) + self.seconds[place] * share
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What passes of one model cost on one machine at one context.
+
+    Args:
+        context: Committed tokens in front of the rows.
+        depth: Layers of the model (L).
+        passes: Through all layers and the head: t(M).
+        head: Final norm and LM head alone.
+        dispatch_s: A one-row pass of a model as deep and next to no width: the host's part of t(1).
+    """
+
+    context: int
+    depth: int
+    passes: Curve
+    head: Curve
+    dispatch_s: float
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Costs:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        passes, head = (
+            Curve(tuple(record[name]["rows"]), tuple(record[name]["seconds"])) for name in ("passes", "head")
+        )
+        return cls(**{**record, "passes": passes, "head": head})
+
+    @property
+    def step_s(self) -> float:
+        """t(1): a token of plain decoding, without what a loop adds around it."""
+        return self.passes.at(1)
+
+    @property
+    def dispatch_share(self) -> float:
+        """Share of t(1) that the host needs to start the kernels; on a CPU nothing hides it."""
+        return min(1.0, self.dispatch_s / self.step_s)
+
+    def verify_s(self, rows: int, resumed_at: int | None = None) -> float:
+        """A verification of that many rows, by the layers from `resumed_at` on and the head."""
+        whole = self.passes.at(rows)
+        if resumed_at is None:
+            return whole
+        head = min(whole, self.head.at(rows))
+        return head + (whole - head) * (self.depth - resumed_at) / self.depth
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a run found out about its model and machine before it measured.
+
+    Args:
+        costs: Of passes with as many rows as the rounds of the warm-up had.
+        weight_bytes: Bytes of weights that a pass reads.
+        token_bytes: Bytes of keys and values of one token.
+        read_bytes_per_s: Bandwidth of reading as many bytes as the weights have, over and over.
+    """
+
+    costs: Costs
+    weight_bytes: int
+    token_bytes: int
+    read_bytes_per_s: float
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Probe:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        return cls(**{**record, "costs": Costs.of_record(record["costs"])})
+
+    def bytes_per_s(self, tokens_per_s: float) -> float:
+        """Bytes that plain decoding reads per second at this speed, behind the probe's context."""
+        return tokens_per_s * step_bytes(self.weight_bytes, self.token_bytes, self.costs.context)
+
+
+def step_bytes(weight_bytes: int, token_bytes: int, context: int) -> int:
+    """Bytes that one decode step reads: the weights, and keys and values of every token so far."""
+    return weight_bytes + token_bytes * context
+
+
+def ceiling_tokens_per_s(read_bytes: int, bytes_per_s: float) -> float:
+    """The roofline: tokens per second if a step took no longer than reading its bytes."""
+    return bytes_per_s / read_bytes
+
+
+def achieved_share(read_bytes: int, seconds: float, bytes_per_s: float) -> float:
+    """Share of the bandwidth that a step of that duration used (MBU); above 1, a cache holds the weights."""
+    return read_bytes / seconds / bytes_per_s
+
+
+def predicted_speedup(
+    tokens_per_round: float, step_s: float, verify_s: float, draft_s: float, other_s: float
+) -> float:
+    """Speedup over plain decoding that a round's costs promise: ``AL t(1) / (t(M) + t_draft + t_other)``.
+
+    Args:
+        tokens_per_round: Tokens that a round emits (AL).
+        step_s: A pass of one row, t(1).
+        verify_s: The round's verification, t(M).
+        draft_s: Its draft.
+        other_s: Its commit, and the host's time between phases.
+
+    Raises:
+        ValueError: If the round takes no time.
+    """
+    round_s = verify_s + draft_s + other_s
+    if round_s <= 0:
+        raise ValueError(f"a round must take time, got {round_s} s")
+    return tokens_per_round * step_s / round_s
+
+
+def predict(costs: Costs, samples: Sequence[Sample]) -> float:
+    """Decode speedup that `costs` promise for the rounds of these samples, pooled over all rounds.
+
+    Passes of the target cost what they cost alone; draft, commit and host time are the samples' own, less the
+    share that other work kept the thread from its core (wall over CPU time). What the measured speedup lacks
+    is lost inside verification (rows beside the drafted ones, masks, the acceptance rule); what it has beyond
+    is a baseline loop slower than its passes.
+
+    Raises:
+        UndefinedError: If there is no round, or the samples were timed without phases.
+    """
+    rounds = [one for sample in samples for one in sample.rounds]
+    timings = [sample.timing for sample in samples if sample.timing is not None]
+    if not rounds or not all(timing.phases_s for timing in timings):
+        raise UndefinedError("a prediction needs rounds, and times by phase")
+    count = len(rounds)
+    verify_s = sum(costs.verify_s(one.drafted + 1, one.exit_layer) for one in rounds)
+    wall_s = sum(timing.prefill_s + timing.decode_s for timing in timings)
+    own = min(1.0, sum(timing.cpu_s for timing in timings) / wall_s)
+    draft_s = own * sum(timing.phases_s.get("draft", 0.0) for timing in timings)
+    other_s = own * sum(timing.phases_s.get("commit", 0.0) + timing.host_s for timing in timings)
+    tokens = sum(one.emitted for one in rounds)
+    return predicted_speedup(tokens / count, costs.step_s, verify_s / count, draft_s / count, other_s / count)

@@ -1,0 +1,267 @@
+"""What a run will take, told before it starts: what must be fetched or trained first, memory, and time.
+
+Nothing is downloaded and no weight is loaded: model and modules are built of tensors without storage and
+counted. Memory is what the decoder sets aside for certain; activations and the driver come on top. Time is an
+estimate that errs on the long side where it can: every answer as long as it may be, every method no faster
+than the baseline, each token the reading of all weights and of the cache at the bandwidth of the data sheet.
+Prefill is left out, and how much slower than that an eager loop is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from transformers import LlamaConfig
+
+from bench.compose.components import resolve_path
+from bench.compose.fingerprints import module_parameters
+from bench.compose.settings import ModelConfig, RuntimeConfig, Settings
+from bench.compose.workbench import options_for
+from bench.metrics.roofline import ceiling_tokens_per_s, step_bytes
+from bench.plan.devices import GPUS, Gpu, recognised
+from bench.runtime.decoder import Decoder
+from bench.runtime.hub import resolved_here
+from bench.runtime.loading import RuntimeOptions, load_config, weight_files
+from bench.runtime.modules import PROVENANCE_FILE
+from bench.runtime.random_weights import empty_decoder
+from bench.show.machine_table import byte_size
+from bench.tasks.task import Fetched
+from methods.core.autoregressive import Autoregressive
+from methods.core.base import FullTrainable, Method, Trainable
+
+KNOWN_SHAPES = Path(__file__).parents[1] / "assets" / "shapes" / "checkpoints.yaml"
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly: prompts are not tokenised for a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes of a model and a method's modules on a device.
+
+    Args:
+        weight_bytes: Of the model's weights.
+        pass_bytes: Of the weights that a decode step reads.
+        token_bytes: Of keys and values of one token.
+        capacity: Tokens that the cache is set aside for.
+        module_bytes: Of the method's modules.
+    """
+
+    weight_bytes: int
+    pass_bytes: int
+    token_bytes: int
+    capacity: int
+    module_bytes: int
+
+    @property
+    def cache_bytes(self) -> int:
+        """Set aside for keys and values."""
+        return self.token_bytes * self.capacity
+
+    @property
+    def total_bytes(self) -> int:
+        """All that is set aside for certain."""
+        return self.weight_bytes + self.cache_bytes + self.module_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a plan knows of one run.
+
+    Args:
+        samples: Answers that the run decodes, of all arms and repeats.
+        longest: Most tokens of an answer.
+        context: Tokens in the cache at half an answer, mean; the prompt counts where it is at hand.
+        size: None if the model's shape is not known here.
+        gpu: What time is reckoned for; None if there is none, or it is not in the table.
+        missing: What has to be fetched or made first.
+        is_startable: Whether all that identifies the run is at hand.
+    """
+
+    samples: int
+    longest: int
+    context: int
+    size: Size | None
+    gpu: Gpu | None
+    missing: tuple[str, ...]
+    is_startable: bool
+
+    @property
+    def token_s(self) -> float | None:
+        """Seconds of one plain decode step at full bandwidth; None without a size or a GPU."""
+        if self.size is None or self.gpu is None:
+            return None
+        read = step_bytes(self.size.pass_bytes, self.size.token_bytes, self.context)
+        return 1 / ceiling_tokens_per_s(read, self.gpu.bytes_per_s)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run; None where `token_s` is."""
+        return None if self.token_s is None else self.samples * self.longest * self.token_s
+
+
+def foresee(settings: Settings) -> Outlook:
+    """What is known of a run without network and weights.
+
+    Raises:
+        UserError: If a setting cannot be met whatever is fetched.
+    """
+    method: Method = settings.method.build()
+    turns, characters, is_task_here = _questions(settings)
+    gpu = _gpu(settings)
+    decoder, is_model_here = find_empty(
+        settings.model, planned_options(settings.runtime, settings.model, gpu)
+    )
+    missing = [] if is_task_here else [f"the prompts of task={settings.task.name} are fetched"]
+    missing += [] if is_model_here else [f"{settings.model.path} is fetched"]
+    missing += _missing_modules(settings)
+    longest = settings.max_new_tokens
+    arms = 1 if isinstance(method, Autoregressive) else 2
+    return Outlook(
+        samples=turns * (settings.measure.repeats * arms + settings.has_eager_arm),
+        longest=longest,
+        context=longest // 2 + characters // CHARACTERS_PER_TOKEN,
+        size=None if decoder is None else _size(settings, method, decoder),
+        gpu=gpu,
+        missing=tuple(missing),
+        is_startable=is_task_here and is_model_here,
+    )
+
+
+def outlook_lines(outlook: Outlook) -> list[str]:
+    """The estimates in words, one line each, and what comes first."""
+    first = [f"  first   {one}" for one in outlook.missing]
+    if outlook.size is None:
+        return ["  memory  unknown: neither the checkpoint nor its shape is here", *first]
+    return [_memory_line(outlook.size, outlook.gpu), _time_line(outlook), *first]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit that leaves a number above one."""
+    for unit, scale in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * scale:
+            return f"{seconds / scale:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _memory_line(size: Size, gpu: Gpu | None) -> str:
+    modules = byte_size(size.module_bytes)
+    parts = f"weights {byte_size(size.weight_bytes)}, modules {modules}, cache {byte_size(size.cache_bytes)}"
+    line = f"  memory  about {byte_size(size.total_bytes)}: {parts} for {size.capacity} tokens"
+    if gpu is None:
+        return line
+    verdict = "has" if size.total_bytes <= gpu.memory_bytes else "DOES NOT FIT:"
+    return f"{line}; {gpu.title}: {verdict} {byte_size(gpu.memory_bytes)}"
+
+
+def _time_line(outlook: Outlook) -> str:
+    if outlook.gpu is None or outlook.seconds is None or outlook.token_s is None:
+        return f"  time    no estimate without a GPU: add bench.device={'|'.join(GPUS)}"
+    rate = f"{1e3 * outlook.token_s:.1f} ms a token at {outlook.gpu.bytes_per_s / 1e9:.0f} GB/s"
+    work = f"{outlook.samples} answers of up to {outlook.longest} tokens, {rate}"
+    return f"  time    estimated {duration(outlook.seconds)} on {outlook.gpu.title}: {work}"
+
+
+def _questions(settings: Settings) -> tuple[int, int, bool]:
+    """Turns to ask, mean characters of a prompt where it is known, and whether the prompts are here."""
+    task = settings.task.build()
+    unfetched = task.unfetched_turns() if isinstance(task, Fetched) else None
+    if unfetched is not None:
+        return unfetched, 0, False
+    prompts = task.load().prompts
+    turns = [turn for prompt in prompts for turn in prompt.turns]
+    return len(turns), sum(map(len, turns)) // len(turns), True
+
+
+def _missing_modules(settings: Settings) -> list[str]:
+    weights = settings.method.params.get("weights")
+    if not isinstance(weights, str):
+        return []
+    names = settings.method.name.partition("-")[0], settings.model.name
+    folder = Path(resolve_path(weights))
+    if settings.model.modules is None and weights.startswith("None/"):
+        folder = Path(f"results/train/{names[1]}/{names[0]}")
+    if any((folder / name).is_file() for name in (PROVENANCE_FILE, "config.json")):
+        return []
+    return [f"{folder} holds no modules: python -m bench.train method={names[0]} model={names[1]}"]
+
+
+def _holds_weights(folder: Path) -> bool:
+    try:
+        return bool(weight_files(folder))
+    except ValueError:  # a UserError: the download was cut short
+        return False
+
+
+def _gpu(settings: Settings) -> Gpu | None:
+    """The GPU that is named, or the one that the run would take."""
+    if settings.plan_device is not None:
+        return GPUS[settings.plan_device]
+    if settings.runtime.device == "cpu" or not torch.cuda.is_available():
+        return None
+    return recognised(torch.cuda.get_device_name())
+
+
+def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transformers configuration
+    """Configuration of a checkpoint: its own, or what we know of it by name; None for an unknown one."""
+    if folder is not None:
+        return load_config(folder)
+    known: Any = OmegaConf.to_container(OmegaConf.load(KNOWN_SHAPES))
+    for one in known:
+        if path in one["checkpoints"]:
+            return LlamaConfig(**one["shape"], architectures=["LlamaForCausalLM"])
+    return None
+
+
+def planned_options(runtime: RuntimeConfig, model: ModelConfig, gpu: Gpu | None) -> RuntimeOptions:
+    """How the model would lie in memory: on this machine, or on a GPU that need not be in it."""
+    options = options_for(runtime, model)
+    if gpu is None or runtime.dtype is not None:
+        return options
+    dtype = getattr(torch, model.dtype or "bfloat16")
+    return RuntimeOptions(options.device, dtype, options.max_length)
+
+
+def find_empty(model: ModelConfig, options: RuntimeOptions) -> tuple[Decoder | None, bool]:
+    """The model without storage, None if its shape is not known; and whether it need not be fetched."""
+    folder = resolved_here(model.path, model.revision)
+    is_here = folder is not None and (model.weights == "random" or _holds_weights(folder))
+    return _empty(folder if is_here else None, model.path, options), is_here
+
+
+@cache
+def _empty(folder: Path | None, path: str, options: RuntimeOptions) -> Decoder | None:
+    """The model without storage, kept for the other runs of a sweep; None if its shape is not known."""
+    config = _shape(folder, path)
+    return None if config is None else empty_decoder(config, options)
+
+
+def _size(settings: Settings, method: Method, decoder: Decoder) -> Size:
+    modules, width = _module_parameters(settings, method, decoder), decoder.dtype.itemsize
+    return Size(
+        weight_bytes=decoder.parameters * width,
+        pass_bytes=decoder.pass_parameters * width,
+        token_bytes=decoder.cache.token_bytes,
+        capacity=decoder.capacity,
+        module_bytes=modules * width,
+    )
+
+
+def _module_parameters(settings: Settings, method: Method, decoder: Decoder) -> int:
+    """Parameters beside the model: as stored, else as training would make them."""
+    weights = settings.method.params.get("weights")
+    if weights is None:
+        return 0
+    stored = module_parameters(weights)
+    if stored is not None:
+        return stored
+    with decoder.device:
+        if isinstance(method, Trainable):
+            return sum(one.numel() for one in method.new_module(decoder).parameters())
+        if isinstance(method, FullTrainable):
+            return sum(one.numel() for one in method.new_model(decoder).parameters())
+    return 0  # fitted to a model without tensors of its own, such as layers to skip

@@ -1,0 +1,245 @@
+"""Plain data of a benchmark: what was asked, what every round did, what was measured.
+
+Records hold counts and times, never ratios; ratios are computed by `bench.metrics.counts`. Times are seconds
+(`_s`). This module knows nothing of torch, files or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+SCHEMA_VERSION = 1
+"""Raised whenever a stored field changes its meaning; `bench.records.store` refuses versions it does not
+know."""
+
+
+class Arm(StrEnum):
+    """Which side of the comparison a sample belongs to."""
+
+    BASELINE = "baseline"
+    METHOD = "method"
+    EAGER = "eager"
+    """Plain decoding by a textbook loop: shows what papers' speedups are over, and enters no headline."""
+
+
+class Verdict(StrEnum):
+    """What became of the model's own output."""
+
+    EXACT = "exact"
+    TIE_EXPLAINED = "tie-explained"
+    VIOLATION = "violation"
+    UNCHECKED = "unchecked"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question of a task, possibly with several turns.
+
+    Args:
+        id: Unique within the task.
+        subtask: Column of the result table, such as ``translation``.
+        turns: User messages in order.
+        references: Reference answer per turn where the task has them.
+        checks: Specification for `bench.tasks.checkers`, one per turn, where answers can be checked.
+    """
+
+    id: str
+    subtask: str
+    turns: tuple[str, ...]
+    references: tuple[str, ...] = ()
+    checks: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.turns or not all(turn.strip() for turn in self.turns):
+            raise ValueError(f"prompt {self.id}: turns must hold text, got {self.turns!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One draft-then-verify round: one target pass.
+
+    Args:
+        drafted: Tokens sent to verification (tree: nodes without the root).
+        accepted: Drafted tokens that the target agreed to, along one path.
+        emitted: Tokens committed; ``accepted + 1`` unless the harness cut the output inside the round.
+        depth: Longest drafted path; equals `drafted` for a chain.
+        stop: Why drafting stopped: ``length``, ``confidence``, ``match``, ``budget`` or the method's own
+            word.
+        exit_layer: Layer the draft left the target at, where that varies.
+    """
+
+    drafted: int
+    accepted: int
+    emitted: int
+    depth: int
+    stop: str
+    exit_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.accepted <= self.depth <= self.drafted:
+            raise ValueError(f"need 0 <= accepted <= depth <= drafted, got {self}")
+        if not 0 <= self.emitted <= self.accepted + 1:
+            raise ValueError(f"a round emits at most accepted + 1 tokens, got {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a method returns: every token it committed and how it came by them.
+
+    The first token comes from the prefill; each round adds its `emitted` tokens.
+    """
+
+    ids: tuple[int, ...]
+    rounds: tuple[Round, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the method's own by name, such as ``search_steps``; of all the work, so `cut` keeps them.
+
+    ``kv_entries`` is set by methods that merge history: entries of the target's cache behind the prompt's;
+    without it there is one per token but the newest.
+    """
+
+    def __post_init__(self) -> None:
+        emitted = 1 + sum(one.emitted for one in self.rounds)
+        if emitted != len(self.ids):
+            raise ValueError(f"prefill and rounds emitted {emitted} tokens, the output holds {len(self.ids)}")
+
+    def cut(self, max_new_tokens: int, eos_ids: frozenset[int]) -> Generation:
+        """The same generation ended at its first end token and at exactly `max_new_tokens`.
+
+        Rounds past the cut are dropped; the round that the cut falls into keeps its drafted and accepted
+        counts (that work was done) and emits less.
+        """
+        end = next((i + 1 for i, token in enumerate(self.ids) if token in eos_ids), len(self.ids))
+        end = min(end, max_new_tokens)
+        kept: list[Round] = []
+        seen = 1
+        for one in self.rounds:
+            if seen >= end:
+                break
+            emitted = min(one.emitted, end - seen)
+            kept.append(replace(one, emitted=emitted))
+            seen += emitted
+        return Generation(self.ids[:end], tuple(kept), self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a turn's time went, in seconds.
+
+    Args:
+        prefill_s: From the start to the first token (time to first token).
+        decode_s: From the first token to the last.
+        phases_s: Decode time by phase: ``draft``, ``verify``, ``commit``, ``search``; the rest of `decode_s`
+            is host time.
+        cpu_s: CPU time of the decoding thread over prefill and decode; a wall/CPU ratio well above 1 tells
+            contention.
+    """
+
+    prefill_s: float
+    decode_s: float
+    phases_s: Mapping[str, float]
+    cpu_s: float
+
+    def __post_init__(self) -> None:
+        if not all(seconds >= 0 for seconds in (self.prefill_s, self.decode_s, *self.phases_s.values())):
+            raise ValueError(f"times must not be negative, the timer went back: {self}")
+
+    @property
+    def host_s(self) -> float:
+        """Decode time outside every phase."""
+        return max(0.0, self.decode_s - sum(self.phases_s.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalence:
+    """How an output stands to the baseline's for the same prompt.
+
+    Args:
+        verdict: Exact, explained by a numerical tie, a violation, or unchecked (lossy, sampled, or failed).
+        first_divergence: Index of the first differing token, None when the ids are equal.
+        margin: Largest gap, in logits, between the target's best token and an emitted one when the output is
+            teacher-forced through the target; 0.0 for exact output.
+        tie_margin: Top-1 minus top-2 logit of the target at the first divergence.
+        rank: Rank of the emitted token in the target's logits at the first divergence (0 = best).
+    """
+
+    verdict: Verdict
+    first_divergence: int | None = None
+    margin: float = 0.0
+    tie_margin: float | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One turn of one prompt, decoded once by one arm. A failure has `error` and no numbers."""
+
+    prompt_id: str
+    subtask: str
+    turn: int
+    repeat: int
+    arm: Arm
+    order: int
+    """Place of this decode within its prompt and repeat (0 first): shows the interleaving."""
+    prompt_tokens: int = 0
+    prompt_hash: str = ""
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    rounds: tuple[Round, ...] = ()
+    timing: Timing | None = None
+    equivalence: Equivalence | None = None
+    error: str | None = None
+    peak_memory_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    energy_j: float | None = None
+    """Of the whole GPU over prefill and decode, by NVML; None without it."""
+    attempt: int = 0
+    """Which start of the run measured this sample; each attempt has its own environment in ``run.json``."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the method's own, see `Generation.counts`."""
+    reference_nll: float | None = None
+    """In runs of lossy methods: negative log-likelihood of `ids` under the target in nats, summed."""
+    is_right: bool | None = None
+    """Whether the answer is right, where the prompt brings a check that can tell."""
+
+    def __post_init__(self) -> None:
+        if self.error is None and (not self.ids or self.timing is None):
+            raise ValueError(f"sample {self.key} has neither an error nor a measurement")
+        if self.error is not None and (self.ids or self.timing is not None):
+            raise ValueError(f"sample {self.key} failed, so it must hold no numbers")
+
+    @property
+    def kv_entries(self) -> int | None:
+        """Cache entries of the answer, of methods that merge history; see `Generation.counts`."""
+        return self.counts.get("kv_entries")
+
+    @property
+    def key(self) -> tuple[str, int, int, str]:
+        """What makes a sample unique within a run: prompt, turn, repeat, arm."""
+        return (self.prompt_id, self.turn, self.repeat, self.arm.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One comparison: a method against the baseline on a task, with all that identifies it.
+
+    Args:
+        run_id: ``<method>-<task>-<model>-<8 hex>``; the hash covers `identity`.
+        identity: Resolved settings that change ids or times: method, task, model, sampling, runtime, seed.
+        config: The whole resolved configuration.
+        attempts: Environment block of every start of this run, oldest first.
+    """
+
+    run_id: str
+    method: str
+    task: str
+    model: str
+    identity: Mapping[str, Any]
+    config: Mapping[str, Any]
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """Facts that tables must show: exactness, ``partial``, prompt source, re-implementation, trained by."""
+    schema_version: int = SCHEMA_VERSION

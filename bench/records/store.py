@@ -1,0 +1,224 @@
+"""Where runs live on disk: one folder per run, samples appended line by line, nothing lost to a crash.
+
+Layout: ``<results>/runs/<run_id>/run.json`` (who, what, every attempt's environment) and ``samples.jsonl``
+(one finished turn per line). A run is resumed by opening it again; it never mixes settings, devices or schema
+versions, and one process at a time writes to it. Rounds are stored as columns, so a file stays small and
+loads exactly; see `bench.records.sample_file` for torn and damaged lines.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.errors import UserError
+from bench.records.frames import export_parquet, rounds_frame, to_frame
+from bench.records.identity import check_machine, check_settings, run_id
+from bench.records.lock import acquire, release, renew
+from bench.records.model import Run, Sample
+from bench.records.sample_file import Key, SampleFile, read_samples, set_aside, to_line, write_atomically
+from bench.records.upgrade import RUN_STEPS, upgrade
+
+__all__ = [
+    "Key",
+    "RunStore",
+    "export_parquet",
+    "load_run",
+    "load_samples",
+    "rounds_frame",
+    "run_id",
+    "to_frame",
+]
+
+log = logging.getLogger(__name__)
+
+_NO_SAMPLES = SampleFile({}, (), (), ())
+
+
+class RunStore:
+    """One run opened for writing. Use it as a context manager; `open` is its constructor.
+
+    Attributes:
+        run: The run with every attempt's environment, this start's last.
+        folder: Where its files are.
+        done: Keys of the samples that need no more work; failed ones are not among them.
+    """
+
+    def __init__(self, run: Run, folder: Path, done: set[Key], lock: int, samples: int) -> None:
+        self.run = run
+        self.folder = folder
+        self.done = done
+        self._lock = lock
+        self._samples = samples
+
+    @classmethod
+    def open(cls, root: Path, run: Run) -> Self:
+        """Create the run's folder under ``root/runs`` or resume it; records this start as a new attempt.
+
+        Damaged samples are set aside, so that they are measured again.
+
+        Args:
+            root: The results root. run: The run, with this start's environment as its only attempt;
+            ``device`` names the hardware in it.
+
+        Raises:
+            UserError: If another process writes to the run, if the stored run has another identity, another
+            device or an unknown schema version, if run.json is corrupt, or if a file cannot be written.
+            ValueError: If `run` does not hold exactly one attempt that names its device.
+        """
+        if len(run.attempts) != 1 or not isinstance(run.attempts[0].get("device"), str):
+            raise ValueError(f"need this start's environment with a 'device', got {run.attempts}")
+        folder = root / "runs" / run.run_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = acquire(folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        try:
+            return cls._resume(folder, run, lock)
+        except BaseException as error:
+            release(lock)
+            if isinstance(error, OSError):
+                raise _unwritable(folder, error) from error
+            raise
+
+    @classmethod
+    def _resume(cls, folder: Path, run: Run, lock: int) -> Self:
+        path = folder / "samples.jsonl"
+        stored = load_run(folder) if (folder / "run.json").exists() else None
+        file = read_samples(path) if path.exists() else _NO_SAMPLES
+        if stored:
+            _check_resumable(stored, run, file.samples, folder)
+            run = replace(run, attempts=(*stored.attempts, *run.attempts))
+        elif file.samples:
+            raise UserError(f"{folder} holds samples but no run.json", "move the folder away and start again")
+        if file.damaged:
+            set_aside(path, file)
+        _write_run(folder, run)
+        samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(samples, sum(map(len, file.whole)))
+        done = {key for key, one in file.samples.items() if one.error is None}
+        return cls(run, folder, done, lock, samples)
+
+    @property
+    def attempt(self) -> int:
+        """Number of this start, from 0."""
+        return len(self.run.attempts) - 1
+
+    def append(self, sample: Sample) -> Sample:
+        """Write one sample, stamped with this attempt, and force it to disk; returns it as stored.
+
+        Raises:
+            UserError: If it cannot be written; everything before it stays intact.
+            ValueError: If a good sample with this key is stored already or a number is not finite.
+        """
+        if sample.key in self.done:
+            raise ValueError(f"sample {sample.key} is stored already, a second one is refused")
+        sample = replace(sample, attempt=self.attempt)
+        self._write(to_line(sample))
+        if sample.error is None:
+            self.done.add(sample.key)
+        return sample
+
+    def note(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Add facts to this start's environment, such as what was probed; UserError if they cannot be."""
+        *earlier, last = self.run.attempts
+        self.run = replace(self.run, attempts=(*earlier, {**last, name: facts}))
+        try:
+            _write_run(self.folder, self.run)
+        except OSError as error:
+            raise _unwritable(self.folder / "run.json", error) from error
+
+    def _write(self, line: bytes) -> None:
+        intact_bytes = os.fstat(self._samples).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._samples, rest) :]
+            os.fsync(self._samples)
+        except BaseException as error:  # an interrupt in mid-line tears it just as a full disk does
+            _truncate(self._samples, intact_bytes)
+            if isinstance(error, OSError):
+                raise _unwritable(self.folder / "samples.jsonl", error) from error
+            raise
+        renew(self._lock)
+
+    def close(self) -> None:
+        """Let another process write to the run."""
+        os.close(self._samples)
+        release(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_run(folder: Path) -> Run:
+    """The run stored in a run folder.
+
+    Raises:
+        UserError: If run.json is missing, is not a run, or has a schema version that this code does not know.
+    """
+    path = folder / "run.json"
+    try:
+        stored = upgrade(json.loads(path.read_text(encoding="utf-8")), RUN_STEPS)
+        return Run(**{**stored, "attempts": tuple(stored["attempts"])})
+    except UserError as error:
+        raise UserError(f"{path} {error.what}", error.fix) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no run: {error!r}",
+            "restore the file, give the folder of a run, or move this one away",
+        ) from error
+
+
+def load_samples(folder: Path) -> list[Sample]:
+    """The samples of a run folder, one per key: the first good one, or else the last failed one.
+
+    A torn last line, left by a crash, is skipped; the file is not touched. A run without samples gives an
+    empty list.
+
+    Raises:
+        UserError: If a line is damaged or another code's, with file and line number.
+    """
+    path = folder / "samples.jsonl"
+    file = read_samples(path) if path.exists() else _NO_SAMPLES
+    if file.damaged:
+        raise UserError(
+            file.problems[0],
+            "restore the file, or start the run again: it sets such lines aside and measures them anew",
+        )
+    return list(file.samples.values())
+
+
+def _check_resumable(stored: Run, run: Run, found: Mapping[Key, Sample], folder: Path) -> None:
+    check_settings(stored.identity, run.identity, folder)
+    measured = {one.attempt for one in found.values() if one.error is None}  # a failure holds no timing
+    check_machine([stored.attempts[number] for number in sorted(measured)], run.attempts[0], folder)
+
+
+def _write_run(folder: Path, run: Run) -> None:
+    text = json.dumps(asdict(run), indent=1, allow_nan=False)
+    write_atomically(folder / "run.json", text.encode())
+
+
+def _truncate(file: int, size: int) -> None:
+    try:
+        os.ftruncate(file, size)
+    except OSError:  # the next start drops the torn line
+        log.warning("could not remove a torn line; it is dropped at the next start")
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written: {error.strerror}",
+        "free space or mend its permissions and run the same command again; what is stored is intact",
+    )

@@ -1,0 +1,202 @@
+"""Is the baseline honest? Our autoregressive decoding beside ``transformers.generate``.
+
+``python -m bench.reference`` takes the embedded model, ``--model PATH`` a checkpoint, ``--random-60m`` and
+``--random-125m`` random Llamas of so many parameters. Both decode greedily in fp32 on the CPU, in one
+process, interleaved prompt by prompt (ours, theirs, theirs, ours). A speedup over a slow baseline is worth
+nothing, so ours must not be the slow one; and the ids must agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, logging
+from transformers.generation.streamers import BaseStreamer
+
+from bench.compose.components import resolve_path
+from bench.errors import UserError
+from bench.measure.environment import device_name
+from bench.measure.meters import turn_clock
+from bench.metrics.intervals import Totals, paired_speedup
+from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
+from bench.runtime.sampling import Sampler, Sampling
+from bench.tasks.builtin import read_builtin
+from bench.tasks.chat import ChatFormat
+from bench.tasks.tokenizer import load_tokenizer
+from methods.core.autoregressive import Autoregressive
+from methods.core.base import Budget
+
+TINY = "package:bench/assets/tiny"
+SHAPES = "package:bench/assets/shapes"
+RANDOM_SHAPES = ("60m", "125m")
+CPU = torch.device("cpu")
+ORDER = ("ours", "theirs", "theirs", "ours")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What both sides did, arrays of shape [prompts, 2 repeats].
+
+    Args:
+        ours: Decode seconds and tokens of our runtime.
+        theirs: Likewise of transformers.
+        equal: Prompts on which all four outputs had the same ids.
+        prompts: Prompts compared.
+    """
+
+    ours: Totals
+    theirs: Totals
+    equal: int
+    prompts: int
+
+
+class FirstToken(BaseStreamer):
+    """Notes when ``generate`` hands over its first new token; the prompt comes through as well, first."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self.at_s = 0.0
+
+    def put(self, value: Tensor) -> None:
+        """Called with the prompt, then with every token."""
+        self._calls += 1
+        if self._calls == 2:
+            self.at_s = time.perf_counter()
+
+    def end(self) -> None:
+        """Called behind the last token."""
+
+
+class Sides:
+    """The same checkpoint twice.
+
+    Args:
+        folder: Checkpoint.
+        max_new_tokens: Budget of every answer.
+        length: Longest sequence.
+    """
+
+    def __init__(self, folder: Path, max_new_tokens: int, length: int) -> None:
+        self._decoder = load_decoder(
+            folder, RuntimeOptions(CPU, torch.float32, length, choose_tier("auto", CPU))
+        )
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        end = self._model.generation_config.eos_token_id
+        self._eos = frozenset([end] if isinstance(end, int) else end or [])
+        self._budget = Budget(max_new_tokens, self._eos)
+        self._method = Autoregressive()
+        self._method.attach(self._decoder)
+        self._clock = turn_clock(CPU)
+
+    def decode(self, side: str, ids: Tensor) -> tuple[tuple[int, ...], float]:
+        """Output ids and decode seconds, from the first new token to the last."""
+        with torch.inference_mode():
+            return self._ours(ids) if side == "ours" else self._theirs(ids)
+
+    def _ours(self, ids: Tensor) -> tuple[tuple[int, ...], float]:
+        with self._clock:
+            generation = self._method.generate(ids, self._budget, Sampler(Sampling(), CPU, 0), self._clock)
+        return generation.ids, self._clock.timing().decode_s
+
+    def _theirs(self, ids: Tensor) -> tuple[tuple[int, ...], float]:
+        streamer = FirstToken()
+        out = self._model.generate(
+            ids[None],
+            attention_mask=torch.ones_like(ids)[None],
+            max_new_tokens=self._budget.max_new_tokens,
+            do_sample=False,
+            streamer=streamer,
+        )
+        seconds = time.perf_counter() - streamer.at_s
+        return tuple(out[0, ids.numel() :].tolist()), seconds
+
+
+def compare(sides: Sides, prompts: Sequence[Tensor]) -> Comparison:
+    """Decode every prompt twice by both sides, interleaved, after a warm-up on the first one."""
+    for side in ORDER:
+        sides.decode(side, prompts[0])
+    seconds: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
+    tokens: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
+    equal = 0
+    for ids in prompts:
+        outputs = [(side, *sides.decode(side, ids)) for side in ORDER]
+        equal += len({out for _, out, _ in outputs}) == 1
+        for side in seconds:
+            seconds[side].append([took for name, _, took in outputs if name == side])
+            tokens[side].append([len(out) - 1 for name, out, _ in outputs if name == side])
+    ours, theirs = (Totals(np.array(seconds[side]), np.array(tokens[side])) for side in ("ours", "theirs"))
+    return Comparison(ours, theirs, equal, len(prompts))
+
+
+def report(found: Comparison) -> str:
+    """The result in three lines."""
+    ratio = paired_speedup(found.theirs, found.ours)
+    speeds = [float(side.tokens.sum() / side.seconds.sum()) for side in (found.ours, found.theirs)]
+    return (
+        f"device             {device_name(CPU)}, float32\n"
+        f"same ids           {found.equal} of {found.prompts} prompts\n"
+        f"decode tok/s       ours {speeds[0]:.0f}, transformers {speeds[1]:.0f}: "
+        f"{ratio.estimate:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+    )
+
+
+def save_random(shape: str, folder: Path) -> int:
+    """A checkpoint of random weights in one of the shipped shapes, for both sides; its vocabulary."""
+    torch.manual_seed(0)
+    config = load_config(Path(resolve_path(f"{SHAPES}/{shape}")))
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return int(config.vocab_size)
+
+
+def random_prompts(vocab: int, count: int, length: int) -> list[Tensor]:
+    """Seeded random ids, each shape [length]."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(vocab, (length,), generator=generator) for _ in range(count)]
+
+
+def builtin_prompts(folder: Path, count: int) -> list[Tensor]:
+    """First turns of built-in prompts, spread over the subtasks, as ids of this checkpoint's tokenizer."""
+    chat = ChatFormat(load_tokenizer(folder))
+    questions = read_builtin().prompts
+    chosen = questions[:: max(1, len(questions) // count)][:count]
+    return [torch.tensor(chat.prompt_ids(one.turns[:1], ())) for one in chosen]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare and print; 0 if every prompt has the same ids, 1 if not, 2 on a mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.reference", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--model", default=TINY, help="checkpoint folder (default: the embedded model)")
+    for shape in RANDOM_SHAPES:
+        told = f"a random Llama of {shape.upper()} parameters instead"
+        parser.add_argument(f"--random-{shape}", dest="shape", action="store_const", const=shape, help=told)
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        if given.shape is not None:
+            with tempfile.TemporaryDirectory() as name:
+                prompts = random_prompts(save_random(given.shape, Path(name)), given.prompts, 64)
+                found = compare(Sides(Path(name), given.max_new_tokens, 512), prompts)
+        else:
+            folder = Path(resolve_path(given.model))
+            found = compare(Sides(folder, given.max_new_tokens, 2048), builtin_prompts(folder, given.prompts))
+    except UserError as mistake:
+        sys.stderr.write(f"error: {mistake.what}\nfix: {mistake.fix}\n")
+        return 2
+    print(report(found))  # noqa: T201 - the command's result
+    return 0 if found.equal == found.prompts else 1

@@ -1,0 +1,229 @@
+"""Medusa: extra heads propose a static tree, one pass checks it; arXiv 2401.10774 (Medusa-1: frozen target).
+
+Head k reads the last hidden row, behind the final norm, that made the target choose the root, and proposes
+tokens for k places behind that choice (section 2.1.1). The best tokens of every head fill a fixed tree, which
+the target verifies with a tree mask (section 2.1.2).
+
+Differs from the authors' code in:
+- heads are evaluated at the accepted node only, not at all nodes of the tree;
+- sampling is exact: the target draws at every node (`methods.core.acceptance.accept_tree`); the paper's
+  typical acceptance is an option and then the output is LOSSY;
+- the tree shrinks to the remaining budget and to the free cache slots instead of running past them.
+
+Shapes: H heads, T positions, N tree nodes with the root, D tree depth, K candidates per head, d width, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.records.model import Generation
+from bench.runtime.decoder import Decoder
+from bench.runtime.linear import Linear, rms_norm
+from bench.runtime.modules import load_module, load_provenance
+from bench.runtime.sampling import Sampler
+from methods.core.acceptance import accept_tree, accept_tree_typical
+from methods.core.base import Budget, Clock, Exactness, TrainingRows
+from methods.core.tree_choice import TreeSpec, choose_tree
+from methods.core.tree_round import Rule, TreeDraft, TreeMethod, generate_tree
+from methods.core.trees import Tree
+
+
+class Medusa(TreeMethod):
+    """Tree drafting by heads on the last hidden row.
+
+    Args:
+        weights: Folder of the trained heads, or None to train them.
+        tree: What to draft, see `methods.core.tree_choice`; None takes the tree stored beside the weights.
+        acceptance: ``exact``, or the lossy ``typical``.
+        epsilon: Typical acceptance: probability that is always enough.
+        delta: Typical acceptance: scale of the entropy-dependent bound.
+        heads: Heads to train (H); trained weights bring their own number.
+        decay: Head k = 1..H weighs ``decay ** k`` in the training loss.
+    """
+
+    name = "medusa"
+    schedules: tuple[Mapping[str, Any], ...] = ({},)
+
+    def __init__(
+        self,
+        *,
+        weights: str | None,
+        tree: TreeSpec | None,
+        acceptance: str,
+        epsilon: float,
+        delta: float,
+        heads: int,
+        decay: float,
+    ) -> None:
+        if acceptance not in ("exact", "typical"):
+            raise ValueError(f"acceptance must be exact or typical, got {acceptance}")
+        if not (0 < epsilon <= 1 and delta > 0):
+            raise ValueError(f"need epsilon in (0, 1] and delta above 0, got {epsilon} and {delta}")
+        if heads < 1 or not 0 < decay <= 1:
+            raise ValueError(f"need at least 1 head and decay in (0, 1], got {heads} and {decay}")
+        self._weights = None if weights is None else Path(weights)
+        self._wanted_tree = tree
+        self._heads_to_train, self._decay = heads, decay
+        self._is_typical = acceptance == "typical"
+        self._rule: Rule = (
+            partial(accept_tree_typical, epsilon=epsilon, delta=delta) if self._is_typical else accept_tree
+        )
+
+    def attach(self, decoder: Decoder) -> None:
+        if self._weights is None:
+            raise UserError(
+                "medusa needs the weights of its heads and method.weights is not set",
+                "set method.weights to the heads' folder, or train them: python -m bench.train method=medusa",
+            )
+        facts = load_provenance(self._weights, self.name)
+        heads = int(facts["heads"])
+        tree = choose_tree(self._wanted_tree, facts.get("tree"), heads, self.name, decoder.device)
+        with torch.device("meta"):
+            expected = MedusaHeads(decoder.config.width, decoder.config.vocab, heads).state_dict()
+        shapes = {name: tuple(value.shape) for name, value in expected.items()}
+        self.use(decoder, load_module(self._weights, shapes, decoder.embedding), tree)
+
+    def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], tree: Tree) -> None:
+        """Bind to a decoder with the heads' tensors at hand; heads deeper than the tree are not kept."""
+        self._decoder, self._tree = decoder, tree
+        self._proposer = _Proposer(tensors, tree.depth)
+
+    def exactness(self, sampler: Sampler) -> Exactness:
+        return Exactness.LOSSY if self._is_typical else super().exactness(sampler)
+
+    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
+        return generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock, self._rule)
+
+    def prefill(self, prompt_ids: Tensor) -> Tensor:
+        self._rows = self._normed_rows(prompt_ids)[-1:]
+        self._last = 0
+        return self._decoder.lm_head(self._rows)
+
+    def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
+        tree = self._tree.fit(room, slots)
+        if tree.size == 1:
+            return TreeDraft(tree, root, "budget")
+        logits = self._proposer(self._rows[self._last : self._last + 1])[0]
+        candidates = logits.topk(self._tree.width, dim=-1).indices  # [D, K]
+        return TreeDraft(tree, tree.gather(root, candidates), "length" if tree is self._tree else "budget")
+
+    def verify(self, draft: TreeDraft, base: int) -> Tensor:
+        decoder = self._decoder
+        place = decoder.placement.tree(base, draft.tree.offsets, draft.tree.sees)
+        self._rows = self._final_norm(decoder.run_layers(decoder.embed(draft.tokens), place))
+        return decoder.lm_head(self._rows)
+
+    def commit(self, path: tuple[int, ...], base: int) -> None:
+        self._last = path[-1]
+
+    def candidates(self, ids: Tensor, width: int) -> Tensor:
+        """See `methods.core.tree_round.Calibratable`."""
+        return self._proposer(self._normed_rows(ids)).topk(width, dim=-1).indices
+
+    def _normed_rows(self, ids: Tensor) -> Tensor:
+        """A prompt [P] through the emptied target; its last rows behind the final norm, shape [P, d]."""
+        decoder = self._decoder
+        decoder.cache.truncate(0)
+        place = decoder.placement.chain(0, ids.numel())
+        return self._final_norm(decoder.run_layers(decoder.embed(ids), place))
+
+    def _final_norm(self, rows: Tensor) -> Tensor:
+        return rms_norm(rows, self._decoder.final_norm, self._decoder.config.norm_eps)
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def new_module(self, decoder: Decoder) -> nn.Module:
+        config = decoder.config
+        module = MedusaHeads(config.width, config.vocab, self._heads_to_train)
+        for head in module:
+            head.get_parameter("1.weight").data.copy_(decoder.lm_head.weight)
+        return module
+
+    def taps(self, decoder: Decoder) -> tuple[int, ...]:
+        return (decoder.depth,)
+
+    def provenance(self, decoder: Decoder) -> dict[str, Any]:
+        return {"method": self.name, "heads": self._heads_to_train, "decay": self._decay}
+
+    def loss(
+        self, module: nn.Module, rows: TrainingRows, decoder: Decoder
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Sum over heads of decay^k times the mean cross-entropy of head k against token t + k + 1 (eq. 1).
+
+        A position counts for head k where that token belongs to an answer. Logged beside it: ``top1_k`` and
+        ``top5_k``, how often the token is the head's first, or among its first five.
+        """
+        hidden = rows.hidden[decoder.depth]
+        normed = rms_norm(hidden, decoder.final_norm, decoder.config.norm_eps).float()
+        total = normed.new_zeros(())
+        figures: dict[str, float] = {}
+        for k, head in enumerate(module.children(), start=1):
+            inputs, labels = _pairs(normed, rows, k)
+            count = max(1, labels.numel())  # a mean over no answer token would be NaN
+            logits = head(inputs)
+            total = total + self._decay**k * F.cross_entropy(logits, labels, reduction="sum") / count
+            hits = logits.detach().topk(5, dim=-1).indices == labels[:, None]
+            figures[f"top1_{k}"] = float(hits[:, 0].sum()) / count
+            figures[f"top5_{k}"] = float(hits.any(dim=-1).sum()) / count
+        return total, figures
+
+
+def _pairs(normed: Tensor, rows: TrainingRows, k: int) -> tuple[Tensor, Tensor]:
+    """Inputs [M, d] of head k, and the M tokens k + 1 places ahead where those belong to an answer."""
+    is_answer = rows.mask[k:-1]  # whether token t + k + 1 is one, for t = 0 ..
+    return normed[: -k - 1][is_answer], rows.ids[k + 1 :][is_answer]
+
+
+class ResBlock(nn.Module):
+    """``x + SiLU(W x + b)``, W from zero (section 2.2.1); tensor names are those of the official code."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.silu(self.linear(x))
+
+
+class MedusaHeads(nn.ModuleList):
+    """H heads of one residual block and an LM head each: ``d^2 + d + d V`` parameters per head.
+
+    Tensor names are those of the published checkpoints: ``{k}.0.linear.weight``, ``{k}.0.linear.bias``,
+    ``{k}.1.weight``.
+    """
+
+    def __init__(self, width: int, vocab: int, heads: int) -> None:
+        blocks = (nn.Sequential(ResBlock(width), nn.Linear(width, vocab, bias=False)) for _ in range(heads))
+        super().__init__(blocks)
+
+
+class _Proposer:
+    """The heads, frozen: all residual blocks as one product, all LM heads as one batch.
+
+    Args:
+        tensors: State dict of `MedusaHeads`.
+        heads: How many of them to use (H).
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], heads: int) -> None:
+        self._heads = heads
+        weights = [tensors[f"{k}.0.linear.weight"] for k in range(heads)]
+        biases = [tensors[f"{k}.0.linear.bias"] for k in range(heads)]
+        self._blocks = Linear(torch.cat(weights), torch.cat(biases))  # [H d, d]
+        self._lm_heads = [Linear(tensors[f"{k}.1.weight"]) for k in range(heads)]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Logits of all heads, shape [T, H, V], from final-norm rows [T, d]."""
+        inner = F.silu(self._blocks(rows)).view(rows.shape[0], self._heads, -1) + rows[:, None]  # [T, H, d]
+        return torch.stack([head(inner[:, k]) for k, head in enumerate(self._lm_heads)], dim=1)

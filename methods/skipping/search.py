@@ -1,0 +1,229 @@
+"""The search for sub-layers to skip: which set is tried next, which one is kept, when the search ends.
+
+Knows neither models nor decoding; a caller scores the sets. Most tries are drawn at random, every
+`bayes_interval`-th is suggested by Bayesian optimisation over all scores so far (SWIFT, arXiv 2410.06916,
+section 4.1), which needs the package bayesian-optimization, the extra ``search``.
+
+Shapes: n candidate sub-layers, m of them skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import UserError
+from bench.runtime.decoder import Skip
+from methods.skipping.sublayer_skip import skip_of
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Sub-layers that may be skipped: the attention of layers ``first .. stop - 1``, then their MLPs."""
+
+    first: int
+    stop: int
+
+    @classmethod
+    def of(cls, depth: int, *, keep_first_last: bool) -> Candidates:
+        """Those of a model with `depth` layers; the first and the last layer may be kept whole."""
+        return cls(1, max(1, depth - 1)) if keep_first_last else cls(0, depth)
+
+    @property
+    def count(self) -> int:
+        """How many there are (n)."""
+        return 2 * (self.stop - self.first)
+
+    def number(self, ratio: float) -> int:
+        """Sub-layers skipped at a ratio (m), rounded down."""
+        return int(self.count * ratio)
+
+    def skip(self, chosen: Iterable[int]) -> Skip:
+        """The set that leaves out the candidates with these indices."""
+        width = self.stop - self.first
+        picked = list(chosen)
+        return skip_of(
+            (self.first + one for one in picked if one < width),
+            (self.first + one - width for one in picked if one >= width),
+        )
+
+    def indicator(self, skip: Skip) -> NDArray[np.float64]:
+        """1 where a set leaves a candidate out, else 0, shape [n]."""
+        layers = range(self.first, self.stop)
+        flags = [layer in skip.attention for layer in layers] + [layer in skip.mlp for layer in layers]
+        return np.array(flags, dtype=np.float64)
+
+    def odd_layers(self) -> Skip:
+        """Both sub-layers of every odd layer among the candidates: SWIFT's start."""
+        odd = [layer for layer in range(self.first, self.stop) if layer % 2]
+        return skip_of(odd, odd)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRules:
+    """How a search tries sets and when it ends.
+
+    Args:
+        bayes_interval: Every so many tries the optimiser suggests one; 0 leaves all to chance.
+        max_iter: The search ends behind more tries than this.
+        max_tol: It ends behind more tries in a row than this that brought nothing better.
+        max_score: It ends once the kept set scores above this.
+        kappa: Weight of uncertainty in the optimiser's upper confidence bound.
+        noise: Variance of a score about its expectation, for the optimiser.
+        score_start: The start set is scored first. False: it counts as 0, so the first try replaces it.
+        carry_best: The kept set's score stays what it was. False: `next_prompt` has it scored anew, so that
+            sets are compared on the same prompt.
+        seed: Of tries and suggestions.
+    """
+
+    bayes_interval: int = 25
+    max_iter: int = 1000
+    max_tol: int = 300
+    max_score: float = 0.95
+    kappa: float = 2.5
+    noise: float = 1e-2
+    score_start: bool = True
+    carry_best: bool = False
+    seed: int = 2024
+
+    def __post_init__(self) -> None:
+        for name, least in (("bayes_interval", 0), ("max_iter", 0), ("max_tol", 0), ("kappa", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.noise <= 0:
+            raise ValueError(f"noise must be above 0, got {self.noise}")
+
+
+class SkipSearch:
+    """One search, a step at a time.
+
+    Args:
+        candidates: What may be skipped.
+        start: The set to begin with; of any size.
+        number: Sub-layers that every try leaves out (m).
+        rules: How to try and when to end.
+
+    Attributes:
+        best: The set kept so far.
+        score: Its score; None while it is to be scored.
+        tries: Sets tried, the start not counted.
+        is_on: Whether the search goes on.
+
+    Raises:
+        UserError: If the rules ask for suggestions and bayesian-optimization is not installed.
+        ValueError: If there is only one set of this size.
+    """
+
+    def __init__(self, candidates: Candidates, start: Skip, number: int, rules: SearchRules) -> None:
+        if not 0 < number < candidates.count:
+            raise ValueError(f"a search skips 1..{candidates.count - 1} sub-layers, got {number}")
+        self._candidates, self._number, self._rules = candidates, number, rules
+        self._random = np.random.default_rng(rules.seed)
+        self._bayes = _Bayes(candidates.count, rules) if rules.bayes_interval else None
+        self._fruitless = 0
+        self.best = start
+        self.score: float | None = None if rules.score_start else 0.0
+        self.tries = 0
+        self.is_on = True
+
+    def next_prompt(self) -> None:
+        """Scores will be of other tokens from here on."""
+        if not self._rules.carry_best and (self.tries or self._rules.score_start):
+            self.score = None
+
+    def step(self, rate: Callable[[Skip], float]) -> None:
+        """Score one set by `rate`, the kept one if it has no score, and keep the better of both.
+
+        Raises:
+            RuntimeError: If the search has ended.
+        """
+        if not self.is_on:
+            raise RuntimeError(f"the search ended after {self.tries} tries")
+        if self.score is None:
+            self.score = rate(self.best)
+            self._note(self._candidates.indicator(self.best), self.score)
+        else:
+            self._try(rate, self.score)
+        if self.score > self._rules.max_score and (self.tries or self._rules.score_start):
+            self.is_on = False
+
+    def _try(self, rate: Callable[[Skip], float], score_to_beat: float) -> None:
+        point = self._propose()
+        skip = self._candidates.skip(_largest(point, self._number))
+        score = rate(skip)
+        self._note(point, score)
+        self.tries += 1
+        if score > score_to_beat:
+            self.best, self.score, self._fruitless = skip, score, 0
+        else:
+            self._fruitless += 1
+        if self._fruitless > self._rules.max_tol or self.tries > self._rules.max_iter:
+            self.is_on = False
+
+    def _propose(self) -> NDArray[np.float64]:
+        """The next point of ``[0, 1] ** n``; its m largest coordinates are left out."""
+        if self._bayes is not None and (self.tries + 1) % self._rules.bayes_interval == 0:
+            return self._bayes.suggest()
+        chosen = self._random.choice(self._candidates.count, self._number, replace=False)
+        return self._candidates.indicator(self._candidates.skip(chosen.tolist()))
+
+    def _note(self, point: NDArray[np.float64], score: float) -> None:
+        if self._bayes is not None:
+            self._bayes.register(point, score)
+
+
+def _largest(point: NDArray[np.float64], number: int) -> list[int]:
+    """Indices of the largest coordinates; the lowest index on ties."""
+    chosen: list[int] = np.argsort(-point, kind="stable")[:number].tolist()
+    return chosen
+
+
+class _Bayes:
+    """Upper-confidence-bound suggestions from a Gaussian process over ``[0, 1] ** n``."""
+
+    def __init__(self, count: int, rules: SearchRules) -> None:
+        library = _library()
+        self._names = [f"{index:04d}" for index in range(count)]
+        self._optimizer = library.BayesianOptimization(
+            f=None,
+            pbounds=dict.fromkeys(self._names, (0.0, 1.0)),
+            acquisition_function=library.acquisition.UpperConfidenceBound(kappa=rules.kappa),
+            random_state=rules.seed,
+            verbose=0,
+            allow_duplicate_points=True,
+        )
+        self._optimizer.set_gp_params(alpha=rules.noise)
+
+    def register(self, point: NDArray[np.float64], score: float) -> None:
+        """Add a score.
+
+        Goes to the space itself: the optimiser's own method also rereads all scores. The space announces a
+        point that it holds already on stdout, so such a point is shifted by less than anything depends on.
+        """
+        space = self._optimizer.space
+        space.register(np.abs(point - 1e-9 * len(space)) if point in space else point, score)
+
+    def suggest(self) -> NDArray[np.float64]:
+        """The point to score next; refits the process to everything registered."""
+        found = self._optimizer.suggest()
+        return np.array([found[name] for name in self._names], dtype=np.float64)
+
+
+def _library() -> ModuleType:
+    """The package bayesian-optimization.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        import bayes_opt
+    except ImportError as error:
+        raise UserError(
+            "the search for skipped sub-layers needs the package bayesian-optimization",
+            "pip install 'self-speculative-bench[search]'; or set method.bayes_interval=0 to draw at random",
+        ) from error
+    return bayes_opt

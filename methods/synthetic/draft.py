@@ -1,0 +1,105 @@
+"""Rounds with a given acceptance and a real cost: how fast would a method be if it accepted this much?
+
+COST ONLY. The draft and verification work of a schedule (`methods.synthetic.draft_cost`) is run; how many
+drafted tokens count as accepted is drawn, position by position, from the given rates. What is emitted is the
+target's own choice at each row, in contexts that nobody chose: the ids mean nothing, and the acceptance is no
+result. (specs/spec-bench.md, section 10; SGLang and vLLM have the like as "simulated" and "synthetic"
+acceptance.)
+
+Differs from the engines' own simulations in:
+- rates are given per position, each conditional on the positions before it;
+- every draft cost is a mix of primitives on the target's own layers, so no drafter's weights are needed;
+- end tokens are replaced, so that every answer takes the whole budget.
+
+Shapes: K draft positions, N verified rows with the root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import torch
+from torch import Tensor
+
+from bench.records.model import Generation, Round
+from bench.runtime.decoder import Decoder
+from bench.runtime.sampling import Sampler
+from bench.runtime.transfer import upload
+from methods.core.base import Budget, Clock, Exactness
+from methods.core.trees import CPU, compact
+from methods.synthetic.draft_cost import DraftCost, Schedule
+
+
+class Synthetic:
+    """Given acceptance, real cost.
+
+    Args:
+        acceptance: Chance that position 1, 2, .. K is accepted once those before it are.
+        schedule: Whose draft cost is paid.
+    """
+
+    is_cost_only = True
+
+    def __init__(self, *, acceptance: Sequence[float], schedule: Schedule) -> None:
+        if not all(0 <= rate <= 1 for rate in acceptance):
+            raise ValueError(f"acceptance holds chances in [0, 1], got {list(acceptance)}")
+        schedule.tree(len(acceptance), CPU)  # refuses rates that do not fit the nodes
+        self._rates = tuple(acceptance)
+        self._schedule = schedule
+        self.draft_cost = schedule.name
+        self.emits_behind_one_row = schedule.verifies == "root"
+
+    def attach(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._cost = DraftCost(self._schedule, decoder)
+        self._tree = self._schedule.tree(len(self._rates), decoder.device)
+
+    def exactness(self, sampler: Sampler) -> Exactness:
+        return Exactness.LOSSY
+
+    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
+        decoder, cost = self._decoder, self._cost
+        chance = Random(sampler.generator.initial_seed())
+        base = prompt_ids.numel()
+        root = sampler.pick(decoder.prefill(prompt_ids))  # [1]
+        ids = _without_ends(root.tolist(), budget)
+        clock.first_token()
+        rounds: list[Round] = []
+        while not budget.is_over(ids, 1):
+            slots = (decoder.capacity - base) // cost.rows_per_node
+            tree = self._tree.fit(budget.room(len(ids)), slots)
+            with clock.phase("draft"):
+                tokens = cost.draft(root, base, tree)
+            with clock.phase("verify"):
+                picks = sampler.pick(cost.verify(tokens, base, tree)).tolist()
+            with clock.phase("commit"):
+                accepted = self._draw(chance, tree.depth)
+                path = (0,) if self.emits_behind_one_row else tree.first_path(accepted)
+                emitted = [picks[node] for node in path]
+                emitted += emitted[-1:] * (accepted + 1 - len(emitted))
+                emitted = _without_ends(emitted, budget)
+                ids += emitted
+                compact(decoder.cache, base, path)
+                base += len(path)
+                root = upload(torch.tensor(emitted[-1:]), root.device)
+            rounds.append(self._round(tree.size - 1, accepted, tree.depth))
+        return Generation(tuple(ids), tuple(rounds))
+
+    def _draw(self, chance: Random, depth: int) -> int:
+        """How many of `depth` positions are accepted."""
+        for position, rate in enumerate(self._rates[:depth]):
+            if chance.random() >= rate:
+                return position
+        return depth
+
+    def _round(self, drafted: int, accepted: int, depth: int) -> Round:
+        stop = "length" if drafted == self._tree.size - 1 else "budget"
+        exit_layer = self._cost.exit_layer if self._schedule.resume else None
+        return Round(drafted, accepted, accepted + 1, depth, stop, exit_layer)
+
+
+def _without_ends(ids: list[int], budget: Budget) -> list[int]:
+    """The ids with every end token replaced by the lowest id that is none."""
+    other = next(one for one in range(len(budget.eos_ids) + 1) if one not in budget.eos_ids)
+    return [other if one in budget.eos_ids else one for one in ids]

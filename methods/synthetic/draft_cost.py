@@ -1,0 +1,196 @@
+"""What a draft costs, told as a mix of the decoder's primitives, and run as such.
+
+A `Schedule` says which layers each draft step runs, whether heads, rows or pseudo rows are added, and what is
+verified; `DraftCost` runs that work on the target's own layers. Every published method is close to one of
+these mixes, so its speed at any acceptance can be measured before anything is trained. The tokens that come
+out mean nothing.
+
+Shapes: K draft positions, N verified rows with the root, E layers of a draft step, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.runtime.decoder import Decoder, Skip
+from methods.core.trees import Path, Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Whose draft cost is paid.
+
+    Args:
+        name: What tables call it.
+        layers: Share of the depth that each draft step runs, at least one layer; 0: there are no draft steps.
+        rows: Rows of each draft step (an accelerated row beside its own: 2).
+        adapter: Attention-only layers that each draft step runs behind those (Kangaroo: 1).
+        resume: Verification starts behind the drafting layers, on their rows (early exit).
+        heads: Heads that each read the whole LM head's bytes once a round (Medusa).
+        nodes: Rows verified, the root included; None is a chain, the root and one row per position.
+        pseudo: Pseudo rows beside every verified row (hidden transfer).
+        enter: Share of the depth at which they enter.
+        verifies: ``nodes``, or the ``root`` alone: several tokens stand in one slot (HAMburger).
+    """
+
+    name: str
+    layers: float
+    rows: int
+    adapter: int
+    resume: bool
+    heads: int
+    nodes: int | None
+    pseudo: int
+    enter: float
+    verifies: str
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.layers <= 1 and 0 <= self.enter <= 1):
+            raise ValueError(f"layers and enter are shares in [0, 1], got {self.layers} and {self.enter}")
+        if min(self.rows - 1, self.adapter, self.heads, self.pseudo) < 0:
+            raise ValueError("need at least 1 row, and no negative number of adapter, heads or pseudo")
+        if self.nodes is not None and self.nodes < 1:
+            raise ValueError(f"nodes must be at least 1 or null, got {self.nodes}")
+        if self.verifies not in ("nodes", "root"):
+            raise ValueError(f"verifies must be nodes or root, got {self.verifies!r}")
+        if (self.resume or self.adapter or self.rows > 1) and not self.layers:
+            raise ValueError("resume, adapter and rows belong to draft steps: set layers above 0")
+        if self.resume and (self.nodes is not None or self.pseudo or self.verifies == "root"):
+            raise ValueError("resume verifies the drafted chain: leave nodes null, pseudo 0, verifies nodes")
+        if self.verifies == "root" and (self.nodes is not None or self.pseudo):
+            raise ValueError("where the root alone is verified, leave nodes null and pseudo 0")
+
+    def exit_layer(self, depth: int) -> int:
+        """Layers of a draft step in a model of `depth` layers (E)."""
+        return max(1, round(self.layers * depth)) if self.layers else 0
+
+    def tree(self, positions: int, device: torch.device) -> Tree:
+        """A chain of `positions` nodes, and siblings of them as far as `nodes` goes, one depth after another.
+
+        Raises:
+            ValueError: If `nodes` leaves no room for the chain.
+        """
+        count = positions + 1 if self.nodes is None else self.nodes
+        if count <= positions:
+            raise ValueError(f"nodes must exceed the {positions} positions of acceptance, got {count}")
+        paths: list[Path] = [(0,) * depth for depth in range(1, positions + 1)]
+        for extra in range(count - positions - 1 if positions else 0):
+            rank, depth = divmod(extra, positions)
+            paths.append(((0,) * depth) + (rank + 1,))
+        return Tree.of_paths(paths, device)
+
+
+class DraftCost:
+    """Runs a schedule's work round by round.
+
+    Args:
+        schedule: What to run.
+        decoder: The target, whose layers stand in for every drafter's.
+
+    Raises:
+        UserError: If the model has too few layers for the schedule.
+    """
+
+    def __init__(self, schedule: Schedule, decoder: Decoder) -> None:
+        self._schedule, self._decoder = schedule, decoder
+        self.exit_layer = schedule.exit_layer(decoder.depth)
+        deepest = self.exit_layer + schedule.adapter + schedule.resume
+        if deepest > decoder.depth:
+            raise UserError(
+                f"the schedule drafts with {deepest} layers, this model has {decoder.depth}",
+                "lower method.schedule.layers or adapter",
+            )
+        self._enter = round(schedule.enter * decoder.depth)
+        self._no_mlp = Skip(mlp=frozenset(range(decoder.depth)))
+        self._shallow: list[Tensor] = []
+        self._layouts: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def rows_per_node(self) -> int:
+        """Cache slots that each verified row takes during a round."""
+        return 1 + self._schedule.pseudo
+
+    def draft(self, root: Tensor, base: int, tree: Tree) -> Tensor:
+        """Pay for the draft; a token for every node, shape [N].
+
+        Args:
+            root: The newest token, shape [1], at position `base`.
+            base: Committed slots.
+            tree: What will be verified.
+        """
+        decoder, schedule = self._decoder, self._schedule
+        drafted = [root]
+        self._shallow = []
+        steps = tree.depth if schedule.layers else 0
+        for step in range(steps):
+            drafted.append(self._step(drafted[-1], base + step))
+        if schedule.resume:
+            self._shallow.append(self._pass(drafted[-1], base + steps))
+        if schedule.heads or schedule.pseudo:
+            row = decoder.embed(root)
+            logits = [decoder.head(row) for _ in range(schedule.heads)]
+            logits += [decoder.head(row.expand(schedule.pseudo, -1))] if schedule.pseudo else []
+            best = torch.cat(logits).topk(tree.width, dim=-1).indices
+            drafted.append(best.flatten())
+        tokens = torch.cat(drafted)
+        return tokens.repeat(-(-tree.size // tokens.numel()))[: tree.size]
+
+    def verify(self, tokens: Tensor, base: int, tree: Tree) -> Tensor:
+        """Pay for the verification; target logits of the verified rows, shape [N, V] or [1, V]."""
+        decoder = self._decoder
+        if self._schedule.resume:
+            place = decoder.placement.chain(base, tree.size)
+            return decoder.head(decoder.run_layers(torch.cat(self._shallow), place, self.exit_layer))
+        if self._schedule.verifies == "root":
+            return decoder.step(tokens[:1], base)
+        if self._schedule.pseudo:
+            return self._verify_beside_pseudo_rows(tokens, base, tree)
+        if tree.size == tree.depth + 1:
+            return decoder.step(tokens, base)
+        place = decoder.placement.tree(base, tree.offsets, tree.sees)
+        return decoder.head(decoder.run_layers(decoder.embed(tokens), place))
+
+    def _step(self, token: Tensor, slot: int) -> Tensor:
+        """One draft step behind `token` [1]; the token it proposes, shape [1]."""
+        decoder, adapter = self._decoder, self._schedule.adapter
+        row = self._pass(token, slot)
+        if self._schedule.resume:
+            self._shallow.append(row)
+        if adapter:
+            place, start = decoder.placement.chain(slot, 1), self.exit_layer
+            row = decoder.run_layers(row, place, start, start + adapter, skip=self._no_mlp)
+        return decoder.head(row).argmax(dim=-1)
+
+    def _pass(self, token: Tensor, slot: int) -> Tensor:
+        """A token, and as many more rows as the schedule has, through the drafting layers; its row [1, d].
+
+        The other rows take the slots behind it, which the next step overwrites.
+        """
+        decoder, rows = self._decoder, min(self._schedule.rows, self._decoder.capacity - slot)
+        place = decoder.placement.chain(slot, rows)
+        return decoder.run_layers(decoder.embed(token.expand(rows)), place, 0, self.exit_layer)[:1]
+
+    def _verify_beside_pseudo_rows(self, tokens: Tensor, base: int, tree: Tree) -> Tensor:
+        decoder, count = self._decoder, tree.size
+        offsets, sees = self._layout(tree)
+        place = decoder.placement.tree(base, tree.offsets, tree.sees)
+        real = decoder.run_layers(decoder.embed(tokens), place, 0, self._enter)
+        place = decoder.placement.tree(base, offsets, sees)
+        return decoder.head(
+            decoder.run_layers(real.repeat(self.rows_per_node, 1), place, self._enter)[:count]
+        )
+
+    def _layout(self, tree: Tree) -> tuple[Tensor, Tensor]:
+        """Positions and visibility of N real rows and their pseudo rows, which see what their row sees."""
+        if tree.size not in self._layouts:
+            copies = self.rows_per_node
+            ahead = torch.arange(copies, device=tree.offsets.device)[:, None]
+            own = torch.eye(copies, device=tree.offsets.device)
+            own[:, 0] = 1  # a pseudo row sees itself, and what its real row sees
+            sees = torch.kron(own, tree.sees.float()).bool()
+            self._layouts[tree.size] = (tree.offsets + ahead).flatten(), sees
+        return self._layouts[tree.size]

@@ -1,0 +1,74 @@
+"""Every experiment's sweep is one that can run: its values are read as meant, and the methods take them."""
+
+import json
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from bench.compose.settings import Settings
+from tests.harness import CONF, composed_settings
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def sweep(experiment: str) -> dict[str, list[str]]:
+    """Every swept key with its values as Hydra splits them; a glob stands for the options it leaves."""
+    loaded: Any = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    params = OmegaConf.select(loaded, "hydra.sweeper.params", default={})
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    options = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+    found = {}
+    for one in parsed:
+        value: Any = one.value()
+        is_glob = hasattr(value, "filter")
+        found[one.key_or_group] = value.filter(options) if is_glob else list(one.sweep_string_iterator())
+    return found
+
+
+def corners(experiment: str) -> list[Settings]:
+    """The first run of the sweep, one with every last value, and one for every other method."""
+    swept = sweep(experiment)
+    first = {key: values[0] for key, values in swept.items()}
+    last = {key: values[-1] for key, values in swept.items()}
+    wanted = [first, last, *(first | {"method": one} for one in swept.get("method", [])[1:-1])]
+    needed = ["method=autoregressive"] if experiment == "spec_bench" else []
+    chosen = [[f"{key}={value}" for key, value in one.items()] for one in wanted]
+    return [composed_settings(f"experiment={experiment}", *needed, *overrides) for overrides in chosen]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_corners_of_a_sweep_make_methods(experiment: str) -> None:
+    for one in corners(experiment):
+        one.method.build()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_no_two_values_of_a_sweep_are_the_same(experiment: str) -> None:
+    for values in sweep(experiment).values():
+        assert len(set(values)) == len(values)
+
+
+def test_a_kangaroo_table_has_the_papers_cells() -> None:
+    swept = sweep("confidence")
+    assert len(list(product(*swept.values()))) == 24
+    assert {"0.0", "0.6"} < set(swept["method.threshold"])
+    assert "6" in swept["method.draft_length"]
+
+
+def test_swept_trees_lie_inside_each_other() -> None:
+    trees = [{tuple(path) for path in json.loads(one)} for one in sweep("tree_size")["method.tree"]]
+    assert [len(tree) for tree in trees] == [1, 3, 6, 12, 24]
+    assert all(small < large for small, large in pairwise(trees))
+    assert all(max(map(len, tree)) <= 3 for tree in trees)  # as deep as hidden transfer's three steps
+
+
+def test_every_experiment_says_the_command_that_runs_it() -> None:
+    for experiment in EXPERIMENTS:
+        text = Path(CONF / "experiment" / f"{experiment}.yaml").read_text()
+        assert f"experiment={experiment}" in text
+        is_sweep = "python -m bench -m" in text or "mode: MULTIRUN" in text
+        assert is_sweep == bool(sweep(experiment)), experiment

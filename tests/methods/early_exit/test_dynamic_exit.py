@@ -1,0 +1,159 @@
+"""DEL: what it looks at, what it chooses, and that the output stays the target's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.runtime.decoder import Decoder
+from methods.early_exit import dynamic_exit
+from methods.early_exit.dynamic_exit import DynamicExit, Shadow, shadow_sums
+from tests.methods.hidden_transfer.transfers import own_ids
+from tests.methods.small import FAMILIES, SHAPE, prompt, random_decoder, run, scale_writers
+
+DEPTH = SHAPE["num_hidden_layers"]
+DEFAULTS: dict[str, Any] = {
+    "decay": 0.95,
+    "lengths": 18,
+    "draft_length": 18,
+    "warmup": 32,
+    "min_exit": 1,
+    "max_exit": None,
+    "stop": True,
+    "exit_layer": None,
+    "objective": "layers",
+}
+
+
+def bound(decoder: Decoder, **changes: Any) -> DynamicExit:
+    method = DynamicExit(**{**DEFAULTS, **changes})
+    method.attach(decoder)
+    return method
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"stop": False},
+        {"exit_layer": 3},
+        {"min_exit": 2, "max_exit": 4},
+        {"objective": "time"},
+        {"warmup": 0, "decay": 0.5},
+    ],
+    ids=str,
+)
+def test_greedy_ids_are_the_targets_own(changes: dict[str, Any], family: str) -> None:
+    decoder = random_decoder(family)
+    method = bound(decoder, **changes)
+    for length in (1, 17):
+        assert run(method, prompt(length)).ids == own_ids(decoder, prompt(length))
+        assert decoder.cache.length == length + 39  # every layer holds all but the newest token
+
+
+class Observed(DynamicExit):
+    """Keeps what it was shown."""
+
+    seen: list[Shadow]
+
+    def prefill(self, prompt_ids: Tensor) -> Tensor:
+        self.seen = []
+        return super().prefill(prompt_ids)
+
+    def _wait_for(self, shadow: Shadow) -> None:
+        self.seen.append(shadow)
+        super()._wait_for(shadow)
+
+
+def observed(decoder: Decoder, **changes: Any) -> Observed:
+    method = Observed(**{**DEFAULTS, **changes})
+    method.attach(decoder)
+    return method
+
+
+def test_it_looks_at_the_rows_of_the_kept_tokens_at_every_exit() -> None:
+    """Prompt positions first, then each round's accepted tokens and the one after; never a rejected one."""
+    decoder = random_decoder()
+    method = observed(decoder, warmup=5)
+    got = run(method, prompt(12), new=30)
+    text = torch.cat([prompt(12), torch.tensor(got.ids)])
+    assert [one.target.numel() for one in method.seen] == [6, *(one.emitted for one in got.rounds)]
+    plain = dict.fromkeys(range(1, DEPTH), decoder.embedding)
+    with torch.inference_mode():
+        decoder.prefill(text[:-1], plain)
+    expected = torch.stack([plain[layer][6:] for layer in range(1, DEPTH)])
+    torch.testing.assert_close(
+        torch.cat([one.rows for one in method.seen], dim=1), expected, atol=1e-4, rtol=0
+    )
+    assert torch.cat([one.target for one in method.seen])[5:].tolist() == list(got.ids)
+
+
+def test_sums_are_those_of_a_slow_count() -> None:
+    logits = torch.randn(7, 20, generator=torch.Generator().manual_seed(0))
+    target = logits.argmax(dim=-1)
+    target[3:] = 5
+    weights = np.linspace(0.1, 1, 7)
+    by_hand = np.zeros(4)
+    for row, wanted, weight in zip(logits, target, weights, strict=True):
+        probs = row.softmax(dim=-1)
+        is_wrong = int(int(probs.argmax()) != int(wanted))
+        by_hand[[is_wrong, 2 + is_wrong]] += weight * np.array([1, float(probs.max())])
+    np.testing.assert_allclose(shadow_sums(logits, target, weights), by_hand, atol=1e-5)
+
+
+def test_averages_begin_anew_with_every_prompt() -> None:
+    decoder = random_decoder()
+    method = bound(decoder)
+    first = run(method, prompt(seed=3))
+    run(method, prompt(seed=4))
+    assert run(method, prompt(seed=3)) == first
+
+
+def test_drafting_nothing_is_plain_decoding() -> None:
+    """No exit of a random model agrees with its last layer, so nothing is worth drafting."""
+    decoder = random_decoder()
+    rounds = run(bound(decoder, max_exit=1), prompt(), new=20).rounds
+    assert [(one.drafted, one.emitted) for one in rounds] == [(0, 1)] * 19
+
+
+def test_exits_looked_at_late_lead_to_the_same_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against looking at every exit in every round, on a model whose later layers change little."""
+    decoder, looks = random_decoder(), list[int]()
+    scale_writers(decoder, 1, 0.2)  # so that early exits are often right
+
+    class Counted(DynamicExit):
+        def _look(self, place: int) -> None:
+            looks.append(place)
+            super()._look(place)
+
+    method = Counted(**DEFAULTS)
+    method.attach(decoder)
+    late, few = run(method, prompt(), new=60), len(looks)
+    monkeypatch.setattr(dynamic_exit, "MOST_WAITING", 1)
+    assert run(method, prompt(), new=60) == late
+    assert len({one.exit_layer for one in late.rounds}) > 1
+    assert few < (len(looks) - few) / 2
+
+
+def test_a_fixed_exit_is_the_only_candidate() -> None:
+    got = run(bound(random_decoder(), exit_layer=4), prompt())
+    assert {one.exit_layer for one in got.rounds} == {4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decay": 2}, r"decay must lie in \[0, 1\], got 2"),
+        ({"lengths": 0}, "lengths must be at least 1, got 0"),
+        ({"objective": "joules"}, "objective must be one of layers, time, got 'joules'"),
+    ],
+    ids=str,
+)
+def test_settings_outside_their_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DynamicExit(**{**DEFAULTS, **changes})
