@@ -31,7 +31,8 @@ from bench.measure.progress import LiveFigures
 from bench.measure.verdicts import first_divergence, judge, reference_nll
 from bench.measure.warmup import warm_up
 from bench.metrics.summary import render, summarise
-from bench.prove.certificates import badge_of, source_hash
+from bench.prove.certificates import badge_of
+from bench.prove.source import source_hash
 from bench.records.checks import check_identities
 from bench.records.model import Arm, Equivalence, Sample, Verdict
 from bench.records.sample_file import to_line
@@ -68,8 +69,8 @@ def execute(settings: Settings) -> Outcome:
     """
     bench = build_workbench(settings)
     block = environment(bench.decoder.device, bench.decoder.dtype)
-    block |= {"gpu_shared": is_gpu_shared(block), "source": source_hash(settings.method.target)}
-    block |= {"tier": bench.decoder.tier}
+    block |= {"gpu_shared": is_gpu_shared(block), "tier": bench.decoder.tier}
+    block |= {"source": source_hash(settings.method.target, bench.decoder.tier)}
     run = replace(bench.run, attempts=(block,))
     with RunStore.open(settings.results_dir, run) as store:
         Session(settings, bench, store).run()

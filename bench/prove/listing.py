@@ -10,9 +10,18 @@ from bench.prove.certificates import Certificate, Check, Status
 from bench.prove.control_run import Outcome
 
 COLUMNS = 100
-_HEADER = ("method", "greedy fp32", "greedy bf16", "chi-square p", "TV (chance)", "controls", "verdict")
+_HEADER = (
+    "method",
+    "rounds",
+    "greedy fp32",
+    "greedy bf16",
+    "chi-square p",
+    "TV (chance)",
+    "controls",
+    "verdict",
+)
 _COUNTS = ("exact", "answers", "accepted", "drafted", "rounds")
-_WIDTHS = (24, 12, 22, 13, 16, 9, 0)
+_WIDTHS = (20, 8, 12, 22, 13, 16, 9, 0)
 
 
 def certificate_lines(certificate: Certificate, path: str) -> str:
@@ -45,12 +54,18 @@ def _row(certificate: Certificate) -> tuple[str, ...]:
     caught = Counter(bool(one) for one in certificate.controls.values())
     return (
         certificate.method,
+        _rounds(certificate),
         _exact(certificate),
         _half(certificate),
         *_sampling(certificate),
         f"{caught[True]}/{caught.total()}",
         certificate.verdict,
     )
+
+
+def _rounds(certificate: Certificate) -> str:
+    watched = _made(certificate, "premises")
+    return str(sum(check.figures["rounds"] for check in watched)) if watched else "-"
 
 
 def _exact(certificate: Certificate) -> str:
@@ -83,20 +98,24 @@ def _made(certificate: Certificate, kind: str) -> list[Check]:
 
 def _check_lines(checks: Sequence[Check]) -> Iterator[tuple[str, str]]:
     """Kind and findings of every check; checks that passed on several random models share a line."""
-    alike = [one for one in checks if one.kind == "greedy" and one.subject.startswith("random ")]
-    alike = [one for one in alike if one.status is Status.PASSED]
+    passed = [check for check in checks if check.status is Status.PASSED and check.figures]
+    watched = [check for check in passed if check.kind == "premises"]
+    greedy = [check for check in passed if check.kind == "greedy" and check.subject.startswith("random ")]
     for check in checks:
-        if check not in alike:
+        if check not in watched and check not in greedy:
             yield check.kind, f"{check.subject}: {_told(check)}"
-        elif check is alike[0]:
-            total = {name: sum(one.figures[name] for one in alike) for name in _COUNTS}
-            yield check.kind, f"{len(alike)} random models: {_counted(total)}"
+        elif check in watched[:1]:
+            rounds, rows = (sum(each.figures[name] for each in watched) for name in ("rounds", "rows"))
+            yield "premises", f"{len(watched)} random models: hold in {rounds} rounds, {rows} rows of logits"
+        elif check in greedy[:1]:
+            total = {name: sum(each.figures[name] for each in greedy) for name in _COUNTS}
+            yield check.kind, f"{len(greedy)} random models: {_counted(total)}"
 
 
 def _told(check: Check) -> str:
     if check.status is not Status.PASSED:
         return f"{check.status.upper()}, {check.detail}"
-    return check.detail if check.kind == "sampling" else _counted(check.figures)
+    return check.detail if check.kind in ("sampling", "rules") else _counted(check.figures)
 
 
 def _counted(figures: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ from transformers import (
 
 from bench.compose.settings import ModelConfig
 from bench.errors import UserError
+from bench.prove.oracle import Oracle
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
@@ -77,12 +78,14 @@ class Target:
         decoder: The model.
         prompts: Token ids, each of shape [P].
         budget: When an answer ends.
+        oracle: The same weights in an independent implementation; None where there is none.
     """
 
     name: str
     decoder: Decoder
     prompts: tuple[Tensor, ...]
     budget: Budget
+    oracle: Oracle | None = None
 
     @cached_property
     def answers(self) -> tuple[tuple[int, ...], ...]:
@@ -125,7 +128,7 @@ def model_target(name: str, model: ModelConfig, options: RuntimeOptions, *, coun
 
 def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int, seed: int) -> Target:
     """A random model of a family with random prompts of a few lengths; nothing ends an answer early."""
-    decoder = random_decoder(family, depth, options, vocabulary=VOCABULARY, seed=seed)
+    model = random_model(family, depth, options, vocabulary=VOCABULARY, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     prompts = tuple(
         torch.randint(VOCABULARY, (length,), generator=generator).to(options.device)
@@ -133,26 +136,32 @@ def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int,
     )
     return Target(
         f"random {family} of {depth} layers",
-        decoder,
+        as_decoder(model, options),
         prompts,
         Budget(min(new, CONTEXT - max(PROMPT_LENGTHS)), frozenset()),
+        Oracle(model),
     )
 
 
-def random_decoder(
+def random_model(
     family: str, depth: int, options: RuntimeOptions, *, vocabulary: int, seed: int, spread: float = 0.25
-) -> Decoder:
-    """A decoder with random weights of standard deviation `spread`, the same on every device."""
+) -> Any:  # noqa: ANN401 - transformers' classes are not typed
+    """A model of transformers with random weights of deviation `spread`, the same on every device."""
     build, flags = FAMILIES[family]
     config = build(**_shape(vocabulary, depth, spread), **flags)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        for name, value in model.named_parameters():
+            if _is_quiet(name):
+                value.data *= QUIET
     model.config.architectures = [type(model).__name__]
-    tensors = {
-        name: (value * QUIET if _is_quiet(name) else value).to(options.device, options.dtype, copy=True)
-        for name, value in model.state_dict().items()
-    }
+    return model.to(options.device, options.dtype)
+
+
+def as_decoder(model: Any, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
+    """The decoder under test with a copy of the weights of a model of transformers."""
+    tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return build_decoder(model.config, tensors, options)
 
 
