@@ -84,14 +84,16 @@ def check_premises(method: Method, target: Target, samplings: tuple[Sampling, ..
                 at = f"{target.name}, prompt {index}, {words_of(sampling)}, round {witness.round}"
                 return Check("premises", at, Status.FAILED, str(broken), {"rounds": rounds})
             rounds, rows = rounds + witness.round, rows + witness.rows
+    if not rounds:
+        return Check("premises", target.name, Status.SKIPPED, "no round went through its drafter")
     figures = {"rounds": rounds, "rows": rows}
     detail = f"{rows} rows of {rounds} rounds are the target's own, drafts and outcomes are as stated"
     return Check("premises", target.name, Status.PASSED, detail, figures)
 
 
 def drafter_of(method: Method) -> Any | None:  # noqa: ANN401 - a ChainDrafter or a TreeDrafter
-    """What the shared loops call: the method itself, or its attribute ``drafter``; None with its own loop."""
-    for candidate in (method, getattr(method, "drafter", None)):
+    """What the shared loops call: its attribute ``drafter``, or the method itself; None with its own loop."""
+    for candidate in (getattr(method, "drafter", None), method):
         if all(hasattr(candidate, name) for name in WATCHED):
             return candidate
     return None

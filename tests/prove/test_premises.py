@@ -111,6 +111,20 @@ def test_a_method_with_a_loop_of_its_own_is_not_watched(target: Target) -> None:
     assert (check.status, check.detail) == (Status.SKIPPED, "decodes by a loop of its own")
 
 
+class Elsewhere(Chain):
+    """Has all that a drafter has, and lets another one do the work."""
+
+    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
+        other = Chain()
+        other.attach(self._decoder)
+        return other.generate(prompt_ids, budget, sampler, clock)
+
+
+def test_rounds_that_were_not_seen_prove_nothing(target: Target) -> None:
+    check = watched(Elsewhere(), target)
+    assert (check.status, check.detail) == (Status.SKIPPED, "no round went through its drafter")
+
+
 def test_watching_leaves_nothing_behind(target: Target) -> None:
     method = Chain()
     watched(method, target)
