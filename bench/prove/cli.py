@@ -57,11 +57,11 @@ def split_choice(arguments: Sequence[str]) -> tuple[ChoiceSweep | Glob | None, l
     """
     chosen, rest = None, list[str]()
     for argument in arguments:
-        found = _choice(argument) if argument.startswith(f"{GROUP}=") else None
-        if found is None:
+        choice = _choice(argument) if argument.startswith(f"{GROUP}=") else None
+        if choice is None:
             rest.append(argument)
         else:
-            chosen = found
+            chosen = choice
     return chosen, rest
 
 
@@ -89,13 +89,13 @@ def _names(chosen: ChoiceSweep | Glob | None) -> list[str]:
     """The methods to prove: those chosen, else the one named, else all that the search path holds."""
     options = GlobalHydra.instance().config_loader().get_group_options(GROUP)
     if isinstance(chosen, ChoiceSweep):
-        return [str(one) for one in chosen.list or ()]
+        return [str(name) for name in chosen.list or ()]
     if isinstance(chosen, Glob):
         names = list(chosen.filter(options))
         if not names:
             raise UserError("no method fits the pattern", f"options: {', '.join(options)}")
         return names
-    named = [one for one in HydraConfig.get().overrides.task if one.startswith(f"{GROUP}=")]
+    named = [item for item in HydraConfig.get().overrides.task if item.startswith(f"{GROUP}=")]
     return [str(HydraConfig.get().runtime.choices[GROUP])] if named else list(options)
 
 
@@ -150,7 +150,7 @@ def _progress(what: str, check: Check | None) -> None:
 
 def _component(name: str) -> Component:
     """The configured method of that name, with the other overrides of the command line."""
-    others = [one for one in HydraConfig.get().overrides.task if not one.startswith(f"{GROUP}=")]
+    others = [item for item in HydraConfig.get().overrides.task if not item.startswith(f"{GROUP}=")]
     try:
         composed = compose("prove", [*others, f"{GROUP}={name}"])
         return Component.from_node(GROUP, name, OmegaConf.to_container(composed.method, resolve=True))

@@ -15,7 +15,7 @@ LEAST = {"prompts": 1, "max_new_tokens": 2, "draws": 200, "tokens": 2, "seed": 0
 
 @dataclass
 class ProveConfig:
-    """What a proof can be told.
+    """Settings of a proof.
 
     Args:
         method: The method, or with a choice list or ``glob(*)`` several; each gets a certificate.

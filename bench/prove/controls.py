@@ -110,7 +110,7 @@ class Branches(Lossless):
         token, candidates = root, []
         for _ in range(self._tree.depth):
             candidates.append(_guess(self._decoder, token)[0].topk(self._tree.width).indices)
-            token = candidates[-1][1:2]  # the second best leads on, so that accepted paths leave gaps behind
+            token = candidates[-1][1:2]  # the second best leads on, so that accepted paths have gaps
         return TreeDraft(tree, tree.gather(root, torch.stack(candidates)), "length")
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
@@ -195,7 +195,7 @@ class TokenDependentStop(Chain):
 def one_too_many(
     draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler
 ) -> Tensor:
-    """Counts one drafted token more than the target agreed to, where there is one."""
+    """Counts one drafted token more than the target agreed to, if one is left."""
     right = accept(draft, draft_probs, target_logits, sampler)
     agreed = right.numel() - 1
     if agreed == draft.numel():
@@ -206,7 +206,7 @@ def one_too_many(
 def unwarped_bonus(
     draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler
 ) -> Tensor:
-    """Draws the token behind a fully accepted draft at temperature 1 and without cuts."""
+    """Draws the token after a fully accepted draft at temperature 1 and without cuts."""
     right = accept(draft, draft_probs, target_logits, sampler)
     if sampler.is_greedy or right.numel() <= draft.numel():
         return right
@@ -236,7 +236,7 @@ def second_chance(tree: Tree, tokens: Tensor, target_logits: Tensor, sampler: Sa
 
 
 def _guess(decoder: Decoder, token: Tensor) -> Tensor:
-    """Draft logits [1, V] behind a token [1]: the head on its embedding and the first layer's MLP."""
+    """Draft logits [1, V] after a token [1]: the head on its embedding and the first layer's MLP."""
     place = decoder.placement.chain(0, 1)  # not looked at: the one attention is left out
     return decoder.head(decoder.run_layers(decoder.embed(token), place, 0, 1, skip=_NO_ATTENTION))
 
@@ -244,7 +244,7 @@ def _guess(decoder: Decoder, token: Tensor) -> Tensor:
 HONEST = (Control("honest chain", "", Chain), Control("honest tree", "", Branches))
 CONTROLS = (
     Control("off-by-one acceptance", "greedy", lambda: Chain(one_too_many)),
-    Control("stale rows behind a tree", "greedy", StaleRows),
+    Control("stale rows after a tree", "greedy", StaleRows),
     Control("wrong position after compaction", "greedy", WrongPosition),
     Control("verification unlike plain passes", "premises", UnevenPasses),
     Control("state left by the prompt before", "greedy", LeftoverState),

@@ -21,17 +21,17 @@ from methods.core.base import Method
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RANDOM_TOKENS = 40
-"""Tokens decoded greedily by a random model behind each of its prompts."""
+"""Tokens decoded by a random model after each of its prompts."""
 
 
 class Models:
-    """Makes a model when it is first asked for.
+    """Makes each model at its first use.
 
     Args:
         config: Which one, where, and how much is decoded.
 
     Raises:
-        UserError: If the device asked for is not there.
+        UserError: If there is no such device.
     """
 
     def __init__(self, config: ProveConfig) -> None:

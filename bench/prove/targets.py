@@ -1,7 +1,7 @@
 """What methods are proved on: a model in some precision with prompts and its own greedy answers.
 
-Random models are narrow and their layers speak softly, so that drafts from the first ones are often right: a
-proof in which nothing is accepted proves little.
+Random models are narrow and their layers change little, so that drafts from the first layers are often right:
+a proof in which nothing is accepted proves little.
 
 Shapes: P prompt tokens, V vocabulary.
 """
@@ -52,7 +52,7 @@ FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
 
 CONTEXT = 128
 SCRATCH = 256
-"""Cache slots behind prompt and answer: draft trees need some."""
+"""Cache slots beyond prompt and answer: draft trees need some."""
 VOCABULARY = 96
 PROMPT_LENGTHS = (1, 2, 17)
 QUIET = 0.2
@@ -110,9 +110,9 @@ def model_target(name: str, model: ModelConfig, options: RuntimeOptions, *, coun
     """
     path = resolve(model.path, model.revision)
     tokenizer = load_tokenizer(path)
-    chat, asked = ChatFormat(tokenizer, model.template), read_builtin().prompts
-    chosen = [asked[index * len(asked) // count] for index in range(min(count, len(asked)))]
-    ids = [chat.prompt_ids(one.turns[:1], ()) for one in chosen]
+    chat, questions = ChatFormat(tokenizer, model.template), read_builtin().prompts
+    chosen = [questions[index * len(questions) // count] for index in range(min(count, len(questions)))]
+    ids = [chat.prompt_ids(question.turns[:1], ()) for question in chosen]
     length = max(map(len, ids)) + new + SCRATCH
     decoder = load_decoder(path, replace(options, max_length=min(options.max_length, length)))
     room = decoder.capacity - max(map(len, ids))
@@ -121,7 +121,7 @@ def model_target(name: str, model: ModelConfig, options: RuntimeOptions, *, coun
             f"the longest prompt has {max(map(len, ids))} tokens, the context holds {decoder.capacity}",
             "prove with fewer prompts (prompts=1), or another model",
         )
-    prompts = tuple(torch.tensor(one, device=options.device) for one in ids)
+    prompts = tuple(torch.tensor(prompt, device=options.device) for prompt in ids)
     ends = eos_ids(path, tokenizer, model.stop_ids)
     return Target(name, decoder, prompts, Budget(min(new, room), ends))
 
@@ -186,5 +186,5 @@ def _is_quiet(name: str) -> bool:
 
 def accepted_share(generations: Sequence[Generation]) -> tuple[int, int, int]:
     """Drafted and accepted tokens and rounds of some answers: whether they put the method to the test."""
-    rounds = [one for generation in generations for one in generation.rounds]
-    return sum(one.drafted for one in rounds), sum(one.accepted for one in rounds), len(rounds)
+    rounds = [each for generation in generations for each in generation.rounds]
+    return sum(each.drafted for each in rounds), sum(each.accepted for each in rounds), len(rounds)
