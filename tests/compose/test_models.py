@@ -12,12 +12,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 import bench.runtime.room
+from bench import PACKAGE_PREFIX
 from bench.compose.components import unknown_key
 from bench.compose.settings import DTYPES, ModelConfig, RuntimeConfig
 from bench.compose.workbench import options_for
 from bench.convert.cli import ConvertConfig
 from bench.errors import UserError
-from bench.runtime.hub import PACKAGE_PREFIX
 from bench.runtime.loading import load_decoder
 from bench.runtime.room import require_room
 from tests.harness import save_random_model

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.records.model import Sample
-from bench.records.sample_file import from_line
-from bench.records.store import Key, load_samples
+from bench.records.codec import from_line
+from bench.records.model import Key, Sample
+from bench.records.store import load_samples
 
 MEASURED = ("timing", "attempt", "order", "peak_memory_bytes", "peak_reserved_bytes", "energy_j")
 PROPERTY = "fault"

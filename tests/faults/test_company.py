@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from bench.records.lock import STALE_S
+from bench.records.files import STALE_S
 from bench.records.store import load_run
 from tests.faults.conftest import Undisturbed
 from tests.faults.driver import PATIENCE_S, Workload, only_run

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench.measure.eager_arm import EagerLoop
-from bench.measure.progress import LiveFigures
-from bench.measure.runner import execute
+from bench.measure.runner import LiveFigures, execute
 from bench.plan.planning import plan
 from bench.records.model import Arm
 from bench.records.store import load_samples
 from bench.runtime.loading import RuntimeOptions, load_decoder
+from methods.core.autoregressive import EagerLoop
 from tests.harness import composed_settings, settings_for
 from tests.methods.small import run
 from tests.runtime.tape import taped

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.records import lock as locks
-from bench.records.lock import STALE_S, acquire, release, renew
+from bench.records import files as locks
+from bench.records.files import STALE_S, acquire, release, renew
 
 
 def leave_note(folder: Path, age_s: float, **facts: Any) -> None:

@@ -10,18 +10,20 @@ import pandas as pd
 import pytest
 
 from bench.errors import UserError
-from bench.records.codec import decode_sample, encode_sample
-from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Round, Run, Sample, Timing, Verdict
-from bench.records.sample_file import DAMAGED_FILE
-from bench.records.store import (
-    RunStore,
-    export_parquet,
-    load_run,
-    load_samples,
-    rounds_frame,
+from bench.records.codec import DAMAGED_FILE, decode_sample, encode_sample
+from bench.records.frames import rounds_frame, to_frame
+from bench.records.model import (
+    SCHEMA_VERSION,
+    Arm,
+    Equivalence,
+    Round,
+    Run,
+    Sample,
+    Timing,
+    Verdict,
     run_id,
-    to_frame,
 )
+from bench.records.store import RunStore, load_run, load_samples
 
 IDENTITY = {"method": {"exit_layer": 2}, "seed": 0}
 RUN = Run(
@@ -308,7 +310,7 @@ def test_a_refused_start_lets_go_of_the_lock(tmp_path: Path) -> None:
 
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from bench.records.lock import acquire;"
+        "import os, sys; from pathlib import Path; from bench.records.files import acquire;"
         "acquire(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     folder = tmp_path / "runs" / RUN.run_id
@@ -387,12 +389,6 @@ def test_the_rounds_frame_has_one_row_per_round() -> None:
     assert frame["round"].tolist() == [0, 1]
     assert frame["emitted"].tolist() == [2, 1]
     assert frame["exit_layer"].isna().tolist() == [False, True]
-
-
-def test_parquet_files_hold_the_frames(tmp_path: Path) -> None:
-    samples, rounds = export_parquet([good(), failed("q2")], tmp_path / "out")
-    assert pd.read_parquet(samples)["output_tokens"].isna().tolist() == [False, True]
-    assert len(pd.read_parquet(rounds)) == 2
 
 
 def test_facts_noted_in_mid_run_stand_in_this_starts_environment(tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ import pytest
 
 from bench.errors import UserError
 from bench.metrics.summary import render, summarise
-from bench.records.codec import decode_sample, encode_sample
+from bench.records.codec import FIRST_VERSION, decode_sample, encode_sample, upgrade
 from bench.records.model import SCHEMA_VERSION, Arm, Verdict
 from bench.records.store import load_run, load_samples
-from bench.records.upgrade import FIRST_VERSION, upgrade
 
 DATA = Path(__file__).parent / "data"
 
