@@ -250,8 +250,8 @@ def _nothing() -> None:
 class MemoryMeter:
     """Peak memory that PyTorch had allocated on a GPU, weights included.
 
-    None on a CPU: the process's peak resident size (`ru_maxrss`) never falls, so it could not tell one arm
-    from another.
+    None on a CPU: the process's peak resident size (`ru_maxrss`) never falls, so all arms would share the
+    highest peak.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -66,7 +66,7 @@ class NvmlDevice:
 def nvml_device(device: torch.device) -> tuple[NvmlDevice | None, str | None]:
     """The GPU of a torch device, or None and the reason.
 
-    Found by its UUID, since ``CUDA_VISIBLE_DEVICES`` renumbers GPUs for torch and not for NVML.
+    Identified by its UUID, since ``CUDA_VISIBLE_DEVICES`` renumbers GPUs for torch and not for NVML.
     """
     if device.type != "cuda":
         return None, f"the device is {device.type}"

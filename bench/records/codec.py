@@ -174,7 +174,7 @@ def from_line(line: bytes) -> Sample:
 
 
 def _without_checksum(line: bytes) -> Sample:
-    """Without a checksum, other code's line cannot be told from a damaged one, and counts as damaged."""
+    """Without a checksum, a line of other code looks like a damaged one, and counts as damaged."""
     try:
         return decode_sample(json.loads(line))
     except UserError:

@@ -180,8 +180,8 @@ def test_a_run_is_described_by_its_names_settings_and_labels(
 
 
 def test_labels_follow_the_traits_of_the_method(model: Path, prompts: Path, results_dir: Path) -> None:
-    wanted = ["method.acceptance=[1.0,1.0]", "method/schedule=macro"]
-    labels = described(settings_for(model, prompts, results_dir, *wanted, method="synthetic")).labels
+    overrides = ["method.acceptance=[1.0,1.0]", "method/schedule=macro"]
+    labels = described(settings_for(model, prompts, results_dir, *overrides, method="synthetic")).labels
     assert (labels["cost only"], labels["draft cost"], labels["several tokens per row"]) == (
         True,
         "macro",

@@ -1,4 +1,4 @@
-"""Warming up leaves nothing behind in methods that learn from prompts."""
+"""Warming up leaves no trace in methods that learn from prompts."""
 
 from __future__ import annotations
 

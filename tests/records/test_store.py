@@ -133,14 +133,14 @@ def test_resuming_adds_an_attempt_and_knows_what_is_done(tmp_path: Path) -> None
         assert second.done == {good().key}  # the failed one is tried again
         assert second.append(good("q2")).attempt == 1
     assert load_run(second.folder).attempts == ({"device": "cpu A"}, {"device": "cpu A", "pid": 2})
-    assert [one.error for one in load_samples(second.folder)] == [None, None]
+    assert [sample.error for sample in load_samples(second.folder)] == [None, None]
 
 
 def test_the_last_of_several_failures_is_loaded(tmp_path: Path) -> None:
     with RunStore.open(tmp_path, RUN) as store:
         store.append(failed(error="first"))
         store.append(failed(error="second"))
-    assert [one.error for one in load_samples(store.folder)] == ["second"]
+    assert [sample.error for sample in load_samples(store.folder)] == ["second"]
 
 
 def test_a_second_good_sample_is_refused(tmp_path: Path) -> None:
@@ -168,12 +168,12 @@ def test_a_torn_last_line_is_dropped_and_cut_off_on_resume(tmp_path: Path, keep:
     first, second = lines(store.folder)
     path = store.folder / "samples.jsonl"
     path.write_bytes(first + second[:keep])
-    assert [one.prompt_id for one in load_samples(store.folder)] == ["q1"]
+    assert [sample.prompt_id for sample in load_samples(store.folder)] == ["q1"]
     assert path.read_bytes() != first  # reading changes nothing
     with RunStore.open(tmp_path, RUN) as resumed:
         assert path.read_bytes() == first
         resumed.append(good("q2"))
-    assert [one.prompt_id for one in load_samples(store.folder)] == ["q1", "q2"]
+    assert [sample.prompt_id for sample in load_samples(store.folder)] == ["q1", "q2"]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_full_disk_keeps_everything_before_it(tmp_path: Path, monkeypatch: pyt
         assert "free space" in caught.value.fix
         assert len(lines(store.folder)) == 1
         store.append(good("q2"))  # space was made
-    assert [one.prompt_id for one in load_samples(store.folder)] == ["q1", "q2"]
+    assert [sample.prompt_id for sample in load_samples(store.folder)] == ["q1", "q2"]
 
 
 def test_an_interrupt_in_mid_line_leaves_no_torn_line(
