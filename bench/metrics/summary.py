@@ -193,10 +193,10 @@ def _probe(run: Run) -> Probe | None:
 
 
 def _predicted(run: Run, probe: Probe | None, method: Sequence[Sample]) -> float | None:
-    """None too where rounds do not tell the rows of their verification."""
-    if probe is None or run.labels.get("several tokens per row"):
+    if probe is None:
         return None
-    return _defined(partial(roofline.predict, probe.costs), method)
+    has_one_row = bool(run.labels.get("several tokens per row"))
+    return _defined(partial(roofline.predict, probe.costs, several_tokens_per_row=has_one_row), method)
 
 
 def _figures(arm: Sequence[Sample]) -> ArmFigures:

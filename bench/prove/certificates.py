@@ -21,6 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from bench.records.files import write_text
 from bench.records.model import Run
 
 FOLDER = "certificates"
@@ -187,9 +188,7 @@ def save(certificate: Certificate, results: Path) -> Path:
     """Write a certificate into `results`; the file appears whole or not at all."""
     path = results / FOLDER / f"{certificate.method}-{certificate.key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(certificate), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(asdict(certificate), indent=2) + "\n")
     return path
 
 

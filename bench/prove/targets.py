@@ -29,7 +29,7 @@ from transformers import (
 from bench.compose.settings import ModelConfig
 from bench.errors import UserError
 from bench.prove.oracle import Oracle
-from bench.records.model import Generation
+from bench.records.model import Generation, PhaseName
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
@@ -38,7 +38,7 @@ from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
 from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Budget, Method, PhaseName
+from methods.core.base import Budget, Method
 
 FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),

@@ -19,10 +19,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from bench import PACKAGE_PREFIX
 from bench.errors import UserError
-
-PACKAGE_PREFIX = "package:"
-"""Marks a folder relative to the one that holds the ``bench`` package: shipped weights."""
 
 _PROJECT = Path(__file__).resolve().parents[2]
 COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")

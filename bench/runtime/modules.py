@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.records.files import replacing, write_text
 
 WEIGHTS_FILE = "module.safetensors"
 PROVENANCE_FILE = "module.json"
@@ -27,27 +28,31 @@ MODEL_FILE = "model.safetensors"
 def save_module(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> None:
     """Write a module's tensors and provenance; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{WEIGHTS_FILE}.partial"
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
-    partial.replace(folder / WEIGHTS_FILE)
+    with replacing(folder / WEIGHTS_FILE) as fresh:
+        _save_tensors(tensors, fresh)
     save_provenance(folder, provenance)
 
 
 def save_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write a whole model of a method's own; the weights appear last and whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{MODEL_FILE}.partial"
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / MODEL_FILE)
+    with replacing(folder / MODEL_FILE) as fresh:
+        _save_tensors(tensors, fresh)
+        write_text(folder / "config.json", _plain_json(config))
 
 
 def save_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
     """Write or replace what a module says of itself, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{PROVENANCE_FILE}.partial"
-    partial.write_text(json.dumps(provenance, indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / PROVENANCE_FILE)
+    write_text(folder / PROVENANCE_FILE, _plain_json(provenance))
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def _plain_json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 
 def load_provenance(

@@ -16,8 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.bounds import require_choice
-from bench.compose.components import Component, unknown_key
+from bench.compose.components import Component, require_choice, unknown_key
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS
@@ -98,7 +97,7 @@ def _train_base(composed: DictConfig, name: str) -> None:
 
 
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
-    from bench.compose.fingerprints import checkpoint_hash
+    from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder

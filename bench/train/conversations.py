@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.compose.bounds import require_least
+from bench.compose.components import require_least
 from bench.errors import UserError
 from bench.tasks.chat import ChatFormat
 from bench.tasks.rows import PublishedRows, Row, read_rows

@@ -7,6 +7,7 @@ from torch import Tensor
 from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.tiers.eager import EagerDecoder
 from methods.core.base import Budget, Clock, Lossless
 
 _ONE_TOKEN = Round(drafted=0, accepted=0, emitted=1, depth=0, stop="length")
@@ -30,3 +31,16 @@ class Autoregressive(Lossless):
                 ids.append(int(token))
             base += 1
         return Generation(tuple(ids), (_ONE_TOKEN,) * (len(ids) - 1))
+
+
+class EagerLoop(Autoregressive):
+    """The second baseline: plain decoding with a textbook loop, the kind that papers report speedups over.
+
+    It decodes with an `EagerDecoder`, whatever the tier of the target. Weights and cache are the target's
+    own, like those of every arm; each generation first empties the cache. So this arm adds no memory to the
+    peaks of the other arms.
+    """
+
+    def attach(self, decoder: Decoder) -> None:
+        weights = (decoder.config, decoder.embedding, decoder.layers, decoder.final_norm, decoder.lm_head)
+        super().attach(EagerDecoder(*weights, decoder.cache, decoder.placement))

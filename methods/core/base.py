@@ -12,15 +12,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from bench.records.model import Generation
+from bench.errors import UserError
+from bench.records.model import Generation, PhaseName
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
-
-PhaseName = Literal["draft", "verify", "commit", "search"]
 
 
 class Exactness(StrEnum):
@@ -95,6 +94,50 @@ class Lossless:
     def exactness(self, sampler: Sampler) -> Exactness:
         """See `Method.exactness`."""
         return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What tables and predictions must know of a method, beside its output.
+
+    A method declares them as the attribute ``traits``: of the class, or set in the constructor where they
+    depend on its parameters. A method without that attribute has the defaults.
+
+    Args:
+        is_reimplementation: Written from the paper alone, without the authors' code.
+        is_cost_only: Its acceptance is given, so that only its times mean anything.
+        several_tokens_per_row: A round's pass reads one row, however many tokens it then emits.
+        draft_cost: Name of the simulated draft cost, of a method that has one.
+    """
+
+    is_reimplementation: bool = False
+    is_cost_only: bool = False
+    several_tokens_per_row: bool = False
+    draft_cost: str | None = None
+
+
+def traits_of(method: Method) -> Traits:
+    """The traits that a method declares, or the defaults.
+
+    Raises:
+        UserError: If its attribute ``traits`` is something else.
+    """
+    traits = getattr(method, "traits", Traits())
+    if not isinstance(traits, Traits):
+        raise UserError(
+            f"traits of {type(method).__name__} must be methods.core.base.Traits, got {traits!r}",
+            "write traits = Traits(...) in the class, or leave it out",
+        )
+    return traits
+
+
+@runtime_checkable
+class WeighedPasses(Protocol):
+    """A method whose passes read more or other weights than the target's; known once it is attached."""
+
+    @property
+    def pass_weights(self) -> Mapping[str, int]:
+        """Parameters that a pass reads, by part; see `bench.metrics.lossy.PassWeights`."""
 
 
 @runtime_checkable

@@ -42,7 +42,7 @@ from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler
-from methods.core.base import Budget, Clock, Exactness, Example
+from methods.core.base import Budget, Clock, Exactness, Example, Traits
 from methods.core.chain import Draft
 from methods.hamburger.batch import Answer, collate
 from methods.hamburger.checkpoint import BLOCK, Checkpoint, load_checkpoint
@@ -108,6 +108,7 @@ class Hamburger:
         self._weights = None if weights is None else Path(weights)
         self._confidence, self._token_confidence = confidence, token_confidence
         self._delay, self._shift = merge_delay, SHIFTS[position_convention]
+        self.traits = Traits(several_tokens_per_row=merge_delay == 0)  # with a delay, each token is a row
         if not 0 <= distilled <= 1:
             raise ValueError(f"distilled must lie in [0, 1], got {distilled}")
         self._micro_layers, self._stop_weight, self._distilled = micro_layers, stop_weight, distilled

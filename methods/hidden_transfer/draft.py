@@ -33,7 +33,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.core.base import TrainingRows
+from methods.core.base import TrainingRows, Traits
 from methods.core.tree_choice import TreeSpec, choose_tree
 from methods.core.tree_round import TreeDraft, TreeMethod
 from methods.core.trees import Tree
@@ -65,7 +65,7 @@ class HiddenTransfer(TreeMethod):
     """
 
     name = "hidden_transfer"
-    is_reimplementation = True
+    traits = Traits(is_reimplementation=True)
     schedules: tuple[Mapping[str, Any], ...] = ({"two_phase": False}, {"two_phase": True})
 
     def __init__(

@@ -25,7 +25,7 @@ from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
-from methods.core.base import Budget, Clock
+from methods.core.base import Budget, Clock, Traits
 from methods.core.tree_round import TreeDraft, generate_tree
 from methods.core.trees import Tree, compact
 from methods.kangaroo.draft import Kangaroo
@@ -42,7 +42,7 @@ class KangarooTree(Kangaroo):
         threshold: Least product of draft probabilities of a node (eta), but for the top-1 chain.
     """
 
-    is_reimplementation = True  # no code was ever released: tables say so
+    traits = Traits(is_reimplementation=True)  # no code was ever released: tables say so
 
     def __init__(
         self, *, weights: str | None, exit_layer: int | None, depth: int, width: int, threshold: float

@@ -37,7 +37,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.core.base import Budget, Clock, Exactness, TrainingRows
+from methods.core.base import Budget, Clock, Exactness, TrainingRows, Traits
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, top_probability
 from methods.early_exit.prefix import PrefixExit, check_exit
 from methods.m2r2.accelerated import AcceleratedStream, accelerated_rows
@@ -65,7 +65,7 @@ class M2R2(ChainMethod):
     """
 
     name = "m2r2"
-    is_reimplementation = True
+    traits = Traits(is_reimplementation=True)
 
     def __init__(
         self,

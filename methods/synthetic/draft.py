@@ -26,7 +26,7 @@ from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
-from methods.core.base import Budget, Clock, Exactness
+from methods.core.base import Budget, Clock, Exactness, Traits
 from methods.core.trees import CPU, compact
 from methods.synthetic.draft_cost import DraftCost, Schedule
 
@@ -39,16 +39,17 @@ class Synthetic:
         schedule: Whose draft cost is paid.
     """
 
-    is_cost_only = True
-
     def __init__(self, *, acceptance: Sequence[float], schedule: Schedule) -> None:
         if not all(0 <= rate <= 1 for rate in acceptance):
             raise ValueError(f"acceptance holds chances in [0, 1], got {list(acceptance)}")
         schedule.tree(len(acceptance), CPU)  # refuses rates that do not fit the nodes
         self._rates = tuple(acceptance)
         self._schedule = schedule
-        self.draft_cost = schedule.name
-        self.emits_behind_one_row = schedule.verifies == "root"
+        self.traits = Traits(
+            is_cost_only=True,
+            several_tokens_per_row=schedule.verifies == "root",
+            draft_cost=schedule.name,
+        )
 
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -75,7 +76,7 @@ class Synthetic:
                 picks = sampler.pick(cost.verify(tokens, base, tree)).tolist()
             with clock.phase("commit"):
                 accepted = self._draw(chance, tree.depth)
-                path = (0,) if self.emits_behind_one_row else tree.first_path(accepted)
+                path = (0,) if self.traits.several_tokens_per_row else tree.first_path(accepted)
                 emitted = [picks[node] for node in path]
                 emitted += emitted[-1:] * (accepted + 1 - len(emitted))
                 emitted = _without_ends(emitted, budget)

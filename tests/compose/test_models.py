@@ -12,12 +12,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 import bench.runtime.room
+from bench import PACKAGE_PREFIX
 from bench.compose.components import unknown_key
 from bench.compose.settings import DTYPES, ModelConfig, RuntimeConfig
 from bench.compose.workbench import options_for
 from bench.convert.cli import ConvertConfig
 from bench.errors import UserError
-from bench.runtime.hub import PACKAGE_PREFIX
 from bench.runtime.loading import load_decoder
 from bench.runtime.room import require_room
 from tests.harness import save_random_model
@@ -52,32 +52,32 @@ def model(name: str) -> ModelConfig:
     """The model as any command of the benchmark composes it; the smallest of them, since there are many."""
     ConfigStore.instance().store(name="convert_schema", node=ConvertConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        found: ModelConfig = OmegaConf.to_object(compose("convert", [f"model={name}"]).model)
-    return found
+        composed: ModelConfig = OmegaConf.to_object(compose("convert", [f"model={name}"]).model)
+    return composed
 
 
 @pytest.mark.parametrize("name", [file.stem for file in PUBLISHED])
 def test_every_published_model_composes_and_says_what_it_must(name: str) -> None:
-    found = model(name)
-    assert found.name == name, "claims of papers and tables name models as their files do"
-    assert re.fullmatch(r"[\w.-]+/[\w.-]+", found.path)
-    assert found.revision
-    assert found.dtype in (None, *DTYPES)
-    assert found.context is not None
-    assert found.stop_ids
-    assert found.modules is None
+    composed = model(name)
+    assert composed.name == name, "claims of papers and tables name models as their files do"
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", composed.path)
+    assert composed.revision
+    assert composed.dtype in (None, *DTYPES)
+    assert composed.context is not None
+    assert composed.stop_ids
+    assert composed.modules is None
 
 
 def test_the_list_is_complete() -> None:
-    wanted = {f"{family}_{size}" for family, sizes in ASKED_FOR.items() for size in sizes}
-    assert wanted <= {file.stem for file in PUBLISHED}
+    names = {f"{family}_{size}" for family, sizes in ASKED_FOR.items() for size in sizes}
+    assert names <= {file.stem for file in PUBLISHED}
 
 
 def test_base_models_are_not_given_a_chat_template() -> None:
     for file in PUBLISHED:
-        told = OmegaConf.load(file)
+        node = OmegaConf.load(file)
         says_base = "base model" in file.read_text()
-        assert says_base == (told.get("template") == "raw"), file.name
+        assert says_base == (node.get("template") == "raw"), file.name
 
 
 def test_models_that_are_gated_say_so() -> None:

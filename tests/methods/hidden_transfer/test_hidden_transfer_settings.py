@@ -41,7 +41,7 @@ def test_steps_enter_at_a_share_of_the_depth(settings: dict[str, Any], layers: t
 
 
 def test_it_is_labelled_a_reimplementation() -> None:
-    assert HiddenTransfer.is_reimplementation
+    assert HiddenTransfer.traits.is_reimplementation
 
 
 @pytest.mark.parametrize(

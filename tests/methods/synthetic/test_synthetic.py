@@ -104,7 +104,7 @@ def test_without_acceptance_the_ids_are_the_models_own() -> None:
 def test_it_promises_nothing_and_says_that_only_its_cost_counts() -> None:
     method = Synthetic(acceptance=[0.5], schedule=FREE)
     assert method.exactness(Sampler(Sampling(), CPU, 0)) is Exactness.LOSSY
-    assert method.is_cost_only
+    assert method.traits.is_cost_only
 
 
 class Counting:

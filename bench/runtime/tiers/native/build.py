@@ -15,10 +15,11 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from bench.records.files import replacing
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
@@ -68,11 +69,9 @@ def _built(compiler: str) -> Path:
     if not made.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         files = [str(file) for file in sources() if file.suffix == ".c"]
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fresh = Path(scratch) / made.name
+        with replacing(made, is_shared=True) as fresh:
             command = [compiler, *FLAGS, *files, "-o", str(fresh), "-lm"]
             subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT_S)
-            fresh.replace(made)
     return made
 
 

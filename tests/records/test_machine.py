@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.records.identity import check_machine
+from bench.records.store import check_machine
 
 HERE: dict[str, Any] = {
     "device": "NVIDIA H100",
@@ -19,7 +19,7 @@ HERE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("there", "told"),
+    ("there", "named"),
     [
         ({"device": "NVIDIA A100"}, "device 'NVIDIA A100', not 'NVIDIA H100'"),
         ({"device": "EPYC, 2 threads"}, "device 'EPYC, 2 threads', not"),
@@ -31,10 +31,10 @@ HERE: dict[str, Any] = {
     ],
     ids=["GPU", "thread count", "precision", "host CPU", "torch", "CUDA", "unknown"],
 )
-def test_another_machine_is_refused_and_named(there: dict[str, Any], told: str) -> None:
+def test_another_machine_is_refused_and_named(there: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError) as caught:
         check_machine([HERE, HERE | there], HERE, Path("run"))
-    assert told in caught.value.what
+    assert named in caught.value.what
     assert "timings must not mix" in caught.value.what
 
 

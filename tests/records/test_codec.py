@@ -8,10 +8,9 @@ import pytest
 
 from bench.errors import UserError
 from bench.metrics.summary import render, summarise
-from bench.records.codec import decode_sample, encode_sample
+from bench.records.codec import FIRST_VERSION, decode_sample, encode_sample, upgrade
 from bench.records.model import SCHEMA_VERSION, Arm, Verdict
 from bench.records.store import load_run, load_samples
-from bench.records.upgrade import FIRST_VERSION, upgrade
 
 DATA = Path(__file__).parent / "data"
 
@@ -22,27 +21,27 @@ def test_a_frozen_run_of_every_version_is_read(version: int) -> None:
     run, samples = load_run(folder), load_samples(folder)
     assert run.schema_version == SCHEMA_VERSION
     assert run.attempts[0]["device"]
-    assert len({one.key for one in samples}) == len(samples) == 8
+    assert len({sample.key for sample in samples}) == len(samples) == 8
     assert "layerskip on jsonl" in render(summarise(run, samples, resamples=20))
 
 
 def test_the_frozen_run_of_version_1_means_what_it_meant() -> None:
     frozen = json.loads((DATA / "run_v1" / "meaning.json").read_text())
-    found = {":".join(map(str, one.key)): one for one in load_samples(DATA / "run_v1")}
-    assert found.keys() == frozen.keys()
-    for name, told in frozen.items():
-        sample = found[name]
+    samples = {":".join(map(str, sample.key)): sample for sample in load_samples(DATA / "run_v1")}
+    assert samples.keys() == frozen.keys()
+    for name, expected in frozen.items():
+        sample = samples[name]
         assert (list(sample.ids), len(sample.rounds), sample.error) == (
-            told["ids"],
-            told["rounds"],
-            told["error"],
+            expected["ids"],
+            expected["rounds"],
+            expected["error"],
         )
-        assert sum(one.accepted for one in sample.rounds) == told["accepted"]
-        assert (sample.timing is None) == (told["decode_s"] is None)
-        assert sample.timing is None or sample.timing.decode_s == told["decode_s"]
+        assert sum(step.accepted for step in sample.rounds) == expected["accepted"]
+        assert (sample.timing is None) == (expected["decode_s"] is None)
+        assert sample.timing is None or sample.timing.decode_s == expected["decode_s"]
         if sample.arm is Arm.METHOD and sample.error is None:
             assert sample.equivalence is not None
-            assert sample.equivalence.verdict is Verdict(told["verdict"])
+            assert sample.equivalence.verdict is Verdict(expected["verdict"])
 
 
 def test_the_first_lines_named_no_version(tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_a_version_from_nowhere_is_refused(version: Any) -> None:
 def test_a_column_of_rounds_that_came_later_holds_its_default() -> None:
     line = json.loads((DATA / "run_v1" / "samples.jsonl").read_text().splitlines()[0])
     del line["rounds"]["exit_layer"]
-    assert all(one.exit_layer is None for one in decode_sample(line).rounds)
+    assert all(step.exit_layer is None for step in decode_sample(line).rounds)
 
 
 def test_a_column_of_rounds_that_is_not_known_is_refused_and_not_dropped() -> None:
