@@ -29,8 +29,8 @@ from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import ModuleTrainer
 from methods.core.chain import ChainMethod, Draft
-from methods.hamburger.micro_decoder import MicroDecoder, features_at, new_taps
-from methods.hamburger.model import HamburgerShape, MicroModule
+from methods.hamburger.checkpoint import HamburgerShape
+from methods.hamburger.decoder import MicroDecoder, features_at, new_taps
 
 
 class HamburgerVerified(ChainMethod):
@@ -76,10 +76,8 @@ class HamburgerVerified(ChainMethod):
             )
         shape = HamburgerShape(**load_provenance(self._weights, self.name)["shape"])
         shape.check(decoder.config)
-        with torch.device("meta"):
-            expected = MicroModule(decoder.config, shape).state_dict()
-        shapes = {name: tuple(value.shape) for name, value in expected.items()}
-        self.use(decoder, load_module(self._weights, shapes, decoder.embedding), shape)
+        tensors = load_module(self._weights, shape.micro_shapes(decoder.config), decoder.embedding)
+        self.use(decoder, tensors, shape)
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], shape: HamburgerShape) -> None:
         """Bind to a decoder with the module's tensors at hand."""

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
 from methods.core.base import TrainingRows
+from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.groups import entropies
-from methods.hamburger.model import HamburgerShape, MicroModule
+from methods.hamburger.module import MicroModule
 from methods.training.distillation import soft_cross_entropy
 
 

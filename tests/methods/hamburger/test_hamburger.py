@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -16,10 +17,12 @@ from bench.runtime.rows import Rows
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Exactness, FullTrainable
-from methods.hamburger.batch import Answer, collate
-from methods.hamburger.draft import Hamburger, Merge
-from methods.hamburger.model import HamburgerModel, HamburgerShape, joint_loss
-from methods.hamburger.training import distilled_labels
+from methods.hamburger.checkpoint import HamburgerShape
+from methods.hamburger.decoder import Merge
+from methods.hamburger.draft import Hamburger
+from methods.hamburger.groups import Answer, collate
+from methods.hamburger.module import HamburgerModel, joint_loss
+from methods.hamburger.trainer import distilled_labels
 from tests.methods.hamburger.hamburgers import (
     TUNED_SEED,
     answer,
@@ -302,6 +305,18 @@ def test_features_sit_at_the_quarters_and_shapes_survive_json() -> None:
     shape = HamburgerShape.for_model(random_decoder().config, 4, 2)
     assert shape.feature_layers == (1, 2, 3, 5)
     assert HamburgerShape(**json.loads(json.dumps(shape.plain()))) == shape
+
+
+@pytest.mark.parametrize("flags", [{}, {"qk_norm": True}, {"qkv_bias": True, "mlp_bias": True}], ids=str)
+def test_decoding_expects_the_tensors_that_training_makes(flags: dict[str, bool]) -> None:
+    config = replace(random_decoder().config, **flags)  # type: ignore[arg-type]
+    shape = HamburgerShape.for_model(config, 4, 2)
+    made = HamburgerModel(config, shape)
+    for module, expected in (
+        (made.comp_embedder, shape.embedder_shapes(config.width)),
+        (made.micro_step_decoder, shape.micro_shapes(config)),
+    ):
+        assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == expected
 
 
 def test_it_is_trained_as_a_whole() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bench.records.model import Generation
-from methods.hamburger.batch import Answer
 from methods.hamburger.draft import Hamburger
-from methods.hamburger.model import HamburgerModel
+from methods.hamburger.groups import Answer
+from methods.hamburger.module import HamburgerModel
 from tests.methods.hamburger.hamburgers import TUNED_SEED, bound, random_model, unattached
 from tests.methods.hamburger.test_hamburger import sizes_of
 from tests.methods.small import prompt, random_decoder, run

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from methods.hamburger.batch import collate
+from methods.hamburger.decoder import new_taps
+from methods.hamburger.groups import collate
 from methods.hamburger.history import History
-from methods.hamburger.micro_decoder import new_taps
 from tests.methods.hamburger.hamburgers import (
     TUNED_SEED,
     answer,

@@ -13,8 +13,8 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.train.modules import observe
 from methods.core.base import Exactness, Trainable
 from methods.core.chain import Draft
+from methods.hamburger.decoder import features_at, new_taps
 from methods.hamburger.groups import entropies, segment
-from methods.hamburger.micro_decoder import features_at, new_taps
 from methods.hamburger.verified_trainer import _features, _Windows
 from tests.methods.hamburger.hamburgers import checkpoint, random_model, saved_verified, verified
 from tests.methods.small import CPU, prompt, random_decoder, run
