@@ -49,10 +49,10 @@ class MicroDecoder:
     ) -> None:
         self._target, self._shape = target, shape
         self._confidence, self._token_confidence = confidence, token_confidence
-        unfused = replace(target.config, fused=False, norm_offset=0.0)  # new layers are stored plainly
+        plain = replace(target.config, fused=False, norm_offset=0.0)  # how the new layers are stored
         prefixes = [f"decoders.{index}" for index in range(shape.micro_layers)]
         self._layers = target.companion(
-            read_layers(unfused, tensors, prefixes, target.device),
+            read_layers(plain, tensors, prefixes, target.device),
             target.final_norm,
             capacity=len(shape.feature_layers) + shape.max_group - 1,
         )

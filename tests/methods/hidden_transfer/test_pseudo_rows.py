@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from bench.runtime.decoder import Decoder
 from bench.train.modules import observe
 from methods.core.tree_round import TreeDraft
+from methods.hidden_transfer.module import choose_anchors
 from methods.hidden_transfer.pseudo_rows import Transfer, pseudo_rows
 from tests.methods.hidden_transfer.transfers import (
     DEPTH,
@@ -108,9 +109,8 @@ def test_a_token_outside_the_answer_is_no_target() -> None:
 
 def test_anchors_are_answer_positions_and_the_same_at_every_start() -> None:
     decoder = random_decoder()
-    method = unattached(anchors=5)
-    rows = observe(method.trainer(), decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
-    first, second = (method.trainer()._drawn_anchors(rows, 256) for _ in range(2))
+    rows = observe(unattached().trainer(), decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
+    first, second = (choose_anchors(rows, 256, 5) for _ in range(2))
     assert torch.equal(first, second)
     assert first.tolist() == sorted(set(first.tolist()))
     assert rows.mask[first].all()
