@@ -41,7 +41,7 @@ def verified(**changes: Any) -> HamburgerVerified:
 
 
 def answer(ids: list[int], prompt: int, sizes: list[int], width: int = 1) -> Answer:
-    """An answer that the untuned model has made nothing of."""
+    """An answer with teacher rows of zeros."""
     return Answer(ids, prompt, sizes, True, torch.zeros(len(ids) - prompt, width))
 
 
@@ -90,7 +90,7 @@ def saved(folder: Path, **changes: Any) -> Hamburger:
 
 
 def saved_verified(decoder: Decoder, folder: Path, **changes: Any) -> HamburgerVerified:
-    """The verified drafter with a module of random weights: it accepts next to nothing."""
+    """The verified drafter with a module of random weights: hardly a draft is accepted."""
     parts = checkpoint(decoder)
     facts = {"method": "hamburger_verified", "shape": parts.shape.plain()}
     save_module(folder, parts.micro, facts)

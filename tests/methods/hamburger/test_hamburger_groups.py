@@ -1,4 +1,4 @@
-"""Which tokens belong together: the published rule on examples, and what training makes of dialogues."""
+"""How answers are cut into groups: the published rule, random splits, and the examples of a dialogue."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def test_above_confidence_one_nothing_is_drafted(tmp_path: Path) -> None:
     method = saved_verified(decoder, tmp_path, confidence=1.1)
     method.attach(decoder)
     got = run(method, prompt(), new=12)
-    assert {one.drafted for one in got.rounds} == {0}
-    assert {one.stop for one in got.rounds[:-1]} == {"confidence"}
+    assert {step.drafted for step in got.rounds} == {0}
+    assert {step.stop for step in got.rounds[:-1]} == {"confidence"}
 
 
 def test_drafts_of_sampled_decoding_carry_their_distributions(tmp_path: Path) -> None:
