@@ -226,7 +226,7 @@ def _module_parameters(settings: Settings, method: Method, decoder: Decoder) -> 
         return stored
     with decoder.device:
         if isinstance(method, Trainable):
-            return sum(tensor.numel() for tensor in method.new_module(decoder).parameters())
+            return sum(tensor.numel() for tensor in method.trainer().new_module(decoder).parameters())
         if isinstance(method, FullTrainable):
-            return sum(tensor.numel() for tensor in method.new_model(decoder).parameters())
+            return sum(tensor.numel() for tensor in method.model_trainer().new_model(decoder).parameters())
     return 0  # fitted to the model but without tensors, such as a set of layers to skip

@@ -8,7 +8,7 @@ the way to convert.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -134,9 +134,27 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
         UserError: If the tensors do not fit the configuration.
     """
     shape = decoder_config(config)
-    source = _Source(shape, tensors, options.device)
+    weights = (shape, *read_weights(shape, tensors, options.device))
+    capacity = min(options.max_length, shape.context)
+    cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
+    placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
+    room = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
+    if options.tier == "graph":
+        return GraphDecoder(*weights, SlotCache(*room), placement, CudaRecorder(options.device))
+    return _KINDS[options.tier](*weights, KVCache(*room), placement)
+
+
+def read_weights(
+    shape: DecoderConfig, tensors: dict[str, Tensor], device: torch.device
+) -> tuple[Tensor, list[Layer], Tensor, Linear]:
+    """Embedding, layers, final norm and LM head of a model from its named tensors, which are consumed.
+
+    Raises:
+        UserError: If the tensors do not fit the shape.
+    """
+    source = _Source(shape, tensors, device)
     embedding = source.take("model.embed_tokens.weight", shape.vocab, shape.width)
-    layers = [_layer(source, shape, index) for index in range(shape.layers)]
+    layers = [_layer(source, shape, f"model.layers.{index}") for index in range(shape.layers)]
     final_norm = source.norm("model.norm.weight", shape.width)
     if shape.tied_head:
         tensors.pop("lm_head.weight", None)
@@ -144,18 +162,26 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
     else:
         lm_head = source.linear("lm_head", (shape.vocab,), shape.width)
     source.finish()
-    capacity = min(options.max_length, shape.context)
-    cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
-    placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
-    room = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
-    weights = (shape, embedding, layers, final_norm, lm_head)
-    if options.tier == "graph":
-        return GraphDecoder(*weights, SlotCache(*room), placement, CudaRecorder(options.device))
-    return _KINDS[options.tier](*weights, KVCache(*room), placement)
+    return embedding, layers, final_norm, lm_head
 
 
-def _layer(source: _Source, shape: DecoderConfig, index: int) -> Layer:
-    prefix = f"model.layers.{index}"
+def read_layers(
+    shape: DecoderConfig, tensors: Mapping[str, Tensor], prefixes: Sequence[str], device: torch.device
+) -> list[Layer]:
+    """Single layers from those of the tensors whose names start with the layers' prefixes.
+
+    Raises:
+        UserError: If tensors are missing, left over or misshapen.
+    """
+    starts = tuple(f"{prefix}." for prefix in prefixes)
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(starts)}
+    source = _Source(shape, own, device)
+    layers = [_layer(source, shape, prefix) for prefix in prefixes]
+    source.finish()
+    return layers
+
+
+def _layer(source: _Source, shape: DecoderConfig, prefix: str) -> Layer:
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if shape.fused:

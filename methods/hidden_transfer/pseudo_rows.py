@@ -1,9 +1,9 @@
-"""Pseudo rows: hidden states of tokens not yet known, from a projection half-way up the target.
+"""Pseudo rows: hidden states of tokens not yet known, from a projection partway up the target's layers.
 
-Decides where they enter, what they see and what training computes; `methods.hidden_transfer.draft` decodes
-with them.
+Says where they enter and what they see, and computes those of many positions at once, for training and
+calibration; `methods.hidden_transfer.draft` decodes with them.
 
-Shapes: k steps, N anchors (real rows that pseudo rows spring from), T positions of a sequence, d width.
+Shapes: k steps, N anchors (real rows that pseudo rows start from), T positions of a sequence, d width.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from methods.training.frozen_layers import finish_layer, query_key_value
 
-INIT_GAIN = 0.2
-"""A pseudo row starts as a short vector; a gain of 1 trained worse on a toy model."""
+STEPS = 3
+ENTER = 0.625
+"""Share of the depth at which new projections enter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """How pseudo rows come about; the weights depend on it.
+    """How pseudo rows are made; the weights depend on it.
 
     Args:
-        layers: Layer that step i enters, ascending, length k; L enters behind the last layer.
+        layers: Layer that step i enters, ascending, length k; L enters after the last layer.
         source: What step i projects: its anchor's ``real`` row, or in a ``chain`` step i - 1's pseudo row.
         isolate: Hide earlier steps from later ones (ablation).
     """
@@ -38,7 +39,7 @@ class Transfer:
     isolate: bool = False
 
     def spans(self, depth: int) -> list[tuple[int, int, int]]:
-        """Stretches of layers between entries: active steps, first layer, one past the last."""
+        """Spans of layers between entries: active steps, first layer, one past the last layer."""
         return [(count, *span) for count, span in enumerate(pairwise((0, *self.layers, depth)))]
 
     def sees(self, real: Tensor) -> Tensor:
@@ -56,12 +57,47 @@ class Transfer:
         return torch.cat([real.repeat(steps, 1), own], dim=1)
 
 
-class Projections(nn.Module):
-    """The trained module: a square matrix per step, no bias; ``k d^2`` parameters."""
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """A transfer as configured, for a model of any depth.
 
-    def __init__(self, steps: int, width: int) -> None:
-        super().__init__()
-        self.projections = nn.Parameter(torch.randn(steps, width, width) * (INIT_GAIN / width**0.5))
+    Args:
+        steps: Drafted positions (k); None leaves it to the trained weights, else 3.
+        enter: Share of the depth at which step 1 enters, in [0, 1]; None likewise, else 5/8.
+        stride: Layers between the entries of consecutive steps; None likewise, else 0.
+        source: See `Transfer`.
+        isolate: See `Transfer`.
+    """
+
+    steps: int | None
+    enter: float | None
+    stride: int | None
+    source: str
+    isolate: bool
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.enter is not None and not 0 <= self.enter <= 1:
+            raise ValueError(f"enter must lie in [0, 1], got {self.enter}")
+        if self.stride is not None and self.stride < 0:
+            raise ValueError(f"stride must be at least 0, got {self.stride}")
+        if self.source not in ("real", "chain"):
+            raise ValueError(f"source must be real or chain, got {self.source!r}")
+
+    def transfer(self, depth: int, trained: tuple[int, ...] | None = None) -> Transfer:
+        """The transfer in a model of `depth` layers.
+
+        Args:
+            depth: Layers of the model (L).
+            trained: Layers that the trained weights enter; they fill in what the settings leave open.
+        """
+        like = trained or (round(ENTER * depth),) * STEPS
+        steps = len(like) if self.steps is None else self.steps
+        first = like[0] if self.enter is None else round(self.enter * depth)
+        stride = like[min(1, len(like) - 1)] - like[0] if self.stride is None else self.stride
+        layers = tuple(min(first + step * stride, depth) for step in range(steps))
+        return Transfer(layers, self.source, self.isolate)
 
 
 def pseudo_rows(
@@ -77,7 +113,7 @@ def pseudo_rows(
         decoder: The frozen target.
 
     Returns:
-        Pseudo rows behind the last layer, shape [k, N, d].
+        Pseudo rows after the last layer, shape [k, N, d].
     """
     steps, count = len(transfer.layers), anchors.numel()
     total = hidden[decoder.depth].shape[0]
@@ -95,13 +131,13 @@ def pseudo_rows(
         rows = torch.cat([rows, fresh.to(decoder.dtype)])
         width = active * count
         for layer in range(start, stop):
-            rows = _beside(
+            rows = _pseudo_layer(
                 layer, rows, hidden[layer], places[: total + width], sees[:width, : total + width], decoder
             )
     return rows.view(steps, count, decoder.config.width)
 
 
-def _beside(
+def _pseudo_layer(
     index: int, pseudo: Tensor, real: Tensor, places: Tensor, sees: Tensor, decoder: Decoder
 ) -> Tensor:
     """One layer of pseudo rows [M, d] that attend to the constant real rows [T, d] and to each other."""

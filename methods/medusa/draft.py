@@ -1,13 +1,24 @@
 """Medusa: extra heads propose a static tree, one pass checks it; arXiv 2401.10774 (Medusa-1: frozen target).
 
-Head k reads the last hidden row, behind the final norm, that made the target choose the root, and proposes
-tokens for k places behind that choice (section 2.1.1). The best tokens of every head fill a fixed tree, which
-the target verifies with a tree mask (section 2.1.2).
+The target's last hidden row, after the final norm, predicts the next token, the root of a round. Head k reads
+the same row and proposes the token k places after the root (section 2.1.1). The best tokens of every head
+fill a fixed tree, which the target verifies in one pass with a tree mask (section 2.1.2).
+
+A worked round after a prompt of 10 tokens, with two heads and a tree of five nodes below the root:
+
+    root       the row at position 9 chose "The"
+    draft      from that row head 1 proposes "cat" and "dog", head 2 "sat" and "ran"; the paths of the tree
+               are The cat sat, The cat ran, The dog sat
+    verify     one pass over the 6 nodes, in slots 10 to 15; positions are 10 for the root, 11 for "cat" and
+               "dog", 12 for the others; the target chooses "cat" after "The", "ran" after "The cat", "off"
+               after "The cat ran"
+    emitted    "cat" and "ran" are accepted, "off" is the next root: drafted 5, accepted 2, emitted 3
+    cache      13 tokens: the prompt, "The", "cat", "ran"; the heads read the row of "ran" next
 
 Differs from the authors' code in:
 - heads are evaluated at the accepted node only, not at all nodes of the tree;
 - sampling is exact: the target draws at every node (`methods.core.acceptance.accept_tree`); the paper's
-  typical acceptance is an option and then the output is LOSSY;
+  typical acceptance is an option, and then the output is LOSSY;
 - the tree shrinks to the remaining budget and to the free cache slots instead of running past them.
 
 Shapes: H heads, T positions, N tree nodes with the root, D tree depth, K candidates per head, d width, V
@@ -23,16 +34,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
+from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.acceptance import accept_tree, accept_tree_typical
-from methods.core.base import Budget, Clock, Exactness, TrainingRows
+from methods.core.base import Budget, Clock, Exactness, ModuleTrainer
 from methods.core.tree_choice import TreeSpec, choose_tree
 from methods.core.tree_round import Rule, TreeDraft, TreeMethod, generate_tree
 from methods.core.trees import Tree
@@ -43,11 +55,11 @@ class Medusa(TreeMethod):
 
     Args:
         weights: Folder of the trained heads, or None to train them.
-        tree: What to draft, see `methods.core.tree_choice`; None takes the tree stored beside the weights.
+        tree: What to draft, see `methods.core.tree_choice`; None takes the tree stored with the weights.
         acceptance: ``exact``, or the lossy ``typical``.
         epsilon: Typical acceptance: probability that is always enough.
         delta: Typical acceptance: scale of the entropy-dependent bound.
-        heads: Heads to train (H); trained weights bring their own number.
+        heads: Heads to train (H); trained weights have their own number.
         decay: Head k = 1..H weighs ``decay ** k`` in the training loss.
     """
 
@@ -72,7 +84,7 @@ class Medusa(TreeMethod):
         if heads < 1 or not 0 < decay <= 1:
             raise ValueError(f"need at least 1 head and decay in (0, 1], got {heads} and {decay}")
         self._weights = None if weights is None else Path(weights)
-        self._wanted_tree = tree
+        self._configured_tree = tree
         self._heads_to_train, self._decay = heads, decay
         self._is_typical = acceptance == "typical"
         self._rule: Rule = (
@@ -87,14 +99,12 @@ class Medusa(TreeMethod):
             )
         facts = load_provenance(self._weights, self.name)
         heads = int(facts["heads"])
-        tree = choose_tree(self._wanted_tree, facts.get("tree"), heads, self.name, decoder.device)
-        with torch.device("meta"):
-            expected = MedusaHeads(decoder.config.width, decoder.config.vocab, heads).state_dict()
-        shapes = {name: tuple(value.shape) for name, value in expected.items()}
-        self.use(decoder, load_module(self._weights, shapes, decoder.embedding), tree)
+        tree = choose_tree(self._configured_tree, facts.get("tree"), heads, self.name, decoder.device)
+        tensors = load_module(self._weights, head_shapes(decoder.config, heads), decoder.embedding)
+        self.use(decoder, tensors, tree)
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], tree: Tree) -> None:
-        """Bind to a decoder with the heads' tensors at hand; heads deeper than the tree are not kept."""
+        """Bind to a decoder, with the heads' tensors; heads deeper than the tree are dropped."""
         self._decoder, self._tree = decoder, tree
         self._proposer = _Proposer(tensors, tree.depth)
 
@@ -131,7 +141,7 @@ class Medusa(TreeMethod):
         return self._proposer(self._normed_rows(ids)).topk(width, dim=-1).indices
 
     def _normed_rows(self, ids: Tensor) -> Tensor:
-        """A prompt [P] through the emptied target; its last rows behind the final norm, shape [P, d]."""
+        """Rows of a prompt [P] after the final norm, shape [P, d]; the cache is emptied first."""
         decoder = self._decoder
         decoder.cache.truncate(0)
         place = decoder.placement.chain(0, ids.numel())
@@ -140,72 +150,24 @@ class Medusa(TreeMethod):
     def _final_norm(self, rows: Tensor) -> Tensor:
         return rms_norm(rows, self._decoder.final_norm, self._decoder.config.norm_eps)
 
-    # -- training --------------------------------------------------------------------------------------------
+    def trainer(self) -> ModuleTrainer:
+        """See `methods.core.base.Trainable`."""
+        from methods.medusa.module import MedusaTrainer
 
-    def new_module(self, decoder: Decoder) -> nn.Module:
-        config = decoder.config
-        module = MedusaHeads(config.width, config.vocab, self._heads_to_train)
-        for head in module:
-            head.get_parameter("1.weight").data.copy_(decoder.lm_head.weight)
-        return module
-
-    def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        return (decoder.depth,)
-
-    def provenance(self, decoder: Decoder) -> dict[str, Any]:
-        return {"method": self.name, "heads": self._heads_to_train, "decay": self._decay}
-
-    def loss(
-        self, module: nn.Module, rows: TrainingRows, decoder: Decoder
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Sum over heads of decay^k times the mean cross-entropy of head k against token t + k + 1 (eq. 1).
-
-        A position counts for head k where that token belongs to an answer. Logged beside it: ``top1_k`` and
-        ``top5_k``, how often the token is the head's first, or among its first five.
-        """
-        hidden = rows.hidden[decoder.depth]
-        normed = rms_norm(hidden, decoder.final_norm, decoder.config.norm_eps).float()
-        total = normed.new_zeros(())
-        figures: dict[str, float] = {}
-        for k, head in enumerate(module.children(), start=1):
-            inputs, labels = _pairs(normed, rows, k)
-            count = max(1, labels.numel())  # a mean over no answer token would be NaN
-            logits = head(inputs)
-            total = total + self._decay**k * F.cross_entropy(logits, labels, reduction="sum") / count
-            hits = logits.detach().topk(5, dim=-1).indices == labels[:, None]
-            figures[f"top1_{k}"] = float(hits[:, 0].sum()) / count
-            figures[f"top5_{k}"] = float(hits.any(dim=-1).sum()) / count
-        return total, figures
+        return MedusaTrainer(self.name, self._heads_to_train, self._decay)
 
 
-def _pairs(normed: Tensor, rows: TrainingRows, k: int) -> tuple[Tensor, Tensor]:
-    """Inputs [M, d] of head k, and the M tokens k + 1 places ahead where those belong to an answer."""
-    is_answer = rows.mask[k:-1]  # whether token t + k + 1 is one, for t = 0 ..
-    return normed[: -k - 1][is_answer], rows.ids[k + 1 :][is_answer]
+def head_shapes(config: DecoderConfig, heads: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of H heads by their names in the published checkpoints.
 
-
-class ResBlock(nn.Module):
-    """``x + SiLU(W x + b)``, W from zero (section 2.2.1); tensor names are those of the official code."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-        nn.init.zeros_(self.linear.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + F.silu(self.linear(x))
-
-
-class MedusaHeads(nn.ModuleList):
-    """H heads of one residual block and an LM head each: ``d^2 + d + d V`` parameters per head.
-
-    Tensor names are those of the published checkpoints: ``{k}.0.linear.weight``, ``{k}.0.linear.bias``,
-    ``{k}.1.weight``.
+    A head is one residual block and an LM head: ``d^2 + d + d V`` parameters.
     """
-
-    def __init__(self, width: int, vocab: int, heads: int) -> None:
-        blocks = (nn.Sequential(ResBlock(width), nn.Linear(width, vocab, bias=False)) for _ in range(heads))
-        super().__init__(blocks)
+    width, shapes = config.width, dict[str, tuple[int, ...]]()
+    for k in range(heads):
+        shapes[f"{k}.0.linear.weight"] = (width, width)
+        shapes[f"{k}.0.linear.bias"] = (width,)
+        shapes[f"{k}.1.weight"] = (config.vocab, width)
+    return shapes
 
 
 class _Proposer:

@@ -8,9 +8,8 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
-from methods.core.tree_choice import choose_tree
+from methods.core.tree_choice import PUBLISHED, choose_tree
 from methods.core.trees import CPU, Tree, compact
-from methods.medusa.published_trees import PUBLISHED
 
 SMALL = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 0)]
 """Nodes 1..6 in this order; the leaves are (0, 0), (1, 0) and (0, 1, 0)."""

@@ -1,4 +1,4 @@
-"""What hidden transfer can be told, what weights it accepts, and which tree it drafts."""
+"""The settings of hidden transfer, the weights it accepts, and the tree it drafts."""
 
 from __future__ import annotations
 
@@ -30,14 +30,18 @@ from tests.methods.small import prompt, random_decoder
         ({"enter": 0.5, "stride": 2}, (3, 5, 6)),
         ({"steps": 1, "enter": 1.0}, (6,)),
     ],
-    ids=["5/8 of the depth", "half-way", "staircase ends behind the last layer", "linear head"],
+    ids=["5/8 of the depth", "half-way", "staircase ends after the last layer", "linear head"],
 )
 def test_steps_enter_at_a_share_of_the_depth(settings: dict[str, Any], layers: tuple[int, ...]) -> None:
     decoder = random_decoder()
     method = unattached(**settings)
-    assert method.provenance(decoder)["layers"] == layers
-    assert method.taps(decoder) == tuple(range(layers[0], 7))
-    assert method.new_module(decoder).state_dict()["projections"].shape == (len(layers), WIDTH, WIDTH)
+    assert method.trainer().provenance(decoder)["layers"] == layers
+    assert method.trainer().taps(decoder) == tuple(range(layers[0], 7))
+    assert method.trainer().new_module(decoder).state_dict()["projections"].shape == (
+        len(layers),
+        WIDTH,
+        WIDTH,
+    )
 
 
 def test_it_is_labelled_a_reimplementation() -> None:
@@ -107,13 +111,17 @@ def test_weights_trained_for_other_settings_are_refused(change: dict[str, Any], 
 @pytest.mark.parametrize(
     ("stored", "configured", "nodes"),
     [({}, None, 26), ({"tree": [[0], [0, 0]]}, None, 3), ({"tree": [[0], [0, 0]]}, "chain", 4)],
-    ids=["uncalibrated", "beside the weights", "configured"],
+    ids=["uncalibrated", "stored with the weights", "configured"],
 )
 def test_the_tree_is_the_configured_or_the_stored_or_the_uncalibrated_one(
     stored: dict[str, Any], configured: str | None, nodes: int, tmp_path: Path
 ) -> None:
     decoder, plain = random_decoder(), unattached()
-    save_module(tmp_path, plain.new_module(decoder).state_dict(), {**plain.provenance(decoder), **stored})
+    save_module(
+        tmp_path,
+        plain.trainer().new_module(decoder).state_dict(),
+        {**plain.trainer().provenance(decoder), **stored},
+    )
     method = unattached(configured, weights=str(tmp_path))
     method.attach(decoder)
     assert method._tree.size == nodes

@@ -16,7 +16,8 @@ from bench.runtime.modules import save_module
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree
 from methods.hidden_transfer.draft import HiddenTransfer
-from methods.hidden_transfer.pseudo_rows import Projections, Transfer
+from methods.hidden_transfer.module import Projections
+from methods.hidden_transfer.pseudo_rows import Transfer
 from tests.methods.small import CPU, FAMILIES, SHAPE, run
 
 WIDTH, DEPTH = SHAPE["hidden_size"], SHAPE["num_hidden_layers"]
@@ -25,7 +26,7 @@ TRANSFERS = {
     "all at one layer": Transfer((3, 3, 3)),
     "staircase": Transfer((1, 3, 4)),
     "from the embeddings": Transfer((0, 0, 0)),
-    "behind the last layer": Transfer((6, 6, 6)),
+    "after the last layer": Transfer((6, 6, 6)),
     "mixed to the end": Transfer((2, 6, 6)),
     "chained": Transfer((2, 3, 3), source="chain"),
     "steps isolated": Transfer((2, 2, 4), isolate=True),
@@ -54,7 +55,7 @@ def random_projections(decoder: Decoder, transfer: Transfer) -> Tensor:
 def bound(
     decoder: Decoder, transfer: Transfer, tree: dict[str, int] | None = None, *, two_phase: bool = False
 ) -> HiddenTransfer:
-    """The method with random projections: it accepts next to nothing."""
+    """The method with random projections: hardly a draft is accepted."""
     method = unattached(two_phase=two_phase)
     method.use(
         decoder, random_projections(decoder, transfer), transfer, Tree.of_child_counts(tree or SMALL_TREE)
@@ -65,10 +66,12 @@ def bound(
 def saved(
     decoder: Decoder, folder: Path, tree: dict[str, int] | None = None, **changes: Any
 ) -> HiddenTransfer:
-    """The same through weights on disk."""
+    """The method that loads random projections from `folder`."""
     method = unattached(tree)
     torch.manual_seed(1)
-    save_module(folder, method.new_module(decoder).state_dict(), method.provenance(decoder))
+    save_module(
+        folder, method.trainer().new_module(decoder).state_dict(), method.trainer().provenance(decoder)
+    )
     return unattached(tree, weights=str(folder), **changes)
 
 

@@ -1,4 +1,4 @@
-"""Medusa: its heads, that drafts come from the accepted node, both losses, and what it refuses."""
+"""Medusa: its heads, drafts from the accepted node, the loss, and refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from methods.core.autoregressive import Autoregressive
 from methods.core.base import Exactness, Trainable
 from methods.core.tree_round import Calibratable, TreeDraft
 from methods.core.trees import CPU, Tree
-from methods.medusa.draft import Medusa, MedusaHeads
+from methods.medusa.draft import Medusa
+from methods.medusa.module import MedusaHeads
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 
 TREE = Tree.of_child_counts({"": 4, "0": 3, "1": 2, "00": 2, "01": 1, "000": 1})
@@ -38,7 +39,7 @@ def medusa(**changes: Any) -> Medusa:
 
 
 def random_heads(decoder: Decoder, seed: int = 1) -> dict[str, Tensor]:
-    """Heads of random weights: they accept next to nothing."""
+    """Heads of random weights: hardly a draft is accepted."""
     torch.manual_seed(seed)
     module = MedusaHeads(decoder.config.width, decoder.config.vocab, 4)
     return {name: torch.randn_like(value) * 0.3 for name, value in module.state_dict().items()}
@@ -87,14 +88,14 @@ def test_heads_that_know_the_future_have_every_round_accepted(family: str, tree:
     new = 1 + 5 * (tree.depth + 1)
     got = run(Oracle(decoder, future, 12, tree), prompt(), new=new)
     assert got.ids == future[:new]
-    assert [(one.drafted, one.accepted) for one in got.rounds] == [(tree.size - 1, tree.depth)] * 5
+    assert [(step.drafted, step.accepted) for step in got.rounds] == [(tree.size - 1, tree.depth)] * 5
 
 
 def test_random_heads_cost_nothing_but_time() -> None:
     decoder = random_decoder()
     got = run(bound(decoder), prompt(), new=40)
     assert got.ids == greedy(decoder, prompt(), 40)
-    assert sum(one.accepted for one in got.rounds) < len(got.rounds)
+    assert sum(step.accepted for step in got.rounds) < len(got.rounds)
 
 
 class Watched(Medusa):
@@ -114,7 +115,11 @@ def test_a_round_drafts_what_the_known_text_would_propose_there(future_known: bo
     method.use(decoder, random_heads(decoder), TREE)
     if future_known:  # fresh heads repeat the target's own head, which a random model often agrees with
         torch.manual_seed(0)
-        method.use(decoder, {k: v.detach() for k, v in method.new_module(decoder).state_dict().items()}, TREE)
+        method.use(
+            decoder,
+            {k: v.detach() for k, v in method.trainer().new_module(decoder).state_dict().items()},
+            TREE,
+        )
     got = run(method, prompt(), new=30)
     with torch.inference_mode():
         proposed = method.candidates(torch.tensor([*prompt().tolist(), *got.ids]), TREE.width)
@@ -129,7 +134,7 @@ def test_drafting_stays_within_the_cache() -> None:
     ids = prompt(decoder.capacity - 30)
     got = run(bound(decoder), ids, new=30)
     assert got.ids == greedy(decoder, ids, 30)
-    assert min(one.drafted for one in got.rounds) < TREE.size - 1
+    assert min(step.drafted for step in got.rounds) < TREE.size - 1
 
 
 def test_sampling_is_repeatable_and_fills_the_budget() -> None:
@@ -141,7 +146,7 @@ def test_sampling_is_repeatable_and_fills_the_budget() -> None:
     assert len(first) == 25
 
 
-def test_exactness_is_told_by_the_rule_and_the_sampler() -> None:
+def test_exactness_depends_on_the_rule_and_the_sampler() -> None:
     greedy_sampler, sampler = Sampler(Sampling(), CPU, 0), Sampler(Sampling(0.7), CPU, 0)
     assert medusa().exactness(greedy_sampler) is Exactness.GREEDY_EXACT
     assert medusa().exactness(sampler) is Exactness.SAMPLING_EXACT
@@ -167,14 +172,14 @@ def test_typical_acceptance_runs_and_accepts_at_least_as_readily() -> None:
 def test_heads_have_the_published_size_and_names(heads: int, parameters: int) -> None:
     with torch.device("meta"):
         module = MedusaHeads(4096, 32000, heads)
-    assert sum(one.numel() for one in module.parameters()) == parameters
+    assert sum(weight.numel() for weight in module.parameters()) == parameters
     names = [f"{k}.{name}" for k in range(heads) for name in ("0.linear.weight", "0.linear.bias", "1.weight")]
     assert list(module.state_dict()) == names
 
 
 def test_fresh_heads_start_from_the_targets_own_head() -> None:
     decoder = random_decoder()
-    state = medusa().new_module(decoder).state_dict()
+    state = medusa().trainer().new_module(decoder).state_dict()
     for k in range(4):
         assert not state[f"{k}.0.linear.weight"].any()
         assert state[f"{k}.0.linear.bias"].any()
@@ -197,8 +202,8 @@ def test_loss_is_the_weighted_sum_over_heads_on_answer_tokens(decay: float) -> N
     decoder = random_decoder()
     method = medusa(decay=decay, heads=2)
     is_answer = [False] * 6 + [True] * 5 + [False] * 3 + [True] * 4
-    rows = observe(method, decoder, prompt(18).tolist(), is_answer)
-    module = method.new_module(decoder)
+    rows = observe(method.trainer(), decoder, prompt(18).tolist(), is_answer)
+    module = method.trainer().new_module(decoder)
     normed = rms_norm(rows.hidden[decoder.depth], decoder.final_norm, decoder.config.norm_eps)
     expected = torch.zeros(())
     for k in (1, 2):
@@ -208,7 +213,7 @@ def test_loss_is_the_weighted_sum_over_heads_on_answer_tokens(decay: float) -> N
             if is_answer[t + k + 1]
         ]
         expected = expected + decay**k * torch.stack(terms).mean()
-    loss, figures = method.loss(module, rows, decoder)
+    loss, figures = method.trainer().loss(module, rows, decoder)
     torch.testing.assert_close(loss, expected)
     assert sorted(figures) == ["top1_1", "top1_2", "top5_1", "top5_2"]
 
@@ -216,8 +221,10 @@ def test_loss_is_the_weighted_sum_over_heads_on_answer_tokens(decay: float) -> N
 def test_a_sequence_without_answers_costs_nothing() -> None:
     decoder = random_decoder()
     method = medusa()
-    module = method.new_module(decoder)
-    loss, _ = method.loss(module, observe(method, decoder, prompt(9).tolist(), [False] * 9), decoder)
+    module = method.trainer().new_module(decoder)
+    loss, _ = method.trainer().loss(
+        module, observe(method.trainer(), decoder, prompt(9).tolist(), [False] * 9), decoder
+    )
     loss.backward()
     assert loss.item() == 0
 
@@ -225,11 +232,11 @@ def test_a_sequence_without_answers_costs_nothing() -> None:
 def test_training_teaches_heads_a_text_by_heart() -> None:
     decoder = random_decoder()
     method = medusa()
-    module = method.new_module(decoder)
+    module = method.trainer().new_module(decoder)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    rows = observe(method, decoder, prompt(30).tolist(), [True] * 30)
+    rows = observe(method.trainer(), decoder, prompt(30).tolist(), [True] * 30)
     for _ in range(60):
-        loss, figures = method.loss(module, rows, decoder)
+        loss, figures = method.trainer().loss(module, rows, decoder)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -254,7 +261,7 @@ def test_a_stored_tree_is_used(tmp_path: Path) -> None:
     heads_for(decoder, tmp_path, tree=[[0], [1], [0, 0]])
     method = medusa(weights=str(tmp_path))
     method.attach(decoder)
-    assert {one.drafted for one in run(method, prompt(), new=20).rounds[:-3]} == {3}
+    assert {step.drafted for step in run(method, prompt(), new=20).rounds[:-3]} == {3}
 
 
 def test_heads_without_a_tree_name_the_command_that_measures_one(tmp_path: Path) -> None:

@@ -1,87 +1,29 @@
-"""HAMburger's trained parts in plain torch, and the tuned model as a whole (arXiv 2505.20438, section 3).
+"""HAMburger's trained parts in plain torch, the tuned model as a whole, and its loss (arXiv 2505.20438).
 
-Tensor names are those of the authors' checkpoint, so that one of theirs converts by renaming nothing.
+Tensor names are those of the authors' checkpoint, so that converting one of theirs renames nothing.
+
+Differs from the authors' code in:
+- the merger's output projection starts from zero, so that an untrained merge is the plain mean; theirs starts
+  from noise;
+- the masters are fp32, with warm-up of the learning rate.
 
 Shapes: B answers, S cache entries of an answer and its prompt, N groups of all answers, K most tokens of a
-group, F features, d width, V vocabulary.
+group, M answer tokens, F features, d width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
-from methods.hamburger.batch import Groups
+from methods.hamburger.checkpoint import HamburgerShape
+from methods.hamburger.groups import Groups
 from methods.training.trained_layer import TrainedLayer, future_mask, layer_state
-
-MERGER_HEAD_WIDTH = 32
-NEW_PARTS = ("comp_embedder.", "micro_step_decoder.")
-"""How the names of the tensors begin that a plain checkpoint does not have."""
-
-
-@dataclass(frozen=True, slots=True)
-class HamburgerShape:
-    """What the trained parts look like; stored as the ``hamburger`` block of a checkpoint's config.json.
-
-    Args:
-        max_group: Most tokens of a group (K).
-        micro_layers: Layers of the micro-step decoder.
-        merger_heads: Attention heads of the merger.
-        feature_layers: Layers whose outputs feed the micro-step decoder, shallow to deep; the last one is
-            the model's last layer and is taken behind the final norm.
-    """
-
-    max_group: int
-    micro_layers: int
-    merger_heads: int
-    feature_layers: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "feature_layers", tuple(self.feature_layers))  # JSON brings a list
-        if self.max_group < 1 or self.micro_layers < 1 or self.merger_heads < 1:
-            raise ValueError(f"max_group, micro_layers and merger_heads must be at least 1, got {self}")
-        if list(self.feature_layers) != sorted(set(self.feature_layers)):
-            raise ValueError(f"feature_layers must rise strictly, got {self.feature_layers}")
-
-    @classmethod
-    def for_model(cls, config: DecoderConfig, max_group: int, micro_layers: int) -> HamburgerShape:
-        """The authors' proportions for any depth and width: features at each quarter, heads of width 32."""
-        quarters = sorted({max(1, round(config.layers * part / 4)) - 1 for part in (1, 2, 3, 4)})
-        return cls(max_group, micro_layers, max(1, config.width // MERGER_HEAD_WIDTH), tuple(quarters))
-
-    def check(self, config: DecoderConfig) -> None:
-        """Refuse a shape that this model cannot serve.
-
-        Raises:
-            UserError: If the deepest feature is not the model's last layer, or a head width is broken.
-        """
-        if not self.feature_layers or self.feature_layers[-1] != config.layers - 1:
-            raise UserError(
-                f"the weights read features of layers {list(self.feature_layers)}, this model has "
-                f"{config.layers} layers",
-                "use weights that were trained for this model",
-            )
-        if config.width % self.merger_heads:
-            raise UserError(
-                f"merger_heads must divide the width {config.width}, got {self.merger_heads}",
-                "use weights that were trained for this model",
-            )
-
-    @property
-    def taps(self) -> tuple[int, ...]:
-        """`feature_layers` as taps of `Decoder.run_layers`: tap l + 1 is what layer l puts out."""
-        return tuple(layer + 1 for layer in self.feature_layers)
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**asdict(self), "feature_layers": list(self.feature_layers)}
 
 
 class Merger(nn.Module):
@@ -96,11 +38,7 @@ class Merger(nn.Module):
 
 
 class Embedder(nn.Module):
-    """Compositional embedder: a group of token embeddings becomes the embedding of one entry.
-
-    The output projection starts from zero, so that an untrained merge is the plain mean; the authors start
-    from noise.
-    """
+    """Compositional embedder: a group of token embeddings becomes the embedding of one entry."""
 
     def __init__(self, width: int, shape: HamburgerShape) -> None:
         super().__init__()
@@ -114,7 +52,7 @@ class Embedder(nn.Module):
         """Merged embeddings, shape [N, d].
 
         Args:
-            tokens: Embeddings of the groups' tokens, anything behind a group's end, shape [N, K, d].
+            tokens: Embeddings of the groups' tokens, anything after a group's end, shape [N, K, d].
             sizes: Tokens of each group, at least 2, shape [N].
         """
         count, most, width = tokens.shape
@@ -145,7 +83,7 @@ class MicroModule(nn.Module):
         )
 
     def forward(self, features: Tensor, tokens: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Rows behind every token, shape [N, T, d]; row i predicts the token after token i.
+        """Rows of every token after the layers, shape [N, T, d]; row i predicts the token after token i.
 
         Args:
             features: Features of each group, shape [N, F, d].
@@ -202,7 +140,7 @@ class HamburgerModel(nn.Module):
         return weight
 
     def forward(self, groups: Groups, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """The row that predicts each token of each group, shape [N, K, d]; noise behind a group's end.
+        """The row that predicts each token of each group, shape [N, K, d]; noise after a group's end.
 
         Args:
             groups: The batch.
@@ -251,7 +189,7 @@ def joint_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Token cross-entropy plus weighted stop loss, each averaged over the batch's tokens (section 3.3).
 
-    Logged beside it: ``ce`` against the text's tokens, ``stop`` the stop loss, ``stop_right`` how often the
+    Also logged: ``ce`` against the text's tokens, ``stop`` the stop loss, ``stop_right`` how often the
     stop head decides as labelled at 0.5, ``top1`` how often the token is the first choice.
 
     Args:
@@ -259,7 +197,7 @@ def joint_loss(
         groups: The batch.
         rotation: See `HamburgerModel.forward`.
         stop_weight: Of the stop head's loss.
-        labels: Distribution that each token is learned as, shape [M, V]; None is the text's token alone.
+        labels: Distribution that each token is learned as, shape [M, V]; None takes the text's tokens.
     """
     rows = model(groups, rotation)
     is_token, tokens = groups.is_token, groups.labels
