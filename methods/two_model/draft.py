@@ -33,7 +33,7 @@ from bench.runtime.modules import WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import TrainingRows
 from methods.core.chain import Draft, DraftBuilder, is_unsure
-from methods.early_exit.adaptive_chain import AdaptiveChain
+from methods.core.draft_length import AdaptiveChain
 from methods.training.distillation import soft_cross_entropy
 
 HEAD_WIDTH = 32
@@ -46,7 +46,7 @@ class TwoModel(AdaptiveChain):
     Args:
         weights: Folder of the draft model: a checkpoint, or what ``bench.train`` wrote; None to train one.
         draft_length: Tokens drafted per round (gamma); where the policy adapts it, at first or at most.
-        policy: One of `methods.early_exit.draft_length.POLICIES`.
+        policy: One of `methods.core.draft_length.POLICIES`.
         threshold: Confidence below which the policies ``threshold``, ``dv`` and ``self_sd`` end a draft, at
             first.
         target: Acceptance that ``dv`` and ``self_sd`` steer to.

@@ -20,7 +20,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Stateful
 from methods.core.chain import Draft
-from methods.early_exit.draft_length import ThresholdRule
+from methods.core.draft_length import ThresholdRule
 from methods.skipping.draft_verify import DraftVerify
 from methods.skipping.sublayer_skip import skip_of
 from tests.methods.skipping.skips import draft_verify, tiny_settings

@@ -244,7 +244,7 @@ def _second_token(decoder: Decoder, ids: Tensor, sampler: Sampler) -> Tensor:
         ({"window_from": "middle"}, "window_from must be one of first, last"),
         ({"window": 0}, "window must be at least 1"),
         ({"skip_ratio": 1.0}, "skip_ratio"),
-        ({"widths_greedy": [3, 5]}, "widths from 1 on, one more"),
+        ({"widths_greedy": [3, 5]}, "one more width than cuts"),
         ({"cuts": [0.5, 0.8, 0.95]}, "falling cuts"),
     ],
 )
