@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from methods.hamburger.model import HamburgerModel
-from methods.kangaroo.draft import Adapter
-from methods.medusa.draft import MedusaHeads
+from methods.kangaroo.module import Adapter
+from methods.medusa.module import MedusaHeads
 from tests.methods.small import FAMILIES
 
 CONFIG = FAMILIES["llama"]
