@@ -9,7 +9,7 @@ One round in numbers. The prompt has P = 5 tokens (slots 0..4), the prefill pick
     root     17, at position base = 5 + 1 - 1 = 5
     draft    [40, 8, 23]                                      K = 3
     verify   the target reads [17, 40, 8, 23] into slots 5..8 and returns K + 1 rows of logits;
-             greedy, they say [40, 8, 61, 9]: what the target would put after each token it read
+             their argmax is [40, 8, 61, 9], the token that the target wants after each one it read
     accept   40 and 8 agree, 23 does not (the target wants 61): emitted = [40, 8, 61]
     commit   ids = [17, 40, 8, 61]; the cache is cut to base + 3 = 8 slots, slot 8 (token 23) is dropped
     record   Round(drafted=3, accepted=2, emitted=3); the next root is 61, at position base = 8

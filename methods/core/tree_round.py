@@ -12,7 +12,7 @@ One round in numbers. The prompt has P = 5 tokens (slots 0..4), the prefill pick
              token   17  40  12   9   8      N = 5
              parent  -1   0   0   1   1
     verify   the target reads the 5 nodes into slots 5..9 (positions 5, 6, 6, 7, 7) and returns 5 rows of
-             logits; greedy, they say [40, 8, 3, 60, 61]: what the target would put after each node
+             logits; their argmax is [40, 8, 3, 60, 61], the token that the target wants after each node
     accept   after node 0 it wants 40: node 1; after node 1 it wants 8: node 4; after node 4 it wants 61,
              which was not drafted: path = (0, 1, 4), emitted = [40, 8, 61]
     commit   ids = [17, 40, 8, 61]; slots 5, 6, 9 move to 5, 6, 7 and the cache is cut to 8 slots

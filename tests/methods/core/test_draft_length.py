@@ -104,4 +104,4 @@ def test_an_unsure_token_is_verified_and_ends_the_draft() -> None:
     method = LayerSkip(exit_layer=4, draft_length=5, policy="threshold", threshold=1.0)
     method.attach(decoder)
     rounds = run(method, prompt(), new=20).rounds[:-1]
-    assert {(done.drafted, done.stop) for done in rounds} == {(1, "confidence")}
+    assert {(round_.drafted, round_.stop) for round_ in rounds} == {(1, "confidence")}

@@ -83,7 +83,7 @@ def test_exits_are_rated_by_the_rows_of_the_kept_tokens() -> None:
     got = run(method, prompt(12), new=30)
     text = torch.cat([prompt(12), torch.tensor(got.ids)])
     kept = [shadow.target.numel() for shadow in method.shadows]
-    assert kept == [6, *(done.emitted for done in got.rounds)]
+    assert kept == [6, *(round_.emitted for round_ in got.rounds)]
     plain = dict.fromkeys(range(1, DEPTH), decoder.embedding)
     with torch.inference_mode():
         decoder.prefill(text[:-1], plain)
@@ -119,7 +119,7 @@ def test_drafting_nothing_is_plain_decoding() -> None:
     """No exit of a random model agrees with its last layer, so nothing is worth drafting."""
     decoder = random_decoder()
     rounds = run(bound(decoder, max_exit=1), prompt(), new=20).rounds
-    assert [(done.drafted, done.emitted) for done in rounds] == [(0, 1)] * 19
+    assert [(round_.drafted, round_.emitted) for round_ in rounds] == [(0, 1)] * 19
 
 
 def test_exits_rated_late_lead_to_the_same_choices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,13 +137,13 @@ def test_exits_rated_late_lead_to_the_same_choices(monkeypatch: pytest.MonkeyPat
     late, few = run(method, prompt(), new=60), len(settled)
     monkeypatch.setattr(dynamic_exit, "MOST_PENDING", 1)
     assert run(method, prompt(), new=60) == late
-    assert len({done.exit_layer for done in late.rounds}) > 1
+    assert len({round_.exit_layer for round_ in late.rounds}) > 1
     assert few < (len(settled) - few) / 2
 
 
 def test_a_fixed_exit_is_the_only_candidate() -> None:
     got = run(bound(random_decoder(), exit_layer=4), prompt())
-    assert {done.exit_layer for done in got.rounds} == {4}
+    assert {round_.exit_layer for round_ in got.rounds} == {4}
 
 
 @pytest.mark.parametrize(

@@ -84,4 +84,4 @@ def test_an_exit_before_idle_layers_accepts_everything() -> None:
     method.attach(decoder)
     with torch.inference_mode():
         got = method.generate(prompt(), Budget(41, frozenset()), Sampler(Sampling(), CPU, 0), SilentClock())
-    assert [(done.accepted, done.drafted) for done in got.rounds] == [(4, 4)] * 8
+    assert [(round_.accepted, round_.drafted) for round_ in got.rounds] == [(4, 4)] * 8
