@@ -6,7 +6,7 @@ text, files, wall time or the configuration. The harness cuts its output at the 
 budget, recounts everything and times it.
 
 Few methods start from here. Drafting methods derive from `methods.core.chain.ChainMethod` or
-`methods.core.tree_round.TreeMethod`, which bring the decoding loop and leave `attach` and `draft` to write;
+`methods.core.tree_round.TreeMethod`, which bring the decoding loop and leave `draft` to write;
 the shortest complete methods are `methods.core.autoregressive` (no draft) and `methods.lookup.prompt_lookup`
 (a chain). A class that is not `Lossless` says what it promises itself. `Stateful`, `Trainable` and
 `FullTrainable` are for methods that learn from prompts or have trained weights.
@@ -51,8 +51,7 @@ class Method(Protocol):
             clock: Notified of the first token and of the phases of every round.
 
         Returns:
-            All emitted token ids, the first one picked from the prefill's logits, and the counts of every
-            round.
+            All emitted token ids, the first picked from the prefill's logits, and the counts of every round.
         """
 
     def exactness(self, sampler: Sampler) -> Exactness:
@@ -82,15 +81,11 @@ class Budget:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
     def room(self, emitted: int) -> int:
-        """Tokens worth drafting after `emitted` ones: all that are left but one, which the target adds
-        itself.
-        """
+        """Tokens worth drafting after `emitted` ones: all that are left but one, the target's own."""
         return max(0, self.max_new_tokens - emitted - 1)
 
     def is_over(self, ids: Sequence[int], new: int) -> bool:
-        """Whether the generation ends with `ids`, of which the last `new` were emitted in the newest
-        round.
-        """
+        """Whether the generation ends with `ids`, of which the newest round emitted the last `new`."""
         return len(ids) >= self.max_new_tokens or any(token in self.eos_ids for token in ids[-new:])
 
 
@@ -110,6 +105,20 @@ class Lossless:
     def exactness(self, sampler: Sampler) -> Exactness:
         """See `Method.exactness`."""
         return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
+
+
+class DraftingMethod(Lossless):
+    """Base class of the chain and tree methods: keeps the decoder and runs prompts through it."""
+
+    _decoder: Decoder
+
+    def attach(self, decoder: Decoder) -> None:
+        """Bind to a model; a method with weights or buffers of its own overrides this."""
+        self._decoder = decoder
+
+    def prefill(self, prompt_ids: Tensor) -> Tensor:
+        """Run the prompt [P] through the target; logits after its last token, shape [1, V]."""
+        return self._decoder.prefill(prompt_ids)
 
 
 @runtime_checkable

@@ -34,7 +34,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.acceptance import accept
-from methods.core.base import Budget, Clock, Lossless
+from methods.core.base import Budget, Clock, DraftingMethod
 
 ChainRule = Callable[[Tensor, Tensor | None, Tensor, Sampler], Tensor]
 """An acceptance rule: draft [K], its distributions [K, V] or None, target logits [K + 1, V] and a sampler
@@ -127,21 +127,12 @@ def _round(draft: Draft, emitted: int) -> Round:
     return Round(drafted, emitted - 1, emitted, drafted, draft.stop, draft.exit_layer)
 
 
-class ChainMethod(Lossless, ChainDrafter):
-    """A lossless chain method.
-
-    A subclass writes `draft`, and `attach`, which sets ``self._decoder``; it overrides the rest where needed.
-    """
-
-    _decoder: Decoder
+class ChainMethod(DraftingMethod, ChainDrafter):
+    """A lossless chain method: a subclass writes `draft` and overrides the rest where needed."""
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         """See `methods.core.base.Method.generate`."""
         return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
-
-    def prefill(self, prompt_ids: Tensor) -> Tensor:
-        """Run the prompt through the target."""
-        return self._decoder.prefill(prompt_ids)
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
         """Run root and draft through the whole target in one pass."""

@@ -5,8 +5,7 @@ A policy gives the next round a limit and a confidence threshold, and is updated
 - ``static``: always the same limit.
 - ``threshold``: the same limit, and the draft ends after a token of low confidence.
 - ``fsm``, ``heuristic``: a longer draft after a fully accepted one, a shorter one otherwise (`Stepping`).
-- ``self_sd``: a threshold that follows the acceptance, Draft & Verify's own rule (arXiv 2309.08168, section
-  3.3).
+- ``self_sd``: a threshold that follows the acceptance, Draft & Verify's rule (arXiv 2309.08168, section 3.3).
 - ``dv``: DEL's version of that rule.
 
 ``fsm``, ``heuristic``, ``threshold`` and ``dv`` are the baselines that DEL is compared with.

@@ -35,7 +35,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.acceptance import Accepted, accept_tree
-from methods.core.base import Budget, Clock, Lossless, Method
+from methods.core.base import Budget, Clock, DraftingMethod, Method
 from methods.core.trees import Tree, compact
 
 Rule = Callable[[Tree, Tensor, Tensor, Sampler], Accepted]
@@ -133,21 +133,12 @@ def _round(draft: TreeDraft, emitted: int) -> Round:
     return Round(tree.size - 1, emitted - 1, emitted, tree.depth, draft.stop, draft.exit_layer)
 
 
-class TreeMethod(Lossless, TreeDrafter):
-    """A lossless tree method.
-
-    A subclass writes `draft`, and `attach`, which sets ``self._decoder``; it overrides the rest where needed.
-    """
-
-    _decoder: Decoder
+class TreeMethod(DraftingMethod, TreeDrafter):
+    """A lossless tree method: a subclass writes `draft` and overrides the rest where needed."""
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         """See `methods.core.base.Method.generate`."""
         return generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock)
-
-    def prefill(self, prompt_ids: Tensor) -> Tensor:
-        """Run the prompt through the target."""
-        return self._decoder.prefill(prompt_ids)
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
         """Run all nodes through the whole target in one pass."""

@@ -25,8 +25,7 @@ CPU = torch.device("cpu")
 
 
 class Tree:
-    """The shape of a draft tree, without its tokens. Immutable: all that follows from the shape is computed
-    once.
+    """The shape of a draft tree, without its tokens. Immutable, so masks and positions are computed once.
 
     Args:
         parents: Parent of every node in breadth-first order, length N; -1 for the root.

@@ -1,5 +1,4 @@
-"""DEL, a dynamic exit layer (arXiv 2504.05598): early-exit drafting that chooses its exit and length every
-round.
+"""DEL, dynamic exit layer (arXiv 2504.05598): early-exit drafting that chooses exit and length every round.
 
 As in LayerSkip, the first layers of the target draft and the others verify. Which layer to exit at is learned
 from the text itself. Drafting and verification compute the rows of every layer at every position anyway; run
@@ -9,8 +8,7 @@ confidence threshold. The next round drafts at the exit with the most expected t
 stops after a token below that exit's threshold. The averages start anew with every prompt, from the last
 positions of the prompt itself.
 
-Implemented from notes on the authors' code; the text of the paper was not at hand. Differs from their code
-in:
+Implemented from notes on the authors' code, without the text of the paper. Differs from their code in:
 - the prompt has a prefill of its own, so the averages hold its last `warmup` positions before the first
   round, which then chooses like any other instead of drafting one token at layer 1;
 - the head runs over those positions only, not over the whole prompt;
@@ -21,8 +19,7 @@ in:
 - the stop looks at the probability of the most likely token; under greedy decoding this is the drafted token;
 - only the exit that drafted passes through the head in every round, with the logits of its draft. For the
   other exits the rounds stay pending and count as matches, an upper bound; their rows pass through the head,
-  all pending rounds at once, when an exit would win by that bound. The choice is the same at a fraction of
-  the cost;
+  all pending rounds at once, when an exit would win by that bound. The choice is the same and costs less;
 - the draft never exceeds the remaining budget; `objective` = ``time`` is an addition.
 
 Shapes: K drafted tokens, J candidate exits, G draft lengths 0 .. G - 1, T positions, d width, V vocabulary.
@@ -228,9 +225,7 @@ class WatchedPrefix:
         return self._prefix.verify(self._deep)
 
     def rows(self) -> Tensor:
-        """Rows at all recorded exits, from drafting and verification, shape [J, K + 1, d]; no layer
-        reruns.
-        """
+        """Rows recorded at all exits in drafting and verification, shape [J, K + 1, d]; no layer reruns."""
         shallow = [taps[layer] for layer in self._exits if layer <= self._exit for taps in self._shallow]
         rows = torch.cat(shallow + [self._deep[layer] for layer in self._exits if layer > self._exit])
         return rows.view(len(self._exits), len(self._shallow), -1)

@@ -17,8 +17,7 @@ Floats = NDArray[np.float64]
 
 
 class ExitStatistics:
-    """How often each exit's own token is the target's, and how confident the exit is when right and when
-    wrong.
+    """How often each exit's own token is the target's, and how confident the exit is in either case.
 
     Exponential averages, decayed once per round. The figures of a round may be supplied rounds later; until
     then the round is *pending* for that exit, and its tokens count as matches. So the acceptance of an exit
@@ -54,9 +53,7 @@ class ExitStatistics:
 
     @property
     def acceptance(self) -> Floats:
-        """Share of matches (alpha), an upper bound where rounds are pending, shape [J]; 0 without any
-        count.
-        """
+        """Share of matches (alpha), an upper bound if rounds are pending, shape [J]; 0 without counts."""
         known, mismatches = self._decay**self.pending * self._sums[:2]
         matches = known + self._pending_tokens
         return _ratio(matches, matches + mismatches)

@@ -7,9 +7,8 @@ with the target. The adapter (section 3.2) is an attention sub-layer with its ow
 MLP. It has a cache of its own.
 
 A round, on top of the one in numbers in `methods.core.chain` (root 17 at position base = 5, K = 3):
-- draft: 17 passes the first layers, its row passes the adapter, the head says 40; 40 passes the first layers,
-  and so on. The last drafted token, 23, passes the first layers only: the adapter has read K rows, up to slot
-  7.
+- draft: 17 passes the first layers, its row passes the adapter, the head picks 40; 40 passes the first
+  layers, and so on. The last token, 23, passes the first layers only: the adapter has read K rows, to slot 7.
 - verify: the remaining layers run on the K + 1 saved rows (`methods.early_exit.prefix`).
 - commit: with 2 accepted the adapter's cache is cut to base + 3 = 8 slots, like the target's. Had all 3 been
   accepted, the target would hold 9 slots and the adapter 8: the row of 23 is *carried* over and passes the

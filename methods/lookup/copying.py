@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.chain import ChainMethod, Draft
@@ -42,9 +41,6 @@ class CopyingMethod(ChainMethod, ABC):
     @abstractmethod
     def new_text(self, ids: list[int]) -> GrowingText:
         """A searchable text that starts with these tokens."""
-
-    def attach(self, decoder: Decoder) -> None:
-        self._decoder = decoder
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._text = self.new_text(prompt_ids.tolist())

@@ -7,16 +7,14 @@ row r and column j is guessed to stand r + j positions after the root. Read from
 column is a guessed continuation; the target's choice after its last token completes it to an n-gram, and
 these W choices become the newest row of the grid (a parallel Jacobi iteration).
 
-The *verification* branch drafts: the n-grams collected so far that begin with the root are verified as a
-tree.
+The *verification* branch drafts: the collected n-grams that begin with the root are verified as a tree.
 
 One mask keeps the branches apart, and rows of the lookahead branch never stay in the cache. Settings as
 Spec-Bench runs them: N = 5, W = G = 7. Rounds count only the verification branch as drafted; the rows of the
 lookahead branch are counted in ``lookahead_rows``.
 
 Differs from the authors' code in:
-- the grid is full from the first pass on, with random tokens of the prompt (there, filled within N - 2
-  passes);
+- the grid is full from the first pass on, with random prompt tokens (there, filled within N - 2 passes);
 - n-grams with a common beginning share nodes of the tree, and all tokens of an n-gram can be accepted
   (Spec-Bench's copy loses the last token);
 - guesses are the target's most likely tokens under any sampler, and the target picks at every node of the
@@ -127,9 +125,7 @@ class NgramPool:
         self._continuations: dict[int, dict[Ngram, None]] = {}
 
     def add(self, ngram: Ngram) -> None:
-        """Store an n-gram as the most recent of its first token; beyond `size` the least recent is
-        dropped.
-        """
+        """Store an n-gram as the most recent of its first token; beyond `size` drop the least recent."""
         known = self._continuations.setdefault(ngram[0], {})
         known.pop(ngram[1:], None)
         known[ngram[1:]] = None

@@ -54,9 +54,7 @@ class NgramIndex:
         return len(self._ids)
 
     def extend(self, ids: Iterable[int]) -> None:
-        """Append tokens; an n-gram is indexed when a token follows it, so the text's end never matches
-        itself.
-        """
+        """Append tokens; an n-gram is indexed when a token follows it, so the end never matches itself."""
         for token in ids:
             end = len(self._ids)
             for n in range(1, min(self._max_ngram, end) + 1):

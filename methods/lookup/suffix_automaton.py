@@ -90,9 +90,7 @@ class SuffixAutomaton:
         self._whole = new
 
     def _ending_with(self, state: int, token: int) -> int:
-        """The state whose longest substring is that of `state` followed by `token`, split off if
-        necessary.
-        """
+        """The state whose longest substring is that of `state` and `token`, split off if necessary."""
         successor, length = self._next[state][token], self._lengths[state] + 1
         if self._lengths[successor] == length:
             return successor

@@ -2,16 +2,14 @@
 
 The target drafts with a set of its attention and MLP sub-layers skipped (section 4; see
 `methods.skipping.sublayer_skip`) and stops after the first token it is unsure of. The most likely tokens of
-every step make a small tree, narrower where the draft was confident (section 4.2), which one full pass
-verifies.
+every step make a small tree, narrower where the draft was confident (section 4.2); one full pass verifies it.
 
 After a round, while the search is on, another set of sub-layers is scored: in one pass it predicts tokens
 that the target has already produced for this prompt, and the share it gets right is its *matchness*. The
 better set drafts from then on (section 4.1; `methods.skipping.search`).
 
 The set, its score and the search are kept from one prompt to the next: `Swift` learns over a run, so its
-speed depends on the length of the run, and tables show it cold, warm and in total. A resumed run searches
-anew.
+speed depends on the length of the run; tables show it cold, warm and in total. A resumed run searches anew.
 
 Differs from the authors' code in:
 - the cache is never copied: drafts and scores use scratch slots after the committed ones;
@@ -22,8 +20,7 @@ Differs from the authors' code in:
 - no set is scored when there are too few free slots;
 - under sampling the tree holds the most likely tokens too, not sampled ones: `accept_tree` decides by the
   target's own pick at every node, which is exact for fixed candidates. Their code draws the bonus token after
-  a fully accepted path from logits without temperature and cuts; here the one sampler picks every emitted
-  token.
+  a fully accepted path from logits without temperature and cuts; here the sampler picks every emitted token.
 
 Shapes: D depths, K candidates per depth, N nodes with the root, W window, V vocabulary.
 """

@@ -166,8 +166,7 @@ class DraftCost:
         return decoder.head(row).argmax(dim=-1)
 
     def _pass(self, token: Tensor, slot: int) -> Tensor:
-        """Run a token, and the schedule's additional rows, through the drafting layers; its row, shape [1,
-        d].
+        """Run a token and the schedule's additional rows through the drafting layers; its row, [1, d].
 
         The additional rows take the slots after the token's, which the next step overwrites.
         """

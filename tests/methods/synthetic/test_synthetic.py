@@ -166,7 +166,7 @@ def test_extra_nodes_become_siblings_one_depth_after_another() -> None:
         ({"verifies": "all"}, "verifies must be"),
         ({"resume": True}, "belong to draft steps"),
         ({"resume": True, "layers": 0.5, "nodes": 4}, "resume verifies the drafted chain"),
-        ({"verifies": "root", "pseudo": 1}, "root alone"),
+        ({"verifies": "root", "pseudo": 1}, "only the root"),
     ],
 )
 def test_contradictory_schedules_are_refused(change: dict[str, Any], what: str) -> None:
@@ -174,8 +174,8 @@ def test_contradictory_schedules_are_refused(change: dict[str, Any], what: str) 
         replace(FREE, **change)
 
 
-def test_rates_must_be_chances_and_fit_the_nodes() -> None:
-    with pytest.raises(ValueError, match="chances in"):
+def test_rates_must_be_probabilities_and_fit_the_nodes() -> None:
+    with pytest.raises(ValueError, match="probabilities in"):
         Synthetic(acceptance=[1.2], schedule=FREE)
     with pytest.raises(ValueError, match="nodes must exceed the 3 positions"):
         Synthetic(acceptance=[0.5] * 3, schedule=replace(FREE, nodes=3))
