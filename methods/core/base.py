@@ -1,6 +1,6 @@
 """What a decoding method is: the protocol between the harness and a method. Read this first to write one.
 
-A method has three functions: `Method.attach` binds it to a model, `Method.generate` decodes one answer, and
+A `Method` has three functions: `Method.attach` binds it to a model, `Method.generate` decodes one answer, and
 `Method.exactness` says what it promises. It sees token ids, a decoder, a sampler and a phase clock; never
 text, files, wall time or the configuration. The harness cuts its output at the first end token and at the
 budget, recounts everything and times it.
@@ -28,34 +28,6 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 
 PhaseName = Literal["draft", "verify", "commit", "search"]
-
-
-@runtime_checkable
-class Method(Protocol):
-    """A decoding method; the parameters of its constructor are the keys of its yaml in ``conf/method``."""
-
-    def attach(self, decoder: Decoder) -> None:
-        """Bind to a model: load and check trained modules, allocate buffers.
-
-        Raises:
-            bench.errors.UserError: If weights are missing or do not fit this model.
-        """
-
-    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        """Decode one answer.
-
-        Args:
-            prompt_ids: Token ids, shape [P], int64, on the decoder's device.
-            budget: When to stop. The last round may exceed it; the harness cuts the output.
-            sampler: Turns logits into tokens, greedy or sampled.
-            clock: Notified of the first token and of the phases of every round.
-
-        Returns:
-            All emitted token ids, the first picked from the prefill's logits, and the counts of every round.
-        """
-
-    def exactness(self, sampler: Sampler) -> Exactness:
-        """What the method promises about its output under this sampler."""
 
 
 class Exactness(StrEnum):
@@ -99,12 +71,48 @@ class Clock(Protocol):
         """Note that the prefill has ended and its token is known: decoding starts."""
 
 
+@runtime_checkable
+class Method(Protocol):
+    """A decoding method; the parameters of its constructor are the keys of its yaml in ``conf/method``."""
+
+    def attach(self, decoder: Decoder) -> None:
+        """Bind to a model: load and check trained modules, allocate buffers.
+
+        Raises:
+            bench.errors.UserError: If weights are missing or do not fit this model.
+        """
+
+    def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
+        """Decode one answer.
+
+        Args:
+            prompt_ids: Token ids, shape [P], int64, on the decoder's device.
+            budget: When to stop. The last round may exceed it; the harness cuts the output.
+            sampler: Turns logits into tokens, greedy or sampled.
+            clock: Notified of the first token and of the phases of every round.
+
+        Returns:
+            All emitted token ids, the first picked from the prefill's logits, and the counts of every round.
+        """
+
+    def exactness(self, sampler: Sampler) -> Exactness:
+        """What the method promises about its output under this sampler."""
+
+
 class Lossless:
     """Base class of methods whose output is the target's own under every sampler."""
 
     def exactness(self, sampler: Sampler) -> Exactness:
         """See `Method.exactness`."""
         return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A method that learns from the prompts it decodes; a reset after the warm-up makes it forget them."""
+
+    def reset(self) -> None:
+        """Return to the state after `attach`."""
 
 
 class DraftingMethod(Lossless):
@@ -119,14 +127,6 @@ class DraftingMethod(Lossless):
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         """Run the prompt [P] through the target; logits after its last token, shape [1, V]."""
         return self._decoder.prefill(prompt_ids)
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """A method that learns from the prompts it decodes; a reset after the warm-up makes it forget them."""
-
-    def reset(self) -> None:
-        """Return to the state after `attach`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,11 +126,6 @@ class Tree:
             paths.append((*paths[parent], rank))
         return tuple(paths[1:])
 
-    @property
-    def leaves(self) -> tuple[int, ...]:
-        """Nodes without children."""
-        return tuple(node for node, below in enumerate(self.children) if not below)
-
     def route(self, node: int) -> tuple[int, ...]:
         """Nodes from the root to `node`, both included."""
         upward = []

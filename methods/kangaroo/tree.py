@@ -42,7 +42,7 @@ class KangarooTree(Kangaroo):
         threshold: Least score of a node (eta), except on the top-1 chain.
     """
 
-    is_reimplementation = True  # a label in tables
+    is_reimplementation = True  # no code was ever released: tables say so
 
     def __init__(
         self, *, weights: str | None, exit_layer: int | None, depth: int, width: int, threshold: float

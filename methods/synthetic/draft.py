@@ -59,7 +59,7 @@ class Synthetic:
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         decoder, cost = self._decoder, self._cost
-        random = Random(sampler.generator.initial_seed())
+        chance = Random(sampler.generator.initial_seed())
         base = prompt_ids.numel()
         root = sampler.pick(decoder.prefill(prompt_ids))  # [1]
         ids = _without_ends(root.tolist(), budget)
@@ -73,7 +73,7 @@ class Synthetic:
             with clock.phase("verify"):
                 picks = sampler.pick(cost.verify(tokens, base, tree)).tolist()
             with clock.phase("commit"):
-                accepted = self._draw_accepted(random, tree.depth)
+                accepted = self._draw(chance, tree.depth)
                 path = (0,) if self.emits_behind_one_row else tree.first_path(accepted)
                 emitted = [picks[node] for node in path]
                 emitted += emitted[-1:] * (accepted + 1 - len(emitted))
@@ -85,10 +85,10 @@ class Synthetic:
             rounds.append(self._round(tree.size - 1, accepted, tree.depth))
         return Generation(tuple(ids), tuple(rounds))
 
-    def _draw_accepted(self, random: Random, depth: int) -> int:
+    def _draw(self, chance: Random, depth: int) -> int:
         """How many of `depth` positions are accepted this time."""
         for position, rate in enumerate(self._rates[:depth]):
-            if random.random() >= rate:
+            if chance.random() >= rate:
                 return position
         return depth
 
