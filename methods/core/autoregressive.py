@@ -1,4 +1,4 @@
-"""Plain decoding, one token per target pass: the baseline of every comparison."""
+"""Plain autoregressive decoding, one token per target pass: the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ _ONE_TOKEN = Round(drafted=0, accepted=0, emitted=1, depth=0, stop="length")
 
 
 class Autoregressive(Lossless):
-    """Decodes with the shared runtime and nothing else."""
+    """Decodes with the shared runtime and nothing else. The shortest example of
+    `methods.core.base.Method`.
+    """
 
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder

@@ -1,8 +1,15 @@
-"""The protocol between the harness and a decoding method.
+"""What a decoding method is: the protocol between the harness and a method. Read this first to write one.
 
-A method sees token ids, a decoder, a sampler and a phase clock; never text, files, wall time or the
-configuration. The harness cuts its output at the first end token and at the budget, recounts everything and
-times it.
+A `Method` has three functions: `Method.attach` binds it to a model, `Method.generate` decodes one answer, and
+`Method.exactness` says what it promises. It sees token ids, a decoder, a sampler and a phase clock; never
+text, files, wall time or the configuration. The harness cuts its output at the first end token and at the
+budget, recounts everything and times it.
+
+Few methods start from here. Drafting methods derive from `methods.core.chain.ChainMethod` or
+`methods.core.tree_round.TreeMethod`, which bring the decoding loop and leave `draft` to write;
+the shortest complete methods are `methods.core.autoregressive` (no draft) and `methods.lookup.prompt_lookup`
+(a chain). A class that is not `Lossless` says what it promises itself. `Stateful`, `Trainable` and
+`FullTrainable` are for methods that learn from prompts or have trained weights.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ from bench.runtime.sampling import Sampler
 
 
 class Exactness(StrEnum):
-    """What a method promises about its output; the harness checks it, tables show it."""
+    """What a method promises about its output; the harness checks it and tables show it."""
 
     GREEDY_EXACT = "greedy-exact"
     """The ids of greedy decoding, token for token."""
@@ -35,7 +42,7 @@ class Exactness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When to stop: after `max_new_tokens` tokens, the prefill's included, or behind an end token."""
+    """When to stop: after `max_new_tokens` tokens, including the prefill's, or after an end token."""
 
     max_new_tokens: int
     eos_ids: frozenset[int]
@@ -45,27 +52,27 @@ class Budget:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
     def room(self, emitted: int) -> int:
-        """Tokens that may still be drafted: one less than is left, since a round adds one of its own."""
+        """Tokens worth drafting after `emitted` ones: all that are left but one, the target's own."""
         return max(0, self.max_new_tokens - emitted - 1)
 
     def is_over(self, ids: Sequence[int], new: int) -> bool:
-        """Whether `ids`, whose last `new` entries are new, ends the generation."""
+        """Whether the generation ends with `ids`, of which the newest round emitted the last `new`."""
         return len(ids) >= self.max_new_tokens or any(token in self.eos_ids for token in ids[-new:])
 
 
 class Clock(Protocol):
-    """Attributes decode time to phases; reads no time itself on a GPU until the turn is over."""
+    """Attributes decode time to phases; on a GPU it reads no times before the answer is complete."""
 
     def phase(self, name: PhaseName) -> AbstractContextManager[None]:
-        """Time inside the ``with`` block belongs to `name`."""
+        """A context: the time inside its ``with`` block counts as phase `name`."""
 
     def first_token(self) -> None:
-        """The prefill is over and its token is known: decoding starts."""
+        """Note that the prefill has ended and its token is known: decoding starts."""
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A decoding method; constructor parameters are the keys of its yaml."""
+    """A decoding method; the parameters of its constructor are the keys of its yaml in ``conf/method``."""
 
     def attach(self, decoder: Decoder) -> None:
         """Bind to a model: load and check trained modules, allocate buffers.
@@ -79,17 +86,20 @@ class Method(Protocol):
 
         Args:
             prompt_ids: Token ids, shape [P], int64, on the decoder's device.
-            budget: When to stop. Overshooting inside the last round is cut by the harness.
-            sampler: Turns logits into tokens; greedy or sampled.
-            clock: Phase attribution.
+            budget: When to stop. The last round may exceed it; the harness cuts the output.
+            sampler: Turns logits into tokens, greedy or sampled.
+            clock: Notified of the first token and of the phases of every round.
+
+        Returns:
+            All emitted token ids, the first picked from the prefill's logits, and the counts of every round.
         """
 
     def exactness(self, sampler: Sampler) -> Exactness:
-        """What is promised under this sampler."""
+        """What the method promises about its output under this sampler."""
 
 
 class Lossless:
-    """For methods whose output is the target's own under every sampler."""
+    """Base class of methods whose output is the target's own under every sampler."""
 
     def exactness(self, sampler: Sampler) -> Exactness:
         """See `Method.exactness`."""
@@ -142,10 +152,24 @@ class WeighedPasses(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A method that learns from the prompts it decodes; warming up must leave nothing behind."""
+    """A method that learns from the prompts it decodes; a reset after the warm-up makes it forget them."""
 
     def reset(self) -> None:
         """Return to the state after `attach`."""
+
+
+class DraftingMethod(Lossless):
+    """Base class of the chain and tree methods: keeps the decoder and runs prompts through it."""
+
+    _decoder: Decoder
+
+    def attach(self, decoder: Decoder) -> None:
+        """Bind to a model; a method with weights or buffers of its own overrides this."""
+        self._decoder = decoder
+
+    def prefill(self, prompt_ids: Tensor) -> Tensor:
+        """Run the prompt [P] through the target; logits after its last token, shape [1, V]."""
+        return self._decoder.prefill(prompt_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Draft-length policies: the rounds of the notes, number by number."""
+"""Draft-length policies: limits and thresholds over a few rounds, checked by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from methods.early_exit.draft_length import POLICIES, DraftLength, draft_length_policy
+from methods.core.draft_length import POLICIES, DraftLength, draft_length_policy
 from methods.early_exit.layerskip import LayerSkip
 from tests.methods.hidden_transfer.transfers import own_ids
 from tests.methods.small import prompt, random_decoder, run
@@ -19,12 +19,13 @@ def policy(name: str, draft_length: int = 18, threshold: float = 0.6, target: fl
     return draft_length_policy(name, draft_length, threshold, target)
 
 
-def followed(one: Any, rounds: list[tuple[int, int]], what: str) -> list[float]:
-    found = []
+def followed(rule: Any, rounds: list[tuple[int, int]], attribute: str) -> list[float]:
+    """Values of an attribute of a policy after each round."""
+    values = []
     for accepted, drafted in rounds:
-        one.observe(accepted, drafted)
-        found.append(round(getattr(one, what), 4))
-    return found
+        rule.observe(accepted, drafted)
+        values.append(round(getattr(rule, attribute), 4))
+    return values
 
 
 def test_dels_rule_follows_the_acceptance_of_the_prompt_so_far() -> None:
@@ -39,30 +40,30 @@ def test_draft_and_verifys_own_rule_follows_the_acceptance_of_the_round() -> Non
 
 @pytest.mark.parametrize(("name", "expected"), [("self_sd", 0.6), ("dv", 0.599)])
 def test_only_the_original_rule_holds_the_threshold_at_the_cap(name: str, expected: float) -> None:
-    one = policy(name, draft_length=4, target=0.4)
-    assert followed(one, [(4, 4)], "threshold") == [expected]
+    rule = policy(name, draft_length=4, target=0.4)
+    assert followed(rule, [(4, 4)], "threshold") == [expected]
 
 
 def test_a_threshold_outlives_the_prompt_and_the_counts_do_not() -> None:
-    one = policy("dv")
-    followed(one, [(4, 5), (2, 6)], "threshold")
-    one.start()
-    assert followed(one, [(3, 4)], "acceptance") == [round(0.5 * 0.672727 + 0.5 * 0.75, 4)]
-    assert one.threshold == pytest.approx(0.601)  # third move of a thousandth up or down
+    rule = policy("dv")
+    followed(rule, [(4, 5), (2, 6)], "threshold")
+    rule.start()
+    assert followed(rule, [(3, 4)], "acceptance") == [round(0.5 * 0.672727 + 0.5 * 0.75, 4)]
+    assert rule.threshold == pytest.approx(0.601)  # third move of a thousandth up or down
 
 
 def test_fsm_steps_by_one_and_comes_back_from_zero() -> None:
-    one = policy("fsm", draft_length=4)
-    assert followed(one, [(4, 4), (5, 5), (2, 6), (0, 5)], "limit") == [5, 6, 5, 4]
-    one = policy("fsm", draft_length=1)
-    assert followed(one, [(0, 1), (0, 0)], "limit") == [0, 1]
+    rule = policy("fsm", draft_length=4)
+    assert followed(rule, [(4, 4), (5, 5), (2, 6), (0, 5)], "limit") == [5, 6, 5, 4]
+    rule = policy("fsm", draft_length=1)
+    assert followed(rule, [(0, 1), (0, 0)], "limit") == [0, 1]
 
 
-def test_fsm_begins_anew_with_every_prompt() -> None:
-    one = policy("fsm", draft_length=3)
-    one.observe(3, 3)
-    one.start()
-    assert one.limit == 3
+def test_fsm_starts_anew_with_every_prompt() -> None:
+    rule = policy("fsm", draft_length=3)
+    rule.observe(3, 3)
+    rule.start()
+    assert rule.limit == 3
 
 
 def test_the_heuristic_goes_up_by_two_and_never_below_one() -> None:
@@ -103,4 +104,4 @@ def test_an_unsure_token_is_verified_and_ends_the_draft() -> None:
     method = LayerSkip(exit_layer=4, draft_length=5, policy="threshold", threshold=1.0)
     method.attach(decoder)
     rounds = run(method, prompt(), new=20).rounds[:-1]
-    assert {(one.drafted, one.stop) for one in rounds} == {(1, "confidence")}
+    assert {(round_.drafted, round_.stop) for round_ in rounds} == {(1, "confidence")}
