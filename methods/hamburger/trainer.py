@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.records.model import Generation
+from bench.records.model import Generation, PhaseName
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
-from methods.core.base import Budget, Example, PhaseName
+from methods.core.base import Budget, Example
 from methods.hamburger.checkpoint import BLOCK, NEW_PARTS, HamburgerShape, checkpoint_of
 from methods.hamburger.draft import Hamburger, TrainingSettings
 from methods.hamburger.groups import Answer, Groups, collate, cut_answer, entropies

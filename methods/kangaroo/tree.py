@@ -55,10 +55,10 @@ class KangarooTree(Kangaroo):
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], exit_layer: int) -> None:
         super().use(decoder, tensors, exit_layer)
         beam = _Beam(self._width, self._threshold, self._draft_length)
-        self._drafter = _TreeDrafter(decoder, self._adapter, exit_layer, beam, self.prefill)
+        self.drafter = _TreeDrafter(decoder, self._adapter, exit_layer, beam, self.prefill)
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        return generate_tree(self._drafter, self._decoder, prompt_ids, budget, sampler, clock)
+        return generate_tree(self.drafter, self._decoder, prompt_ids, budget, sampler, clock)
 
 
 class _Beam:
