@@ -5,7 +5,6 @@ The step from settings to objects, so that the runner only measures.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,12 +18,11 @@ from bench.errors import UserError
 from bench.measure.eager_arm import EagerLoop
 from bench.records.model import Arm, Run
 from bench.records.store import run_id
-from bench.runtime.decoder import Decoder, Tier
+from bench.runtime.decoder import Decoder
 from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tiers.native.build import Missing, library
 from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
 from bench.tasks.task import LoadedTask
@@ -36,7 +34,6 @@ SMALL_MODEL = 100_000_000
 _TOKENIZER = Keys("model.tokenizer", "model.revision")
 _PLACES = ("path", "modules", "questions")  # of a model: no other run
 _ADDED = ("dtype", "stop_ids")  # another run only where set: ids older than these keys stand
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +203,7 @@ def options_for(wanted: RuntimeConfig, model: ModelConfig | None = None) -> Runt
     dtype = wanted.dtype or ("float32" if device.type == "cpu" else published or "bfloat16")
     length = min(wanted.max_length, context or wanted.max_length)
     precision: torch.dtype = getattr(torch, dtype)
-    tier = choose_tier(wanted.tier, device, precision)
-    _tell_of_slow_passes(wanted, precision, tier)
-    return RuntimeOptions(device, precision, length, tier)
-
-
-def _tell_of_slow_passes(wanted: RuntimeConfig, precision: torch.dtype, tier: Tier) -> None:
-    """Say why ``auto`` could not take compiled passes, where a compiler is all that is missing."""
-    built = library() if (wanted.tier, tier, precision) == ("auto", "static", torch.float32) else None
-    if isinstance(built, Missing):
-        log.warning("passes run operation by operation, several times slower: %s; install gcc", built.reason)
+    return RuntimeOptions(device, precision, length, choose_tier(wanted.tier, device, precision))
 
 
 def describe_run(

@@ -30,7 +30,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Attention, Decoder, Layer
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.rope import rotate
+from bench.runtime.rows import rotate
 from bench.runtime.sampling import Sampler
 from methods.core.base import TrainingRows
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure

@@ -140,7 +140,7 @@ def test_shared_rules_and_the_runtime_are_part_of_a_methods_source(monkeypatch: 
         "methods.core.acceptance",
         "methods.core.chain",
         "bench.runtime.cache",
-        "bench.runtime.rope",
+        "bench.runtime.rows",
     } <= set(found)
     assert not any(name.startswith(("bench.prove", "bench.measure.runner")) for name in found)
 
@@ -148,7 +148,7 @@ def test_shared_rules_and_the_runtime_are_part_of_a_methods_source(monkeypatch: 
 def test_what_is_compiled_is_part_of_a_methods_source() -> None:
     from bench.prove import certificates
 
-    found = certificates._closure("methods.core.autoregressive")["bench.runtime.tiers.native.build"]
+    found = certificates._closure("methods.core.autoregressive")["bench.runtime.tiers.compiled.library"]
     assert {one.name for one in certificates._c_sources(found)} >= {"layers.c", "native.h", "products.c"}
 
 

@@ -26,7 +26,7 @@ from transformers import (
 
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions, load_decoder
-from bench.runtime.tiers.native.build import Missing, library
+from bench.runtime.tiers.compiled.library import Missing, library
 
 CPU = torch.device("cpu")
 CONTEXT = 48

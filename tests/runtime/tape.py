@@ -16,15 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder, Layer
 from bench.runtime.linear import Linear
-from bench.runtime.tiers.graphs import GraphDecoder
-from bench.runtime.tiers.recorder import Recording, Work
-from bench.runtime.tiers.slot_cache import SlotCache
+from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.runtime.tiers.graph.recorder import Recording, Work
+from bench.runtime.tiers.graph.slot_cache import SlotCache
 
 READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
 
 
 class Tape(TorchDispatchMode):
-    """Implements `bench.runtime.tiers.recorder.Recorder`."""
+    """Implements `bench.runtime.tiers.graph.recorder.Recorder`."""
 
     def __init__(self) -> None:
         super().__init__()

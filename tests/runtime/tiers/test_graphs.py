@@ -11,9 +11,9 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.loading import build_decoder, choose_tier
 from bench.runtime.sampling import Sampling
-from bench.runtime.tiers.buckets import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
 from bench.runtime.tiers.eager import EagerDecoder
-from bench.runtime.tiers.graphs import MOST_RANGES, GraphDecoder
+from bench.runtime.tiers.graph.buckets import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
+from bench.runtime.tiers.graph.decoder import MOST_RANGES, GraphDecoder
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree
 from tests.methods.small import CPU, prompt, random_decoder, run
@@ -164,7 +164,7 @@ def test_many_ranges_are_replayed_by_sublayer() -> None:
         torch.testing.assert_close(
             graphed.run_layers(rows, place, start, stop), static.run_layers(rows, place, start, stop)
         )
-    whole = {bucket for bucket in graphed._shelf.recordings if bucket.part == "layers"}
+    whole = {bucket for bucket in graphed._recordings if bucket.part == "layers"}
     assert len(whole) == MOST_RANGES
 
 

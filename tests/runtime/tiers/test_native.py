@@ -21,9 +21,9 @@ from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.delta import Projection
 from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder, choose_tier
-from bench.runtime.tiers.compiled import CompiledDecoder
-from bench.runtime.tiers.native import build
-from bench.runtime.tiers.native.build import Missing, library
+from bench.runtime.tiers.compiled import library as build
+from bench.runtime.tiers.compiled.decoder import CompiledDecoder
+from bench.runtime.tiers.compiled.library import Missing, library
 from methods.core.trees import Tree
 from methods.m2r2.low_rank import FrozenLowRank, LowRank
 from tests.runtime.models import AUTO, CONFIGS, CONTEXT, CPU, options, tiny_model, tokens
@@ -213,8 +213,7 @@ class TestChoice:
     def test_a_run_that_could_be_faster_with_a_compiler_says_so(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        for module in (loading, workbench):
-            monkeypatch.setattr(module, "library", lambda: Missing("no C compiler found"))
+        monkeypatch.setattr(loading, "library", lambda: Missing("no C compiler found"))
         assert workbench.options_for(RuntimeConfig(device="cpu")).tier == "static"
         assert "operation by operation, several times slower: no C compiler found" in caplog.text
         caplog.clear()
