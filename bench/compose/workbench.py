@@ -5,7 +5,6 @@ This is the step from settings to objects, so that the runner only measures.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,12 +16,11 @@ from bench.compose.identity import checkpoint_hash, module_parameters, run_ident
 from bench.compose.settings import ModelConfig, RuntimeConfig, Settings
 from bench.errors import UserError
 from bench.records.model import Arm, Key, Prompt, Run, run_id
-from bench.runtime.decoder import Decoder, Tier
+from bench.runtime.decoder import Decoder
 from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tiers.native.build import Missing, library
 from bench.tasks.builtin import read_builtin
 from bench.tasks.chat import ChatFormat
 from bench.tasks.task import LoadedTask
@@ -32,7 +30,6 @@ from methods.core.base import Method, WeighedPasses, traits_of
 
 SMALL_MODEL = 100_000_000
 _TOKENIZER = Keys("model.tokenizer", "model.revision")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +200,7 @@ def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> Run
     dtype = runtime.dtype or ("float32" if device.type == "cpu" else published or "bfloat16")
     length = min(runtime.max_length, context or runtime.max_length)
     precision: torch.dtype = getattr(torch, dtype)
-    tier = choose_tier(runtime.tier, device, precision)
-    _warn_of_slow_passes(runtime, precision, tier)
-    return RuntimeOptions(device, precision, length, tier)
-
-
-def _warn_of_slow_passes(runtime: RuntimeConfig, precision: torch.dtype, tier: Tier) -> None:
-    """Log why ``auto`` does not use compiled passes, if only a compiler is missing."""
-    built = library() if (runtime.tier, tier, precision) == ("auto", "static", torch.float32) else None
-    if isinstance(built, Missing):
-        log.warning("passes run operation by operation, several times slower: %s; install gcc", built.reason)
+    return RuntimeOptions(device, precision, length, choose_tier(runtime.tier, device, precision))
 
 
 def describe_run(

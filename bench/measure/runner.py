@@ -33,7 +33,7 @@ from bench.records.codec import to_line
 from bench.records.model import Arm, Prompt, Round, Sample
 from bench.records.store import RunStore, load_samples
 from bench.runtime.sampling import Sampler
-from bench.runtime.tiers.graphs import GraphDecoder
+from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.tasks.chat import prompt_hash
 from bench.tasks.checkers import is_right
 from methods.core.base import Budget, Exactness, Method, Stateful

@@ -141,7 +141,7 @@ def _is_used_by(module: str, tier: str) -> bool:
     """Whether a tier's passes may need a module that `LOADING` imports."""
     if not module.startswith(f"{TIERS}."):
         return True
-    return module.removeprefix(f"{TIERS}.").partition(".")[0].rstrip("s") == tier
+    return module.removeprefix(f"{TIERS}.").partition(".")[0] == tier
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, str, str]]:

@@ -174,8 +174,8 @@ def _require_memory(
 ) -> None:
     """Log what the training needs, and refuse it if there is less, before gigabytes are read."""
     from bench.runtime.loading import load_config
+    from bench.runtime.modules import memory_bytes
     from bench.runtime.random_weights import empty_decoder
-    from bench.runtime.room import memory_bytes
     from bench.train.memory import require_memory, training_memory
 
     memory = training_memory(trainer, empty_decoder(load_config(folder), options), recipe)
@@ -187,7 +187,7 @@ def _require_memory(
 def _plan(composed: DictConfig, name: str, model: str) -> None:
     """Print what a training takes; fetches nothing and loads no weights."""
     from bench.plan.outlook import find_empty, planned_options
-    from bench.runtime.room import memory_bytes
+    from bench.runtime.modules import memory_bytes
     from bench.train.memory import plan_lines, training_memory
 
     trainer, recipe = _subject(composed, name)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.rope import rotate
+from bench.runtime.rows import rotate
 from methods.core.base import TrainingRows
 from methods.training.distillation import soft_cross_entropy
 

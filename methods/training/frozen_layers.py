@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
 from bench.runtime.linear import rms_norm
-from bench.runtime.rope import rotate
+from bench.runtime.rows import rotate
 
 
 def query_key_value(

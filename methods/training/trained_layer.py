@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.runtime.decoder import Layer
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
-from bench.runtime.rope import rotate
+from bench.runtime.rows import rotate
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 _GATE_UP = ("gate_proj", "up_proj")

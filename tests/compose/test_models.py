@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-import bench.runtime.room
+import bench.runtime.modules
 from bench import PACKAGE_PREFIX
 from bench.compose.components import unknown_key
 from bench.compose.settings import DTYPES, ModelConfig, RuntimeConfig
@@ -19,7 +19,7 @@ from bench.compose.workbench import options_for
 from bench.convert.cli import ConvertConfig
 from bench.errors import UserError
 from bench.runtime.loading import load_decoder
-from bench.runtime.room import require_room
+from bench.runtime.modules import require_room
 from tests.harness import save_random_model
 from tests.runtime.models import options
 
@@ -132,7 +132,7 @@ class TestRoom:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = save_random_model(tmp_path)
-        monkeypatch.setattr(bench.runtime.room, "memory_bytes", lambda device: 100_000)
+        monkeypatch.setattr(bench.runtime.modules, "memory_bytes", lambda device: 100_000)
         with pytest.raises(
             UserError, match=r"the weights need 0\.0 GiB in float32, and this machine has"
         ) as caught:
@@ -144,7 +144,7 @@ class TestRoom:
     ) -> None:
         files = [save_random_model(tmp_path) / "model.safetensors"]
         size = files[0].stat().st_size  # a little above four bytes a weight
-        monkeypatch.setattr(bench.runtime.room, "memory_bytes", lambda device: size * 3 // 4)
+        monkeypatch.setattr(bench.runtime.modules, "memory_bytes", lambda device: size * 3 // 4)
         require_room(files, torch.device("cpu"), torch.bfloat16)
         with pytest.raises(UserError):
             require_room(files, torch.device("cpu"), torch.float32)

@@ -21,7 +21,7 @@ from bench.records.store import load_run, load_samples
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tiers.graphs import GraphDecoder
+from bench.runtime.tiers.graph.decoder import GraphDecoder
 from methods.core.base import Budget, Method
 from tests.harness import save_prompts, save_random_model, settings_for
 from tests.methods.core.test_waiting import ROUND

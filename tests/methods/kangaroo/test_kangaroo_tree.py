@@ -98,8 +98,8 @@ class Perfect(Checked):
 
 
 def replaced(method: KangarooTree, kind: type[_TreeDrafter]) -> KangarooTree:
-    old = method._drafter
-    method._drafter = kind(old._decoder, old._adapter, old._exit, old._beam, old._prefill)
+    old = method.drafter
+    method.drafter = kind(old._decoder, old._adapter, old._exit, old._beam, old._prefill)
     return method
 
 
@@ -132,7 +132,7 @@ def test_the_adapter_sees_each_node_as_it_sees_a_text() -> None:
     """Draft logits of a tree's level equal those of the adapter over the node's whole path, row by row."""
     decoder = random_decoder()
     method = bound(decoder)
-    drafter = method._drafter
+    drafter = method.drafter
     ids = prompt(10)
     tree = Tree.of_paths([(0,), (1,), (0, 0)])
     tokens = torch.tensor([5, 6, 7, 8])

@@ -1,8 +1,11 @@
-"""The cache of recorded passes: slots that only the device knows.
+"""The cache of the graph tier: recorded passes write to slots that only the device knows.
 
-A recorded pass must not hold a number of the host, so its rows go to slots that a tensor names, and attention
-reads a fixed number of slots, of which a mask hides what is not valid. Which slots are valid stays the host's
-knowledge: `advance` moves the lengths that `KVCache.write` would have moved.
+A recorded pass must not contain a number from the host. Its rows therefore go to slots that a tensor names,
+and attention always reads a fixed number of slots, of which a mask hides the invalid ones. The host still
+keeps the number of valid slots: `KVCache.advance` moves the lengths that `KVCache.write` would have moved.
+
+A hidden slot gets the weight zero but is still multiplied. If a model overflows and leaves a key or value
+there that is not finite, later passes turn into NaN until the slot is overwritten.
 
 Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows, C columns (slots read).
 """
@@ -18,9 +21,9 @@ from bench.runtime.cache import KVCache
 
 
 class SlotCache(KVCache):
-    """A `KVCache` that recorded passes can write to; any other pass uses it as it uses a `KVCache`.
+    """A `KVCache` that recorded passes can write to; other passes use it like any `KVCache`.
 
-    Behind the capacity lies one more slot, the trash: padding rows write there, and nobody reads it.
+    After the capacity there is one more slot, the trash: padding rows write there, and no row reads it.
     """
 
     spare = 1
@@ -33,7 +36,12 @@ class SlotCache(KVCache):
 
     @contextmanager
     def window(self, slots: Tensor, columns: int) -> Iterator[None]:
-        """Inside, every layer's rows go to `slots` [R] and its first C slots are read; lengths stay."""
+        """Inside, `write` uses the given slots and leaves the lengths alone.
+
+        Args:
+            slots: Where each row of a pass goes, shape [R], int64.
+            columns: Slots that attention reads, from the first on (C).
+        """
         self._window = slots, columns
         try:
             yield

@@ -1,4 +1,4 @@
-/* What the compiled passes share. All numbers are fp32; strides and sizes count numbers, not bytes. */
+/* Vectors and structures that the C files share. Strides and sizes count fp32 numbers, not bytes. */
 #ifndef NATIVE_H
 #define NATIVE_H
 
@@ -25,7 +25,7 @@ INLINED vector load(const float *at) { return *(const vector *)at; }
 
 INLINED void store(float *at, vector numbers) { *(vector *)at = numbers; }
 
-/* a b + c, rounded once: left to itself the compiler does so in some loops only, and they would differ. */
+/* a b + c, rounded once. The compiler alone would fuse in some loops only, and results would differ. */
 INLINED vector fused(vector a, vector b, vector c)
 {
 #if defined(__AVX512F__)
@@ -37,7 +37,7 @@ INLINED vector fused(vector a, vector b, vector c)
 #endif
 }
 
-/* A vector of one number. */
+/* A vector that repeats one number. */
 INLINED vector all(float number)
 {
 #if defined(__AVX512F__)
@@ -59,11 +59,11 @@ INLINED float total(vector numbers)
     return parts[0];
 }
 
-/* e to the x, within two units in the last place; exactly 0 below -87, and no more than e^88. By powers of
- * two and a polynomial on what remains (Cephes' coefficients). */
+/* e^x within two units in the last place; exactly 0 below -87, at most e^88. Computed as a power of two times
+ * a polynomial of the remainder (coefficients of Cephes). */
 INLINED vector exponential(vector x)
 {
-    const vector round = all(12582912.0f); /* 1.5 * 2^23: adding it leaves no fraction */
+    const vector round = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     integers is_small = x < -87.0f, is_large = x > 88.0f;
     x = (vector)(((integers)x & ~is_small & ~is_large) | ((integers)all(88.0f) & is_large));
     vector shifted = fused(x, all(1.44269504f), round), power = shifted - round;
@@ -79,31 +79,31 @@ INLINED vector exponential(vector x)
 }
 
 /* A frozen projection: weights in panels [outputs / LANES, inputs, LANES], bias [outputs] or null. `outputs`
- * is padded to whole panels, with zeros. */
+ * is a multiple of LANES; the surplus weights are zeros. */
 struct projection {
     const float *weights, *bias;
     int64_t inputs, outputs;
 };
 
-/* Rows of a matrix, each `stride` numbers behind the one before. */
+/* Rows of a matrix; each begins `stride` numbers after the previous one. */
 struct matrix {
     const float *data;
     int64_t rows, stride;
 };
 
 /* out = x W' (+ bias) (+ residual), [rows, outputs]; `residual`, null or of the same shape, may be `out`.
- * `scratch` takes rows * inputs numbers. */
+ * `scratch` has room for rows * inputs numbers. */
 void project(const struct projection *by, struct matrix x, const float *residual, float *scratch, float *out,
              int threads);
 
-/* What some rows add to a projection: x inner outer, to its first outputs. Inner is [inputs, padded(rank)]
- * and outer [rank, padded(outputs)], filled up with zeros; inner is null where nothing is added. */
+/* A low-rank change of a projection: x inner outer is added to the first `outputs` outputs of a row x. Inner
+ * is [inputs, padded(rank)], outer [rank, padded(outputs)], both zero-padded; inner is null for no change. */
 struct change {
     const float *inner, *outer;
     int64_t rank, outputs;
 };
 
-/* Mirrored by bench/runtime/compiled.py: keep the fields in step. */
+/* structures.py repeats projection, change, model, layer and pass: change both files together. */
 struct model {
     int64_t width, heads, kv_heads, head_dim, rotary, capacity, most_inputs, most_outputs;
     float eps, score_scale;
@@ -117,28 +117,28 @@ struct layer {
 };
 
 struct pass {
-    int64_t rows, base, writes;     /* rows, first slot written, rows whose keys and values are stored */
+    int64_t rows, base, writes;     /* rows, first slot written, number of rows stored */
     const float *cos, *sin;         /* [R, rotary]; the sine carries the sign of the first half */
     const float *mask;              /* [R, base + writes] with a stride, or null */
     int64_t mask_stride, is_causal; /* row r sees the slots up to base + r */
     int64_t start, stop;            /* layers */
     const uint8_t *skips;           /* flags by layer, or null */
-    const float *hidden;            /* [R, d], not changed */
+    const float *hidden;            /* [R, d], left unchanged */
     float *out, *scratch;           /* [R, d]; `scratch_size` numbers */
     int64_t threads;
     const struct change *changes; /* [L, 4]: of qkv, o, gate_up and down; or null */
-    int64_t first_changed;        /* the rows before this one stay as they are */
+    int64_t first_changed;        /* the rows before it stay unchanged */
 };
 
-/* Where a pass's queries lie, [R, H, D] within rows of a stride, where their results go, and room to work in:
- * `attention_scratch` numbers. */
+/* Memory of one attention: queries [R, H, D] in rows of a stride, where to write the results, and scratch
+ * room of `attention_scratch` numbers. */
 struct attended {
     const float *queries;
     float *out, *scratch;
     int64_t query_stride, out_stride;
 };
 
-/* Attention of every query over the slots that its row may see, keys and values of this pass included. */
+/* Attention of every query over the slots that its row may see, those written by this pass included. */
 void attend_rows(const struct model *m, const struct layer *layer, const struct pass *p, struct attended a);
 
 int64_t attention_scratch(const struct model *m, int64_t threads);

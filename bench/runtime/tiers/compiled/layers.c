@@ -1,5 +1,5 @@
-/* A pass of some rows through some layers, in one call: norm, projections, rotation, attention over the
- * cache, gated MLP. The arithmetic of a row is the same whatever rows it is beside.
+/* A pass of rows through a range of layers in one call: norm, projections, rotation, attention over the
+ * cache, gated MLP. A row gives the same bits whatever other rows are in the pass.
  *
  * Shapes: R rows, d width, H query heads, Hkv key/value heads, D head width, f MLP width, S slots of the
  * cache, N of them visible.
@@ -53,7 +53,7 @@ void norm_rows(int64_t rows, int64_t width, const float *x, const float *weight,
     for (int64_t r = 0; r < rows; r++) norm(x + r * width, weight, eps, width, out + r * width);
 }
 
-/* Add to `out`, rows of a stride, what the changed rows of `x` call for. */
+/* Add a low-rank change to `out`, rows of a stride, for the rows from `first_changed` on. */
 static void add_change(const struct change *by, const struct pass *p, struct matrix x, int64_t inputs,
                        float *out, int64_t stride)
 {
@@ -74,7 +74,7 @@ static void add_change(const struct change *by, const struct pass *p, struct mat
         }
 }
 
-/* A projection of a layer, with what is added to it. */
+/* A projection of a layer, and its low-rank change if the pass has one. */
 static void project_changed(const struct projection *by, int which, int64_t index, const struct pass *p,
                             struct matrix x, const float *residual, float *scratch, float *out)
 {
@@ -92,7 +92,7 @@ static void rotate(float *head, const float *cos, const float *sin, int64_t rota
     }
 }
 
-/* Norm queries and keys where the family asks, rotate them, and store the keys and values of row r. */
+/* Rotate queries and keys of row r, after their norms if the family has them; store its keys and values. */
 static void place(const struct model *m, const struct layer *layer, const struct pass *p, int64_t r,
                   float *qkv)
 {

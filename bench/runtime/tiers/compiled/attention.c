@@ -1,7 +1,7 @@
-/* Attention of a pass's queries over the cache. All queries of a key/value head, of several rows and of the
- * heads that share it, pass over one block of slots after another while it is in the cache closest to the
- * core. Each adds up over its slots in order, so that it makes no difference which others are beside it, and
- * a slot that it must not see adds nothing.
+/* Attention of a pass's queries over the key/value cache. All queries of a key/value head (of several rows,
+ * and of the query heads that share it) use a block of slots while it is in the processor's nearest cache,
+ * then go on to the next block. Each query sums over its slots in order, so the other queries of the pass do
+ * not change its bits; a hidden slot adds exactly zero.
  */
 #include "native.h"
 #include <math.h>
@@ -9,19 +9,19 @@
 #include <string.h>
 
 enum {
-    OCTET = 8,            /* slots scored at once, numbers of a head multiplied at once */
+    OCTET = 8,            /* slots scored at once; numbers of a head multiplied at once */
     TOGETHER = 8,         /* queries that share a block */
-    SLOTS = 64,           /* slots of a block: even, and whole octets */
-    CHUNK = 4,            /* octets of a value added up at once */
-    THREAD_WORK = 1 << 16 /* products worth waking a thread for */
+    SLOTS = 64,           /* slots of a block: even and a multiple of OCTET */
+    CHUNK = 4,            /* octets of a value summed at once */
+    THREAD_WORK = 1 << 16 /* multiplications that are worth another thread */
 };
 
 typedef float octet __attribute__((vector_size(4 * OCTET), aligned(4), may_alias));
 
-/* One query: a head of a row. */
+/* One query: one head of one row. */
 struct query {
     const float *head, *mask;
-    float *scores, *even, *odd, *out; /* weights of its slots; sums over even and odd slots, [D] */
+    float *scores, *even, *odd, *out; /* scores, then weights; sums over even and odd slots, [D] */
     int64_t visible;
 };
 
@@ -36,7 +36,7 @@ INLINED octet fused_octet(octet a, octet b, octet c)
 #endif
 }
 
-/* The sum of each of eight octets. */
+/* Eight sums, one of each octet. */
 INLINED octet sums_of(const octet *parts)
 {
 #if defined(__AVX__)
@@ -53,7 +53,7 @@ INLINED octet sums_of(const octet *parts)
 #endif
 }
 
-/* Scores of a query against keys [slots, D], for whole octets of slots. */
+/* Scores of a query for keys [slots, D], computed for whole octets of slots. */
 static void score(const float *head, const float *keys, int64_t size, float scale, int64_t slots,
                   float *scores)
 {
@@ -72,7 +72,7 @@ static void score(const float *head, const float *keys, int64_t size, float scal
     }
 }
 
-/* Scores, masked, become weights; their sum. */
+/* Mask the scores and turn them into weights (not yet normalised); returns the sum of the weights. */
 static float weigh(const struct query *q)
 {
     float most = -INFINITY;
@@ -89,7 +89,7 @@ static float weigh(const struct query *q)
     return total(sums);
 }
 
-/* Add values [slots, D], each times its weight, to what the slots before have come to. */
+/* Add values [slots, D], each times its weight, to the sums over the earlier slots. */
 INLINED void add_octets(int octets, const float *weights, const float *values, int64_t size, int64_t slots,
                         float *even, float *odd)
 {
@@ -162,7 +162,7 @@ int64_t attention_scratch(const struct model *m, int64_t threads)
     return threads * TOGETHER * query_size(m);
 }
 
-/* Query `index` of a key/value head: rows of its first query head, then of the next. */
+/* Query `index` of a key/value head, counted over all rows of its first query head, then of the next. */
 static struct query query_of(const struct model *m, const struct pass *p, struct attended a, int64_t kv_head,
                              int64_t index, float *scratch)
 {

@@ -1,7 +1,8 @@
-"""Recording device work once and replaying it without the host's share of it.
+"""Records work on the device once and replays it, so that the host launches one graph instead of many
+kernels.
 
-What is recorded runs on fixed memory: it reads and writes tensors that live as long as the recording, takes
-no number from the host, and hands none back.
+Recorded work runs on fixed memory: it reads and writes tensors that live as long as the recording, takes no
+number from the host and returns none to it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from bench.errors import UserError
 
 Work = Callable[[], tuple[Tensor, ...]]
-"""Device work; what it returns is its output, in fixed memory once it is recorded."""
+"""Work on the device. It returns its outputs; once it is recorded, they stay in fixed memory."""
 
 _WARM_UPS = 3
 
@@ -36,14 +37,14 @@ class Recording:
 
 @dataclass(slots=True)
 class Tally:
-    """What was recorded, and how passes ran.
+    """How many recordings were made, and how many passes ran in which way.
 
     Attributes:
         recorded: Recordings made.
-        replayed: Passes answered by replaying.
-        prefill: Passes that ran unrecorded for being the first of a sequence.
-        long: For having more than `bench.runtime.tiers.buckets.MOST_ROWS` rows.
-        delta: For having a `Delta`.
+        replayed: Passes that replayed a recording.
+        prefill: Passes that ran unrecorded because they were the first of a sequence.
+        long: Because they had more than `bench.runtime.tiers.graph.buckets.MOST_ROWS` rows.
+        delta: Because they had a `Delta`.
     """
 
     recorded: int = 0
@@ -57,7 +58,7 @@ class Recorder(Protocol):
     """Turns work into a `Recording`."""
 
     def record(self, work: Work) -> Recording:
-        """Record `work`; it may run several times, so it must come to the same every time.
+        """Record `work`. It may run several times, so it must have the same effect every time.
 
         Raises:
             bench.errors.UserError: If it cannot be recorded.
@@ -65,10 +66,11 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs, all in one private memory pool, so that they share their intermediate results.
+    """Records CUDA graphs, all in one private memory pool, so that they share memory for intermediate
+    results.
 
-    Sharing is safe since graphs are replayed one after another on one stream, and every output is held by its
-    recording.
+    Sharing is safe because graphs are replayed one after another on one stream, and each recording holds its
+    own outputs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -91,7 +93,7 @@ class CudaRecorder:
         return Recording(graph.replay, outputs)
 
     def _warm_up(self, work: Work) -> None:
-        """Run on a stream of its own: libraries set themselves up on first use, which no graph may hold."""
+        """Run the work on the side stream: libraries initialise on first use, which no graph may contain."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

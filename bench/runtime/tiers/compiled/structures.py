@@ -1,4 +1,4 @@
-"""The structures of ``native.h``, field by field."""
+"""The structures of ``native.h``, field by field: a change there must be made here too."""
 
 from __future__ import annotations
 

@@ -1,24 +1,24 @@
 /* Products of rows with frozen weights.
  *
- * Every output is one sum, over its inputs in order, whatever the number of rows, their place among others
- * and the number of threads: a row verified among eight gives the very bits that it gives alone.
+ * Every output is one sum over its inputs in order, whatever the number of rows, the position of a row and
+ * the number of threads: a row verified among eight gives exactly the bits that it gives alone.
  *
- * Weights lie in panels of LANES outputs, so that one input's weights are one vector and a thread reads its
+ * Weights are stored in panels of LANES outputs: one input's weights are one vector, and a thread reads its
  * share of memory from front to back. A tile keeps the sums of its rows and panels in registers: few rows
  * take several panels at once, which gives the processor enough independent sums, and up to MOST_ROWS rows
- * share one reading of the weights. More rows are cut into blocks that follow each other over the same panels
- * while these are in the cache.
+ * share one read of the weights. More rows are cut into blocks, which use the same panels one after another
+ * while the panels are in the processor's cache.
  */
 #include "native.h"
 #include <omp.h>
 
 enum {
-    MOST_ROWS = 12,   /* sums of as many rows, their weights and one input fill 16 registers */
-    BLOCK = 6,        /* rows of a block where there are more */
-    BLOCK_PANELS = 2, /* panels that blocks share */
+    MOST_ROWS = 12,   /* sums of 12 rows, their weights and one input fill 16 registers */
+    BLOCK = 6,        /* rows of a block, if there are more than MOST_ROWS */
+    BLOCK_PANELS = 2, /* panels that all blocks use before the next panels */
     WIDEST = 4,       /* panels of the widest tile */
-    AHEAD = 512,      /* weights fetched ahead, per panel: the processor's own prefetching stops at pages */
-    SHARE = 1 << 17   /* weights worth waking a thread for */
+    AHEAD = 512,      /* weights prefetched per panel: the processor's own prefetching stops at pages */
+    SHARE = 1 << 17   /* weights that are worth another thread */
 };
 
 struct call {
@@ -27,7 +27,7 @@ struct call {
     float *out;
 };
 
-/* Some rows, from `row` on, times some panels; `x` holds the rows' inputs side by side, [inputs, rows]. */
+/* Rows from `row` on times panels from `panel` on; `x` holds the rows' inputs interleaved, [inputs, rows]. */
 INLINED void tile(int rows, int panels, const float *x, const struct call *to, int64_t row, int64_t panel)
 {
     const int64_t inputs = to->by->inputs, outputs = to->by->outputs;
@@ -74,8 +74,8 @@ static void tiles(int64_t rows, const float *x, const struct call *to, int64_t r
 
 static int64_t count_blocks(int64_t rows) { return rows <= MOST_ROWS ? 1 : (rows + BLOCK - 1) / BLOCK; }
 
-/* Inputs of each block's rows side by side: read from front to back, and rows a power of two apart would push
- * each other out of the cache. */
+/* Interleave the inputs of each block's rows: they are then read from front to back, while rows a power of
+ * two apart would evict each other from the processor's cache. */
 static const float *interleave(struct matrix x, int64_t inputs, float *scratch)
 {
     int64_t blocks = count_blocks(x.rows);
@@ -112,7 +112,7 @@ void project(const struct projection *by, struct matrix x, const float *residual
 
 int64_t lanes(void) { return LANES; }
 
-/* `project` of rows without gaps, for a single product. */
+/* `project` for a single product; the rows are contiguous. */
 void multiply(const struct projection *by, int64_t rows, const float *x, const float *residual,
               float *scratch, float *out, int threads)
 {
