@@ -25,10 +25,9 @@ from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.runtime.tiers.native.build import Missing, library
-from bench.tasks.builtin import read_builtin
-from bench.tasks.chat import ChatFormat
+from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
+from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
-from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Method
 

@@ -9,7 +9,7 @@ import json
 import logging
 from pathlib import Path
 
-from bench.tasks.builtin import BUILTIN_FILE
+from bench.tasks.spec_bench import BUILTIN_FILE
 from bench.train.corpus import Dialogue, heldout_dialogues
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ def typed(
     return status, written.out, written.err
 
 
-def test_the_module_goes_beside_other_results_and_the_next_command_is_told(
+def test_the_module_goes_beside_other_results_and_the_next_command_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
