@@ -72,7 +72,7 @@ def save_kangaroo(folder: Path, state: State, **config: Any) -> Path:
 
 
 def hamburger_state(model: HamburgerModel) -> State:
-    """The state dict as Lightning saves it: bf16 except for the micro layers, and two more copies of the embedding."""
+    """The state dict as Lightning saves it: micro layers in fp32, the rest bf16, three copies of the embedding."""
     state = {
         name: value.detach().to(
             torch.float32 if name.startswith("micro_step_decoder.decoders.") else torch.bfloat16
@@ -112,7 +112,7 @@ _GPT_FAST = {
 
 
 def gpt_fast_state(state: State, heads: int, kv_heads: int) -> State:
-    """The same in gpt-fast's layout: its names, q, k and v fused, the rows of a head reordered for its rotation."""
+    """The same in gpt-fast's layout: its names, q, k and v fused, the rows of a head in its rotary order."""
     renamed: State = {}
     for name, tensor in state.items():
         if ".q_proj." in name and "self_attn" in name:
