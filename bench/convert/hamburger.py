@@ -80,8 +80,9 @@ def _drop_copies(tensors: dict[str, Tensor], shape: DecoderConfig, file: Path) -
 
 def _max_group(tensors: Mapping[str, Tensor]) -> int:
     positions = tensors.get(_POSITIONS)
-    has_groups = positions is not None and positions.dim() == 2
-    return positions.shape[0] if has_groups else 1  # if it does not fit, `require_fit` names it
+    if positions is None or positions.dim() != 2:
+        return 1  # any size will do: `require_fit` then names the tensor
+    return positions.shape[0]
 
 
 def _micro_layers(tensors: Mapping[str, Tensor]) -> int:

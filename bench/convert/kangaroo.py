@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
-from methods.kangaroo.draft import Adapter
+from methods.kangaroo.draft import adapter_shapes
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +50,7 @@ def convert_kangaroo(
     for name in [name for name in tensors if name.endswith(_TABLE)]:
         log.info("%s: left out %s, a table that is computed from the config", file, name)
         del tensors[name]
-    with torch.device("meta"):
-        expected = Adapter(shape.width, shape.heads, shape.kv_heads, shape.head_dim, shape.norm_eps)
-    shapes = {name: tuple(tensor.shape) for name, tensor in expected.state_dict().items()}
-    require_fit(tensors, shapes, str(file), _FIX)
+    require_fit(tensors, adapter_shapes(shape), str(file), _FIX)
     _check_config(file.parent / "config.json", shape)
     return tensors, {"method": "kangaroo", "exit_layer": exit_layer}
 

@@ -20,7 +20,7 @@ from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
 from methods.core.trees import Tree
-from methods.medusa.draft import MedusaHeads
+from methods.medusa.draft import head_shapes
 from methods.medusa.published_trees import PUBLISHED
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,7 @@ def convert_medusa(
     """
     _refuse_other_kinds(published, file)
     heads = 1 + max((int(name.partition(".")[0]) for name in published if name[:1].isdigit()), default=0)
-    with torch.device("meta"):
-        expected = MedusaHeads(shape.width, shape.vocab, heads).state_dict()
-    require_fit(published, {name: tuple(tensor.shape) for name, tensor in expected.items()}, str(file), _FIX)
+    require_fit(published, head_shapes(shape, heads), str(file), _FIX)
     _compare_config(file.parent / "config.json", heads)
     facts: dict[str, Any] = {"method": "medusa", "heads": heads}
     if heads >= Tree.of_child_counts(PUBLISHED[TREE], torch.device("cpu")).depth:

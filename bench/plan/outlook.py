@@ -261,7 +261,7 @@ def _module_parameters(settings: Settings, method: Method, decoder: Decoder) -> 
         return stored
     with decoder.device:
         if isinstance(method, Trainable):
-            return sum(one.numel() for one in method.new_module(decoder).parameters())
+            return sum(one.numel() for one in method.trainer().new_module(decoder).parameters())
         if isinstance(method, FullTrainable):
-            return sum(one.numel() for one in method.new_model(decoder).parameters())
+            return sum(one.numel() for one in method.model_trainer().new_model(decoder).parameters())
     return 0  # fitted to a model without tensors of its own, such as layers to skip

@@ -49,8 +49,9 @@ def attach_random(component: Component, decoder: Decoder, seed: int) -> Method:
         return attach_shipped(component, decoder)
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        facts = {**_shipped_facts(component), **fresh.provenance(decoder)}
-        save_module(Path(folder), fresh.new_module(decoder).state_dict(), facts)
+        trainer = fresh.trainer()
+        facts = {**_shipped_facts(component), **trainer.provenance(decoder)}
+        save_module(Path(folder), trainer.new_module(decoder).state_dict(), facts)
         return attach_shipped(_with_weights(component, folder), decoder)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bench.train.conversations import Conversations
     from bench.train.embedded import EmbeddedCorpus
     from bench.train.modules import ModuleRecipe
-    from methods.core.base import FullTrainable, Trainable
+    from methods.core.base import ModelTrainer, ModuleTrainer
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +106,14 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.train.curves import draw
     from bench.train.joint import train_joint
     from bench.train.modules import train_module
-    from methods.core.base import Trainable
+    from methods.core.base import ModuleTrainer
 
-    method, recipe = _subject(composed, name)
+    trainer, recipe = _subject(composed, name)
     config: ModelConfig = _object(composed.model)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
     options = options_for(runtime, config)
-    _require_memory(method, recipe, folder, options)
+    _require_memory(trainer, recipe, folder, options)
     decoder = load_decoder(folder, options)
     settle_threads(decoder, runtime.threads)
     tokenizer = load_tokenizer(folder)
@@ -124,10 +124,10 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     start = _start(composed)
     if start:
         facts["start"] = [str(folder) for folder in start]
-    if isinstance(method, Trainable):
-        figures = train_module(method, decoder, dialogues, recipe, out, facts, start)
+    if isinstance(trainer, ModuleTrainer):
+        figures = train_module(trainer, decoder, dialogues, recipe, out, facts, start)
     else:
-        figures = train_joint(method, decoder, folder, dialogues, recipe, out, facts, start)
+        figures = train_joint(trainer, decoder, folder, dialogues, recipe, out, facts, start)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
     log.info("its course: %s", ", ".join(map(str, draw([out]))))
 
@@ -140,8 +140,8 @@ def _start(composed: DictConfig) -> list[Path]:
     return [Path(str(one)) for one in (given if OmegaConf.is_list(given) else [given])]
 
 
-def _subject(composed: DictConfig, name: str) -> tuple[Trainable | FullTrainable, Any]:
-    """The method, its weights not set, and the recipe of its kind.
+def _subject(composed: DictConfig, name: str) -> tuple[ModuleTrainer | ModelTrainer, Any]:
+    """The trainer of the method, its weights not set, and the recipe of its kind.
 
     Raises:
         UserError: If it has nothing to train, or the recipe is refused.
@@ -155,17 +155,22 @@ def _subject(composed: DictConfig, name: str) -> tuple[Trainable | FullTrainable
     if "weights" in node:
         node["weights"] = None  # what is about to be made
     method = Component.from_node("method", name, node).build()
-    if not isinstance(method, Trainable | FullTrainable):
+    trainer: ModuleTrainer | ModelTrainer
+    defaults: ModuleRecipe
+    if isinstance(method, Trainable):
+        trainer, defaults = method.trainer(), ModuleRecipe()
+    elif isinstance(method, FullTrainable):
+        trainer, defaults = method.model_trainer(), JointRecipe()
+    else:
         raise UserError(
             f"method={name} has nothing to train",
             "choose a method with modules, such as kangaroo; skipped layers: python -m bench.train.skip_set",
         )
-    defaults = ModuleRecipe() if isinstance(method, Trainable) else JointRecipe()
-    return method, _checked(OmegaConf.to_container(composed.recipe, resolve=True), defaults, "recipe")
+    return trainer, _checked(OmegaConf.to_container(composed.recipe, resolve=True), defaults, "recipe")
 
 
 def _require_memory(
-    method: Trainable | FullTrainable, recipe: ModuleRecipe, folder: Path, options: RuntimeOptions
+    trainer: ModuleTrainer | ModelTrainer, recipe: ModuleRecipe, folder: Path, options: RuntimeOptions
 ) -> None:
     """Log what the training needs, and refuse it if there is less, before gigabytes are read."""
     from bench.runtime.loading import load_config
@@ -173,7 +178,7 @@ def _require_memory(
     from bench.runtime.room import memory_bytes
     from bench.train.memory import require_memory, training_memory
 
-    memory = training_memory(method, empty_decoder(load_config(folder), options), recipe)
+    memory = training_memory(trainer, empty_decoder(load_config(folder), options), recipe)
     log.info("memory: %s", memory.line())
     place = "the GPU has free" if options.device.type == "cuda" else "this machine has"
     require_memory(memory, memory_bytes(options.device), place)
@@ -185,12 +190,12 @@ def _plan(composed: DictConfig, name: str, model: str) -> None:
     from bench.runtime.room import memory_bytes
     from bench.train.memory import plan_lines, training_memory
 
-    method, recipe = _subject(composed, name)
+    trainer, recipe = _subject(composed, name)
     config: ModelConfig = _object(composed.model)
     gpu = None if composed.gpu is None else GPUS[composed.gpu]
     options = planned_options(_object(composed.runtime), config, gpu)
     decoder, is_here = find_empty(config, options)
-    memory = None if decoder is None else training_memory(method, decoder, recipe)
+    memory = None if decoder is None else training_memory(trainer, decoder, recipe)
     place = options.device.type if gpu is None else gpu.title
     room_bytes = memory_bytes(options.device) if gpu is None else gpu.memory_bytes
     work = f"{recipe.steps} steps of {recipe.batch} dialogues, each up to {recipe.max_tokens} tokens"

@@ -26,7 +26,7 @@ from bench.runtime.modules import MODEL_FILE, save_model
 from bench.train.course import TOKENS
 from bench.train.loop import NO_FACTS, Dialogue, TrainingLoop
 from bench.train.modules import ModuleRecipe
-from methods.core.base import Example, FullTrainable
+from methods.core.base import Example, ModelTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,11 @@ class JointRecipe(ModuleRecipe):
         return min((step + 1) / max(1, self.warmup_steps), cosine)
 
 
-class JointTrainer(TrainingLoop):
+class JointTraining(TrainingLoop):
     """One training run.
 
     Args:
-        method: Knows its model, its examples and its loss.
+        trainer: The method's model, examples and loss.
         decoder: The frozen model; its precision is that of the training passes, the masters are fp32.
         recipe: Settings.
         out: Folder of the run: its course, and its checkpoints in ``out/work``.
@@ -76,14 +76,14 @@ class JointTrainer(TrainingLoop):
 
     def __init__(
         self,
-        method: FullTrainable,
+        trainer: ModelTrainer,
         decoder: Decoder,
         recipe: JointRecipe,
         out: Path,
         start: Sequence[Path] = (),
         facts: Mapping[str, Any] = NO_FACTS,
     ) -> None:
-        self._method, self._decoder = method, decoder
+        self._trainer, self._decoder = trainer, decoder
         self._rates = (recipe.lr * recipe.base_share, recipe.lr)
         super().__init__("model", recipe, out, [folder / MODEL_FILE for folder in start], facts)
 
@@ -93,11 +93,11 @@ class JointTrainer(TrainingLoop):
         return self._trained
 
     def _new(self) -> nn.Module:
-        return self._method.new_model(self._decoder)
+        return self._trainer.new_model(self._decoder)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         """Two groups: the model's own weights, then the new ones."""
-        new = tuple(self._method.new_parts())
+        new = tuple(self._trainer.new_parts())
         named = list(self.model.named_parameters())
         groups = [
             {"params": [weight for name, weight in named if name.startswith(new) is is_new], "lr": rate}
@@ -118,7 +118,7 @@ class JointTrainer(TrainingLoop):
         for part in cut(examples, recipe.micro_tokens):
             share = sum(example.tokens for example in part) / total
             with self._precision():
-                loss, extra = self._method.joint_loss(self.model, part, self._decoder)
+                loss, extra = self._trainer.joint_loss(self.model, part, self._decoder)
             (loss * share).backward()  # type: ignore[no-untyped-call]
             for name, value in extra.items():
                 figures[name] = figures.get(name, 0.0) + float(value) * share
@@ -138,7 +138,7 @@ class JointTrainer(TrainingLoop):
         most = self._recipe.max_tokens
         found: list[Example] = []
         for ids, is_answer in dialogues:
-            found += self._method.examples(self.model, ids[:most], is_answer[:most], self._decoder, rng)
+            found += self._trainer.examples(self.model, ids[:most], is_answer[:most], self._decoder, rng)
         return found
 
 
@@ -154,7 +154,7 @@ def cut(examples: Sequence[Example], most: int) -> list[list[Example]]:
 
 
 def train_joint(
-    method: FullTrainable,
+    trainer: ModelTrainer,
     decoder: Decoder,
     base: Path,
     dialogues: Iterator[Dialogue],
@@ -166,7 +166,7 @@ def train_joint(
     """Train a method's whole model and write it to `out` in bf16; `out` holds course and checkpoints as well.
 
     Args:
-        method: Knows its model, its examples and its loss.
+        trainer: The method's model, examples and loss.
         decoder: The model to start from.
         base: The checkpoint's folder; its config.json is the result's, with the method's own block added.
         dialogues: Endless stream of dialogues, the same at every start.
@@ -178,12 +178,12 @@ def train_joint(
     Returns:
         Mean figures of the last logged steps.
     """
-    blocks = method.blocks(decoder)
-    trainer = JointTrainer(method, decoder, recipe, out, start, {**provenance, **blocks})
-    figures = trainer.run(dialogues)
-    tensors = {name: value.to(torch.bfloat16) for name, value in trainer.model.state_dict().items()}
-    training = {**provenance, "recipe": asdict(recipe), "figures": figures}
+    blocks = trainer.blocks(decoder)
+    training = JointTraining(trainer, decoder, recipe, out, start, {**provenance, **blocks})
+    figures = training.run(dialogues)
+    tensors = {name: value.to(torch.bfloat16) for name, value in training.model.state_dict().items()}
+    facts = {**provenance, "recipe": asdict(recipe), "figures": figures}
     config = json.loads((base / "config.json").read_text())
-    config |= {name: {**block, "training": training} for name, block in blocks.items()}
+    config |= {name: {**block, "training": facts} for name, block in blocks.items()}
     save_model(out, tensors, config)
     return figures

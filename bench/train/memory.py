@@ -22,7 +22,7 @@ from bench.show.machine_table import byte_size
 from bench.train.joint import JointRecipe, cut
 from bench.train.modules import ModuleRecipe, observe
 from bench.train.weighing import peak_bytes
-from methods.core.base import FullTrainable, Trainable
+from methods.core.base import ModelTrainer, ModuleTrainer
 
 TRAINED_BYTES = 16
 """Of a trained parameter: fp32 weight, gradient, and two moments."""
@@ -84,33 +84,33 @@ class TrainingMemory:
 
 
 def training_memory(
-    method: Trainable | FullTrainable, decoder: Decoder, recipe: ModuleRecipe
+    trainer: ModuleTrainer | ModelTrainer, decoder: Decoder, recipe: ModuleRecipe
 ) -> TrainingMemory:
     """Reckon a training.
 
     Args:
-        method: Whose module, or whose model.
+        trainer: Of the method's module, or of its whole model.
         decoder: The model without storage (`bench.runtime.random_weights.empty_decoder`).
-        recipe: Settings; a `JointRecipe` for a `FullTrainable`.
+        recipe: Settings; a `JointRecipe` for a `ModelTrainer`.
 
     Raises:
         UserError: If the method cannot be trained on this model.
     """
     tokens = min(recipe.max_tokens, decoder.capacity)
     with decoder.device:
-        if isinstance(method, Trainable):
-            module = method.new_module(decoder)
-            run = partial(_module_pass, method, module, decoder, tokens)
+        if isinstance(trainer, ModuleTrainer):
+            module = trainer.new_module(decoder)
+            run = partial(_module_pass, trainer, module, decoder, tokens)
         else:
             assert isinstance(recipe, JointRecipe)
             tokens = max(tokens, recipe.micro_tokens)
-            module = method.new_model(decoder)
-            run = partial(_joint_pass, method, module, decoder, recipe)
+            module = trainer.new_model(decoder)
+            run = partial(_joint_pass, trainer, module, decoder, recipe)
     for weight in module.parameters():
         weight.grad = torch.empty_like(weight)  # counted with the parameters
     trained, width = sum(one.numel() for one in module.parameters()), decoder.dtype.itemsize
     beside = _heaviest(run)
-    if beside is not None and isinstance(method, FullTrainable) and width < 4:
+    if beside is not None and isinstance(trainer, ModelTrainer) and width < 4:
         beside += width * trained  # autocast keeps a copy of the weights
     return TrainingMemory(
         weight_bytes=decoder.parameters * width,
@@ -172,16 +172,16 @@ class _HighestDraw(Random):
         return 1.0
 
 
-def _module_pass(method: Trainable, module: nn.Module, decoder: Decoder, tokens: int) -> None:
+def _module_pass(trainer: ModuleTrainer, module: nn.Module, decoder: Decoder, tokens: int) -> None:
     """One sequence, forth and back."""
-    rows = observe(method, decoder, [0] * tokens, [True] * tokens)
-    method.loss(module, rows, decoder)[0].backward()  # type: ignore[no-untyped-call]
+    rows = observe(trainer, decoder, [0] * tokens, [True] * tokens)
+    trainer.loss(module, rows, decoder)[0].backward()  # type: ignore[no-untyped-call]
 
 
-def _joint_pass(method: FullTrainable, model: nn.Module, decoder: Decoder, recipe: JointRecipe) -> None:
+def _joint_pass(trainer: ModelTrainer, model: nn.Module, decoder: Decoder, recipe: JointRecipe) -> None:
     """One batch of examples, forth and back, in fp32: autocast knows no tensors without storage."""
     tokens = min(recipe.max_tokens, decoder.capacity)
     is_answer = [False] + [True] * (tokens - 1)
-    examples = method.examples(model, [0] * tokens, is_answer, decoder, _HighestDraw())
+    examples = trainer.examples(model, [0] * tokens, is_answer, decoder, _HighestDraw())
     part = cut(examples * recipe.batch, recipe.micro_tokens)[0]
-    method.joint_loss(model, part, decoder)[0].backward()  # type: ignore[no-untyped-call]
+    trainer.joint_loss(model, part, decoder)[0].backward()  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.modules import WEIGHTS_FILE, save_module
 from bench.train.course import TOKENS
 from bench.train.loop import NO_FACTS, Dialogue, TrainingLoop
-from methods.core.base import Trainable, TrainingRows
+from methods.core.base import ModuleTrainer, TrainingRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ class ModuleRecipe:
         return min((step + 1) / max(1, self.warmup_steps), (self.steps - step) / self.steps)
 
 
-class ModuleTrainer(TrainingLoop):
+class ModuleTraining(TrainingLoop):
     """One training run.
 
     Args:
-        method: Knows its module and its loss.
+        trainer: The method's module and its loss.
         decoder: The frozen model.
         recipe: Settings.
         out: Folder of the run: its course, and its checkpoints in ``out/work``.
@@ -80,14 +80,14 @@ class ModuleTrainer(TrainingLoop):
 
     def __init__(
         self,
-        method: Trainable,
+        trainer: ModuleTrainer,
         decoder: Decoder,
         recipe: ModuleRecipe,
         out: Path,
         start: Sequence[Path] = (),
         facts: Mapping[str, Any] = NO_FACTS,
     ) -> None:
-        self._method, self._decoder = method, decoder
+        self._trainer, self._decoder = trainer, decoder
         super().__init__("module", recipe, out, [folder / WEIGHTS_FILE for folder in start], facts)
 
     @property
@@ -96,7 +96,7 @@ class ModuleTrainer(TrainingLoop):
         return self._trained
 
     def _new(self) -> nn.Module:
-        return self._method.new_module(self._decoder).to(self._decoder.device)
+        return self._trainer.new_module(self._decoder).to(self._decoder.device)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         recipe = self._recipe
@@ -109,8 +109,8 @@ class ModuleTrainer(TrainingLoop):
         figures = {TOKENS: 0.0}
         for ids, is_answer in dialogues:
             answers = is_answer[: recipe.max_tokens]
-            rows = observe(self._method, self._decoder, ids[: recipe.max_tokens], answers)
-            loss, extra = self._method.loss(self.module, rows, self._decoder)
+            rows = observe(self._trainer, self._decoder, ids[: recipe.max_tokens], answers)
+            loss, extra = self._trainer.loss(self.module, rows, self._decoder)
             (loss / recipe.batch).backward()  # type: ignore[no-untyped-call]
             figures[TOKENS] += sum(answers[1:])
             for name, value in {"loss": float(loss.detach()), **extra}.items():
@@ -120,10 +120,10 @@ class ModuleTrainer(TrainingLoop):
 
 
 @torch.no_grad()
-def observe(method: Trainable, decoder: Decoder, ids: list[int], is_answer: list[bool]) -> TrainingRows:
+def observe(trainer: ModuleTrainer, decoder: Decoder, ids: list[int], is_answer: list[bool]) -> TrainingRows:
     """One sequence through the frozen model: the rows that the method's loss reads."""
     tokens = torch.tensor(ids, device=decoder.device)
-    taps = dict.fromkeys(method.taps(decoder), decoder.embedding)
+    taps = dict.fromkeys(trainer.taps(decoder), decoder.embedding)
     decoder.cache.truncate(0)
     decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)), taps=taps)
     mask = torch.tensor([*is_answer[1:], False], device=decoder.device)
@@ -131,7 +131,7 @@ def observe(method: Trainable, decoder: Decoder, ids: list[int], is_answer: list
 
 
 def train_module(
-    method: Trainable,
+    trainer: ModuleTrainer,
     decoder: Decoder,
     sequences: Iterator[Dialogue],
     recipe: ModuleRecipe,
@@ -142,7 +142,7 @@ def train_module(
     """Train a method's module and write it to `out`, which holds course and checkpoints as well.
 
     Args:
-        method: Knows its module and its loss.
+        trainer: The method's module and its loss.
         decoder: The frozen model.
         sequences: Endless stream of dialogues, the same at every start.
         recipe: Settings.
@@ -153,10 +153,10 @@ def train_module(
     Returns:
         Figures of the last logged steps.
     """
-    facts = {**provenance, **method.provenance(decoder)}
-    trainer = ModuleTrainer(method, decoder, recipe, out, start, facts)
-    figures = trainer.run(sequences)
+    facts = {**provenance, **trainer.provenance(decoder)}
+    training = ModuleTraining(trainer, decoder, recipe, out, start, facts)
+    figures = training.run(sequences)
     facts |= {"recipe": asdict(recipe), "figures": figures}
-    tensors = {name: value.to(torch.bfloat16) for name, value in trainer.module.state_dict().items()}
+    tensors = {name: value.to(torch.bfloat16) for name, value in training.module.state_dict().items()}
     save_module(out, tensors, facts)
     return figures

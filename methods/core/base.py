@@ -122,14 +122,14 @@ class TrainingRows:
 
 
 @runtime_checkable
-class Trainable(Method, Protocol):
-    """A method with trained modules; `bench.train` feeds it, the method knows its module and its loss."""
+class ModuleTrainer(Protocol):
+    """What training needs to know of a method's modules: how they start, what they read, what they learn."""
 
     def new_module(self, decoder: Decoder) -> nn.Module:
         """A fresh fp32 module for this model; its state dict is what `attach` expects on disk."""
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        """Layers whose entering rows the loss reads; L means behind the last layer."""
+        """Layers whose entering rows the loss reads; L means the rows after the last layer."""
 
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
@@ -137,34 +137,46 @@ class Trainable(Method, Protocol):
         """Loss of one sequence, averaged over its trained positions, and figures worth logging."""
 
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
-        """Settings that the weights depend on; stored beside them and checked by `attach`."""
+        """Settings that the weights depend on; stored next to them and checked by `attach`."""
+
+
+@runtime_checkable
+class Trainable(Method, Protocol):
+    """A method with trained modules on a frozen model.
+
+    Training code stands apart from decoding: a proof of the output hashes what decodes and leaves out what is
+    imported inside `trainer`, so import the trainer's class there and nowhere else.
+    """
+
+    def trainer(self) -> ModuleTrainer:
+        """How `bench.train` trains the modules, with the settings of this method."""
 
 
 class Example(Protocol):
-    """What training of a whole model sees of one answer."""
+    """One answer as a `ModelTrainer` prepared it."""
 
     @property
     def tokens(self) -> int:
         """Tokens it teaches: its weight in a batch."""
 
     def __len__(self) -> int:
-        """Entries it occupies in a pass: alike ones are batched together."""
+        """Entries it occupies in a pass; examples of similar length are batched together."""
 
 
 @runtime_checkable
-class FullTrainable(Method, Protocol):
-    """A method that tunes the whole model along with its modules; `bench.train` feeds it dialogues."""
+class ModelTrainer(Protocol):
+    """What training needs to know of a method that tunes the whole model along with its modules."""
 
     def new_model(self, decoder: Decoder) -> nn.Module:
         """A trainable fp32 copy of the model with fresh modules; its state dict is the checkpoint."""
 
     def new_parts(self) -> tuple[str, ...]:
-        """How the names of weights begin that the model does not bring: they learn at the higher rate."""
+        """Prefixes of the names of weights that the base model lacks; they learn at the higher rate."""
 
     def examples(
         self, model: nn.Module, ids: Sequence[int], is_answer: Sequence[bool], decoder: Decoder, rng: Random
     ) -> list[Example]:
-        """Examples of one dialogue, prepared with the untuned model and the trained one as it is by now."""
+        """Examples of one dialogue, prepared with the untuned model and the tuned one as it is now."""
 
     def joint_loss(
         self, model: nn.Module, examples: Sequence[Example], decoder: Decoder
@@ -173,3 +185,11 @@ class FullTrainable(Method, Protocol):
 
     def blocks(self, decoder: Decoder) -> dict[str, dict[str, Any]]:
         """What config.json must say of the modules, by the name of its block."""
+
+
+@runtime_checkable
+class FullTrainable(Method, Protocol):
+    """A method that decodes with a whole tuned model; see `Trainable` for why its trainer stands apart."""
+
+    def model_trainer(self) -> ModelTrainer:
+        """How `bench.train` tunes the model, with the settings of this method."""

@@ -28,29 +28,24 @@ Shapes: P prompt tokens, K most tokens of a group, s tokens of a group, F featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
-from functools import partial
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler
-from methods.core.base import Budget, Clock, Exactness, Example
+from methods.core.base import Budget, Clock, Exactness, ModelTrainer
 from methods.core.chain import Draft
-from methods.hamburger.batch import Answer, collate
-from methods.hamburger.checkpoint import BLOCK, Checkpoint, load_checkpoint
-from methods.hamburger.decoded import KnownText, as_checkpoint
+from methods.hamburger.checkpoint import Checkpoint, load_checkpoint
+from methods.hamburger.decoded import KnownText
 from methods.hamburger.history import History
 from methods.hamburger.micro_decoder import MicroDecoder, features_at, new_taps
-from methods.hamburger.model import NEW_PARTS, HamburgerModel, HamburgerShape, joint_loss
-from methods.hamburger.training import Grouping, answers_of, distilled_labels
+from methods.hamburger.model import HamburgerShape
+from methods.hamburger.training import Grouping
 
 SHIFTS = {"last_token": 0, "hf_compat": 1}
 """Position of a merged entry, relative to that of its last token."""
@@ -106,12 +101,12 @@ class Hamburger:
         if merge_delay < 0:
             raise ValueError(f"merge_delay must be at least 0, got {merge_delay}")
         self._weights = None if weights is None else Path(weights)
-        self._confidence, self._token_confidence = confidence, token_confidence
-        self._delay, self._shift = merge_delay, SHIFTS[position_convention]
+        self.confidence, self.token_confidence = confidence, token_confidence
+        self.merge_delay, self._shift = merge_delay, SHIFTS[position_convention]
         if not 0 <= distilled <= 1:
             raise ValueError(f"distilled must lie in [0, 1], got {distilled}")
-        self._micro_layers, self._stop_weight, self._distilled = micro_layers, stop_weight, distilled
-        self._grouping = Grouping(max_group, floor, ratio, singles, random_splits, decoded_groups)
+        self.micro_layers, self.stop_weight, self.distilled = micro_layers, stop_weight, distilled
+        self.grouping = Grouping(max_group, floor, ratio, singles, random_splits, decoded_groups)
 
     def attach(self, decoder: Decoder) -> None:
         if self._weights is None:
@@ -127,7 +122,7 @@ class Hamburger:
         self.pass_weights = checkpoint.weights()
         self._merge = Merge(checkpoint.embedder, checkpoint.shape)
         self._micro = MicroDecoder(
-            self._tuned, checkpoint.micro, checkpoint.shape, self._confidence, self._token_confidence
+            self._tuned, checkpoint.micro, checkpoint.shape, self.confidence, self.token_confidence
         )
 
     def exactness(self, sampler: Sampler) -> Exactness:
@@ -161,7 +156,7 @@ class Hamburger:
         """First token [1] and features [F, d] behind the prompt, whose tokens are never merged."""
         taps = new_taps(self._tuned, self._shape)
         root = sampler.pick(self._tuned.prefill(prompt_ids, taps))
-        self._history = History(self._tuned, self._merge, self._delay, self._shift)
+        self._history = History(self._tuned, self._merge, self.merge_delay, self._shift)
         return root, features_at(self._tuned, taps, self._shape, -1)
 
     def _macro_step(self, group: Tensor, position: int, sampler: Sampler) -> tuple[Tensor, Tensor]:
@@ -170,34 +165,7 @@ class Hamburger:
         row = self._history.read(group, position, taps)
         return sampler.pick(self._tuned.head(row)), features_at(self._tuned, taps, self._shape, -1)
 
-    # -- training --------------------------------------------------------------------------------------------
-
-    def new_model(self, decoder: Decoder) -> nn.Module:
-        config = decoder.config
-        if config.fused or config.norm_offset or config.embed_scale != 1:
-            raise UserError(
-                f"hamburger cannot tune a {config.family}: its checkpoints store fused or shifted weights",
-                "tune a model of the Llama, Mistral or Qwen families",
-            )
-        return HamburgerModel.from_decoder(decoder, self._trained_shape(decoder))
-
-    def new_parts(self) -> tuple[str, ...]:
-        return NEW_PARTS
-
-    def examples(
-        self, model: nn.Module, ids: Sequence[int], is_answer: Sequence[bool], decoder: Decoder, rng: Random
-    ) -> list[Example]:
-        decoded = partial(self._decoded_sizes, model, decoder)
-        return list(answers_of(ids, is_answer, decoder, self._grouping, decoded, rng))
-
-    def _decoded_sizes(self, model: nn.Module, decoder: Decoder, ids: Sequence[int], start: int) -> list[int]:
-        """Sizes of the groups that decoding cuts an answer into which begins at `start` and ends the ids."""
-        assert isinstance(model, HamburgerModel)
-        reader = copy(self)  # this one stays bound as it was
-        reader.use(as_checkpoint(model, decoder, len(ids)))
-        return reader._follow(torch.tensor(ids[:start], device=decoder.device), ids[start:])
-
-    def _follow(self, prompt_ids: Tensor, answer: Sequence[int]) -> list[int]:
+    def group_sizes(self, prompt_ids: Tensor, answer: Sequence[int]) -> list[int]:
         """Sizes of the groups in which this answer [M] is decoded behind its prompt [P]; they sum to M."""
         known = KnownText(answer, prompt_ids.device)
         root, features = self._prefill(prompt_ids, known)
@@ -212,34 +180,11 @@ class Hamburger:
                 return sizes
             root, features = self._macro_step(group, prompt_ids.numel() + done - 1, known)
 
-    def joint_loss(
-        self, model: nn.Module, examples: Sequence[Example], decoder: Decoder
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `methods.hamburger.model.joint_loss`."""
-        assert isinstance(model, HamburgerModel)
-        answers = [one for one in examples if isinstance(one, Answer)]
-        groups = collate(answers, self._grouping.max_group, decoder.device)
-        rotation = decoder.placement.rotation(0, decoder.capacity)
-        labels = distilled_labels(groups, decoder, self._distilled)
-        return joint_loss(model, groups, rotation, self._stop_weight, labels)
+    def model_trainer(self) -> ModelTrainer:
+        """See `methods.core.base.FullTrainable`."""
+        from methods.hamburger.trainer import HamburgerTrainer
 
-    def blocks(self, decoder: Decoder) -> dict[str, dict[str, Any]]:
-        grouping = self._grouping
-        segmentation = {"strategy": "decreasing_v2", "min": grouping.floor, "ratio": grouping.ratio}
-        others = {
-            "singles": grouping.singles,
-            "random_splits": grouping.random,
-            "decoded_groups": grouping.decoded,
-            "confidence": self._confidence,
-            "token_confidence": self._token_confidence,
-            "merge_delay": self._delay,
-        }
-        shape = self._trained_shape(decoder).plain()
-        losses = {"stop_weight": self._stop_weight, "distilled": self._distilled}
-        return {BLOCK: {**shape, "segmentation": segmentation | others, **losses}}
-
-    def _trained_shape(self, decoder: Decoder) -> HamburgerShape:
-        return HamburgerShape.for_model(decoder.config, self._grouping.max_group, self._micro_layers)
+        return HamburgerTrainer(self)
 
 
 def _round(draft: Draft, has_pass: bool) -> Round:

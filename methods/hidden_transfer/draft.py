@@ -20,27 +20,24 @@ Shapes: k steps, N real rows (tree nodes or training anchors), d width, K candid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.linear import rms_norm
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.core.base import TrainingRows
+from methods.core.base import ModuleTrainer
 from methods.core.tree_choice import TreeSpec, choose_tree
 from methods.core.tree_round import TreeDraft, TreeMethod
 from methods.core.trees import Tree
-from methods.hidden_transfer.pseudo_rows import Projections, Transfer, pseudo_rows
+from methods.hidden_transfer.pseudo_rows import Transfer, TransferSettings, pseudo_rows
 
-STEPS = 3
-ENTER = 0.625
 WEIGHT = "projections"
 
 DEFAULT_TREE = {"": 8, "0": 5, "1": 3, "2": 2, "3": 1, "00": 3, "01": 1, "02": 1, "10": 1}
@@ -81,19 +78,10 @@ class HiddenTransfer(TreeMethod):
         two_phase: bool | None,
         anchors: int,
     ) -> None:
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        if enter is not None and not 0 <= enter <= 1:
-            raise ValueError(f"enter must lie in [0, 1], got {enter}")
-        if stride is not None and stride < 0:
-            raise ValueError(f"stride must be at least 0, got {stride}")
-        if source not in ("real", "chain"):
-            raise ValueError(f"source must be real or chain, got {source!r}")
         if anchors < 1:
             raise ValueError(f"anchors must be at least 1, got {anchors}")
         self._weights = None if weights is None else Path(weights)
-        self._steps, self._enter, self._stride = steps, enter, stride
-        self._source, self._isolate = source, isolate
+        self._settings = TransferSettings(steps, enter, stride, source, isolate)
         self._wanted_tree = tree
         self._wanted_phases, self._two_phase = two_phase, bool(two_phase)
         self._anchors = anchors
@@ -106,7 +94,7 @@ class HiddenTransfer(TreeMethod):
             )
         found = load_provenance(self._weights, self.name)
         transfer = Transfer(tuple(found["layers"]), str(found["source"]), bool(found["isolate"]))
-        wanted = self._planned(decoder.depth, transfer.layers)
+        wanted = self._settings.transfer(decoder.depth, transfer.layers)
         if wanted != transfer:
             raise UserError(
                 f"the projections in {self._weights} were trained as {transfer}, not as {wanted}",
@@ -228,57 +216,8 @@ class HiddenTransfer(TreeMethod):
     def _entry_taps(self) -> dict[int, Tensor]:
         return dict.fromkeys(self._transfer.layers, self._decoder.embedding)
 
-    # -- settings ------------------------------------------------------------------------------------------
+    def trainer(self) -> ModuleTrainer:
+        """See `methods.core.base.Trainable`."""
+        from methods.hidden_transfer.module import HiddenTransferTrainer
 
-    def _planned(self, depth: int, like: tuple[int, ...] | None = None) -> Transfer:
-        """The configured transfer; what is left open is as in the layers `like`, or as by default."""
-        like = like or (round(ENTER * depth),) * STEPS
-        steps = len(like) if self._steps is None else self._steps
-        first = like[0] if self._enter is None else round(self._enter * depth)
-        stride = like[min(1, len(like) - 1)] - like[0] if self._stride is None else self._stride
-        layers = tuple(min(first + step * stride, depth) for step in range(steps))
-        return Transfer(layers, self._source, self._isolate)
-
-    # -- training ------------------------------------------------------------------------------------------
-
-    def new_module(self, decoder: Decoder) -> nn.Module:
-        return Projections(len(self._planned(decoder.depth).layers), decoder.config.width)
-
-    def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        return tuple(range(self._planned(decoder.depth).layers[0], decoder.depth + 1))
-
-    def provenance(self, decoder: Decoder) -> dict[str, Any]:
-        return {"method": self.name, **asdict(self._planned(decoder.depth))}
-
-    def loss(
-        self, module: nn.Module, rows: TrainingRows, decoder: Decoder
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Sum over steps of the mean KL(target || step) where the drafted token belongs to an answer.
-
-        Logged beside it: how often the target's choice is each step's best candidate, or among the best five.
-        """
-        transfer, total = self._planned(decoder.depth), rows.ids.numel()
-        anchors = self._drawn_anchors(rows, decoder.capacity - len(transfer.layers))
-        pseudo = pseudo_rows(transfer, module.get_parameter(WEIGHT), rows.hidden, anchors, decoder)
-        loss, figures = pseudo.new_zeros(()), dict[str, float]()
-        for step, drafted in enumerate(pseudo, start=1):
-            ahead = (anchors + step).clamp_max(total - 1)
-            is_trained = rows.mask[ahead]  # never the last position, so the clamp adds nothing
-            targets = rows.hidden[decoder.depth][ahead[is_trained]]
-            normed = rms_norm(drafted[is_trained], decoder.final_norm, decoder.config.norm_eps)
-            student = F.linear(normed, decoder.lm_head.weight, decoder.lm_head.bias)
-            student = student.float().log_softmax(dim=-1)
-            teacher = decoder.head(targets).float().log_softmax(dim=-1)
-            count = max(1, targets.shape[0])
-            loss = loss + F.kl_div(student, teacher, reduction="sum", log_target=True) / count
-            hits = student.topk(5, dim=-1).indices == teacher.argmax(dim=-1, keepdim=True)  # [n, 5]
-            figures[f"top1_{step}"] = float(hits[:, 0].sum()) / count
-            figures[f"top5_{step}"] = float(hits.sum()) / count
-        return loss, figures
-
-    def _drawn_anchors(self, rows: TrainingRows, end: int) -> Tensor:
-        """Up to `anchors` answer positions before `end`, ascending; the same for the same sequence."""
-        positions = rows.mask[:end].nonzero()[:, 0]
-        generator = torch.Generator().manual_seed(int(rows.ids.sum()))
-        order = torch.randperm(positions.numel(), generator=generator)[: self._anchors]
-        return positions[order.sort().values.to(positions.device)]
+        return HiddenTransferTrainer(self.name, self._settings, self._anchors)

@@ -14,13 +14,14 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from methods.training.frozen_layers import finish_layer, query_key_value
 
-INIT_GAIN = 0.2
-"""A pseudo row starts as a short vector; a gain of 1 trained worse on a toy model."""
+STEPS = 3
+ENTER = 0.625
+"""Share of the depth at which new projections enter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,47 @@ class Transfer:
         return torch.cat([real.repeat(steps, 1), own], dim=1)
 
 
-class Projections(nn.Module):
-    """The trained module: a square matrix per step, no bias; ``k d^2`` parameters."""
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """A transfer as configured, for a model of any depth.
 
-    def __init__(self, steps: int, width: int) -> None:
-        super().__init__()
-        self.projections = nn.Parameter(torch.randn(steps, width, width) * (INIT_GAIN / width**0.5))
+    Args:
+        steps: Drafted positions (k); None leaves it to the trained weights, else 3.
+        enter: Share of the depth at which step 1 enters, in [0, 1]; None likewise, else 5/8.
+        stride: Layers between the entries of consecutive steps; None likewise, else 0.
+        source: See `Transfer`.
+        isolate: See `Transfer`.
+    """
+
+    steps: int | None
+    enter: float | None
+    stride: int | None
+    source: str
+    isolate: bool
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.enter is not None and not 0 <= self.enter <= 1:
+            raise ValueError(f"enter must lie in [0, 1], got {self.enter}")
+        if self.stride is not None and self.stride < 0:
+            raise ValueError(f"stride must be at least 0, got {self.stride}")
+        if self.source not in ("real", "chain"):
+            raise ValueError(f"source must be real or chain, got {self.source!r}")
+
+    def transfer(self, depth: int, trained: tuple[int, ...] | None = None) -> Transfer:
+        """The transfer in a model of `depth` layers.
+
+        Args:
+            depth: Layers of the model (L).
+            trained: Layers that the trained weights enter; they fill in what the settings leave open.
+        """
+        like = trained or (round(ENTER * depth),) * STEPS
+        steps = len(like) if self.steps is None else self.steps
+        first = like[0] if self.enter is None else round(self.enter * depth)
+        stride = like[min(1, len(like) - 1)] - like[0] if self.stride is None else self.stride
+        layers = tuple(min(first + step * stride, depth) for step in range(steps))
+        return Transfer(layers, self.source, self.isolate)
 
 
 def pseudo_rows(

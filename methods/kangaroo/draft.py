@@ -10,8 +10,7 @@ keys and values of its own, which trail the target's by one position after a ful
 Differs from the authors' code in:
 - the draft never exceeds the remaining budget, so exactly `max_new_tokens` tokens come out;
 - sampling is supported: drafts are drawn from the warped adapter distribution; the exit rule looks at the top
-  probability at temperature 1, never at the drawn token, so it does not bias the output;
-- training masks position t by whether token t + 1 is an answer token (there: token t - 1).
+  probability at temperature 1, never at the drawn token, so it does not bias the output.
 
 Shapes: T positions, d width, V vocabulary.
 """
@@ -20,22 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Attention, Decoder, Layer
+from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.rope import rotate
 from bench.runtime.sampling import Sampler
-from methods.core.base import TrainingRows
+from methods.core.base import ModuleTrainer
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
 from methods.early_exit.prefix import PrefixExit, check_exit
-from methods.training.distillation import soft_cross_entropy
 
 
 class Kangaroo(ChainMethod):
@@ -77,8 +73,8 @@ class Kangaroo(ChainMethod):
                 f"the adapter in {self._weights} was trained for exit_layer {trained_for}, not {self._layer}",
                 "leave method.exit_layer null, or train an adapter for that layer",
             )
-        shapes = {name: tuple(value.shape) for name, value in self.new_module(decoder).state_dict().items()}
-        self.use(decoder, load_module(self._weights, shapes, decoder.embedding), self._layer)
+        tensors = load_module(self._weights, adapter_shapes(decoder.config), decoder.embedding)
+        self.use(decoder, tensors, self._layer)
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], exit_layer: int) -> None:
         """Bind to a decoder with the adapter's tensors at hand."""
@@ -129,70 +125,25 @@ class Kangaroo(ChainMethod):
         place = adapter.placement.chain(adapter.cache.length, row.shape[0])
         return adapter.head(adapter.run_layers(row, place)[-1:])
 
-    def new_module(self, decoder: Decoder) -> nn.Module:
-        config = decoder.config
-        return Adapter(config.width, config.heads, config.kv_heads, config.head_dim, config.norm_eps)
+    def trainer(self) -> ModuleTrainer:
+        """See `methods.core.base.Trainable`."""
+        from methods.kangaroo.module import KangarooTrainer
 
-    def trained_layer(self, decoder: Decoder) -> int:
-        """The exit that training serves: as configured, or a twelfth of the depth (paper: L/16 to L/10)."""
-        return max(1, round(decoder.depth / 12)) if self._exit_layer is None else self._exit_layer
-
-    def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        return (self.trained_layer(decoder), decoder.depth)
-
-    def provenance(self, decoder: Decoder) -> dict[str, Any]:
-        return {"method": self.name, "exit_layer": self.trained_layer(decoder)}
-
-    def loss(
-        self, module: nn.Module, rows: TrainingRows, decoder: Decoder
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Soft cross-entropy against the frozen target, temperature 1, on answer positions (section 3.2)."""
-        count = rows.ids.numel()
-        cos, sin = decoder.placement.rotation(0, count)
-        shallow = rows.hidden[self.trained_layer(decoder)].float()
-        drafted = module(shallow, cos.float(), sin.float())[rows.mask].to(decoder.dtype)
-        target = decoder.head(rows.hidden[decoder.depth][rows.mask]).float().softmax(dim=-1)
-        return soft_cross_entropy(F.linear(drafted, decoder.lm_head.weight, decoder.lm_head.bias), target)
+        return KangarooTrainer(self.name, self._exit_layer)
 
 
-class Adapter(nn.Module):
-    """The trained module (section 3.2): norm, attention, residual, norm; ``4 d^2 + 2 d`` weights for MHA.
-
-    Tensor names are those of the published checkpoints.
-    """
-
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, eps: float) -> None:
-        super().__init__()
-        self._heads, self._kv_heads, self._head_dim = heads, kv_heads, head_dim
-        attention = nn.Module()
-        attention.q_proj = nn.Linear(width, heads * head_dim, bias=False)
-        attention.k_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
-        attention.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
-        attention.o_proj = nn.Linear(heads * head_dim, width, bias=False)
-        layer = nn.Module()
-        layer.input_layernorm = nn.RMSNorm(width, eps)
-        layer.self_attn = attention
-        self.layers = nn.ModuleList([layer])
-        self.norm = nn.RMSNorm(width, eps)
-
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rows ready for the LM head, shape [T, d], from shallow rows [T, d] at positions 0 .. T - 1."""
-        layer: Any = self.layers[0]
-        count = hidden.shape[0]
-        normed = layer.input_layernorm(hidden)
-        queries = layer.self_attn.q_proj(normed).view(count, self._heads, self._head_dim)
-        keys = layer.self_attn.k_proj(normed).view(count, self._kv_heads, self._head_dim)
-        values = layer.self_attn.v_proj(normed).view(count, self._kv_heads, self._head_dim)
-        mixed = F.scaled_dot_product_attention(
-            rotate(queries, cos, sin).transpose(0, 1)[None],
-            rotate(keys, cos, sin).transpose(0, 1)[None],
-            values.transpose(0, 1)[None],
-            is_causal=True,
-            enable_gqa=self._heads != self._kv_heads,
-        )
-        mixed = mixed[0].transpose(0, 1).reshape(count, -1)
-        out: Tensor = self.norm(hidden + layer.self_attn.o_proj(mixed))
-        return out
+def adapter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the adapter's tensors by their names in the published checkpoints."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    attention = "layers.0.self_attn"
+    return {
+        "layers.0.input_layernorm.weight": (config.width,),
+        f"{attention}.q_proj.weight": (queries, config.width),
+        f"{attention}.k_proj.weight": (keys, config.width),
+        f"{attention}.v_proj.weight": (keys, config.width),
+        f"{attention}.o_proj.weight": (config.width, queries),
+        "norm.weight": (config.width,),
+    }
 
 
 def _as_decoder(target: Decoder, tensors: Mapping[str, Tensor]) -> Decoder:

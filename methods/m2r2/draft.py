@@ -25,25 +25,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
-from bench.runtime.linear import rms_norm
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.core.base import Budget, Clock, Exactness, TrainingRows
+from methods.core.base import Budget, Clock, Exactness, ModuleTrainer
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, top_probability
 from methods.early_exit.prefix import PrefixExit, check_exit
-from methods.m2r2.accelerated import AcceleratedStream, accelerated_rows
-from methods.m2r2.arla import Arla
+from methods.m2r2.accelerated import TARGETS, Arla, FrozenLowRank, chosen_interval, module_shapes
 from methods.m2r2.dynamic import generate_early
-from methods.m2r2.low_rank import TARGETS, FrozenLowRank
 
 GATES = ("softmax", "arla")
 
@@ -60,7 +55,7 @@ class M2R2(ChainMethod):
         threshold: Drafting stops behind a token whose gate is below this (eta); 0 never stops.
         lossy: Leave early without verification where the gate is at least the threshold.
         rank: Rank of new adapters (r).
-        targets: Projections that new adapters change, of `methods.m2r2.low_rank.TARGETS`.
+        targets: Projections that new adapters change, of `methods.m2r2.accelerated.TARGETS`.
         layers: New adapters change ``all`` layers of the interval, or only the ``last`` (a control).
     """
 
@@ -94,7 +89,7 @@ class M2R2(ChainMethod):
         self._weights = None if weights is None else Path(weights)
         self._start, self._exit_layer = start, exit_layer
         self._draft_length, self._gate, self._threshold, self._is_lossy = draft_length, gate, threshold, lossy
-        self._rank, self._targets, self._which = rank, list(targets), layers
+        self._rank, self._targets, self._layers = rank, list(targets), layers
 
     def attach(self, decoder: Decoder) -> None:
         if self._weights is None:
@@ -102,20 +97,17 @@ class M2R2(ChainMethod):
                 "m2r2 needs the weights of its adapters and method.weights is not set",
                 "set method.weights to their folder, or train them: python -m bench.train method=m2r2",
             )
-        found = load_provenance(self._weights, self.name)
-        trained_for = int(found["start"]), int(found["exit_layer"])
-        wanted = self._interval(decoder.depth, trained_for)
-        if wanted != trained_for:
+        facts = load_provenance(self._weights, self.name)
+        trained_for = int(facts["start"]), int(facts["exit_layer"])
+        configured = chosen_interval(self._start, self._exit_layer, trained_for)
+        if configured != trained_for:
             raise UserError(
-                f"the adapters in {self._weights} were trained for layers {trained_for}, not {wanted}",
+                f"the adapters in {self._weights} were trained for layers {trained_for}, not {configured}",
                 "leave method.start and method.exit_layer null, or train adapters for that interval",
             )
         check_exit(trained_for[1], decoder, self.name)
-        with torch.device("meta"):
-            like = AcceleratedStream(
-                decoder, trained_for, str(found["layers"]), list(found["targets"]), int(found["rank"])
-            )
-        shapes = {name: tuple(value.shape) for name, value in like.state_dict().items()}
+        layers, targets, rank = str(facts["layers"]), list(facts["targets"]), int(facts["rank"])
+        shapes = module_shapes(decoder, trained_for, layers, targets, rank)
         self.use(decoder, load_module(self._weights, shapes, decoder.embedding), trained_for)
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], interval: tuple[int, int]) -> None:
@@ -193,65 +185,11 @@ class M2R2(ChainMethod):
         """Whether the gate lets a token leave early; one host sync."""
         return bool(self.certainty(logits, rows) >= self._threshold)
 
-    # -- training ------------------------------------------------------------------------------------------
+    def trainer(self) -> ModuleTrainer:
+        """See `methods.core.base.Trainable`."""
+        from methods.m2r2.module import M2R2Trainer
 
-    def _interval(self, depth: int, like: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Layers (s, e) as configured; what is left open is as in `like`, or as by default."""
-        start, stop = like or (0, max(1, depth // 8))
-        return (
-            start if self._start is None else self._start,
-            stop if self._exit_layer is None else self._exit_layer,
-        )
-
-    def new_module(self, decoder: Decoder) -> nn.Module:
-        interval = self._interval(decoder.depth)
-        check_exit(interval[1], decoder, self.name)
-        if not 0 <= interval[0] < interval[1]:
-            raise UserError(
-                f"m2r2: start must lie before exit_layer={interval[1]}, got {interval[0]}",
-                "set method.start below method.exit_layer",
-            )
-        return AcceleratedStream(decoder, interval, self._which, self._targets, self._rank)
-
-    def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        start, stop = self._interval(decoder.depth)
-        return (*range(start, stop + 1), decoder.depth)
-
-    def provenance(self, decoder: Decoder) -> dict[str, Any]:
-        start, stop = self._interval(decoder.depth)
-        facts = {"start": start, "exit_layer": stop, "rank": self._rank, "targets": self._targets}
-        return {"method": self.name, **facts, "layers": self._which}
-
-    def loss(
-        self, module: nn.Module, rows: TrainingRows, decoder: Decoder
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Mean KL(target || draft) on answer positions, and the gate's binary cross-entropy beside it.
-
-        Logged: ``accept``, the expected acceptance sum_v min(p, q); ``top1``, agreement of argmaxes;
-        ``exit_top1``, the agreement of the plain early exit at the same layer; ``gate``, the gate's loss.
-        """
-        interval = self._interval(decoder.depth)
-        stream = accelerated_rows(module.get_submodule("adapters"), rows.hidden, interval, decoder)
-        fast = torch.stack(stream)[:, rows.mask]  # [n, M, d]
-        target = decoder.head(rows.hidden[decoder.depth][rows.mask]).float().log_softmax(dim=-1)
-        normed = rms_norm(fast[-1], decoder.final_norm, decoder.config.norm_eps)
-        draft = F.linear(normed, decoder.lm_head.weight, decoder.lm_head.bias).float().log_softmax(dim=-1)
-        divergence = F.kl_div(draft, target, reduction="batchmean", log_target=True)
-        best = target.argmax(dim=-1)
-        is_right = (draft.argmax(dim=-1) == best).float()
-        gate = F.binary_cross_entropy_with_logits(
-            module.get_submodule("arla")(fast.detach().float()), is_right
-        )
-        with torch.no_grad():
-            accept = torch.minimum(target.exp(), draft.exp()).sum(dim=-1).mean()
-            plain = decoder.head(rows.hidden[interval[1]][rows.mask]).argmax(dim=-1)
-            figures = {
-                "accept": float(accept),
-                "top1": float(is_right.mean()),
-                "exit_top1": float((plain == best).float().mean()),
-                "gate": float(gate),
-            }
-        return divergence + gate, figures
+        return M2R2Trainer(self.name, self._start, self._exit_layer, self._rank, self._targets, self._layers)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

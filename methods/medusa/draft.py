@@ -23,16 +23,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
+from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.acceptance import accept_tree, accept_tree_typical
-from methods.core.base import Budget, Clock, Exactness, TrainingRows
+from methods.core.base import Budget, Clock, Exactness, ModuleTrainer
 from methods.core.tree_choice import TreeSpec, choose_tree
 from methods.core.tree_round import Rule, TreeDraft, TreeMethod, generate_tree
 from methods.core.trees import Tree
@@ -88,10 +89,8 @@ class Medusa(TreeMethod):
         facts = load_provenance(self._weights, self.name)
         heads = int(facts["heads"])
         tree = choose_tree(self._wanted_tree, facts.get("tree"), heads, self.name, decoder.device)
-        with torch.device("meta"):
-            expected = MedusaHeads(decoder.config.width, decoder.config.vocab, heads).state_dict()
-        shapes = {name: tuple(value.shape) for name, value in expected.items()}
-        self.use(decoder, load_module(self._weights, shapes, decoder.embedding), tree)
+        tensors = load_module(self._weights, head_shapes(decoder.config, heads), decoder.embedding)
+        self.use(decoder, tensors, tree)
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], tree: Tree) -> None:
         """Bind to a decoder with the heads' tensors at hand; heads deeper than the tree are not kept."""
@@ -140,72 +139,24 @@ class Medusa(TreeMethod):
     def _final_norm(self, rows: Tensor) -> Tensor:
         return rms_norm(rows, self._decoder.final_norm, self._decoder.config.norm_eps)
 
-    # -- training --------------------------------------------------------------------------------------------
+    def trainer(self) -> ModuleTrainer:
+        """See `methods.core.base.Trainable`."""
+        from methods.medusa.module import MedusaTrainer
 
-    def new_module(self, decoder: Decoder) -> nn.Module:
-        config = decoder.config
-        module = MedusaHeads(config.width, config.vocab, self._heads_to_train)
-        for head in module:
-            head.get_parameter("1.weight").data.copy_(decoder.lm_head.weight)
-        return module
-
-    def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        return (decoder.depth,)
-
-    def provenance(self, decoder: Decoder) -> dict[str, Any]:
-        return {"method": self.name, "heads": self._heads_to_train, "decay": self._decay}
-
-    def loss(
-        self, module: nn.Module, rows: TrainingRows, decoder: Decoder
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Sum over heads of decay^k times the mean cross-entropy of head k against token t + k + 1 (eq. 1).
-
-        A position counts for head k where that token belongs to an answer. Logged beside it: ``top1_k`` and
-        ``top5_k``, how often the token is the head's first, or among its first five.
-        """
-        hidden = rows.hidden[decoder.depth]
-        normed = rms_norm(hidden, decoder.final_norm, decoder.config.norm_eps).float()
-        total = normed.new_zeros(())
-        figures: dict[str, float] = {}
-        for k, head in enumerate(module.children(), start=1):
-            inputs, labels = _pairs(normed, rows, k)
-            count = max(1, labels.numel())  # a mean over no answer token would be NaN
-            logits = head(inputs)
-            total = total + self._decay**k * F.cross_entropy(logits, labels, reduction="sum") / count
-            hits = logits.detach().topk(5, dim=-1).indices == labels[:, None]
-            figures[f"top1_{k}"] = float(hits[:, 0].sum()) / count
-            figures[f"top5_{k}"] = float(hits.any(dim=-1).sum()) / count
-        return total, figures
+        return MedusaTrainer(self.name, self._heads_to_train, self._decay)
 
 
-def _pairs(normed: Tensor, rows: TrainingRows, k: int) -> tuple[Tensor, Tensor]:
-    """Inputs [M, d] of head k, and the M tokens k + 1 places ahead where those belong to an answer."""
-    is_answer = rows.mask[k:-1]  # whether token t + k + 1 is one, for t = 0 ..
-    return normed[: -k - 1][is_answer], rows.ids[k + 1 :][is_answer]
+def head_shapes(config: DecoderConfig, heads: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of H heads by their names in the published checkpoints.
 
-
-class ResBlock(nn.Module):
-    """``x + SiLU(W x + b)``, W from zero (section 2.2.1); tensor names are those of the official code."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-        nn.init.zeros_(self.linear.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + F.silu(self.linear(x))
-
-
-class MedusaHeads(nn.ModuleList):
-    """H heads of one residual block and an LM head each: ``d^2 + d + d V`` parameters per head.
-
-    Tensor names are those of the published checkpoints: ``{k}.0.linear.weight``, ``{k}.0.linear.bias``,
-    ``{k}.1.weight``.
+    A head is one residual block and an LM head: ``d^2 + d + d V`` parameters.
     """
-
-    def __init__(self, width: int, vocab: int, heads: int) -> None:
-        blocks = (nn.Sequential(ResBlock(width), nn.Linear(width, vocab, bias=False)) for _ in range(heads))
-        super().__init__(blocks)
+    width, shapes = config.width, dict[str, tuple[int, ...]]()
+    for k in range(heads):
+        shapes[f"{k}.0.linear.weight"] = (width, width)
+        shapes[f"{k}.0.linear.bias"] = (width,)
+        shapes[f"{k}.1.weight"] = (config.vocab, width)
+    return shapes
 
 
 class _Proposer:

@@ -18,23 +18,20 @@ Shapes: P prompt tokens, T positions, V vocabulary.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel
+from torch import Tensor
+from transformers import LlamaConfig
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.modules import WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.core.base import TrainingRows
+from methods.core.base import ModuleTrainer
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.early_exit.adaptive_chain import AdaptiveChain
-from methods.training.distillation import soft_cross_entropy
 
 HEAD_WIDTH = 32
 """Of the heads of a draft model trained here."""
@@ -119,60 +116,11 @@ class TwoModel(AdaptiveChain):
         self._unread = self._read[: emitted.numel()][self._drafter.cache.length - base :]
         self._policy.observe(emitted.numel() - 1, self._drafted)
 
-    # -- training --------------------------------------------------------------------------------------------
+    def trainer(self) -> ModuleTrainer:
+        """See `methods.core.base.Trainable`."""
+        from methods.two_model.module import TwoModelTrainer
 
-    def new_module(self, decoder: Decoder) -> nn.Module:
-        module = DraftModel(LlamaConfig(**self._shape(decoder)))
-        module.take_directions(decoder.embedding)
-        return module
-
-    def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        return (decoder.depth,)
-
-    def provenance(self, decoder: Decoder) -> dict[str, Any]:
-        return {"method": self.name, "shape": self._shape(decoder)}
-
-    def loss(
-        self, module: nn.Module, rows: TrainingRows, decoder: Decoder
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Soft cross-entropy against the target, temperature 1, on answer positions."""
-        target = decoder.head(rows.hidden[decoder.depth][rows.mask]).float().softmax(dim=-1)
-        return soft_cross_entropy(module(rows.ids)[rows.mask], target)
-
-    def _shape(self, decoder: Decoder) -> dict[str, Any]:
-        """A Llama of the configured size that speaks the target's vocabulary, as far as it reaches."""
-        return {
-            "vocab_size": decoder.config.vocab,
-            "hidden_size": self._width,
-            "intermediate_size": 8 * self._width // 3,
-            "num_hidden_layers": self._layers,
-            "num_attention_heads": self._width // HEAD_WIDTH,
-            "max_position_embeddings": decoder.config.context,
-            "tie_word_embeddings": True,
-            "architectures": ["LlamaForCausalLM"],
-            **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
-        }
-
-
-class DraftModel(nn.Module):
-    """A small Llama with a tied head; tensor names are those of an ordinary checkpoint."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.model = LlamaModel(config)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits [T, V] of a whole text [T]."""
-        rows = self.model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-        return F.linear(rows, self.model.embed_tokens.weight)
-
-    @torch.no_grad()
-    def take_directions(self, embedding: Tensor) -> None:
-        """Begin with the principal directions of the target's embedding [V, D]: which tokens are alike."""
-        table = self.model.embed_tokens.weight  # [V, d]
-        left, sizes, _ = torch.linalg.svd(embedding.float(), full_matrices=False)
-        count = min(table.shape[1], sizes.numel())
-        table[:, :count] = left[:, :count] * sizes[:count]
+        return TwoModelTrainer(self.name, self._layers, self._width)
 
 
 def load_draft_model(folder: Path, target: Decoder) -> Decoder:

@@ -11,7 +11,7 @@ import torch
 
 from bench.cli import main
 from bench.runtime.modules import save_module
-from methods.kangaroo.draft import Adapter
+from methods.kangaroo.module import Adapter
 from tests.harness import save_prompts, save_random_model
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from methods.hamburger.model import HamburgerModel
-from methods.kangaroo.draft import Adapter
-from methods.medusa.draft import MedusaHeads
+from methods.kangaroo.module import Adapter
+from methods.medusa.module import MedusaHeads
 from tests.methods.small import FAMILIES
 
 CONFIG = FAMILIES["llama"]
@@ -72,7 +72,7 @@ def save_kangaroo(folder: Path, state: State, **config: Any) -> Path:
 
 
 def hamburger_state(model: HamburgerModel) -> State:
-    """The state dict as Lightning saves it: micro layers in fp32, the rest bf16, three copies of the embedding."""
+    """The state dict as Lightning saves it: micro layers in fp32, the rest bf16; the embedding thrice."""
     state = {
         name: value.detach().to(
             torch.float32 if name.startswith("micro_step_decoder.decoders.") else torch.bfloat16

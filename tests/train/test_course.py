@@ -14,9 +14,9 @@ import pytest
 
 from bench.errors import UserError
 from bench.train.course import COURSE_FILE, Course, read_course
-from bench.train.joint import JointRecipe, JointTrainer
+from bench.train.joint import JointRecipe, JointTraining
 from bench.train.loop import Dialogue
-from bench.train.modules import ModuleRecipe, ModuleTrainer
+from bench.train.modules import ModuleRecipe, ModuleTraining
 from methods.kangaroo.draft import Kangaroo
 from tests.methods.hamburger.hamburgers import unattached
 from tests.methods.small import prompt, random_decoder
@@ -32,13 +32,13 @@ def dialogues() -> Iterator[Dialogue]:
         yield prompt(20, seed).tolist(), [False] * 10 + [True] * 10
 
 
-def module_trainer(out: Path, **changes: Any) -> ModuleTrainer:
+def module_trainer(out: Path, **changes: Any) -> ModuleTraining:
     method = Kangaroo(weights=None, exit_layer=2, draft_length=3, threshold=0.0)
-    return ModuleTrainer(method, random_decoder(), replace(MODULES, **changes), out)
+    return ModuleTraining(method.trainer(), random_decoder(), replace(MODULES, **changes), out)
 
 
-def joint_trainer(out: Path, **changes: Any) -> JointTrainer:
-    return JointTrainer(unattached(), random_decoder(), replace(JOINT, **changes), out)
+def joint_trainer(out: Path, **changes: Any) -> JointTraining:
+    return JointTraining(unattached().model_trainer(), random_decoder(), replace(JOINT, **changes), out)
 
 
 def untimed(folder: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 from bench.errors import UserError
 from bench.runtime.modules import save_model
 from bench.train.checkpoint import save_state
-from bench.train.joint import JointRecipe, JointTrainer, cut, train_joint
+from bench.train.joint import JointRecipe, JointTraining, cut, train_joint
 from bench.train.loop import Dialogue
 from methods.hamburger.draft import Hamburger
 from tests.methods.hamburger.hamburgers import answer, unattached
@@ -36,7 +36,7 @@ def hamburger(**changes: object) -> Hamburger:
 def test_it_learns_one_dialogue_by_heart(tmp_path: Path) -> None:
     decoder = random_decoder()
     recipe = replace(RECIPE, steps=30, lr=1e-2, checkpoint_every=100)
-    trainer = JointTrainer(hamburger(), decoder, recipe, tmp_path)
+    trainer = JointTraining(hamburger().model_trainer(), decoder, recipe, tmp_path)
     one = [next(dialogues())]
     figures = [trainer.train_step(one) for _ in range(30)]
     assert figures[0]["ce"] > 3
@@ -46,17 +46,17 @@ def test_it_learns_one_dialogue_by_heart(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     decoder = random_decoder()
-    whole = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "whole")
+    whole = JointTraining(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "whole")
     whole.run(dialogues())
 
-    class Interrupted(JointTrainer):
+    class Interrupted(JointTraining):
         def _save(self) -> None:
             super()._save()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Interrupted(hamburger(), decoder, RECIPE, tmp_path / "halves").run(dialogues())
-    resumed = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "halves")
+        Interrupted(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "halves").run(dialogues())
+    resumed = JointTraining(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "halves")
     resumed.run(dialogues())
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0)
@@ -67,7 +67,7 @@ def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) 
     base.mkdir()
     config = FAMILIES["llama"].to_dict() | {"architectures": ["LlamaForCausalLM"]}
     (base / "config.json").write_text(json.dumps(config))
-    train_joint(hamburger(), decoder, base, dialogues(), RECIPE, out, {"model": "random"})
+    train_joint(hamburger().model_trainer(), decoder, base, dialogues(), RECIPE, out, {"model": "random"})
     block = json.loads((out / "config.json").read_text())["hamburger"]
     assert block["feature_layers"] == [1, 2, 3, 5]
     assert block["training"]["model"] == "random"
@@ -80,7 +80,7 @@ def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) 
 def test_an_untrained_copy_is_the_model(tmp_path: Path) -> None:
     """Plain decoding of the model that training starts from: the base's own ids."""
     decoder, base = random_decoder(), tmp_path / "base"
-    trainer = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "work")
+    trainer = JointTraining(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "work")
     names = dict(trainer.model.named_parameters())
     assert torch.equal(names["model.model.embed_tokens.weight"], decoder.embedding)
     assert torch.equal(names["model.model.layers.3.mlp.down_proj.weight"], decoder.layers[3].mlp.down.weight)
@@ -89,18 +89,18 @@ def test_an_untrained_copy_is_the_model(tmp_path: Path) -> None:
 
 def test_a_run_can_begin_with_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
     decoder = random_decoder()
-    first = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "work")
+    first = JointTraining(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "work")
     first.train_step([next(dialogues())])
     save_model(tmp_path, first.model.state_dict(), {})
-    second = JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "next", [tmp_path])
+    second = JointTraining(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "next", [tmp_path])
     for name, value in first.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], value, rtol=0, atol=0)
     with pytest.raises(UserError, match=r"holds no model\.safetensors to start from"):
-        JointTrainer(hamburger(), decoder, RECIPE, tmp_path / "next", [tmp_path / "nowhere"])
+        JointTraining(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "next", [tmp_path / "nowhere"])
 
 
 def test_new_parts_learn_at_their_own_rate(tmp_path: Path) -> None:
-    trainer = JointTrainer(hamburger(), random_decoder(), RECIPE, tmp_path)
+    trainer = JointTraining(hamburger().model_trainer(), random_decoder(), RECIPE, tmp_path)
     trainer.train_step([next(dialogues())])
     base, new = trainer._optimizer.param_groups
     assert base["lr"] == pytest.approx(new["lr"] * RECIPE.base_share)
@@ -132,19 +132,23 @@ def test_recipes_that_cannot_be_are_refused() -> None:
 
 def test_families_whose_checkpoints_store_other_weights_are_refused() -> None:
     with pytest.raises(UserError, match="GemmaForCausalLM"):
-        hamburger().new_model(random_decoder("gemma"))
+        hamburger().model_trainer().new_model(random_decoder("gemma"))
 
 
 def test_a_run_is_resumed_with_its_own_data_and_start_only(tmp_path: Path) -> None:
     decoder = random_decoder()
     recipe = replace(RECIPE, checkpoint_every=1, steps=1)
-    JointTrainer(hamburger(), decoder, recipe, tmp_path, facts={"data": "corpus"}).run(dialogues())
+    JointTraining(hamburger().model_trainer(), decoder, recipe, tmp_path, facts={"data": "corpus"}).run(
+        dialogues()
+    )
     for facts in ({"data": "news"}, {"data": "corpus", "start": "earlier"}):
         with pytest.raises(UserError, match=r"other settings \((data|start)\)"):
-            JointTrainer(hamburger(), decoder, recipe, tmp_path, facts=facts).run(dialogues())
+            JointTraining(hamburger().model_trainer(), decoder, recipe, tmp_path, facts=facts).run(
+                dialogues()
+            )
 
 
 def test_a_checkpoint_without_settings_is_refused_like_one_with_others(tmp_path: Path) -> None:
     save_state(tmp_path / "work", {"step": 1, "recipe": {}})  # as an older version wrote them
     with pytest.raises(UserError, match="other settings"):
-        JointTrainer(hamburger(), random_decoder(), RECIPE, tmp_path).run(dialogues())
+        JointTraining(hamburger().model_trainer(), random_decoder(), RECIPE, tmp_path).run(dialogues())

@@ -45,14 +45,14 @@ def trainable(name: str) -> Any:
 def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None:
     method, decoder = trainable(name), random_decoder()
     assert isinstance(method, Trainable)
-    module = method.new_module(decoder)
+    module = method.trainer().new_module(decoder)
     for weight in module.parameters():
         weight.grad = torch.zeros_like(weight)
     ids = prompt(LENGTH).tolist()
     with Scale() as scale:
-        rows = observe(method, decoder, ids, [True] * LENGTH)
-        method.loss(module, rows, decoder)[0].backward()
-    reckoned = training_memory(method, empty(), ModuleRecipe(max_tokens=LENGTH))
+        rows = observe(method.trainer(), decoder, ids, [True] * LENGTH)
+        method.trainer().loss(module, rows, decoder)[0].backward()
+    reckoned = training_memory(method.trainer(), empty(), ModuleRecipe(max_tokens=LENGTH))
     assert reckoned.trained == sum(one.numel() for one in module.parameters())
     assert reckoned.pass_bytes is not None
     assert scale.peak_bytes <= reckoned.pass_bytes < 1.05 * scale.peak_bytes
@@ -66,14 +66,14 @@ def test_a_whole_model_weighs_at_least_what_a_real_batch_takes(changes: dict[str
         JointRecipe(max_tokens=LENGTH, micro_tokens=128),
     )
     assert isinstance(method, FullTrainable)
-    model = method.new_model(decoder)
+    model = method.model_trainer().new_model(decoder)
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
     is_answer = [False] * 8 + [True] * (LENGTH - 8)
-    examples = method.examples(model, prompt(LENGTH).tolist(), is_answer, decoder, Random(0))
+    examples = method.model_trainer().examples(model, prompt(LENGTH).tolist(), is_answer, decoder, Random(0))
     with Scale() as scale:
-        method.joint_loss(model, examples, decoder)[0].backward()
-    reckoned = training_memory(method, empty(), recipe)
+        method.model_trainer().joint_loss(model, examples, decoder)[0].backward()
+    reckoned = training_memory(method.model_trainer(), empty(), recipe)
     assert reckoned.trained == sum(one.numel() for one in model.parameters())
     assert reckoned.tokens == 128
     assert reckoned.pass_bytes is not None
@@ -95,17 +95,19 @@ def test_a_scale_counts_what_lives_at_a_time_and_nothing_from_outside() -> None:
 
 
 def test_sequences_longer_than_the_cache_are_not_reckoned_for() -> None:
-    assert training_memory(trainable("kangaroo"), empty(), ModuleRecipe(max_tokens=9999)).tokens == 256
+    assert (
+        training_memory(trainable("kangaroo").trainer(), empty(), ModuleRecipe(max_tokens=9999)).tokens == 256
+    )
 
 
 def test_a_loss_that_needs_numbers_leaves_its_pass_unknown() -> None:
-    method = trainable("kangaroo")
+    trainer = trainable("kangaroo").trainer()
 
     def numpy_loss(module: Any, rows: Any, decoder: Any) -> Any:
         raise RuntimeError(f"no numbers in {rows.ids.device}")
 
-    method.loss = numpy_loss
-    reckoned = training_memory(method, empty(), ModuleRecipe(max_tokens=LENGTH))
+    trainer.loss = numpy_loss
+    reckoned = training_memory(trainer, empty(), ModuleRecipe(max_tokens=LENGTH))
     assert reckoned.pass_bytes is None
     assert "a pass over 96 tokens unknown" in reckoned.line()
     assert reckoned.total_bytes == reckoned.certain_bytes > 0
@@ -142,7 +144,7 @@ def test_a_training_is_refused_before_its_weights_are_read(
     (folder / "model.safetensors").unlink()
     options, method = RuntimeOptions(CPU, torch.float32, 256), trainable("kangaroo")
     assert load_config(folder).num_hidden_layers == 4
-    _require_memory(method, ModuleRecipe(), folder, options)
+    _require_memory(method.trainer(), ModuleRecipe(), folder, options)
     monkeypatch.setattr("bench.runtime.room.memory_bytes", lambda device: 1000)
     with pytest.raises(UserError, match=r"this machine has 1\.0 kB"):
-        _require_memory(method, ModuleRecipe(), folder, options)
+        _require_memory(method.trainer(), ModuleRecipe(), folder, options)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from bench.errors import UserError
 from bench.runtime.modules import save_module
 from bench.train.loop import Dialogue
-from bench.train.modules import ModuleRecipe, ModuleTrainer, train_module
+from bench.train.modules import ModuleRecipe, ModuleTraining, train_module
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Trainable
 from methods.kangaroo.draft import Kangaroo
@@ -37,7 +37,7 @@ def kangaroo(weights: Path | None = None) -> Kangaroo:
 
 def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) -> None:
     decoder = random_decoder()
-    train_module(kangaroo(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
+    train_module(kangaroo().trainer(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
     facts = json.loads((tmp_path / "module.json").read_text())
     assert facts["method"] == "kangaroo"
     assert facts["exit_layer"] == 2
@@ -51,18 +51,18 @@ def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     decoder = random_decoder()
-    whole = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "whole")
+    whole = ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path / "whole")
     whole.run(dialogues())
 
-    class Interrupted(ModuleTrainer):
+    class Interrupted(ModuleTraining):
         def _save(self) -> None:
             super()._save()
             raise KeyboardInterrupt
 
-    first = Interrupted(kangaroo(), decoder, RECIPE, tmp_path / "halves")
+    first = Interrupted(kangaroo().trainer(), decoder, RECIPE, tmp_path / "halves")
     with pytest.raises(KeyboardInterrupt):
         first.run(dialogues())
-    resumed = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "halves")
+    resumed = ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path / "halves")
     resumed.run(dialogues())
     for name, value in whole.module.state_dict().items():
         torch.testing.assert_close(resumed.module.state_dict()[name], value, rtol=0, atol=0)
@@ -70,8 +70,8 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path
 
 def test_a_run_can_begin_with_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
     decoder = random_decoder()
-    train_module(kangaroo(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
-    second = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "next", [tmp_path])
+    train_module(kangaroo().trainer(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
+    second = ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path / "next", [tmp_path])
     shipped = load_file(tmp_path / "module.safetensors")
     for name, value in second.module.state_dict().items():
         torch.testing.assert_close(value, shipped[name].float(), rtol=0, atol=0)
@@ -81,10 +81,17 @@ def test_a_run_can_begin_with_the_mean_of_several(tmp_path: Path) -> None:
     decoder, folders = random_decoder(), [tmp_path / "a", tmp_path / "b"]
     for folder, seed in zip(folders, (1, 2), strict=True):
         train_module(
-            kangaroo(), decoder, dialogues(), replace(RECIPE, seed=seed), folder, {"model": "random"}
+            kangaroo().trainer(),
+            decoder,
+            dialogues(),
+            replace(RECIPE, seed=seed),
+            folder,
+            {"model": "random"},
         )
     one, other = (load_file(folder / "module.safetensors") for folder in folders)
-    mean = ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path / "next", folders).module.state_dict()
+    mean = ModuleTraining(
+        kangaroo().trainer(), decoder, RECIPE, tmp_path / "next", folders
+    ).module.state_dict()
     assert any(not torch.equal(one[name], other[name]) for name in one)
     for name, value in mean.items():
         torch.testing.assert_close(value, (one[name].float() + other[name].float()) / 2)
@@ -93,15 +100,15 @@ def test_a_run_can_begin_with_the_mean_of_several(tmp_path: Path) -> None:
 def test_weights_of_another_module_are_refused_as_a_start(tmp_path: Path) -> None:
     save_module(tmp_path, {"heads.0.weight": torch.zeros(2, 2)}, {"method": "medusa"})
     with pytest.raises(UserError, match=r"layers\.0\.input_layernorm\.weight is missing"):
-        ModuleTrainer(kangaroo(), random_decoder(), RECIPE, tmp_path / "next", [tmp_path])
+        ModuleTraining(kangaroo().trainer(), random_decoder(), RECIPE, tmp_path / "next", [tmp_path])
 
 
 def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     decoder = random_decoder()
-    ModuleTrainer(kangaroo(), decoder, RECIPE, tmp_path).run(dialogues())
+    ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path).run(dialogues())
     other = ModuleRecipe(steps=9, batch=2)
     with pytest.raises(UserError, match="other settings"):
-        ModuleTrainer(kangaroo(), decoder, other, tmp_path).run(dialogues())
+        ModuleTraining(kangaroo().trainer(), decoder, other, tmp_path).run(dialogues())
 
 
 def test_only_methods_with_modules_are_trainable() -> None:

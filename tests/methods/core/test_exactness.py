@@ -37,7 +37,9 @@ def random_kangaroo(decoder: Decoder, folder: Path, threshold: float = 0.0) -> K
     """Kangaroo with an adapter of random weights: it accepts next to nothing."""
     method = Kangaroo(weights=str(folder), exit_layer=2, draft_length=4, threshold=threshold)
     torch.manual_seed(1)
-    save_module(folder, method.new_module(decoder).state_dict(), {"method": "kangaroo", "exit_layer": 2})
+    save_module(
+        folder, method.trainer().new_module(decoder).state_dict(), {"method": "kangaroo", "exit_layer": 2}
+    )
     return method
 
 

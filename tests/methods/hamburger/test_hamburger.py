@@ -313,7 +313,9 @@ def test_labels_mix_the_text_with_what_the_untuned_model_says_token_by_token(mod
     decoder = random_decoder()
     ids = prompt(20)
     method = unattached(singles=0.0, floor=10.0, distilled=0.25)
-    (whole,) = method.examples(model, ids.tolist(), [False] * 8 + [True] * 12, decoder, Random(0))
+    (whole,) = method.model_trainer().examples(
+        model, ids.tolist(), [False] * 8 + [True] * 12, decoder, Random(0)
+    )
     assert isinstance(whole, Answer)
     groups = collate([whole], 4, CPU)
     assert groups.labels.tolist() == ids[8:].tolist()

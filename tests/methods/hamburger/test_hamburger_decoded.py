@@ -26,7 +26,7 @@ def model() -> HamburgerModel:
 
 def cut(method: Hamburger, model: HamburgerModel, ids: Tensor, answer: list[int]) -> list[int]:
     whole, mask = [*ids.tolist(), *answer], [False] * ids.numel() + [True] * len(answer)
-    (found,) = method.examples(model, whole, mask, random_decoder(), Random(0))
+    (found,) = method.model_trainer().examples(model, whole, mask, random_decoder(), Random(0))
     assert isinstance(found, Answer)
     assert not found.is_labelled
     return list(found.sizes)

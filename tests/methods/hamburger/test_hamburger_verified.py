@@ -15,7 +15,7 @@ from methods.core.base import Exactness, Trainable
 from methods.core.chain import Draft
 from methods.hamburger.groups import entropies, segment
 from methods.hamburger.micro_decoder import features_at, new_taps
-from methods.hamburger.verified import _features, _Windows
+from methods.hamburger.verified_trainer import _features, _Windows
 from tests.methods.hamburger.hamburgers import checkpoint, random_model, saved_verified, verified
 from tests.methods.small import CPU, prompt, random_decoder, run
 
@@ -68,7 +68,7 @@ def test_drafts_of_sampled_decoding_carry_their_distributions(tmp_path: Path) ->
 
 def test_a_window_is_the_group_that_would_begin_there() -> None:
     decoder, method = random_decoder(), verified()
-    rows = observe(method, decoder, IDS, MASK)
+    rows = observe(method.trainer(), decoder, IDS, MASK)
     windows = _Windows(rows, decoder, 4)
     inside, last = windows.borders(3.6, 0.9)
     values = entropies(decoder.head(rows.hidden[decoder.depth])).tolist()
@@ -84,7 +84,7 @@ def test_a_window_is_the_group_that_would_begin_there() -> None:
 
 def test_drafted_tokens_stay_within_one_answer() -> None:
     decoder = random_decoder()
-    windows = _Windows(observe(verified(), decoder, IDS, MASK), decoder, 4)
+    windows = _Windows(observe(verified().trainer(), decoder, IDS, MASK), decoder, 4)
     reach = dict(zip(windows.anchors.tolist(), windows.is_drafted.sum(dim=1).tolist(), strict=True))
     assert reach[5] == 3
     assert reach[14] == 2
@@ -98,7 +98,7 @@ def test_training_rows_are_those_of_decoding() -> None:
     model = random_model(decoder)
     parts = checkpoint(decoder, model)
     method.use(decoder, parts.micro, parts.shape)
-    rows = observe(method, decoder, IDS, MASK)
+    rows = observe(method.trainer(), decoder, IDS, MASK)
     windows = _Windows(rows, decoder, 4)
     features = _features(rows, decoder, windows.anchors)
     rotation = decoder.placement.rotation(0, decoder.capacity)
@@ -116,8 +116,8 @@ def test_training_rows_are_those_of_decoding() -> None:
 
 def test_the_loss_reaches_every_weight() -> None:
     decoder, method = random_decoder(), verified(floor=1.0, ratio=0.9)
-    module = method.new_module(decoder)
-    loss, figures = method.loss(module, observe(method, decoder, IDS, MASK), decoder)
+    module = method.trainer().new_module(decoder)
+    loss, figures = method.trainer().loss(module, observe(method.trainer(), decoder, IDS, MASK), decoder)
     loss.backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in module.parameters())
     assert set(figures) == {"accept", "top1", "stop", "stop_right"}

@@ -35,9 +35,13 @@ from tests.methods.small import prompt, random_decoder
 def test_steps_enter_at_a_share_of_the_depth(settings: dict[str, Any], layers: tuple[int, ...]) -> None:
     decoder = random_decoder()
     method = unattached(**settings)
-    assert method.provenance(decoder)["layers"] == layers
-    assert method.taps(decoder) == tuple(range(layers[0], 7))
-    assert method.new_module(decoder).state_dict()["projections"].shape == (len(layers), WIDTH, WIDTH)
+    assert method.trainer().provenance(decoder)["layers"] == layers
+    assert method.trainer().taps(decoder) == tuple(range(layers[0], 7))
+    assert method.trainer().new_module(decoder).state_dict()["projections"].shape == (
+        len(layers),
+        WIDTH,
+        WIDTH,
+    )
 
 
 def test_it_is_labelled_a_reimplementation() -> None:
@@ -113,7 +117,11 @@ def test_the_tree_is_the_configured_or_the_stored_or_the_uncalibrated_one(
     stored: dict[str, Any], configured: str | None, nodes: int, tmp_path: Path
 ) -> None:
     decoder, plain = random_decoder(), unattached()
-    save_module(tmp_path, plain.new_module(decoder).state_dict(), {**plain.provenance(decoder), **stored})
+    save_module(
+        tmp_path,
+        plain.trainer().new_module(decoder).state_dict(),
+        {**plain.trainer().provenance(decoder), **stored},
+    )
     method = unattached(configured, weights=str(tmp_path))
     method.attach(decoder)
     assert method._tree.size == nodes

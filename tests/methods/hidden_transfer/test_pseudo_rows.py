@@ -75,12 +75,12 @@ def test_each_step_learns_the_targets_choice_at_its_own_position() -> None:
     decoder = random_decoder()
     method = unattached()
     torch.manual_seed(0)
-    module = method.new_module(decoder)
-    rows = observe(method, decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
+    module = method.trainer().new_module(decoder)
+    rows = observe(method.trainer(), decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
     losses: list[float] = []
     for _ in range(80):
-        loss, figures = method.loss(module, rows, decoder)
+        loss, figures = method.trainer().loss(module, rows, decoder)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -94,21 +94,23 @@ def test_each_step_learns_the_targets_choice_at_its_own_position() -> None:
 def test_a_token_outside_the_answer_is_no_target() -> None:
     decoder = random_decoder()
     method = unattached()
-    module = method.new_module(decoder)
+    module = method.trainer().new_module(decoder)
     both = [
-        observe(method, decoder, [*prompt(16).tolist(), *tail], [False] * 10 + [True] * 6 + [False] * 4)
+        observe(
+            method.trainer(), decoder, [*prompt(16).tolist(), *tail], [False] * 10 + [True] * 6 + [False] * 4
+        )
         for tail in ([1, 2, 3, 4], [5, 6, 7, 8])
     ]
     same = unattached(anchors=100)
-    first, second = (same.loss(module, rows, decoder)[0] for rows in both)
+    first, second = (same.trainer().loss(module, rows, decoder)[0] for rows in both)
     torch.testing.assert_close(first, second)
 
 
 def test_anchors_are_answer_positions_and_the_same_at_every_start() -> None:
     decoder = random_decoder()
     method = unattached(anchors=5)
-    rows = observe(method, decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
-    first, second = (method._drawn_anchors(rows, 256) for _ in range(2))
+    rows = observe(method.trainer(), decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
+    first, second = (method.trainer()._drawn_anchors(rows, 256) for _ in range(2))
     assert torch.equal(first, second)
     assert first.tolist() == sorted(set(first.tolist()))
     assert rows.mask[first].all()

@@ -16,7 +16,8 @@ from bench.runtime.modules import save_module
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree
 from methods.hidden_transfer.draft import HiddenTransfer
-from methods.hidden_transfer.pseudo_rows import Projections, Transfer
+from methods.hidden_transfer.module import Projections
+from methods.hidden_transfer.pseudo_rows import Transfer
 from tests.methods.small import CPU, FAMILIES, SHAPE, run
 
 WIDTH, DEPTH = SHAPE["hidden_size"], SHAPE["num_hidden_layers"]
@@ -68,7 +69,9 @@ def saved(
     """The same through weights on disk."""
     method = unattached(tree)
     torch.manual_seed(1)
-    save_module(folder, method.new_module(decoder).state_dict(), method.provenance(decoder))
+    save_module(
+        folder, method.trainer().new_module(decoder).state_dict(), method.trainer().provenance(decoder)
+    )
     return unattached(tree, weights=str(folder), **changes)
 
 

@@ -15,7 +15,8 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.train.modules import observe
 from methods.core.autoregressive import Autoregressive
 from methods.core.chain import Draft
-from methods.kangaroo.draft import Adapter, Kangaroo
+from methods.kangaroo.draft import Kangaroo
+from methods.kangaroo.module import Adapter
 from tests.methods.small import prompt, random_decoder, run
 
 EXIT = 2
@@ -30,7 +31,7 @@ class Watched(Kangaroo):
     def __init__(self, decoder: Decoder, *, is_perfect: bool, threshold: float = 0.0) -> None:
         super().__init__(weights=None, exit_layer=EXIT, draft_length=3, threshold=threshold)
         torch.manual_seed(1)
-        self.use(decoder, self.new_module(decoder).state_dict(), EXIT)
+        self.use(decoder, self.trainer().new_module(decoder).state_dict(), EXIT)
         self.is_perfect = is_perfect
         self.notes: list[tuple[str, int, int, int]] = []
         self.carried: list[bool] = []
@@ -114,9 +115,9 @@ def test_adapter_decodes_what_it_was_trained_as() -> None:
         method.prefill(ids[:10])
         method._exit.start(10, EXIT)
         stepped = [method._adapt(method._exit.advance(token)) for token in ids[10:, None]]
-    rows = observe(method, decoder, ids.tolist(), [True] * 14)
+    rows = observe(method.trainer(), decoder, ids.tolist(), [True] * 14)
     torch.manual_seed(1)
-    module = method.new_module(decoder)
+    module = method.trainer().new_module(decoder)
     cos, sin = decoder.placement.rotation(0, 14)
     whole = decoder.lm_head(module(rows.hidden[EXIT], cos, sin))
     torch.testing.assert_close(torch.cat(stepped), whole[10:], atol=1e-5, rtol=0)
@@ -138,13 +139,13 @@ def test_training_lowers_the_loss_on_answer_positions_only() -> None:
     decoder = random_decoder()
     method = Kangaroo(weights=None, exit_layer=EXIT, draft_length=3, threshold=0.0)
     torch.manual_seed(0)
-    module = method.new_module(decoder)
+    module = method.trainer().new_module(decoder)
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
-    rows = observe(method, decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
+    rows = observe(method.trainer(), decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
     assert rows.mask.tolist() == [False] * 9 + [True] * 20 + [False]
     losses = []
     for _ in range(30):
-        loss, figures = method.loss(module, rows, decoder)
+        loss, figures = method.trainer().loss(module, rows, decoder)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -155,7 +156,9 @@ def test_training_lowers_the_loss_on_answer_positions_only() -> None:
 
 
 def adapter_for(decoder: Decoder, folder: Path, **facts: object) -> None:
-    module = Kangaroo(weights=None, exit_layer=EXIT, draft_length=1, threshold=0).new_module(decoder)
+    module = (
+        Kangaroo(weights=None, exit_layer=EXIT, draft_length=1, threshold=0).trainer().new_module(decoder)
+    )
     save_module(folder, module.state_dict(), {"method": "kangaroo", "exit_layer": EXIT, **facts})
 
 

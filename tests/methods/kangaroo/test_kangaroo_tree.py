@@ -27,7 +27,7 @@ def kangaroo_tree(**changes: Any) -> KangarooTree:
 def saved(decoder: Decoder, folder: Path, **changes: Any) -> KangarooTree:
     """Kangaroo-tree that loads an adapter of random weights from `folder`."""
     torch.manual_seed(1)
-    tensors = kangaroo_tree().new_module(decoder).state_dict()
+    tensors = kangaroo_tree().trainer().new_module(decoder).state_dict()
     save_module(folder, tensors, {"method": "kangaroo", "exit_layer": EXIT})
     return kangaroo_tree(weights=str(folder), **changes)
 
@@ -35,7 +35,7 @@ def saved(decoder: Decoder, folder: Path, **changes: Any) -> KangarooTree:
 def bound(decoder: Decoder, **changes: Any) -> KangarooTree:
     torch.manual_seed(1)
     method = kangaroo_tree(**changes)
-    method.use(decoder, method.new_module(decoder).state_dict(), EXIT)
+    method.use(decoder, method.trainer().new_module(decoder).state_dict(), EXIT)
     return method
 
 

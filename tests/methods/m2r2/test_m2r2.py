@@ -16,8 +16,8 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.train.modules import observe
 from methods.core.base import Budget, Exactness
 from methods.early_exit.layerskip import LayerSkip
-from methods.m2r2.accelerated import accelerated_rows
 from methods.m2r2.draft import M2R2
+from methods.m2r2.module import accelerated_rows
 from tests.methods.hidden_transfer.transfers import WINDOWED, built, own_ids
 from tests.methods.small import CPU, SHAPE, SilentClock, prompt, random_decoder, run
 
@@ -44,7 +44,7 @@ def unattached(**changes: Any) -> M2R2:
 def module_of(decoder: Decoder, interval: tuple[int, int], scale: float, **changes: Any) -> Any:
     """Adapters whose B is random of that size; 0 is untrained."""
     torch.manual_seed(1)
-    module = unattached(start=interval[0], exit_layer=interval[1], **changes).new_module(decoder)
+    module = unattached(start=interval[0], exit_layer=interval[1], **changes).trainer().new_module(decoder)
     for name, value in module.named_parameters():
         if name.endswith(".b"):
             value.data.normal_(0.0, 1.0).mul_(scale)
@@ -62,7 +62,7 @@ def bound(decoder: Decoder, interval: tuple[int, int] = (0, 3), scale: float = 0
 def saved(decoder: Decoder, folder: Path, **changes: Any) -> M2R2:
     """The same through weights on disk."""
     new = unattached(exit_layer=3)
-    save_module(folder, module_of(decoder, (0, 3), 0.3).state_dict(), new.provenance(decoder))
+    save_module(folder, module_of(decoder, (0, 3), 0.3).state_dict(), new.trainer().provenance(decoder))
     return unattached(weights=str(folder), **changes)
 
 
@@ -172,13 +172,13 @@ def test_training_rows_are_decoding_rows(changes: dict[str, Any], family: str) -
 def test_training_moves_the_module_and_nothing_of_the_target() -> None:
     decoder = random_decoder()
     method = unattached(exit_layer=2)
-    module = method.new_module(decoder)
-    rows = observe(method, decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
+    module = method.trainer().new_module(decoder)
+    rows = observe(method.trainer(), decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
     before = decoder.head(rows.hidden[DEPTH]).clone()
     losses = []
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     for _ in range(30):
-        loss, figures = method.loss(module, rows, decoder)
+        loss, figures = method.trainer().loss(module, rows, decoder)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()

@@ -18,7 +18,8 @@ from methods.core.autoregressive import Autoregressive
 from methods.core.base import Exactness, Trainable
 from methods.core.tree_round import Calibratable, TreeDraft
 from methods.core.trees import CPU, Tree
-from methods.medusa.draft import Medusa, MedusaHeads
+from methods.medusa.draft import Medusa
+from methods.medusa.module import MedusaHeads
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 
 TREE = Tree.of_child_counts({"": 4, "0": 3, "1": 2, "00": 2, "01": 1, "000": 1})
@@ -114,7 +115,11 @@ def test_a_round_drafts_what_the_known_text_would_propose_there(future_known: bo
     method.use(decoder, random_heads(decoder), TREE)
     if future_known:  # fresh heads repeat the target's own head, which a random model often agrees with
         torch.manual_seed(0)
-        method.use(decoder, {k: v.detach() for k, v in method.new_module(decoder).state_dict().items()}, TREE)
+        method.use(
+            decoder,
+            {k: v.detach() for k, v in method.trainer().new_module(decoder).state_dict().items()},
+            TREE,
+        )
     got = run(method, prompt(), new=30)
     with torch.inference_mode():
         proposed = method.candidates(torch.tensor([*prompt().tolist(), *got.ids]), TREE.width)
@@ -174,7 +179,7 @@ def test_heads_have_the_published_size_and_names(heads: int, parameters: int) ->
 
 def test_fresh_heads_start_from_the_targets_own_head() -> None:
     decoder = random_decoder()
-    state = medusa().new_module(decoder).state_dict()
+    state = medusa().trainer().new_module(decoder).state_dict()
     for k in range(4):
         assert not state[f"{k}.0.linear.weight"].any()
         assert state[f"{k}.0.linear.bias"].any()
@@ -197,8 +202,8 @@ def test_loss_is_the_weighted_sum_over_heads_on_answer_tokens(decay: float) -> N
     decoder = random_decoder()
     method = medusa(decay=decay, heads=2)
     is_answer = [False] * 6 + [True] * 5 + [False] * 3 + [True] * 4
-    rows = observe(method, decoder, prompt(18).tolist(), is_answer)
-    module = method.new_module(decoder)
+    rows = observe(method.trainer(), decoder, prompt(18).tolist(), is_answer)
+    module = method.trainer().new_module(decoder)
     normed = rms_norm(rows.hidden[decoder.depth], decoder.final_norm, decoder.config.norm_eps)
     expected = torch.zeros(())
     for k in (1, 2):
@@ -208,7 +213,7 @@ def test_loss_is_the_weighted_sum_over_heads_on_answer_tokens(decay: float) -> N
             if is_answer[t + k + 1]
         ]
         expected = expected + decay**k * torch.stack(terms).mean()
-    loss, figures = method.loss(module, rows, decoder)
+    loss, figures = method.trainer().loss(module, rows, decoder)
     torch.testing.assert_close(loss, expected)
     assert sorted(figures) == ["top1_1", "top1_2", "top5_1", "top5_2"]
 
@@ -216,8 +221,10 @@ def test_loss_is_the_weighted_sum_over_heads_on_answer_tokens(decay: float) -> N
 def test_a_sequence_without_answers_costs_nothing() -> None:
     decoder = random_decoder()
     method = medusa()
-    module = method.new_module(decoder)
-    loss, _ = method.loss(module, observe(method, decoder, prompt(9).tolist(), [False] * 9), decoder)
+    module = method.trainer().new_module(decoder)
+    loss, _ = method.trainer().loss(
+        module, observe(method.trainer(), decoder, prompt(9).tolist(), [False] * 9), decoder
+    )
     loss.backward()
     assert loss.item() == 0
 
@@ -225,11 +232,11 @@ def test_a_sequence_without_answers_costs_nothing() -> None:
 def test_training_teaches_heads_a_text_by_heart() -> None:
     decoder = random_decoder()
     method = medusa()
-    module = method.new_module(decoder)
+    module = method.trainer().new_module(decoder)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    rows = observe(method, decoder, prompt(30).tolist(), [True] * 30)
+    rows = observe(method.trainer(), decoder, prompt(30).tolist(), [True] * 30)
     for _ in range(60):
-        loss, figures = method.loss(module, rows, decoder)
+        loss, figures = method.trainer().loss(module, rows, decoder)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -16,7 +16,8 @@ from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Stateful, TrainingRows
 from methods.core.chain import Draft
-from methods.two_model.draft import DraftModel, TwoModel, load_draft_model
+from methods.two_model.draft import TwoModel, load_draft_model
+from methods.two_model.module import DraftModel
 from tests.methods.small import CPU, SHAPE, prompt, random_decoder, run
 
 DEFAULTS: dict[str, Any] = {
@@ -34,7 +35,9 @@ def saved(decoder: Decoder, folder: Path, **changed: Any) -> TwoModel:
     """A method, not attached, with a draft model of random weights as training would have left it."""
     method = TwoModel(**{**DEFAULTS, "weights": str(folder), **changed})
     torch.manual_seed(1)
-    save_module(folder, method.new_module(decoder).state_dict(), method.provenance(decoder))
+    save_module(
+        folder, method.trainer().new_module(decoder).state_dict(), method.trainer().provenance(decoder)
+    )
     return method
 
 
@@ -116,7 +119,7 @@ def test_a_threshold_ends_a_draft_early(tmp_path: Path) -> None:
 
 def test_a_trained_draft_model_and_the_module_that_was_trained_say_the_same(tmp_path: Path) -> None:
     decoder = random_decoder()
-    module = saved(decoder, tmp_path).new_module(decoder)
+    module = saved(decoder, tmp_path).trainer().new_module(decoder)
     save_module(tmp_path, module.state_dict(), load_provenance(tmp_path, "two_model"))
     with torch.inference_mode():
         expected = module(prompt())[-1:]
@@ -175,7 +178,7 @@ def test_the_loss_falls_towards_the_targets_own_entropy() -> None:
     decoder = random_decoder()
     method = TwoModel(**DEFAULTS)
     torch.manual_seed(0)
-    module = method.new_module(decoder)
+    module = method.trainer().new_module(decoder)
     assert isinstance(module, DraftModel)
     ids = prompt(24)
     taps = {decoder.depth: decoder.embedding}
@@ -185,7 +188,7 @@ def test_the_loss_falls_towards_the_targets_own_entropy() -> None:
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     figures = []
     for _ in range(30):
-        loss, extra = method.loss(module, rows, decoder)
+        loss, extra = method.trainer().loss(module, rows, decoder)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -200,5 +203,5 @@ def test_an_answerless_text_has_no_loss_and_no_nan() -> None:
     rows = TrainingRows(
         prompt(5), {decoder.depth: decoder.embed(prompt(5))}, torch.zeros(5, dtype=torch.bool)
     )
-    loss, figures = method.loss(method.new_module(decoder), rows, decoder)
+    loss, figures = method.trainer().loss(method.trainer().new_module(decoder), rows, decoder)
     assert float(loss.detach()) == figures["accept"] == 0

@@ -25,7 +25,8 @@ from bench.runtime.tiers.compiled import CompiledDecoder
 from bench.runtime.tiers.native import build
 from bench.runtime.tiers.native.build import Missing, library
 from methods.core.trees import Tree
-from methods.m2r2.low_rank import FrozenLowRank, LowRank
+from methods.m2r2.accelerated import FrozenLowRank
+from methods.m2r2.module import LowRank
 from tests.runtime.models import AUTO, CONFIGS, CONTEXT, CPU, options, tiny_model, tokens
 
 needs_compiler = pytest.mark.skipif(AUTO != "compiled", reason="there is no C compiler")

@@ -1,0 +1,134 @@
+"""How the micro-step decoder of `methods.hamburger.verified` is trained on a frozen target.
+
+Differs from the authors' training in:
+- every answer token of a dialogue is the head of a training group, since a rejection may start one there;
+- the loss is the cross-entropy against the target's distribution, whose agreement is what acceptance counts;
+- the stop head learns up to the end of each group, and not where a full group ends anyway.
+
+Shapes: T positions, A anchors (rows that predict an answer token), K most tokens of a group, F features, d
+width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.runtime.decoder import Decoder
+from bench.runtime.linear import rms_norm
+from methods.core.base import TrainingRows
+from methods.hamburger.groups import entropies
+from methods.hamburger.model import HamburgerShape, MicroModule
+from methods.training.distillation import soft_cross_entropy
+
+
+class VerifiedTrainer:
+    """Trains the micro-step decoder; see `methods.core.base.ModuleTrainer`.
+
+    Args:
+        name: Of the method, as stored next to the weights.
+        max_group: Most tokens of a group, the target's own first one included (K).
+        micro_layers: Layers of the micro-step decoder.
+        floor: Nats below which a token joins any group.
+        ratio: Share of a group's highest entropy below which a token joins it.
+        stop_weight: Of the stop head's loss.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        max_group: int,
+        micro_layers: int,
+        floor: float,
+        ratio: float,
+        stop_weight: float,
+    ) -> None:
+        self._name, self._max_group, self._micro_layers = name, max_group, micro_layers
+        self._floor, self._ratio, self._stop_weight = floor, ratio, stop_weight
+
+    def new_module(self, decoder: Decoder) -> nn.Module:
+        return MicroModule(decoder.config, self._trained_shape(decoder))
+
+    def taps(self, decoder: Decoder) -> tuple[int, ...]:
+        return self._trained_shape(decoder).taps
+
+    def provenance(self, decoder: Decoder) -> dict[str, Any]:
+        return {"method": self._name, "shape": self._trained_shape(decoder).plain()}
+
+    def loss(
+        self, module: nn.Module, rows: TrainingRows, decoder: Decoder
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Soft cross-entropy of every drafted token plus the weighted stop loss, averaged over tokens.
+
+        Logged beside those of `methods.training.distillation.soft_cross_entropy`: ``stop``, the stop loss,
+        and ``stop_right``, how often the stop head decides as labelled at 0.5.
+        """
+        windows = _Windows(rows, decoder, self._max_group)
+        features = _features(rows, decoder, windows.anchors)
+        tokens = decoder.embed(windows.inputs).float()
+        drafted = module(features, tokens, decoder.placement.rotation(0, decoder.capacity))  # [A, K - 1, d]
+        logits = F.linear(drafted[windows.is_drafted], decoder.lm_head.weight.float(), decoder.lm_head.bias)
+        target = windows.probs[windows.sources[windows.is_drafted]]
+        token_loss, figures = soft_cross_entropy(logits, target)
+        states = torch.cat([features[:, -1:], drafted[:, :-1]], dim=1)  # of tokens 0 .. K - 2
+        stop_loss, right = self._stop_loss(module, states, windows)
+        figures |= {"stop": float(stop_loss.detach()), "stop_right": right}
+        return token_loss + self._stop_weight * stop_loss, figures
+
+    def _stop_loss(self, module: nn.Module, states: Tensor, windows: _Windows) -> tuple[Tensor, float]:
+        is_open, is_last = windows.borders(self._floor, self._ratio)
+        guess = module.get_submodule("stop_head")(states[is_open]).squeeze(-1)
+        label = is_last[is_open]
+        loss = F.binary_cross_entropy_with_logits(guess, label.float())
+        return loss, float(((guess > 0) == label).float().mean())
+
+    def _trained_shape(self, decoder: Decoder) -> HamburgerShape:
+        return HamburgerShape.for_model(decoder.config, self._max_group, self._micro_layers)
+
+
+class _Windows:
+    """The K tokens behind every row that predicts an answer token, and what the target made of them.
+
+    Args:
+        rows: One dialogue through the target.
+        decoder: The target.
+        max_group: Tokens of a window (K), the target's own first one included.
+    """
+
+    def __init__(self, rows: TrainingRows, decoder: Decoder, max_group: int) -> None:
+        final, mask = rows.hidden[decoder.depth], rows.mask
+        self.anchors = mask.nonzero().squeeze(1)  # [A]
+        row_of = (mask.cumsum(0) - 1).clamp(min=0)  # position -> its row among the anchors
+        logits = decoder.head(final[mask])
+        self.probs = logits.float().softmax(dim=-1)  # [A, V]
+        self._entropies = entropies(logits)  # [A]
+        behind = self.anchors[:, None] + torch.arange(1, max_group, device=mask.device)  # [A, K - 1]
+        clipped = behind.clamp(max=mask.numel() - 1)
+        self.inputs = rows.ids[clipped]
+        self.is_drafted = ((behind == clipped) & mask[clipped]).cumprod(dim=1).bool()  # within one answer
+        self.sources = row_of[clipped]  # the target's row that each drafted token is held against
+
+    def borders(self, floor: float, ratio: float) -> tuple[Tensor, Tensor]:
+        """Of tokens 0 .. K - 2 of each window: is it in the group that begins there, is it its last one.
+
+        The rule is that of `methods.hamburger.groups.segment`; both shapes [A, K - 1], bool.
+        """
+        highest = self._entropies
+        is_open = [torch.ones_like(highest, dtype=torch.bool)]
+        for index in range(self.inputs.shape[1]):
+            value = self._entropies[self.sources[:, index]]
+            joins = (value < floor) | (value < ratio * highest)
+            is_open.append(is_open[-1] & joins & self.is_drafted[:, index])
+            highest = torch.maximum(highest, value)
+        inside = torch.stack(is_open, dim=1)  # [A, K]
+        return inside[:, :-1], inside[:, :-1] & ~inside[:, 1:]
+
+
+def _features(rows: TrainingRows, decoder: Decoder, anchors: Tensor) -> Tensor:
+    """Features of every anchor, shape [A, F, d], fp32; taps ascend, the last one behind the final norm."""
+    found = [rows.hidden[tap][anchors] for tap in sorted(rows.hidden)]
+    found[-1] = rms_norm(found[-1], decoder.final_norm, decoder.config.norm_eps)
+    return torch.stack(found, dim=1).float()
