@@ -11,7 +11,7 @@ import pytest
 import bench.tasks.chat
 from bench.errors import UserError
 from bench.tasks.chat import eos_ids, load_tokenizer
-from bench.train.tokenizer import train_tokenizer
+from bench.train.data.tokenizer import train_tokenizer
 from tests.harness import TEXTS
 
 

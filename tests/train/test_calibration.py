@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.train.calibrate import store_tree
-from bench.train.calibration import (
-    Continuation,
-    continue_greedily,
+from bench.train.calibrate.cli import store_tree
+from bench.train.calibrate.measure import (
     measured_ranks,
     rank_accuracies,
     right_paths,
     round_seconds,
 )
+from bench.train.data.heldout import Continuation, continue_greedily
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree
 from tests.methods.medusa.test_medusa import bound
@@ -83,4 +82,4 @@ def test_a_tree_is_stored_beside_what_the_module_says_of_itself(tmp_path: Path) 
     store_tree(path, {"tree": [[0], [1]], "calibration": {"positions": 9}})
     expected = {"method": "medusa", "tree": [[0], [1]], "calibration": {"positions": 9}}
     assert json.loads(path.read_text()) == expected
-    assert [one.name for one in tmp_path.iterdir()] == ["module.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["module.json"]

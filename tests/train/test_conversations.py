@@ -14,9 +14,9 @@ from bench.compose.components import resolve_path
 from bench.errors import UserError
 from bench.tasks.chat import ChatFormat
 from bench.tasks.rows import PublishedRows
-from bench.train.conversations import Conversations, dialogue_ids, exchanges
 from bench.train.corpus.dialogue import Dialogue
-from bench.train.tokenizer import encode_dialogue
+from bench.train.data.conversations import Conversations, dialogue_ids, exchanges
+from bench.train.data.tokenizer import encode_dialogue
 from tests.train.test_train_cli import train
 
 TURNS, ANSWERS = ("Hi", "What is two and two?"), ("Hello.", "Four, as ever.")

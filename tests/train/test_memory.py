@@ -14,10 +14,10 @@ from bench.errors import UserError
 from bench.runtime.loading import RuntimeOptions, load_config
 from bench.runtime.random_weights import empty_decoder
 from bench.train.cli import _require_memory
-from bench.train.joint import JointRecipe
-from bench.train.memory import TrainingMemory, plan_lines, require_memory, training_memory
-from bench.train.modules import ModuleRecipe, observe
-from bench.train.weighing import Scale, peak_bytes
+from bench.train.memory.estimate import TrainingMemory, plan_lines, require_memory, training_memory
+from bench.train.memory.peak import StorageCounter, peak_bytes
+from bench.train.trainers.modules import observe
+from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from methods.core.base import FullTrainable, Trainable
 from tests.harness import composed_settings, save_random_model
 from tests.methods.hamburger.hamburgers import unattached
@@ -49,11 +49,11 @@ def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None
     for weight in module.parameters():
         weight.grad = torch.zeros_like(weight)
     ids = prompt(LENGTH).tolist()
-    with Scale() as scale:
+    with StorageCounter() as scale:
         rows = observe(method.trainer(), decoder, ids, [True] * LENGTH)
         method.trainer().loss(module, rows, decoder)[0].backward()
     reckoned = training_memory(method.trainer(), empty(), ModuleRecipe(max_tokens=LENGTH))
-    assert reckoned.trained == sum(one.numel() for one in module.parameters())
+    assert reckoned.trained == sum(weight.numel() for weight in module.parameters())
     assert reckoned.pass_bytes is not None
     assert scale.peak_bytes <= reckoned.pass_bytes < 1.05 * scale.peak_bytes
 
@@ -71,10 +71,10 @@ def test_a_whole_model_weighs_at_least_what_a_real_batch_takes(changes: dict[str
         weight.grad = torch.zeros_like(weight)
     is_answer = [False] * 8 + [True] * (LENGTH - 8)
     examples = method.model_trainer().examples(model, prompt(LENGTH).tolist(), is_answer, decoder, Random(0))
-    with Scale() as scale:
+    with StorageCounter() as scale:
         method.model_trainer().joint_loss(model, examples, decoder)[0].backward()
     reckoned = training_memory(method.model_trainer(), empty(), recipe)
-    assert reckoned.trained == sum(one.numel() for one in model.parameters())
+    assert reckoned.trained == sum(weight.numel() for weight in model.parameters())
     assert reckoned.tokens == 128
     assert reckoned.pass_bytes is not None
     assert reckoned.pass_bytes >= scale.peak_bytes

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from bench.errors import UserError
 from bench.runtime.modules import save_module
-from bench.train.loop import Dialogue
-from bench.train.modules import ModuleRecipe, ModuleTraining, train_module
+from bench.train.trainers.loop import Dialogue
+from bench.train.trainers.modules import ModuleTraining, train_module
+from bench.train.trainers.recipe import ModuleRecipe
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Trainable
 from methods.kangaroo.draft import Kangaroo

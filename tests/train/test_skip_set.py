@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 
 from bench.errors import UserError
 from bench.runtime.decoder import NO_SKIP, Skip
-from bench.train.calibration import Continuation, continue_greedily
 from bench.train.cli import _train_method
-from bench.train.skip_rating import TextMatch, draft_cost, expected_rate, measured_rate
-from bench.train.skip_set import SkipSetConfig, search_ratios
+from bench.train.data.heldout import Continuation, continue_greedily
+from bench.train.skip_set.cli import SkipSetConfig, search_ratios
+from bench.train.skip_set.rating import TextMatch, draft_cost, expected_rate, measured_rate
 from methods.core.autoregressive import Autoregressive
 from methods.skipping.sublayer_skip import SkippedModel, skip_of, sublayers
 from tests.harness import ROOT

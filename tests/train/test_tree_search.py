@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from bench.train.tree_search import Node, Path, best_size, grow, seconds_at
+from bench.train.calibrate.tree_search import Node, Path, best_size, grow, seconds_at
 from methods.core.trees import Tree
 
 NODES = [Node((0,), 1.6), Node((0, 0), 1.9), Node((1,), 2.1), Node((0, 1), 2.28), Node((2,), 2.39)]
