@@ -140,7 +140,7 @@ def _is_share(name: str) -> bool:
 
 
 def _single(frame: pd.DataFrame, panels: Sequence[Sequence[str]]) -> Figure:
-    """Panels one above the other, each with a legend beside it."""
+    """Panels one above the other, each with its legend on the right."""
     figure = new_figure(0.4 + 2.4 * len(panels))
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(grid, panels, strict=True):

@@ -1,4 +1,4 @@
-"""Published files are found and read, and nothing in them is run."""
+"""Published files are located and read, and no code in them is run."""
 
 from __future__ import annotations
 

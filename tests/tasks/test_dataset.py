@@ -214,8 +214,8 @@ def test_a_data_sets_rows_are_asked_in_the_papers_words(
     local: Callable[[Sequence[Row], str], str], name: str, row: Row, prompt: str
 ) -> None:
     shots = {"shots": 0} if "shots" in composed(name).params else {}
-    (asked,) = built(name, path=local([row], "rows.jsonl"), **shots).load().prompts
-    assert asked.turns == (prompt,)
+    (question,) = built(name, path=local([row], "rows.jsonl"), **shots).load().prompts
+    assert question.turns == (prompt,)
 
 
 def longbench(tmp_path: Path, **given: Any) -> LongBenchTask:
@@ -227,9 +227,9 @@ def longbench(tmp_path: Path, **given: Any) -> LongBenchTask:
 
 
 def test_longbench_is_asked_in_its_own_words(tmp_path: Path) -> None:
-    (asked,) = longbench(tmp_path).load().prompts
-    assert (asked.id, asked.subtask, asked.references) == ("x", "hotpotqa", ("A\nB",))
-    assert asked.turns == ("Read.\n{input}\nQ?",)  # braces inside a context are text
+    (question,) = longbench(tmp_path).load().prompts
+    assert (question.id, question.subtask, question.references) == ("x", "hotpotqa", ("A\nB",))
+    assert question.turns == ("Read.\n{input}\nQ?",)  # braces inside a context are text
     assert longbench(tmp_path).unfetched_turns() is None
 
 

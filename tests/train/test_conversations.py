@@ -100,8 +100,8 @@ def test_epochs_repeat_all_conversations_in_another_order(tmp_path: Path, tokeni
     assert set(ids[:6]) == set(ids[6:])
     assert ids[:6] != ids[6:]
     assert ids == [tuple(ids) for ids, _ in islice(data.stream(chat, 0), 12)]
-    drawn = [tuple(dialogue) for dialogue, _ in islice(conversations(path, draw=2).stream(chat, 0), 6)]
-    assert len(set(drawn)) == 2
+    subset = [tuple(dialogue) for dialogue, _ in islice(conversations(path, draw=2).stream(chat, 0), 6)]
+    assert len(set(subset)) == 2
 
 
 def test_a_file_without_conversations_is_refused(tmp_path: Path, tokenizer: Any) -> None:

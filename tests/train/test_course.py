@@ -69,7 +69,7 @@ def test_every_logged_step_is_a_line_of_json(trainer: Callable[..., Any], tmp_pa
 def test_a_resumed_run_has_the_lines_of_an_undisturbed_one(
     trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Killed behind step 4, it goes back to step 3, in the midst of a line."""
+    """Killed after step 4, it resumes from step 3, whose figures belong to an unfinished line."""
     trainer(tmp_path / "whole").run(dialogues())
     with pytest.raises(InterruptedError):
         trainer(tmp_path / "halves").run(interrupted(dialogues(), 5 * 2 - 1))

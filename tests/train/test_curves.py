@@ -1,4 +1,4 @@
-"""Figures of a training: drawn from its lines at any time, alone or beside others."""
+"""Pictures of a training: drawn from its log at any time, alone or together with others."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def test_it_learns_one_dialogue_by_heart(tmp_path: Path) -> None:
     decoder = random_decoder()
     recipe = replace(RECIPE, steps=30, lr=1e-2, checkpoint_every=100)
     trainer = JointTraining(hamburger().model_trainer(), decoder, recipe, tmp_path)
-    one = [next(dialogues())]
-    figures = [trainer.train_step(one) for _ in range(30)]
+    batch = [next(dialogues())]
+    figures = [trainer.train_step(batch) for _ in range(30)]
     assert figures[0]["ce"] > 3
     assert figures[-1]["ce"] < 1
     assert figures[-1]["top1"] > 0.8

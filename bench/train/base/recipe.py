@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from bench.errors import UserError
+from bench.compose.bounds import require_least
 from bench.train.base.model import BaseShape
 
 COUNTS = ("steps", "workers", "micro_tokens", "micros_per_step", "evaluate_every", "checkpoint_every")
@@ -46,10 +46,7 @@ class BaseRecipe:
 
     def __post_init__(self) -> None:
         for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"{name} must be at least 1, got {getattr(self, name)}", f"Set {name} to 1 or more."
-                )
+            require_least(f"base.{name}", getattr(self, name), 1)
 
     def lr_factor(self, step: int) -> float:
         """Share of the peak rate: linear warm-up, a plateau, then a linear fall to 0 after the last step."""

@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
+from bench.compose.bounds import require_least
 from bench.compose.components import Component, resolve_path
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
@@ -54,10 +55,7 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("per_subtask", 1), ("tokens", 16), ("width", 1), ("max_nodes", 1)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"{name} must be at least {least}, got {getattr(self, name)}", f"raise {name}"
-                )
+            require_least(name, getattr(self, name), least)
 
 
 def main() -> None:

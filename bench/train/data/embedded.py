@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bench.compose.bounds import require_least
 from bench.compose.components import unknown_key
 from bench.errors import UserError
 from bench.train.corpus import WEIGHTS, training_dialogues
@@ -36,10 +37,7 @@ class EmbeddedCorpus:
         for subtask, weight in self.mix.items():
             if subtask not in WEIGHTS:
                 raise UserError(*unknown_key(f"data.mix.{subtask}", [f"data.mix.{name}" for name in WEIGHTS]))
-            if weight < 0:
-                raise UserError(
-                    f"data.mix.{subtask} must be at least 0, got {weight}", f"raise data.mix.{subtask}"
-                )
+            require_least(f"data.mix.{subtask}", weight, 0)
         if not any(self.mix.values()):
             raise UserError("data.mix leaves no subtask to train on", "raise one of its weights above 0")
 

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
+from bench.compose.bounds import require_choice, require_least
 from bench.compose.components import Component, resolve_path
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
@@ -66,19 +67,12 @@ class SkipSetConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("per_subtask", 1), ("tokens", 2), ("max_iter", 1), ("max_tol", 0)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"{name} must be at least {least}, got {getattr(self, name)}", f"raise {name}"
-                )
+            require_least(name, getattr(self, name), least)
         if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
             raise UserError(
                 f"ratios must lie between 0 and 1, got {self.ratios}", "the default is 0.3 to 0.85"
             )
-        if self.objective not in OBJECTIVES:
-            raise UserError(
-                f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective}",
-                "use objective=predicted",
-            )
+        require_choice("objective", self.objective, OBJECTIVES)
 
 
 def main() -> None:

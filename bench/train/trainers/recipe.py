@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from bench.compose.bounds import require_least
 from bench.errors import UserError
 
 
@@ -36,10 +37,7 @@ class ModuleRecipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "max_tokens", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"recipe.{name} must be at least 1, got {getattr(self, name)}", f"raise recipe.{name}"
-                )
+            require_least(f"recipe.{name}", getattr(self, name), 1)
         if self.lr <= 0:
             raise UserError(f"recipe.lr must be above 0, got {self.lr}", "the default is 0.002")
 
@@ -71,8 +69,7 @@ class JointRecipe(ModuleRecipe):
                 raise UserError(
                     f"recipe.{name} must lie in [0, 1], got {getattr(self, name)}", f"correct recipe.{name}"
                 )
-        if self.micro_tokens < 1:
-            raise UserError("recipe.micro_tokens must be at least 1", "raise recipe.micro_tokens")
+        require_least("recipe.micro_tokens", self.micro_tokens, 1)
 
     def lr_factor(self, step: int) -> float:
         """Share of the peak rate at a step, counted from 0."""
