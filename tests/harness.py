@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.compose.settings import Settings, register_schema, settings_from
-from bench.train.tokenizer import train_tokenizer
+from bench.train.data.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"

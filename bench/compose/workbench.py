@@ -21,10 +21,9 @@ from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.tasks.builtin import read_builtin
-from bench.tasks.chat import ChatFormat
+from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
+from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
-from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
 from methods.core.base import Method, WeighedPasses, traits_of
 

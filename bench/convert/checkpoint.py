@@ -1,6 +1,6 @@
-"""A model published as pickled shards, such as Vicuna v1.3, to the safetensors that the loader reads.
+"""Converts a model published as pickled shards, such as Vicuna v1.3, to safetensors for the loader.
 
-Shard by shard, so that no more than one is in memory. Every tensor is checked against the config before
+It goes shard by shard, so only one is in memory at a time. Every tensor is checked against the config before
 anything is written.
 """
 
@@ -31,25 +31,27 @@ def convert_checkpoint(folder: Path, out: Path) -> list[Path]:
     """Write the checkpoint in `folder` to `out` as safetensors, with its config and tokenizer beside it.
 
     Returns:
-        The files of weights.
+        The weight files that were written.
 
     Raises:
         UserError: If the architecture is not supported, a shard is missing or damaged, or the tensors are
-            not exactly those that the config asks for.
+            not exactly those that the config requires.
     """
     config = load_config(folder)
     if out.resolve() == folder.resolve():
         raise UserError(f"out={out} is where the pickled weights are", "choose another folder")
     files = _shards(folder)
     shapes = {name: tensor.to(_META) for file in files for name, tensor in _tensors(file).items()}
-    build_decoder(config, shapes, RuntimeOptions(_META, torch.float32, 1))  # names what does not fit
+    build_decoder(config, shapes, RuntimeOptions(_META, torch.float32, 1))  # raises if they do not fit
     out.mkdir(parents=True, exist_ok=True)
     written = list(_write(files, out))
     for pattern in COMPANIONS:
         for file in folder.glob(pattern):
             if file.name not in (_INDEX, "config.json"):
                 shutil.copyfile(file, out / file.name)
-    shutil.copyfile(folder / "config.json", out / "config.json")  # last: without it a folder is no checkpoint
+    shutil.copyfile(
+        folder / "config.json", out / "config.json"
+    )  # last: an unfinished folder is no checkpoint
     return written
 
 
@@ -68,19 +70,21 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    found = only_tensors(read_file(file), file)
-    return {name: tensor for name, tensor in found.items() if not name.endswith(_TABLE)}
+    tensors = only_tensors(read_file(file), file)
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_TABLE)}
 
 
 def _write(files: list[Path], out: Path) -> Iterator[Path]:
-    """One safetensors file per shard, and their index where there are several."""
+    """One safetensors file per shard, and their index if there are several."""
     weight_map: dict[str, str] = {}
     size = 0
     for number, file in enumerate(files, start=1):
-        tensors = {name: tensor.clone() for name, tensor in _tensors(file).items()}  # files share no memory
+        tensors = {
+            name: tensor.clone() for name, tensor in _tensors(file).items()
+        }  # a file may not hold shared memory
         total = f"-{number:05d}-of-{len(files):05d}" if len(files) > 1 else ""
         path = out / f"model{total}.safetensors"
-        save_file({name: one.contiguous() for name, one in tensors.items()}, path, {"format": "pt"})
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
         weight_map |= dict.fromkeys(tensors, path.name)
         size += sum(tensor.nbytes for tensor in tensors.values())
         yield path

@@ -1,7 +1,7 @@
-"""``python -m bench.convert kind=medusa model=vicuna_7b source=...``: published weights become ours.
+"""``python -m bench.convert kind=medusa model=vicuna_7b source=...``: converts published weights.
 
-Composes like the benchmark itself and shares its error contract; see `bench.cli`. Of the model only the
-config is read, and downloaded if it must be, except for ``kind=checkpoint``, which converts the model itself.
+Settings and error messages work as in the benchmark itself; see `bench.cli`. Only the model's config is read,
+and downloaded if necessary, except with ``kind=checkpoint``, which converts the model itself.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ KINDS = ("medusa", "kangaroo", "hamburger", CHECKPOINT)
 
 @dataclass
 class ConvertConfig:
-    """What a conversion can be told.
+    """Settings of a conversion.
 
     Args:
-        kind: What the published weights are, one of `KINDS`.
+        kind: Kind of the published weights, one of `KINDS`.
         model: The model they belong to.
         source: The published file, its folder or its Hub id; not for ``checkpoint``.
         revision: Branch, tag or commit of a Hub id.
-        exit_layer: Of ``kangaroo``: layers whose output the adapter reads.
-        out: Folder of the result; None is ``results/convert/<model>/<kind>``.
+        exit_layer: Only for ``kangaroo``: the number of target layers that run before the adapter.
+        out: Folder of the result; None stands for ``results/convert/<model>/<kind>``.
     """
 
     kind: str = MISSING
@@ -61,7 +61,7 @@ class ConvertConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the result goes."""
+        """Folder of the result."""
         model = self.model.name or Path(self.model.path).name
         return Path(self.out or f"results/convert/{model}/{self.kind}")
 
@@ -69,7 +69,7 @@ class ConvertConfig:
 def main() -> None:
     """Entry point of ``python -m bench.convert``."""
     ConfigStore.instance().store(name="convert_schema", node=ConvertConfig)
-    run_composed(_job, "convert", "what was not finished is not loadable; run the command again")
+    run_composed(_job, "convert", "an unfinished result cannot be loaded; run the command again")
 
 
 def _job(composed: DictConfig) -> None:
@@ -81,19 +81,20 @@ def _job(composed: DictConfig) -> None:
         )
     require_complete(composed)
     config: ConvertConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
-    model = [one for one in HydraConfig.get().overrides.task if one.startswith("model")]
+    model = [override for override in HydraConfig.get().overrides.task if override.startswith("model")]
     if config.kind == CHECKPOINT:
-        made = f"{len(convert_model(config))} files of weights"
-        named = [one for one in model if not one.startswith("model.path=")]
-        command = [*named, f"model.path={config.folder}"]
+        result = f"{len(convert_model(config))} weight files"
+        others = [override for override in model if not override.startswith("model.path=")]
+        command = [*others, f"model.path={config.folder}"]
     else:
-        made = convert_module(config)
+        result = convert_module(config)
         command = [f"method={config.kind}", *model, f"method.weights={config.folder}"]
-    _say(f"{made} in {config.folder}; use them with\npython -m bench {' '.join(command)}")
+    text = f"{result} in {config.folder}; use them with\npython -m bench {' '.join(command)}"
+    print(text, flush=True)  # noqa: T201 - the command's result
 
 
 def convert_model(config: ConvertConfig) -> list[Path]:
-    """Convert the model itself; the files of weights."""
+    """Convert the model itself; returns the weight files."""
     from bench.convert.checkpoint import WEIGHTS, convert_checkpoint
     from bench.runtime.hub import COMPANIONS, fetch
 
@@ -102,10 +103,10 @@ def convert_model(config: ConvertConfig) -> list[Path]:
 
 
 def convert_module(config: ConvertConfig) -> str:
-    """Convert a method's modules; what they are, in words.
+    """Convert a method's modules; returns a description of them.
 
     Raises:
-        UserError: If the published file is not there, damaged or does not fit the model.
+        UserError: If the published file is missing, damaged or does not fit the model.
     """
     from bench.convert.published import locate, read_file
     from bench.runtime.families import decoder_config
@@ -116,11 +117,11 @@ def convert_module(config: ConvertConfig) -> str:
     shape = decoder_config(load_config(base))
     assert config.source is not None
     origin = locate(config.source, config.revision, _names(config.kind))
-    found = read_file(origin.file)
+    published = read_file(origin.file)
     facts = {"model": config.model.name or Path(config.model.path).name, "converted": origin.facts()}
     if config.kind == "hamburger":
-        return _hamburger(config, found, base, shape, origin.file, facts)
-    return _module(config, found, shape, origin.file, facts)
+        return _hamburger(config, published, base, shape, origin.file, facts)
+    return _module(config, published, shape, origin.file, facts)
 
 
 def _names(kind: str) -> tuple[str, ...]:
@@ -129,14 +130,14 @@ def _names(kind: str) -> tuple[str, ...]:
     return {"medusa": medusa.FILES, "kangaroo": kangaroo.FILES, "hamburger": hamburger.FILES}[kind]
 
 
-def _module(config: ConvertConfig, found: Any, shape: Any, file: Path, facts: dict[str, Any]) -> str:  # noqa: ANN401 - torch stays out of --help
+def _module(config: ConvertConfig, published: Any, shape: Any, file: Path, facts: dict[str, Any]) -> str:  # noqa: ANN401 - --help must not import torch
     """Medusa's heads or Kangaroo's adapter, to a folder of ``module.safetensors`` and ``module.json``."""
     from bench.convert.kangaroo import convert_kangaroo
     from bench.convert.medusa import convert_medusa
     from bench.convert.published import only_tensors
     from bench.runtime.modules import save_module
 
-    tensors = only_tensors(found, file)
+    tensors = only_tensors(published, file)
     if config.kind == "medusa":
         tensors, own = convert_medusa(tensors, shape, file)
         what = f"{own['heads']} heads"
@@ -149,22 +150,18 @@ def _module(config: ConvertConfig, found: Any, shape: Any, file: Path, facts: di
 
 def _hamburger(
     config: ConvertConfig,
-    found: Any,  # noqa: ANN401 - as above
+    published: Any,  # noqa: ANN401 - as above
     base: Path,
     shape: Any,  # noqa: ANN401 - as above
     file: Path,
     facts: dict[str, Any],
 ) -> str:
-    """A whole tuned model, to a folder of ``model.safetensors`` and a ``config.json`` with its own block."""
+    """A whole tuned model, to a folder of ``model.safetensors`` and a ``config.json`` with an extra block."""
     from bench.convert.hamburger import convert_hamburger
     from bench.runtime.modules import save_model
     from methods.hamburger.checkpoint import BLOCK
 
-    tensors, parts = convert_hamburger(found, shape, file)
+    tensors, parts = convert_hamburger(published, shape, file)
     plain = json.loads((base / "config.json").read_text())
     save_model(config.folder, tensors, {**plain, BLOCK: {**parts.plain(), **facts}})
     return f"a tuned model with groups of up to {parts.max_group} tokens"
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the command's result

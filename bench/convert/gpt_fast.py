@@ -1,7 +1,8 @@
-"""gpt-fast's layout of a HAMburger checkpoint back to the names and row order of Hugging Face.
+"""Converts gpt-fast's layout of a HAMburger checkpoint to the names and row order of Hugging Face.
 
-It renames every tensor, fuses queries, keys and values into one, and lays the rows of each query and key head
-out for a rotation of neighbours (0, 1), (2, 3), ... where Hugging Face rotates halves.
+gpt-fast has other names for all tensors, fuses queries, keys and values into one tensor, and orders the rows
+of each query and key head so that neighbours (0, 1), (2, 3), ... rotate together; Hugging Face rotates row i
+of the first half with row i of the second.
 """
 
 from __future__ import annotations
@@ -32,29 +33,29 @@ _LAYER = re.compile(r"(model\.layers|micro_step_decoder\.decoders)\.(\d+)\.(.+)\
 
 
 def is_gpt_fast(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether names are gpt-fast's."""
+    """Whether the tensors have gpt-fast's names."""
     return "model.tok_embeddings.weight" in tensors
 
 
 def renamed(tensors: Mapping[str, Tensor], shape: DecoderConfig) -> dict[str, Tensor]:
-    """`tensors` by their Hugging Face names; what has no such name keeps its own, to be refused by it."""
-    found: dict[str, Tensor] = {}
+    """`tensors` under their Hugging Face names; an unknown name is kept, so that a later error names it."""
+    converted: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         layer = _LAYER.fullmatch(name)
         if layer is None:
-            found[_WHOLE.get(name, name)] = tensor
+            converted[_WHOLE.get(name, name)] = tensor
             continue
         stack, number, part = layer.groups()
         prefix = f"{'model.model.layers' if stack == 'model.layers' else stack}.{number}."
         if part == _FUSED and tensor.shape[0] == _rows(shape):
-            found |= {f"{prefix}{key}": one for key, one in _split(tensor, shape).items()}
+            converted |= {f"{prefix}{key}": weight for key, weight in _split(tensor, shape).items()}
         else:
-            found[f"{prefix}{_PARTS.get(part, part)}.weight"] = tensor
-    return found
+            converted[f"{prefix}{_PARTS.get(part, part)}.weight"] = tensor
+    return converted
 
 
 def halves_from_neighbours(weight: Tensor, heads: int) -> Tensor:
-    """Rows [heads D, d] from one rotary layout to the other: of each head first the even, then the odd."""
+    """Weight [heads D, d] with the rows of each head reordered: the even ones first, then the odd ones."""
     rows, width = weight.shape
     return weight.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
 

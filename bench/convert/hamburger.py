@@ -1,9 +1,9 @@
-"""HAMburger-1B as published: a Lightning checkpoint, or its gpt-fast conversion (arXiv 2505.20438).
+"""Reads HAMburger-1B as published: a Lightning checkpoint, or its gpt-fast conversion (arXiv 2505.20438).
 
-A Lightning file keeps the weights under ``state_dict``, with the base under ``model.model.``; the result
-keeps those names. The embedding lies in it up to three times; the copies must be equal and are left out.
-Group size and number of micro layers follow from the tensors; heads of the merger and feature layers are the
-authors' proportions (64 heads, layers 3, 7, 11, 15 of 16).
+A Lightning file holds the weights under ``state_dict``, those of the base under ``model.model.``; the result
+keeps these names. The embedding is in it up to three times: the copies must be equal and are left out. Group
+size and number of micro layers follow from the tensors; the number of merger heads and the feature layers are
+in the authors' proportions (64 heads, layers 3, 7, 11, 15 of 16).
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _FIX = "use HAMburger-1B as published, with model=llama3.2_1b_instruct"
 
 
 def convert_hamburger(
-    found: Mapping[str, Any], shape: DecoderConfig, file: Path
+    published: Mapping[str, Any], shape: DecoderConfig, file: Path
 ) -> tuple[dict[str, Tensor], HamburgerShape]:
-    """Tensors of the tuned model under our names, and what its new parts look like.
+    """Tensors of the tuned model under our names, and the shape of its new parts.
 
     Args:
-        found: What the file holds.
-        shape: The base model's.
-        file: Where it was read.
+        published: Content of the file.
+        shape: Shape of the base model.
+        file: Path of the file, for messages.
 
     Raises:
         UserError: If anything is missing, left over, misshapen or contradictory.
     """
-    tensors = only_tensors(found.get("state_dict", found), file)
+    tensors = only_tensors(published.get("state_dict", published), file)
     if is_gpt_fast(tensors):
         tensors = renamed(tensors, shape)
     _drop_teacher(tensors, file)
@@ -57,18 +57,18 @@ def convert_hamburger(
     parts = HamburgerShape.for_model(shape, _max_group(tensors), _micro_layers(tensors))
     with torch.device("meta"):
         expected = HamburgerModel(shape, parts).state_dict()
-    require_fit(tensors, {name: tuple(one.shape) for name, one in expected.items()}, str(file), _FIX)
-    _check_steps(found.get("hyper_parameters", {}), parts, file)
+    require_fit(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, str(file), _FIX)
+    _check_steps(published.get("hyper_parameters", {}), parts, file)
     return tensors, parts
 
 
 def _drop_teacher(tensors: dict[str, Tensor], file: Path) -> None:
-    """Distillation keeps the untuned model beside the tuned one."""
+    """Remove the untuned model, which a checkpoint of a distillation holds as well."""
     names = [name for name in tensors if name.startswith(_TEACHER)]
     for name in names:
         del tensors[name]
     if names:
-        log.info("%s: %d tensors of a teacher are left out", file, len(names))
+        log.info("%s: left out %d tensors of the distillation's teacher", file, len(names))
 
 
 def _drop_copies(tensors: dict[str, Tensor], shape: DecoderConfig, file: Path) -> None:
@@ -81,9 +81,9 @@ def _drop_copies(tensors: dict[str, Tensor], shape: DecoderConfig, file: Path) -
 
 def _max_group(tensors: Mapping[str, Tensor]) -> int:
     positions = tensors.get(_POSITIONS)
-    return (
-        positions.shape[0] if positions is not None and positions.dim() == 2 else 1
-    )  # to be told by its name
+    if positions is None or positions.dim() != 2:
+        return 1  # any size will do: `require_fit` then names the tensor
+    return positions.shape[0]
 
 
 def _micro_layers(tensors: Mapping[str, Tensor]) -> int:
@@ -91,8 +91,8 @@ def _micro_layers(tensors: Mapping[str, Tensor]) -> int:
     return max(1, len(numbers))
 
 
-def _check_steps(told: Mapping[str, Any], parts: HamburgerShape, file: Path) -> None:
-    steps = told.get("max_steps")
+def _check_steps(settings: Mapping[str, Any], parts: HamburgerShape, file: Path) -> None:
+    steps = settings.get("max_steps")
     if steps not in (None, parts.max_group):
         raise UserError(
             f"{file} says max_steps {steps}, and {_POSITIONS} is for groups of {parts.max_group}", _FIX

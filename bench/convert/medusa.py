@@ -1,7 +1,7 @@
-"""Medusa-1 heads as published: ``medusa_lm_head.pt``, the state dict of the heads' list (arXiv 2401.10774).
+"""Reads Medusa-1 heads as published: ``medusa_lm_head.pt``, the state dict of all heads (arXiv 2401.10774).
 
 Per head k: ``{k}.0.linear.weight`` [d, d], ``{k}.0.linear.bias`` [d], ``{k}.1.weight`` [V, d], in bf16. The
-config beside them says two heads where the file has five, so the keys alone count.
+published config says two heads while the file has five, so the number is read from the keys.
 """
 
 from __future__ import annotations
@@ -27,45 +27,46 @@ log = logging.getLogger(__name__)
 
 FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
 TREE = "mc_sim_7b_63"
-"""What Spec-Bench drafts with these heads, for every model size; the fifth head is beyond its depth."""
+"""Spec-Bench's tree for these heads, for every model size; it is too shallow for the fifth head."""
 _FIX = "use the heads published for this model: FasterDecoding/medusa-vicuna-7b-v1.3, -13b-v1.3 or -33b-v1.3"
 
 
 def convert_medusa(
-    found: Mapping[str, Tensor], shape: DecoderConfig, file: Path
+    published: Mapping[str, Tensor], shape: DecoderConfig, file: Path
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and provenance of the module; the published names are ours.
+    """Tensors and provenance of the module; tensor names stay as published.
 
     Args:
-        found: The published state dict.
-        shape: The target's.
-        file: Where it was read.
+        published: The published state dict.
+        shape: Shape of the target.
+        file: Path of the file, for messages.
 
     Raises:
         UserError: If the file is of another kind of Medusa, or does not fit the target.
     """
-    _refuse_other_kinds(found, file)
-    heads = 1 + max((int(name.partition(".")[0]) for name in found if name[:1].isdigit()), default=0)
-    require_fit(found, head_shapes(shape, heads), str(file), _FIX)
+    _refuse_other_kinds(published, file)
+    heads = 1 + max((int(name.partition(".")[0]) for name in published if name[:1].isdigit()), default=0)
+    require_fit(published, head_shapes(shape, heads), str(file), _FIX)
     _compare_config(file.parent / "config.json", heads)
     facts: dict[str, Any] = {"method": "medusa", "heads": heads}
     if heads >= Tree.of_child_counts(PUBLISHED[TREE], torch.device("cpu")).depth:
         facts["tree"] = TREE
-    return dict(found), facts
+    return dict(published), facts
 
 
-def _refuse_other_kinds(found: Mapping[str, Tensor], file: Path) -> None:
-    if any(name.startswith("medusa_head.") for name in found):
+def _refuse_other_kinds(published: Mapping[str, Tensor], file: Path) -> None:
+    if any(name.startswith("medusa_head.") for name in published):
         raise UserError(
             f"{file} is of a Medusa-2 model: its backbone was tuned with its heads, which fit no other",
             _FIX,
         )
-    deeper = [name for name in found if re.fullmatch(r"\d+\.[1-9]\d*\.linear\.(weight|bias)", name)]
+    deeper = [name for name in published if re.fullmatch(r"\d+\.[1-9]\d*\.linear\.(weight|bias)", name)]
     if deeper:
         raise UserError(
             f"{file} has heads of several residual blocks ({deeper[0]}); published ones have one", _FIX
         )
-    if "0.0.linear.weight" in found and not any(re.fullmatch(r"\d+\.\d+\.weight", name) for name in found):
+    has_lm_head = any(re.fullmatch(r"\d+\.\d+\.weight", name) for name in published)
+    if "0.0.linear.weight" in published and not has_lm_head:
         raise UserError(
             f"{file} has heads without LM heads of their own (0.1.weight is missing): version 2 of the "
             "authors' code, which shares the target's",
@@ -75,6 +76,6 @@ def _refuse_other_kinds(found: Mapping[str, Tensor], file: Path) -> None:
 
 def _compare_config(file: Path, heads: int) -> None:
     if file.is_file():
-        told = json.loads(file.read_text()).get("medusa_num_heads")
-        if told not in (None, heads):
-            log.info("%s says %s heads, the weights hold %d: the weights count", file, told, heads)
+        configured = json.loads(file.read_text()).get("medusa_num_heads")
+        if configured not in (None, heads):
+            log.info("%s says %s heads, the weights hold %d: using %d", file, configured, heads, heads)

@@ -1,6 +1,6 @@
-"""Published weight files, read without running anything that is in them.
+"""Finds and reads published weight files without running any code that is in them.
 
-Pickles go through ``weights_only=True``, which builds tensors and plain containers and nothing else.
+Pickles are read with ``weights_only=True``, which builds tensors and plain containers and nothing else.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Origin:
     """Where published weights came from.
 
     Args:
-        source: Folder, file or Hub id, as it was given.
-        revision: Of a Hub repository.
-        file: The weights on this machine.
+        source: Folder, file or Hub id, as the user gave it.
+        revision: Branch, tag or commit of a Hub repository.
+        file: Path of the weights on this machine.
     """
 
     source: str
@@ -45,50 +45,51 @@ class Origin:
         with self.file.open("rb") as opened:
             while chunk := opened.read(_CHUNK):
                 digest.update(chunk)
-        found = {"source": self.source, "revision": self.revision, "file": self.file.name}
-        return found | {"sha256": digest.hexdigest()}
+        origin = {"source": self.source, "revision": self.revision, "file": self.file.name}
+        return origin | {"sha256": digest.hexdigest()}
 
 
 def locate(source: str, revision: str | None, names: Sequence[str]) -> Origin:
-    """Find a published file, downloaded first where it has to be.
+    """Find a published file, and download it if necessary.
 
     Args:
         source: The file itself, its folder, or a Hub repository.
         revision: Branch, tag or commit of a Hub repository.
-        names: What it may be called, the best first.
+        names: Patterns for its name, the preferred one first.
 
     Raises:
-        UserError: If it is not there or cannot be downloaded.
+        UserError: If it is missing, ambiguous or cannot be downloaded.
     """
     file = Path(source).expanduser()
     if file.is_file():
         return Origin(source, None, file)
     folder = fetch(source, revision, ["config.json", *names], _KEYS)
-    matches = [sorted(folder.glob(name)) for name in names]
-    found = next((one for one in matches if one), [])
-    if len(found) > 1:
+    matches = next((files for name in names if (files := sorted(folder.glob(name)))), [])
+    if len(matches) > 1:
         raise UserError(
-            f"{source} holds several such files: {', '.join(one.name for one in found[:3])}",
+            f"{source} holds several such files: {', '.join(match.name for match in matches[:3])}",
             "set source to one of them",
         )
-    if not found:
+    if not matches:
         raise UserError(
             f"{source} holds none of {', '.join(names)}",
             "set source to the published file, the folder it lies in, or its Hub id",
         )
-    return Origin(source, revision, found[0])
+    return Origin(source, revision, matches[0])
 
 
 def read_file(file: Path) -> Mapping[str, Any]:
-    """What a safetensors file or a pickle of plain containers holds, by name; large pickles are mapped.
+    """Content of a safetensors file or of a pickle of plain containers, by name.
+
+    Pickles in the zip format are memory-mapped.
 
     Raises:
-        UserError: If it is damaged, or a pickle that wants to build anything but tensors.
+        UserError: If it is damaged, or a pickle that would build anything but tensors and plain containers.
     """
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{file} holds more than tensors, and unpickling the rest could run code ({_reason(error)})",
@@ -98,20 +99,21 @@ def read_file(file: Path) -> Mapping[str, Any]:
         raise UserError(
             f"{file} is damaged or cut short ({_reason(error)})", "delete it and download it again"
         ) from error
-    if not isinstance(found, Mapping):
+    if not isinstance(content, Mapping):
         raise UserError(
-            f"{file} holds a {type(found).__name__}, not tensors by name", "use the file as it was published"
+            f"{file} holds a {type(content).__name__}, not tensors by name",
+            "use the file as it was published",
         )
-    return found
+    return content
 
 
-def only_tensors(found: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """`found`, every entry of which must be a tensor of finite numbers.
+def only_tensors(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """`content`, after a check that every entry is a tensor of finite numbers.
 
     Raises:
-        UserError: If one is not; it is named.
+        UserError: If an entry is not; the message names it.
     """
-    for name, value in found.items():
+    for name, value in content.items():
         if not isinstance(value, Tensor):
             raise UserError(
                 f"{file}: {name} is a {type(value).__name__}, not a tensor",
@@ -119,11 +121,11 @@ def only_tensors(found: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
             )
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(f"{file}: {name} holds numbers that are not finite", "download the file again")
-    return dict(found)
+    return dict(content)
 
 
 def _reason(error: Exception) -> str:
-    """The first line that says something: torch begins with advice to switch the check off."""
+    """The line with the cause: torch puts advice to switch the check off before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("WeightsUnpickler", "Unsupported"))]
-    return (told or lines or [type(error).__name__])[0]
+    causes = [line for line in lines if line.startswith(("WeightsUnpickler", "Unsupported"))]
+    return (causes or lines or [type(error).__name__])[0]

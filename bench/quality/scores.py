@@ -18,8 +18,8 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.records.model import Arm, Prompt, Sample
 from bench.records.store import load_run, load_samples
-from bench.tasks.builtin import read_builtin
 from bench.tasks.checkers import is_right, is_well_formed
+from bench.tasks.spec_bench import read_builtin
 
 
 @dataclass(frozen=True, slots=True)

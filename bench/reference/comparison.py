@@ -30,9 +30,8 @@ from bench.measure.meters import turn_clock
 from bench.metrics.intervals import Totals, paired_speedup
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.tasks.builtin import read_builtin
-from bench.tasks.chat import ChatFormat
-from bench.tasks.tokenizer import load_tokenizer
+from bench.tasks.chat import ChatFormat, load_tokenizer
+from bench.tasks.spec_bench import read_builtin
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget
 

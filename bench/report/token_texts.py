@@ -32,7 +32,7 @@ def load_decode(run: Run) -> Callable[[Sequence[int]], str]:
         UserError: If its model cannot be found.
     """
     from bench.runtime.hub import COMPANIONS, fetch  # loads torch
-    from bench.tasks.tokenizer import load_tokenizer
+    from bench.tasks.chat import load_tokenizer
 
     model = run.config["model"]
     own = model.get("tokenizer")
@@ -52,7 +52,7 @@ def load_counter(model: str) -> Callable[[str], int]:
         UserError: If the model cannot be found.
     """
     from bench.runtime.hub import COMPANIONS, fetch  # loads torch
-    from bench.tasks.tokenizer import load_tokenizer
+    from bench.tasks.chat import load_tokenizer
 
     tokenizer = load_tokenizer(fetch(model, None, COMPANIONS))
     return lambda text: len(tokenizer(text).input_ids)

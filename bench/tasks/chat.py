@@ -1,8 +1,9 @@
-"""From a conversation to prompt ids and from answer ids to text; one way for every method.
+"""The tokenizer of a checkpoint, prompt ids from a conversation, and text from answer ids.
 
-The template writes the text, the tokenizer encodes it without adding special tokens, and one start token
-(BOS) is put in front only where the tokenizer uses one and the text does not begin with it. So it is never
-doubled: in vLLM a doubled one cut EAGLE-3's acceptance length from 2.79 to 2.2 (vllm#25916).
+Every method gets its prompts from here. The chat template writes the text and the tokenizer encodes it
+without adding special tokens. One start token (BOS) is then put in front if the tokenizer uses one and the
+text does not begin with it, so it is never doubled: in vLLM a doubled start token cut EAGLE-3's acceptance
+length from 2.79 to 2.2 (vllm#25916).
 
 Shapes: P prompt tokens.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
@@ -26,19 +29,69 @@ VICUNA_SYSTEM = (
 VICUNA_END = "</s>"
 RAW_SEPARATOR = "\n\n"
 TEMPLATE_DATE = "26 Jul 2024"
-"""Llama 3's templates print a date; today's would make yesterday's half of a resumed run another prompt."""
+"""Date for templates that print one, such as Llama 3's: with today's date, a run that is resumed tomorrow
+would ask other prompts."""
 HASH_LENGTH = 16
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_SENTENCEPIECE = ("sentencepiece", "google.protobuf")
+"""Libraries that read a ``tokenizer.model``; without them transformers mistakes its format and fails."""
 
 
 class Template(StrEnum):
-    """How a conversation is written down."""
+    """How a conversation is written as text."""
 
     AUTO = "auto"
     """The tokenizer's own chat template."""
     VICUNA = "vicuna"
-    """Vicuna v1.1, as Spec-Bench writes it; Vicuna's tokenizer carries no template."""
+    """Vicuna v1.1, as Spec-Bench writes it; Vicuna's tokenizer has no template of its own."""
     RAW = "raw"
-    """No template: messages behind one another, for models that were never taught to chat."""
+    """No template: the messages joined by an empty line, for base models."""
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a checkpoint's folder.
+
+    Raises:
+        UserError: If there is none, it cannot be read, or a library that reads its format is not installed.
+    """
+    from transformers import AutoTokenizer  # slow to import
+
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise UserError(
+            f"{folder} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)})",
+            "copy the tokenizer's files beside the weights, or set model.tokenizer to where they are",
+        )
+    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
+        _require_sentencepiece(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the tokenizer in {folder} cannot be read: {reason}",
+            "download its files again, or set model.tokenizer to an intact one",
+        ) from error
+
+
+def eos_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int] = ()) -> frozenset[int]:
+    """End tokens: those of ``generation_config.json`` if there is one, the tokenizer's, and `stop_ids`.
+
+    Raises:
+        UserError: If one of `stop_ids` is beyond the tokenizer's vocabulary.
+    """
+    from transformers import GenerationConfig  # slow to import
+
+    unknown = [token for token in stop_ids if token >= len(tokenizer)]
+    if unknown:
+        raise UserError(
+            f"model.stop_ids names {unknown}, and the tokenizer ends at {len(tokenizer) - 1}",
+            "set model.stop_ids=[] or to ids of this model; the end tokens it declares count anyway",
+        )
+    ends = {tokenizer.eos_token_id, *stop_ids}
+    if (folder / "generation_config.json").is_file():
+        configured = GenerationConfig.from_pretrained(folder).eos_token_id
+        ends |= set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(token for token in ends if token is not None)
 
 
 class ChatFormat:
@@ -62,15 +115,15 @@ class ChatFormat:
 
     @property
     def template_hash(self) -> str:
-        """What tells two templates apart in provenance: 16 hex digits of its name and text."""
+        """16 hex digits of the template's name and text; kept with a run to recognise its template."""
         return _hash(f"{self.template}\n{self._source}")
 
     def prompt_text(self, turns: Sequence[str], answers: Sequence[str]) -> str:
         """The conversation as text, up to where the next answer starts.
 
         Args:
-            turns: User messages, the last one still to be answered.
-            answers: Answers to all of `turns` but the last; surrounding blanks are dropped, as in Spec-Bench.
+            turns: User messages; the last is the one to answer.
+            answers: Answers to all turns but the last; white space around them is dropped, as in Spec-Bench.
 
         Raises:
             ValueError: If there is not exactly one turn more than answers.
@@ -83,21 +136,21 @@ class ChatFormat:
         answers = [answer.strip() for answer in answers]
         if self.template == Template.VICUNA:
             return _vicuna(turns, answers)
+        messages = [text for exchange in zip(turns[:-1], answers, strict=True) for text in exchange]
         if self.template == Template.RAW:
-            return RAW_SEPARATOR.join(_alternate(turns, answers))
-        return self._own_template(turns, answers)
+            return RAW_SEPARATOR.join([*messages, turns[-1]])
+        return self.apply_template([*messages, turns[-1]], is_prompt=True)
 
     def prompt_ids(self, turns: Sequence[str], answers: Sequence[str]) -> list[int]:
-        """The conversation as token ids, shape [P], with one BOS in front where the tokenizer uses one.
+        """The conversation as token ids, shape [P], with one BOS in front if the tokenizer uses one.
 
         Raises:
             ValueError: If there is not exactly one turn more than answers.
             UserError: If the text itself begins with two BOS, or holds no token.
         """
         encoded = self.tokenizer(self.prompt_text(turns, answers), add_special_tokens=False)["input_ids"]
-        ids = [int(one) for one in encoded]
-        if self._bos is not None and ids[:1] != [self._bos]:
-            ids.insert(0, self._bos)
+        ids = [int(token) for token in encoded]
+        ids = [*self.missing_start(ids), *ids]
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise UserError(
@@ -108,28 +161,9 @@ class ChatFormat:
             raise UserError("the prompt holds no token", "Choose a model.template that fits this tokenizer.")
         return ids
 
-    def dialogue_ids(self, turns: Sequence[str], answers: Sequence[str]) -> tuple[list[int], list[bool]]:
-        """A whole dialogue for training, written as its prompts are.
-
-        Returns:
-            Ids, length T, and a mask of length T that is true on answer tokens and the end token behind each.
-
-        Raises:
-            ValueError: If there is not one answer per turn.
-            UserError: If the template rejects the dialogue, or does not write history as it writes prompts.
-        """
-        if len(turns) != len(answers) or not turns:
-            raise ValueError(f"need one answer per turn, got {len(turns)} turns, {len(answers)} answers")
-        answers = [answer.strip() for answer in answers]
-        text = self._dialogue_text(turns, answers)
-        spans = [self._answer_span(text, turns[: i + 1], answers[: i + 1]) for i in range(len(turns))]
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = [int(one) for one in encoded["input_ids"]]
-        offsets = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
-        mask = [any(a <= start and end <= b for a, b in spans) for start, end in offsets]
-        if self._bos is not None and ids[:1] != [self._bos]:
-            return [self._bos, *ids], [False, *mask]
-        return ids, mask
+    def missing_start(self, ids: Sequence[int]) -> list[int]:
+        """The BOS that encoded text still needs in front; empty if it needs none."""
+        return [] if self._bos is None or list(ids[:1]) == [self._bos] else [self._bos]
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of answer ids, without special tokens."""
@@ -138,8 +172,35 @@ class ChatFormat:
         )
         return str(decoded)
 
+    def apply_template(self, messages: Sequence[str], *, is_prompt: bool) -> str:
+        """Messages as text by the tokenizer's own template.
+
+        Args:
+            messages: Of user and model in turn, the user first.
+            is_prompt: Whether the text ends where the next answer starts.
+
+        Raises:
+            UserError: If the template rejects the conversation.
+        """
+        from jinja2 import TemplateError
+
+        conversation = [
+            {"role": "assistant" if place % 2 else "user", "content": message}
+            for place, message in enumerate(messages)
+        ]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=is_prompt, date_string=TEMPLATE_DATE
+            )
+        except TemplateError as error:
+            raise UserError(
+                f"the tokenizer's chat template rejects the conversation: {error}",
+                "Add model.template=raw to do without it.",
+            ) from error
+        return str(text)
+
     def _template_source(self) -> str:
-        """The template's text; for ``vicuna`` and ``raw`` what they are made of."""
+        """The template's text; for ``vicuna`` and ``raw`` the fixed strings they are made of."""
         if self.template == Template.VICUNA:
             self._check_vicuna()
             return _vicuna(["{0}", "{1}"], ["{2}"])
@@ -154,7 +215,7 @@ class ChatFormat:
             ) from error
 
     def _check_vicuna(self) -> None:
-        """Vicuna's answers end in its end token; to another tokenizer it would be plain text."""
+        """Vicuna's answers end in ``</s>``, which another tokenizer would encode as plain text."""
         if self.tokenizer.eos_token != VICUNA_END:
             raise UserError(
                 f"model.template=vicuna needs a tokenizer that ends with {VICUNA_END}, "
@@ -162,56 +223,10 @@ class ChatFormat:
                 "Use model.template=auto or raw.",
             )
 
-    def _dialogue_text(self, turns: Sequence[str], answers: Sequence[str]) -> str:
-        """All turns and answers; behind the last answer stands what ends one."""
-        if self.template == Template.AUTO:
-            return self._apply([*_alternate(turns, answers[:-1]), answers[-1]], is_prompt=False)
-        is_vicuna = self.template == Template.VICUNA
-        separator, end = (" ", VICUNA_END) if is_vicuna else (RAW_SEPARATOR, self._end)
-        return f"{self.prompt_text(turns, answers[:-1])}{separator}{answers[-1]}{end}"
-
-    def _answer_span(self, text: str, turns: Sequence[str], answers: Sequence[str]) -> tuple[int, int]:
-        """Where the last of these answers begins and ends in a dialogue's text, its end token included."""
-        prompt = self.prompt_text(turns, answers[:-1])
-        found = text.find(answers[-1], len(prompt))
-        if not text.startswith(prompt) or found < 0:
-            raise UserError(
-                "the chat template writes a dialogue's history otherwise than its prompts",
-                "Train with model.template=raw, or another checkpoint's template.",
-            )
-        end = found + len(answers[-1])
-        return len(prompt), end + len(self._end) * text.startswith(self._end, end)
-
-    @property
-    def _end(self) -> str:
-        return str(self.tokenizer.eos_token or "")
-
-    def _own_template(self, turns: Sequence[str], answers: Sequence[str]) -> str:
-        return self._apply(_alternate(turns, answers), is_prompt=True)
-
-    def _apply(self, contents: Sequence[str], *, is_prompt: bool) -> str:
-        """The tokenizer's template over messages of user and model in turn."""
-        from jinja2 import TemplateError
-
-        messages = [
-            {"role": "assistant" if place % 2 else "user", "content": content}
-            for place, content in enumerate(contents)
-        ]
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=is_prompt, date_string=TEMPLATE_DATE
-            )
-        except TemplateError as error:
-            raise UserError(
-                f"the tokenizer's chat template rejects the conversation: {error}",
-                "Add model.template=raw to do without it.",
-            ) from error
-        return str(text)
-
 
 def prompt_hash(ids: Sequence[int]) -> str:
-    """16 hex digits that tell two prompts apart by their ids."""
-    return _hash(",".join(str(one) for one in ids))
+    """16 hex digits that identify a prompt by its ids."""
+    return _hash(",".join(str(token) for token in ids))
 
 
 def _hash(text: str) -> str:
@@ -219,22 +234,32 @@ def _hash(text: str) -> str:
 
 
 def _vicuna(turns: Sequence[str], answers: Sequence[str]) -> str:
-    """FastChat's ``vicuna_v1.1``: a blank behind system and user text, the end token behind answers."""
-    done = "".join(
+    """FastChat's ``vicuna_v1.1``: a space after system and user text, the end token after answers."""
+    history = "".join(
         f"USER: {turn} ASSISTANT: {answer}{VICUNA_END}"
         for turn, answer in zip(turns[:-1], answers, strict=True)
     )
-    return f"{VICUNA_SYSTEM} {done}USER: {turns[-1]} ASSISTANT:"
-
-
-def _alternate(turns: Sequence[str], answers: Sequence[str]) -> list[str]:
-    """Turn, answer, turn, ..., turn."""
-    pairs = zip(turns[:-1], answers, strict=True)
-    return [message for pair in pairs for message in pair] + [turns[-1]]
+    return f"{VICUNA_SYSTEM} {history}USER: {turns[-1]} ASSISTANT:"
 
 
 def _used_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The start token, where the tokenizer itself puts it before a text; Qwen and GPT-2 have none in use."""
+    """The start token if the tokenizer puts it in front of a text; Qwen's and GPT-2's do not."""
     bos = tokenizer.bos_token_id
     starts = list(tokenizer("a")["input_ids"])[:1]
     return int(bos) if bos is not None and starts == [bos] else None
+
+
+def _require_sentencepiece(folder: Path) -> None:
+    missing = [name for name in _SENTENCEPIECE if not _is_installed(name)]
+    if missing:
+        raise UserError(
+            f"{folder} has its tokenizer as tokenizer.model only, which {' and '.join(missing)} must read",
+            "pip install 'self-speculative-bench[sentencepiece]'",
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # the package that would hold it is missing too
+        return False

@@ -1,15 +1,15 @@
-"""Decide whether an answer is well formed and whether it is right, from a check spec alone; no model judges.
+"""Whether an answer is well formed and whether it is right, by a check spec; no model judges.
 
-A check spec is a JSON-able mapping. `kind` says what is right:
-    contains: `facts` all occur as whole words, and no phrase of `forbid` does.
+A check spec is a mapping that JSON can hold. Its `kind` says when an answer is right:
+    contains: all `facts` occur as whole words, and no phrase of `forbid` does.
     number: the last "The answer is N" has N equal to `value`.
-    reference: the words follow those of `text`, at least `min_overlap` alike (default 0.97: one wrong word in
+    reference: the overlap with the words of `text` is at least `min_overlap` (default 0.97: one wrong word in
         a text of forty words still passes, two do not).
-    open: nothing decides it, `is_right` returns None.
-`form` says what is well formed: prose (default), sentence (exactly one), list (three points) or email.
+    open: cannot be decided, `is_right` returns None.
+Its `form` says when it is well formed: prose (default), sentence (exactly one), list (three points) or email.
 
-The specs come from generated references, so a right answer in quite other words can count as wrong; a wrong
-number, name or word counts as right only where the spec does not ask for it.
+The specs come from generated references, so a right answer in quite other words can count as wrong. A wrong
+number, name or word passes only if the spec does not check it.
 """
 
 import re
@@ -27,10 +27,10 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def is_well_formed(check: Mapping[str, Any], answer: str) -> bool:
-    """Whether the answer has the right shape: complete sentences, a proper end, no loop, the form asked for.
+    """Whether the answer has complete sentences, a proper end, no loop, and the form of the spec.
 
     Args:
-        check: The spec; only its `kind` and `form` count here.
+        check: The spec; only its `kind` and `form` are read.
         answer: The answer, without special tokens.
 
     Raises:
@@ -45,7 +45,7 @@ def is_well_formed(check: Mapping[str, Any], answer: str) -> bool:
 
 
 def is_right(check: Mapping[str, Any], answer: str) -> bool | None:
-    """Whether the answer states what the spec asks for; None where nothing can decide it.
+    """Whether the answer is right by the spec; None for an open question.
 
     Args:
         check: The spec.
@@ -71,29 +71,29 @@ def is_right(check: Mapping[str, Any], answer: str) -> bool | None:
 
 
 def states(answer: str, fact: str) -> bool:
-    """Whether the fact occurs in the answer as whole words, whatever the case and the white space."""
-    text, wanted = " ".join(answer.lower().split()), " ".join(fact.lower().split())
-    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text) is not None
+    """Whether the fact occurs in the answer as whole words; case and white space are ignored."""
+    text, phrase = " ".join(answer.lower().split()), " ".join(fact.lower().split())
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
 
 
 def has_loop(text: str) -> bool:
-    """Whether some phrase of up to twelve words follows itself at least three times in a row."""
+    """Whether some phrase of up to twelve words stands at least three times in a row."""
     words = text.lower().split()
     return any(_repeats(words, period) for period in range(1, MAX_PERIOD_WORDS + 1))
 
 
-def overlap(one: Sequence[str], two: Sequence[str]) -> float:
-    """Twice the longest common subsequence over both lengths: 1 for equal sequences, order counts."""
-    if not one or not two:
+def overlap(first: Sequence[str], second: Sequence[str]) -> float:
+    """Twice the longest common subsequence over the sum of both lengths: 1 for equal sequences."""
+    if not first or not second:
         return 0.0
-    row = [0] * (len(two) + 1)  # row[j]: longest common subsequence of the words so far and two[:j]
-    for word in one:
+    row = [0] * (len(second) + 1)  # row[j]: longest common subsequence of the words so far and second[:j]
+    for word in first:
         diagonal = 0
-        for j, other in enumerate(two, start=1):
+        for j, other in enumerate(second, start=1):
             above = row[j]
             row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
             diagonal = above
-    return 2 * row[-1] / (len(one) + len(two))
+    return 2 * row[-1] / (len(first) + len(second))
 
 
 def _words(text: str) -> list[str]:
@@ -101,8 +101,8 @@ def _words(text: str) -> list[str]:
 
 
 def _repeats(words: Sequence[str], period: int) -> bool:
-    """Whether `MIN_REPEATS` equal blocks of `period` words follow one another somewhere."""
-    run = 0  # words in a row that equal the word one period before
+    """Whether `MIN_REPEATS` equal blocks of `period` words stand in a row somewhere."""
+    run = 0  # length of the current run of words that equal the word one period before
     for i in range(period, len(words)):
         run = run + 1 if words[i] == words[i - period] else 0
         if run >= period * (MIN_REPEATS - 1):

@@ -1,9 +1,9 @@
-"""Data sets of the papers: a row becomes a prompt by a template, behind as many worked examples as wanted.
+"""Data sets of the papers: a template turns a row into a prompt, with `shots` worked examples in front.
 
 A template is Jinja over the fields of a row, such as ``Question: {{ question }}``. The questions are those of
 the published split, or of a local file in the data set's own format; examples come from another split. Papers
-that ask a part of a split draw it at random: `draw` and `seed` choose as ``Dataset.shuffle(seed)`` does in
-the `datasets` library.
+that use only a part of a split draw it at random: `draw` and `seed` choose the same rows as
+``Dataset.shuffle(seed)`` of the `datasets` library.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class DatasetTask:
         name: Name of the task, and the subtask of its prompts.
         source: Where the data set is published.
         prompt: Template of a question, up to where the answer begins.
-        answer: Template of its reference answer; None where the data set has none.
+        answer: Template of its reference answer; None if the data set has none.
         id: Template of its id; None numbers the rows of the split from 1.
         shots: Worked examples in front of every question, the same for all.
         shots_split: Split that examples are drawn from.
         shots_path: Local file of that split, for use with `path`.
         separator: Between examples, and before the question.
         draw: Questions drawn at random from the split; None takes all.
-        seed: Of both draws.
-        budget: Tokens that the papers let an answer take; an experiment may set
+        seed: Seed of the drawn questions and of the drawn examples.
+        budget: Length limit of an answer in the papers, in tokens; an experiment may set
             ``max_new_tokens=${task.budget}``.
         path: Local file in place of the published split: JSONL, JSON or parquet.
-        limit: Number of prompts to ask, spread evenly over those drawn; None asks all.
-        ids: Prompts to ask, by id.
+        limit: Number of prompts to run, spread evenly over those drawn; None runs all.
+        ids: Ids of the prompts to run.
     """
 
     name: str
@@ -83,10 +83,10 @@ class DatasetTask:
         """Read the rows and write the prompts.
 
         Raises:
-            UserError: If a file, the network, a row or a setting is at fault.
+            UserError: If rows cannot be read or fetched, or do not fit the settings.
         """
         rows, sha256 = self._rows()
-        places = drawn(len(rows), self.draw, self.seed)
+        places = draw_places(len(rows), self.draw, self.seed)
         examples = self._examples()
         prompts = [self._prompt(rows[place], place, examples) for place in places]
         sha256 = sha256 or _digest(rows, places)
@@ -98,18 +98,18 @@ class DatasetTask:
         return LoadedTask(chosen, TaskSource(kind, location, sha256, len(chosen), len(chosen) < len(rows)))
 
     def unfetched_turns(self) -> int | None:
-        """Questions of the published split; None if a local file holds them."""
+        """Number of questions to run from the published split; None with a local file."""
         if self.path is not None:
             return None
         bounds = (self.source.rows, self.draw, self.limit, len(self.ids or ()) or None)
-        return min(one for one in bounds if one is not None)
+        return min(bound for bound in bounds if bound is not None)
 
     def _rows(self) -> tuple[Sequence[Row], str]:
-        """The questions' rows; the hash is empty where they are no single file."""
+        """Rows of the questions and the sha256 of their file; an empty hash if they were fetched."""
         return (self.source.fetch(self.source.split), "") if self.path is None else read_rows(self.path)
 
     def _examples(self) -> list[str]:
-        """Worked examples as text, the first ones of a random order of their split."""
+        """Worked examples as text: the first rows of a random order of their split."""
         if not self.shots:
             return []
         if self.shots_path is None:
@@ -144,7 +144,7 @@ class DatasetTask:
         """One template of this task, filled in.
 
         Raises:
-            UserError: If the template is broken or asks for a field that the row lacks.
+            UserError: If the template is broken or uses a field that the row lacks.
         """
         try:
             return _compiled(template).render(row)
@@ -159,23 +159,23 @@ class DatasetTask:
             ) from error
 
     def _check_ids(self, prompts: Sequence[Prompt]) -> None:
-        twice = [name for name, count in Counter(one.id for one in prompts).items() if count > 1]
-        if twice:
+        repeated = [name for name, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
+        if repeated:
             raise UserError(
-                f"task={self.name}: id {twice[0]!r} belongs to several rows",
+                f"task={self.name}: id {repeated[0]!r} belongs to several rows",
                 "Drop the repeated rows, or add task.id=null to number them.",
             )
 
 
-def drawn(rows: int, count: int | None, seed: int) -> list[int]:
+def draw_places(rows: int, count: int | None, seed: int) -> list[int]:
     """Places of `count` random rows in ascending order; all of them for None."""
     if count is None or count >= rows:
         return list(range(rows))
-    return sorted(int(one) for one in np.random.default_rng(seed).permutation(rows)[:count])
+    return sorted(np.random.default_rng(seed).permutation(rows)[:count].tolist())
 
 
 def _digest(rows: Sequence[Row], places: Sequence[int]) -> str:
-    """Stands for the rows that were asked, wherever `datasets` keeps them."""
+    """A hash of the chosen rows, for rows that `datasets` fetched and that are no single file."""
     digest = hashlib.sha256()
     for place in places:
         digest.update(json.dumps(rows[place], sort_keys=True, default=str).encode())

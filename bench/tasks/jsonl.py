@@ -1,10 +1,10 @@
-"""Reading prompts from a JSONL file: one format for the built-in, the official and the user's own questions.
+"""Prompts from a JSONL file: one format for the built-in, the official and the user's own questions.
 
 A line is an object with its text under exactly one of ``prompt``, ``question``, ``turns``, ``instruction``
-(then also ``input`` or ``context``) or ``messages`` (user messages only), and optionally ``id`` (or
-``question_id``, ``task_id``), ``subtask`` (or ``category``), ``references`` (or ``reference``) and
-``checks`` (one per turn, read by `bench.tasks.checkers`). Other keys are ignored. A gz file is known by its
-content, whatever it is called.
+(then also ``input`` or ``context``) or ``messages`` (user messages only). Optional keys are ``id`` (or
+``question_id``, ``task_id``), ``subtask`` (or ``category``), ``references`` (or ``reference``) and ``checks``
+(one per turn, read by `bench.tasks.checkers`). Other keys are ignored. A gz file is recognised by its
+content, not by its name.
 """
 
 import gzip
@@ -30,12 +30,12 @@ REFERENCE_KEYS = ("references", "reference")
 
 
 class _RowError(ValueError):
-    """What is wrong with one line; `parse_questions` adds the file and the line number."""
+    """The fault of one line; the caller adds the file and the line number."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionFile:
-    """The questions of one file; `Prompt.subtask` is empty where the file names none."""
+    """The questions of one file; `Prompt.subtask` is empty if the file names none."""
 
     prompts: tuple[Prompt, ...]
     sha256: str
@@ -48,8 +48,8 @@ class JsonlTask:
     Args:
         name: Name of the task, and the subtask of lines that name none.
         path: JSONL file, plain or gz.
-        limit: Number of prompts to ask, spread evenly; None asks all.
-        ids: Prompts to ask, by id.
+        limit: Number of prompts to run, spread evenly over subtasks; None runs all.
+        ids: Ids of the prompts to run.
     """
 
     name: str
@@ -66,10 +66,10 @@ class JsonlTask:
         """Read the file.
 
         Raises:
-            UserError: If the file or `ids` is at fault.
+            UserError: If the file cannot be read, or an id is unknown.
         """
         file = read_questions(str(self.path))
-        prompts = [replace(one, subtask=one.subtask or self.name) for one in file.prompts]
+        prompts = [replace(prompt, subtask=prompt.subtask or self.name) for prompt in file.prompts]
         chosen = select(prompts, self.limit, self.ids)
         partial = len(chosen) < len(prompts)
         source = TaskSource(SourceName.OWN, str(self.path), file.sha256, len(chosen), partial)
@@ -86,11 +86,11 @@ def read_questions(path: str | Path) -> QuestionFile:
 
 
 def read_content(path: str | Path, key: str = "task.path") -> bytes:
-    """The bytes of a file, decompressed where it is a gz file.
+    """The bytes of a file, decompressed if it is a gz file.
 
     Args:
         path: The file, as the user typed it.
-        key: Which setting named it, for messages.
+        key: The setting that names it, for messages.
 
     Raises:
         UserError: If there is no such file, it is a directory, unreadable, or broken gz.
@@ -115,7 +115,7 @@ def parse_questions(content: bytes, name: str) -> QuestionFile:
 
     Args:
         content: The file, not compressed.
-        name: What messages call the file.
+        name: Name of the file in messages.
 
     Raises:
         UserError: If it is empty, not UTF-8, or a line is malformed.
@@ -132,7 +132,7 @@ def json_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]
 
     Args:
         content: The file, not compressed.
-        name: What messages call the file.
+        name: Name of the file in messages.
 
     Raises:
         UserError: If it is not UTF-8, or a line holds no JSON object.
@@ -141,7 +141,7 @@ def json_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", EXAMPLE) from error
-    # not splitlines(): JSON strings may hold U+2028 and the like
+    # not splitlines(), which would also split at U+2028 inside a JSON string
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
@@ -205,7 +205,7 @@ def _turns(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _from_instruction(row: Mapping[str, Any]) -> list[Any]:
-    """Alpaca's and Dolly's rows keep what the instruction is about in a key of its own."""
+    """The instruction, then the text it is about, which Alpaca and Dolly keep under another key."""
     parts = [row["instruction"], *(row.get(key) for key in ("input", "context"))]
     if wrong := [part for part in parts if part is not None and not isinstance(part, str)]:
         return wrong[:1]
@@ -227,13 +227,13 @@ def _references(row: Mapping[str, Any], turns: int) -> tuple[str, ...]:
     references = [value] if isinstance(value, str) else _list(value, "references")
     if references and len(references) != turns:
         raise _RowError(f"references must number one per turn ({turns}), got {len(references)}")
-    return tuple(_reference(one) for one in references)
+    return tuple(map(_reference, references))
 
 
 def _reference(value: object) -> str:
-    """A turn's reference; where several short answers are listed, as in Spec-Bench's rag, one per line."""
+    """A turn's reference; a list of short answers, as in Spec-Bench's rag, becomes one answer per line."""
     listed: list[object] = value if isinstance(value, list) else [value]
-    parts = [one for one in listed if isinstance(one, str)]
+    parts = [part for part in listed if isinstance(part, str)]
     if len(parts) != len(listed):
         raise _RowError("references must be texts, or lists of texts")
     return "\n".join(parts)
@@ -241,7 +241,7 @@ def _reference(value: object) -> str:
 
 def _checks(row: Mapping[str, Any], turns: int) -> tuple[Mapping[str, Any], ...]:
     checks = _list(row.get("checks"), "checks")
-    if not all(isinstance(one, dict) for one in checks):
+    if not all(isinstance(check, dict) for check in checks):
         raise _RowError("checks must be objects")
     if checks and len(checks) != turns:
         raise _RowError(f"checks must number one per turn ({turns}), got {len(checks)}")
@@ -249,7 +249,7 @@ def _checks(row: Mapping[str, Any], turns: int) -> tuple[Mapping[str, Any], ...]
 
 
 def _label(row: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    """The id or subtask of a row as text; empty where it has none."""
+    """The id or subtask of a row as text; empty if it has none."""
     value = _first(row, keys)
     if value is None:
         return ""

@@ -1,8 +1,8 @@
-"""LongBench's subsets, each asked in the benchmark's own words.
+"""LongBench's subsets, each with the benchmark's own prompt.
 
-The wording is not part of the rows: LongBench keeps it in one file, ``dataset2prompt.json``, which is fetched
-with the data (at a fixed commit) or given as a local file. Its four categories with short answers are those
-that HAMburger's quality was measured on; few-shot and code subsets are left out, as there.
+The prompts are not part of the rows: LongBench keeps them in one file, ``dataset2prompt.json``, which is
+fetched with the data (at a fixed commit) or given as a local file. Only the four categories on which
+HAMburger's quality was measured are offered, without few-shot and code subsets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROMPTS_URL = (
 )
 FILES = "zip://data/{subset}.jsonl::hf://datasets/THUDM/LongBench/data.zip"
 ROWS = {"multifieldqa_en": 150}
-"""Rows of subsets that do not hold `USUAL_ROWS`."""
+"""Row counts of subsets whose count is not `USUAL_ROWS`."""
 USUAL_ROWS = 200
 TIMEOUT_S = 30.0
 
@@ -35,13 +35,13 @@ class LongBenchTask:
 
     Args:
         name: Name of the task.
-        subset: Which one; also the subtask of its prompts.
-        budgets: Tokens that an answer may take, by subset.
-        budget: That of this subset; an experiment may set ``max_new_tokens=${task.budget}``.
+        subset: Name of the subset; also the subtask of its prompts.
+        budgets: Length limit of an answer in tokens, by subset.
+        budget: The limit of this subset; an experiment may set ``max_new_tokens=${task.budget}``.
         prompts_path: Local copy of ``dataset2prompt.json``.
         path: Local file of the subset in LongBench's format.
-        limit: Number of prompts to ask, spread evenly; None asks all.
-        ids: Prompts to ask, by id.
+        limit: Number of prompts to run, spread evenly; None runs all.
+        ids: Ids of the prompts to run.
     """
 
     name: str
@@ -61,10 +61,10 @@ class LongBenchTask:
         self._rows("")  # checks limit and ids
 
     def load(self) -> LoadedTask:
-        """Read the wording and the rows.
+        """Read the prompt of the subset and its rows.
 
         Raises:
-            UserError: If a file, the network or a setting is at fault.
+            UserError: If one of them cannot be read or fetched, or does not fit the settings.
         """
         wording = self._wording()
         if self.subset not in wording:
@@ -75,7 +75,7 @@ class LongBenchTask:
         return self._rows(jinja(wording[self.subset])).load()
 
     def unfetched_turns(self) -> int | None:
-        """Questions of the subset; None if local files hold it and its wording."""
+        """Number of questions to run; None if both the rows and the prompts are local files."""
         rows = self._rows("").unfetched_turns() or USUAL_ROWS
         return None if self.path is not None and self.prompts_path is not None else rows
 
@@ -92,17 +92,17 @@ class LongBenchTask:
         else:
             content = _fetch(PROMPTS_URL)
         try:
-            found: dict[str, str] = json.loads(content)
+            prompts: dict[str, str] = json.loads(content)
         except ValueError as error:
             raise UserError(
                 f"{self.prompts_path or PROMPTS_URL} is not JSON: {error}",
                 "Give LongBench's config/dataset2prompt.json as task.prompts_path.",
             ) from error
-        return found
+        return prompts
 
 
 def jinja(wording: str) -> str:
-    """LongBench's ``{field}`` as a template of `DatasetTask`."""
+    """LongBench's placeholders ``{field}`` in the Jinja syntax of `DatasetTask`."""
     for name in ("context", "input"):
         wording = wording.replace(f"{{{name}}}", f"{{{{ {name} }}}}")
     return wording

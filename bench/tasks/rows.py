@@ -1,7 +1,6 @@
 """Rows of a data set: from the Hugging Face Hub, from an address, or from a local file in its own format.
 
-Nothing that is fetched is run: `datasets` reads parquet and JSON, and refuses repositories that come as a
-script.
+No downloaded code is run: `datasets` reads parquet and JSON, and refuses repositories that come as a script.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ class PublishedRows:
 
     Args:
         dataset: Repository on the Hub; ``json`` reads `files` instead.
-        rows: Rows that `split` holds; a plan counts on them before anything is fetched.
-        split: Split that is asked.
+        rows: Number of rows in `split`, for plans that are made before anything is fetched.
+        split: Split with the questions.
         subset: Configuration of the repository.
         files: Address of a JSON file, also inside an archive: ``zip://inside.jsonl::hf://...``.
         revision: Branch, tag or commit; ``refs/convert/parquet`` where the main branch is a script.
-        sha256: Hash of the file as its authors published it, decompressed; tells a local copy from a changed
-            one.
+        sha256: Hash of the file as its authors published it, decompressed; a local file with another hash
+            counts as changed.
     """
 
     dataset: str
@@ -45,21 +44,21 @@ class PublishedRows:
 
     @property
     def location(self) -> str:
-        """What records and messages call it."""
+        """Name of the data set in records and messages."""
         if self.files is not None:
             return self.files
         return " ".join(part for part in (self.dataset, self.subset) if part)
 
     def fetch(self, split: str) -> Sequence[Row]:
-        """The rows of a split, downloaded into the cache of `datasets` first where they have to be.
+        """The rows of a split, downloaded into the cache of `datasets` if they are not there yet.
 
         Raises:
-            UserError: If they cannot be had.
+            UserError: If they cannot be fetched.
         """
         from datasets import load_dataset  # takes a second to import
 
         try:
-            found: Sequence[Row] = load_dataset(
+            rows: Sequence[Row] = load_dataset(
                 self.dataset, self.subset, split=split, data_files=self.files, revision=self.revision
             )
         except (OSError, RuntimeError, ValueError) as error:  # all that datasets raises derives from these
@@ -68,7 +67,7 @@ class PublishedRows:
                 f"split {split} of {self.location} could not be fetched: {reason}",
                 "Connect (and unset HF_HUB_OFFLINE), or download it yourself and add task.path=FILE.",
             ) from error
-        return found
+        return rows
 
 
 def read_rows(path: str, key: str = "task.path") -> tuple[list[Row], str]:
@@ -76,7 +75,7 @@ def read_rows(path: str, key: str = "task.path") -> tuple[list[Row], str]:
 
     Args:
         path: JSONL or JSON, plain or gz, or parquet.
-        key: Which setting named it, for messages.
+        key: The setting that names it, for messages.
 
     Raises:
         UserError: If it cannot be read, holds no rows, or a line is malformed; the message names the line.

@@ -1,8 +1,9 @@
-"""The six Spec-Bench subtasks, asked with the official questions or the built-in ones.
+"""The six Spec-Bench subtasks, with the official questions or the built-in ones.
 
-`source` follows the model: the embedded model cannot answer the official questions sensibly, so it gets
-built-in ones of the same six subtasks. `path` overrides either with a file of the official format. The
-official file is downloaded once, checked against its hash and kept in the user's cache folder.
+The model's configuration sets `source`: the embedded model cannot answer the official questions sensibly, so
+it gets built-in questions of the same six subtasks, held out from its training. `path` replaces either with a
+file in the official format. The official file is downloaded once, checked against its hash and kept in the
+user's cache folder.
 """
 
 import hashlib
@@ -16,7 +17,6 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.records.files import write_bytes
 from bench.records.model import Prompt
-from bench.tasks.builtin import BUILTIN_LOCATION, read_builtin
 from bench.tasks.jsonl import QuestionFile, parse_questions, read_content, read_questions
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select, suggest
 
@@ -31,12 +31,14 @@ MT_BENCH_CATEGORIES = (
     "stem",
     "humanities",
 )
-"""Columns are subtasks; MT-bench's ten questions per category carry no weight of their own."""
+"""Categories of MT-bench's questions, ten each: all of them count as the subtask ``mt_bench``."""
 QUESTIONS_PER_SUBTASK = 80
 OFFICIAL_URL = "https://raw.githubusercontent.com/hemingkx/Spec-Bench/main/data/spec_bench/question.jsonl"
 OFFICIAL_SHA256 = "4b6d33e79484f9841c487ee87d1cf6aa8c6066f61d5d482ff09e5a007fafdf04"
 MAX_BYTES = 16 * 2**20  # the file has 0.7 MB; anything larger is not it
 TIMEOUT_S = 30.0
+BUILTIN_LOCATION = "bench/assets/prompts/builtin.jsonl"
+BUILTIN_FILE = Path(__file__).parents[2] / BUILTIN_LOCATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,11 @@ class QuestionTask:
 
     Args:
         name: Name of the task.
-        source: ``official`` or ``builtin``; the model's configuration chooses.
-        subtasks: Subtasks to ask; None asks all that the file holds.
-        path: File in the official format, plain or gz, that overrides `source`.
-        limit: Number of prompts to ask, spread evenly over subtasks; None asks all.
-        ids: Prompts to ask, by id.
+        source: ``official`` or ``builtin``; the model's configuration sets it.
+        subtasks: Subtasks to run; None runs all in the file.
+        path: File in the official format, plain or gz, that replaces `source`.
+        limit: Number of prompts to run, spread evenly over subtasks; None runs all.
+        ids: Ids of the prompts to run.
     """
 
     name: str
@@ -79,7 +81,7 @@ class QuestionTask:
         """Read the file that `path` or `source` names.
 
         Raises:
-            UserError: If the file, the network or a setting is at fault.
+            UserError: If the file cannot be read or fetched, or a setting does not fit it.
         """
         file, name, location = self._read()
         prompts = [self._with_subtask(prompt, location) for prompt in file.prompts]
@@ -89,7 +91,10 @@ class QuestionTask:
         return LoadedTask(chosen, source)
 
     def unfetched_turns(self) -> int | None:
-        """Turns of the official questions while they are not in the cache; MT-bench's have two each."""
+        """Turns to run if the official questions must be downloaded first, else None.
+
+        MT-bench's questions have two turns each, all others one.
+        """
         if self.path is not None or self.source == SourceName.BUILTIN or _cached_file().is_file():
             return None
         subtasks = self.subtasks or SUBTASKS
@@ -108,7 +113,7 @@ class QuestionTask:
         return parse_questions(official_content(), OFFICIAL_URL), SourceName.OFFICIAL, OFFICIAL_URL
 
     def _with_subtask(self, prompt: Prompt, location: str) -> Prompt:
-        """The prompt under its subtask; a file that names none serves a task of one subtask."""
+        """The prompt with its subtask; a prompt without a category gets that of a task with only one."""
         subtask = "mt_bench" if prompt.subtask in MT_BENCH_CATEGORIES else prompt.subtask
         if not subtask and self.subtasks is not None and len(self.subtasks) == 1:
             subtask = self.subtasks[0]
@@ -124,28 +129,42 @@ class QuestionTask:
 
     def _of_subtasks(self, prompts: list[Prompt], location: str) -> list[Prompt]:
         present = list(dict.fromkeys(prompt.subtask for prompt in prompts))
-        wanted = present if self.subtasks is None else self.subtasks
-        for subtask in wanted:
+        subtasks = present if self.subtasks is None else self.subtasks
+        for subtask in subtasks:
             if subtask not in present:
                 fix = f"It holds {', '.join(present)}; choose among these or give another task.path."
                 raise UserError(f"{location} holds no question of subtask {subtask}", fix)
-        return [prompt for prompt in prompts if prompt.subtask in wanted]
+        return [prompt for prompt in prompts if prompt.subtask in subtasks]
+
+
+def read_builtin() -> QuestionFile:
+    """The built-in questions: six subtasks for the embedded model, in the format of `bench.tasks.jsonl`.
+
+    Raises:
+        UserError: If the installation lacks them.
+    """
+    if not BUILTIN_FILE.is_file():
+        raise UserError(
+            f"the built-in prompts are missing from this installation ({BUILTIN_LOCATION})",
+            "Install the package again, or give your own file with task.path=my.jsonl.",
+        )
+    return read_questions(BUILTIN_FILE)
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``$XDG_CACHE_HOME`` where it is an absolute path, else ``~/.cache``."""
+    """Folder for downloads: in ``$XDG_CACHE_HOME`` if that is an absolute path, else in ``~/.cache``."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "self-speculative-bench"
 
 
 def official_content(fetch: Callable[[str], bytes] | None = None) -> bytes:
-    """The official question file, from the cache or downloaded into it; its hash always holds.
+    """The official question file, from the cache or downloaded into it; its hash is checked either way.
 
     Args:
-        fetch: Returns what an address serves; None uses the network.
+        fetch: Returns the content at an address; None uses the network.
 
     Raises:
-        UserError: If it is not cached and cannot be fetched, or what was fetched is not the file.
+        UserError: If it is not cached and cannot be fetched, or other content was fetched.
     """
     cached = _cached_file()
     if cached.is_file() and _is_official(content := read_content(cached)):
@@ -184,7 +203,7 @@ def _fetch(url: str) -> bytes:
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Write the file at one stroke, so that a parallel run never reads half of it."""
+    """Write the file and rename it into place, so that a parallel run never reads half of it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content, is_shared=True)

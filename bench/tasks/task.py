@@ -1,7 +1,8 @@
-"""What a task is: prompts plus where they came from, and how `limit` and `ids` choose among them.
+"""A task: its prompts, where they came from, and how `limit` and `ids` choose among them.
 
-`task.limit=n` spreads n prompts evenly over the subtasks and over each subtask's questions; a larger limit
-holds all prompts of a smaller one, so a longer run extends a short one. The choice never depends on a seed.
+`task.limit=n` spreads n prompts evenly over the subtasks and over each subtask's questions. A larger limit
+includes all prompts of a smaller one, so a longer run extends a short one. The choice does not depend on a
+seed.
 """
 
 from collections.abc import Sequence
@@ -17,16 +18,16 @@ GOLDEN_RATIO = 0.6180339887498949
 
 
 class SourceName(StrEnum):
-    """Which questions were asked; tables show it, since results on different questions do not compare."""
+    """Kind of question file; tables show it, since results on different questions cannot be compared."""
 
     OFFICIAL = "official"
     """Spec-Bench's question file, byte for byte."""
     MODIFIED = "modified"
-    """A file given in its place whose content differs."""
+    """A file given with ``task.path`` whose content differs from Spec-Bench's."""
     BUILTIN = "builtin"
     """The questions shipped for the embedded model."""
     PUBLISHED = "published"
-    """A data set of another paper, from where it is published or byte for byte the same file."""
+    """A data set of another paper: downloaded from where it is published, or a byte-identical local file."""
     OWN = "jsonl"
     """The user's own prompts."""
 
@@ -52,7 +53,7 @@ class TaskSource:
 
 @dataclass(frozen=True, slots=True)
 class LoadedTask:
-    """Prompts in file order, and their source."""
+    """Chosen prompts in file order, and their source."""
 
     prompts: tuple[Prompt, ...]
     source: TaskSource
@@ -63,26 +64,26 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """How the user calls it: ``task=<name>``."""
+        """Name on the command line: ``task=<name>``."""
 
     def load(self) -> LoadedTask:
         """Read, check and choose the prompts.
 
         Raises:
-            bench.errors.UserError: If the file or a setting is at fault.
+            bench.errors.UserError: If the file cannot be read or a setting is invalid.
         """
 
 
 @runtime_checkable
 class Fetched(Protocol):
-    """A task whose prompts may have to be fetched first; a plan asks it rather than the network."""
+    """A task whose prompts may have to be downloaded; a plan needs their number before that."""
 
     def unfetched_turns(self) -> int | None:
-        """Turns it will ask, as far as its settings tell; None if its prompts are at hand."""
+        """Number of turns that its settings imply; None if its prompts need no download."""
 
 
 def suggest(wrong: str, options: Sequence[str]) -> str:
-    """A fix line for an unknown name: the likeliest option first, then the options (at most 12 named)."""
+    """A fix line for an unknown name: the most similar option, then a list of at most 12 options."""
     close = nearest(wrong, options)
     shown = ", ".join(options[:12])
     rest = f", and {len(options) - 12} more" if len(options) > 12 else ""
@@ -91,10 +92,10 @@ def suggest(wrong: str, options: Sequence[str]) -> str:
 
 
 def check_selection(limit: object, ids: object) -> None:
-    """Refuse a `limit` that is no positive integer and `ids` that are no list of ids.
+    """Check that `limit` is None or a positive integer, and `ids` None or a list.
 
     Raises:
-        UserError: If either is malformed.
+        UserError: If not.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise UserError(
@@ -125,14 +126,14 @@ def select(
 
 def _by_id(prompts: Sequence[Prompt], ids: Sequence[str | int]) -> list[Prompt]:
     known = [prompt.id for prompt in prompts]
-    wanted = {str(one) for one in ids}  # yaml reads task.ids=[81] as numbers
-    for one in sorted(wanted - set(known)):
-        raise UserError(f"task.ids names {one!r}, which this task does not hold", suggest(one, known))
-    return [prompt for prompt in prompts if prompt.id in wanted]
+    chosen = {str(name) for name in ids}  # yaml reads task.ids=[81] as numbers
+    for name in sorted(chosen - set(known)):
+        raise UserError(f"task.ids names {name!r}, which this task does not hold", suggest(name, known))
+    return [prompt for prompt in prompts if prompt.id in chosen]
 
 
 def _spread(prompts: Sequence[Prompt], limit: int) -> list[str]:
-    """Ids of `limit` prompts, dealt one subtask after the other."""
+    """Ids of `limit` prompts: the first of every subtask, then the second of every subtask, and so on."""
     queues: dict[str, list[str]] = {}
     for prompt in prompts:
         queues.setdefault(prompt.subtask, []).append(prompt.id)
@@ -146,8 +147,8 @@ def _spread(prompts: Sequence[Prompt], limit: int) -> list[str]:
 def _scattered(ids: Sequence[str]) -> list[str]:
     """The ids reordered so that every prefix is spread over the whole list.
 
-    Steps of about the golden ratio of the length visit each place once. MT-bench lists its eight categories
-    one after the other, so its first n questions would all be of one kind.
+    Steps of about the golden ratio of the length visit each place once. Without this the first n questions of
+    MT-bench would all be of one kind, for it lists its eight categories one after the other.
     """
     n = len(ids)
     step = max(1, round(n * GOLDEN_RATIO))

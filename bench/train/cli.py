@@ -1,7 +1,7 @@
 """The command line of training: ``python -m bench.train method=kangaroo model=tiny`` or ``base=tiny``.
 
-Composes like the benchmark itself, with the same models, methods and error contract; see `bench.cli`. With
-``plan=true`` it says what memory the training takes, and stops.
+Models, methods, settings and error messages are those of the benchmark; see `bench.cli`. With ``plan=true``
+it prints the memory that the training needs, and stops.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from bench.plan.devices import GPUS
 
 if TYPE_CHECKING:
     from bench.runtime.loading import RuntimeOptions
-    from bench.train.conversations import Conversations
-    from bench.train.embedded import EmbeddedCorpus
-    from bench.train.modules import ModuleRecipe
+    from bench.train.data.conversations import Conversations
+    from bench.train.data.embedded import EmbeddedCorpus
+    from bench.train.trainers.recipe import ModuleRecipe
     from methods.core.base import ModelTrainer, ModuleTrainer
 
 log = logging.getLogger(__name__)
@@ -33,19 +33,20 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainConfig:
-    """What training can be told.
+    """Settings of a training.
 
     Args:
-        method: Whose module to train.
-        model: For which model.
-        runtime: Where.
-        recipe: Settings of `bench.train.modules.ModuleRecipe`.
+        method: The method whose module, or whole model, is trained.
+        model: The model to train it for.
+        runtime: Device, dtype and threads.
+        recipe: Settings of `bench.train.trainers.recipe.ModuleRecipe`.
         base: Settings of `bench.train.base.build.BaseRecipe`; if given, the base model is trained instead.
         data: Dialogues to train on.
-        start: Folder of an earlier result to begin with, or several whose mean it is; None begins anew.
+        start: Folder of an earlier result to start from, or several, of which the mean is taken; None starts
+            from new weights.
         out: Folder of the result.
-        plan: Say what memory it takes and whether that is there, and train nothing.
-        gpu: GPU that a plan reckons for, one of `bench.plan.devices.GPUS`; None is this machine.
+        plan: Print the memory that the training needs and whether it is available, without training.
+        gpu: GPU to plan for, one of `bench.plan.devices.GPUS`; None stands for this machine.
     """
 
     method: Any = MISSING
@@ -67,12 +68,12 @@ class TrainConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train``."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    run_composed(_job, "train", "the last checkpoint is kept, and the same command resumes")
+    run_composed(_job, "train", "the last checkpoint is kept; the same command resumes from it")
 
 
 def _job(composed: DictConfig) -> None:
     choices = HydraConfig.get().runtime.choices
-    settings: TrainConfig = _object(composed)  # refuses what is out of range
+    settings: TrainConfig = _object(composed)  # raises if a value is out of range
     if settings.base is not None:
         _train_base(composed, str(choices["base"]))
     elif settings.plan:
@@ -83,14 +84,14 @@ def _job(composed: DictConfig) -> None:
 
 def _train_base(composed: DictConfig, name: str) -> None:
     if composed.plan:
-        raise UserError("plan=true reckons for a method's modules, not for base", "leave out plan or base")
+        raise UserError("plan=true is for a method's modules, not for base", "leave out plan or base")
 
     from bench.compose.workbench import options_for
     from bench.train.base.build import default_recipe, train_base
 
     device = options_for(_object(composed.runtime)).device.type
-    given = _checked(OmegaConf.to_container(composed.base, resolve=True), default_recipe(device), "base")
-    final = train_base(given, Path(composed.out or f"results/train/{name}"), device=device)
+    recipe = _checked(OmegaConf.to_container(composed.base, resolve=True), default_recipe(device), "base")
+    final = train_base(recipe, Path(composed.out or f"results/train/{name}"), device=device)
     if final is None:
         raise KeyboardInterrupt
     log.info("the model is in %s; use it with model=local model.path=%s", final, final)
@@ -101,11 +102,10 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
-    from bench.tasks.chat import ChatFormat
-    from bench.tasks.tokenizer import load_tokenizer
+    from bench.tasks.chat import ChatFormat, load_tokenizer
     from bench.train.curves import draw
-    from bench.train.joint import train_joint
-    from bench.train.modules import train_module
+    from bench.train.trainers.joint import train_joint
+    from bench.train.trainers.modules import train_module
     from methods.core.base import ModuleTrainer
 
     trainer, recipe = _subject(composed, name)
@@ -129,31 +129,30 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     else:
         figures = train_joint(trainer, decoder, folder, dialogues, recipe, out, facts, start)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
-    log.info("its course: %s", ", ".join(map(str, draw([out]))))
+    log.info("loss and accuracies over steps: %s", ", ".join(map(str, draw([out]))))
 
 
 def _start(composed: DictConfig) -> list[Path]:
-    """The folders to begin with; none for new modules."""
-    given = composed.start
-    if given is None:
+    """The folders whose weights training starts from; empty for new weights."""
+    start = composed.start
+    if start is None:
         return []
-    return [Path(str(one)) for one in (given if OmegaConf.is_list(given) else [given])]
+    return [Path(str(folder)) for folder in (start if OmegaConf.is_list(start) else [start])]
 
 
 def _subject(composed: DictConfig, name: str) -> tuple[ModuleTrainer | ModelTrainer, Any]:
-    """The trainer of the method, its weights not set, and the recipe of its kind.
+    """The method's trainer and the recipe for it.
 
     Raises:
-        UserError: If it has nothing to train, or the recipe is refused.
+        UserError: If the method has nothing to train, or the recipe is invalid.
     """
-    from bench.train.joint import JointRecipe
-    from bench.train.modules import ModuleRecipe
+    from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
     from methods.core.base import FullTrainable, Trainable
 
     node = OmegaConf.to_container(composed.method, resolve=True)
     assert isinstance(node, dict)
     if "weights" in node:
-        node["weights"] = None  # what is about to be made
+        node["weights"] = None  # they do not exist yet
     method = Component.from_node("method", name, node).build()
     trainer: ModuleTrainer | ModelTrainer
     defaults: ModuleRecipe
@@ -172,11 +171,11 @@ def _subject(composed: DictConfig, name: str) -> tuple[ModuleTrainer | ModelTrai
 def _require_memory(
     trainer: ModuleTrainer | ModelTrainer, recipe: ModuleRecipe, folder: Path, options: RuntimeOptions
 ) -> None:
-    """Log what the training needs, and refuse it if there is less, before gigabytes are read."""
+    """Log the memory that the training needs; raise if there is less, before weights are read."""
     from bench.runtime.loading import load_config
     from bench.runtime.modules import memory_bytes
     from bench.runtime.random_weights import empty_decoder
-    from bench.train.memory import require_memory, training_memory
+    from bench.train.memory.estimate import require_memory, training_memory
 
     memory = training_memory(trainer, empty_decoder(load_config(folder), options), recipe)
     log.info("memory: %s", memory.line())
@@ -185,10 +184,10 @@ def _require_memory(
 
 
 def _plan(composed: DictConfig, name: str, model: str) -> None:
-    """Print what a training takes; fetches nothing and loads no weights."""
+    """Print the memory that a training needs, without downloading or loading weights."""
     from bench.plan.outlook import find_empty, planned_options
     from bench.runtime.modules import memory_bytes
-    from bench.train.memory import plan_lines, training_memory
+    from bench.train.memory.estimate import plan_lines, training_memory
 
     trainer, recipe = _subject(composed, name)
     config: ModelConfig = _object(composed.model)
@@ -209,10 +208,9 @@ def _plan(composed: DictConfig, name: str, model: str) -> None:
 
 def _data(composed: DictConfig) -> Conversations | EmbeddedCorpus:
     node = OmegaConf.to_container(composed.data, resolve=True)
-    built: Conversations | EmbeddedCorpus = Component.from_node(
-        "data", str(HydraConfig.get().runtime.choices["data"]), node
-    ).build()
-    return built
+    name = str(HydraConfig.get().runtime.choices["data"])
+    data: Conversations | EmbeddedCorpus = Component.from_node("data", name, node).build()
+    return data
 
 
 def _object(node: DictConfig) -> Any:  # noqa: ANN401 - the dataclass of the node's schema
@@ -223,10 +221,10 @@ def _checked(given: Any, defaults: Any, group: str) -> Any:  # noqa: ANN401 - a 
     """`defaults` with the yaml's values.
 
     Raises:
-        UserError: If a key is unknown or a value is refused.
+        UserError: If a key is unknown or a value is invalid.
     """
-    known = [one.name for one in fields(defaults)]
+    known = [setting.name for setting in fields(defaults)]
     for key in given:
         if key not in known:
-            raise UserError(*unknown_key(f"{group}.{key}", [f"{group}.{one}" for one in known]))
+            raise UserError(*unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in known]))
     return replace(defaults, **given)

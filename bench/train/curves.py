@@ -1,11 +1,12 @@
-"""``python -m bench.train.curves OUT [OUT2 ...]``: the course of trainings as figures, also while they run.
+"""``python -m bench.train.curves OUT [OUT2 ...]``: loss and accuracies of trainings over steps, as pictures.
 
-Writes ``training.png`` and ``training.svg`` into the folder of one training. Several are drawn together, a
-panel for each figure that at least two of them log, into ``training-together.png`` and ``.svg`` of the first
-one, or of ``--into``.
+It also works while a training runs. For one training it writes ``training.png`` and ``training.svg`` into its
+folder. Several trainings are drawn together, with a panel for each figure that at least two of them log, into
+``training-together.png`` and ``.svg`` in the folder of the first, or in ``--into``.
 
-Frame: ``run, step, figure, value``. Figures that end in what they measure, such as ``top1``, ``top5_2``,
-``accept`` or ``stop_right``, are shares; all others are terms of the loss, in nats.
+Data frame: ``run, step, figure, value``. A figure is a number that training logs. Figures named by a rank or
+a decision, such as ``top1``, ``top5_2``, ``accept`` or ``stop_right``, are shares; all others are terms of
+the loss, in nats.
 """
 
 from __future__ import annotations
@@ -25,41 +26,41 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from bench.cli import OK, report_mistake
 from bench.errors import UserError
 from bench.report.style import legend_below, looks, new_figure, numbers, png, styled, svg, wrapped
-from bench.train.course import FRAME, read_course
+from bench.train.trainers.course import FRAME, read_course
 
 ONE, SEVERAL = "training", "training-together"
-"""Names of the figure files."""
+"""Names of the picture files."""
 _SHARE = re.compile(r"(^|_)(top\d+|accept|right)(_\d+)?$")
 _POINTS, _MARKS = 100, 10
-"""Of a curve, at most: a longer course is averaged; markers are enough to tell curves apart in grey."""
+"""Largest numbers per curve: more lines are averaged, and a few markers tell curves apart in grey print."""
 _STEPS, _LOSS, _PORTION = "optimiser step", "loss (nats)", "share of tokens"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw what the folders hold; the exit status."""
+    """Draw the trainings in the folders; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.train.curves", description="The course of trainings as figures."
+        prog="python -m bench.train.curves", description="Draws loss and accuracies of trainings over steps."
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="folder of a training")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="where to write; default: the first OUT")
     options = parser.parse_args(arguments)
     try:
-        drawn = draw(options.folders, options.into)
+        paths = draw(options.folders, options.into)
     except UserError as mistake:
         return report_mistake(mistake)
-    print("\n".join(map(str, drawn)))  # noqa: T201 - the command's result
+    print("\n".join(map(str, paths)))  # noqa: T201 - the command's result
     return OK
 
 
 def draw(folders: Sequence[Path], into: Path | None = None) -> list[Path]:
-    """Draw trainings and write the files; their paths.
+    """Draw trainings and write the files; returns their paths.
 
     Args:
-        folders: Each holds the course of one training.
-        into: Where to write; None is the first of them.
+        folders: Each holds the log of one training.
+        into: Where to write; None stands for the first folder.
 
     Raises:
-        UserError: If a folder holds no course, or the files cannot be written.
+        UserError: If a folder holds no log, or the files cannot be written.
     """
     figure = training_figure(course_frame(folders))
     target, name = into or folders[0], ONE if len(folders) == 1 else SEVERAL
@@ -76,7 +77,7 @@ def draw(folders: Sequence[Path], into: Path | None = None) -> list[Path]:
 
 
 def course_frame(folders: Sequence[Path]) -> pd.DataFrame:
-    """The figures of every logged step, one a row.
+    """The figures of every logged step, one per row.
 
     Raises:
         UserError: If a folder is named twice or holds no logged step.
@@ -98,7 +99,7 @@ def _lines(folder: Path) -> list[dict[str, float]]:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """What tells folders apart: their paths without the parts that all begin or end with.
+    """Short distinct names of folders: their paths without the first and last parts that all share.
 
     Raises:
         UserError: If one is named twice.
@@ -108,15 +109,15 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
         raise UserError(f"a folder is named twice: {', '.join(map(str, folders))}", "name each of them once")
     if len(parts) == 1:
         return ["/".join(parts[0][-2:])]
-    while len({one[0] for one in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [one[1:] for one in parts]
-    while len({one[-1] for one in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [one[:-1] for one in parts]
-    return ["/".join(one) for one in parts]
+    while len({path[0] for path in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [path[1:] for path in parts]
+    while len({path[-1] for path in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [path[:-1] for path in parts]
+    return ["/".join(path) for path in parts]
 
 
 def training_figure(frame: pd.DataFrame) -> Figure:
-    """Loss and shares over steps: of one training in two panels, of several in a panel per common figure.
+    """Loss and shares over steps: two panels for one training, a panel per common figure for several.
 
     Raises:
         UserError: If several trainings log no figure in common.
@@ -126,10 +127,11 @@ def training_figure(frame: pd.DataFrame) -> Figure:
     names = [str(name) for name, count in runs.items() if is_one or count > 1]
     if not names:
         raise UserError("these trainings log no figure in common", "draw each of them by itself")
-    losses, shares = ([name for name in names if _is_share(name) is wanted] for wanted in (False, True))
+    losses = [name for name in names if not _is_share(name)]
+    shares = [name for name in names if _is_share(name)]
     with styled():
         if is_one:
-            return _one(frame, [panel for panel in (losses, shares) if panel])
+            return _single(frame, [panel for panel in (losses, shares) if panel])
         return _several(frame, losses + shares)
 
 
@@ -137,8 +139,8 @@ def _is_share(name: str) -> bool:
     return _SHARE.search(name) is not None
 
 
-def _one(frame: pd.DataFrame, panels: Sequence[Sequence[str]]) -> Figure:
-    """A panel above the other, each with its legend beside it."""
+def _single(frame: pd.DataFrame, panels: Sequence[Sequence[str]]) -> Figure:
+    """Panels one above the other, each with its legend on the right."""
     figure = new_figure(0.4 + 2.4 * len(panels))
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(grid, panels, strict=True):
@@ -152,7 +154,7 @@ def _one(frame: pd.DataFrame, panels: Sequence[Sequence[str]]) -> Figure:
 
 
 def _several(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Two panels in a row; a training keeps its colour, and its name stands below all."""
+    """Two panels in a row; a training has one colour in all panels, and one legend stands below them."""
     frame = frame.assign(run=frame["run"].astype(pd.CategoricalDtype(list(frame["run"].drop_duplicates()))))
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
@@ -165,7 +167,7 @@ def _several(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
         named |= set(part["run"].astype(str))
         _scale(axes, name)
         axes.set_title(f"{name} ({_PORTION if _is_share(name) else 'nats'})")
-        if place >= len(names) - columns:  # nothing below it
+        if place >= len(names) - columns:  # no panel below it
             axes.set_xlabel(_STEPS)
             axes.tick_params(labelbottom=True)
     for axes in grid[len(names) :]:
@@ -175,10 +177,10 @@ def _several(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 def _curves(axes: Axes, frame: pd.DataFrame, by: str, named: Collection[str] = ()) -> None:
-    """One curve per value of the column `by`; no label for those that are `named` elsewhere."""
+    """One curve per value of the column `by`; those in `named` have a label in another panel already."""
     for name, look in looks(frame, by).items():
         points = np.array(numbers(frame[frame[by].astype(str) == name], "step", "value"))  # [lines, 2]
-        size = -(-len(points) // _POINTS)  # lines of a point
+        size = -(-len(points) // _POINTS)  # logged lines per point
         parts = np.split(points, range(size, len(points), size))
         steps, values = zip(*((part[-1, 0], part[:, 1].mean()) for part in parts), strict=True)
         label = None if name in named else wrapped(name)
@@ -196,7 +198,7 @@ def _scale(axes: Axes, name: str) -> None:
 
 
 def _legend_beside(axes: Axes) -> None:
-    """Names in the order in which the curves end, the highest on top."""
+    """Names in the order of the curves' last values, the highest on top."""
     lines = sorted(axes.get_lines(), key=lambda line: -float(np.asarray(line.get_ydata())[-1]))
     axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
 

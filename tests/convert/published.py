@@ -31,10 +31,11 @@ def save_config(folder: Path, **changes: Any) -> Path:
 
 
 def randomised(state: State, seed: int, dtype: torch.dtype) -> State:
-    """Every tensor drawn, so that none is told from another by being zero."""
+    """Random values for every tensor, so that a mixed-up pair shows: a zero bias looks like any other."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: (torch.randn(one.shape, generator=generator) * 0.3).to(dtype) for name, one in state.items()
+        name: (torch.randn(tensor.shape, generator=generator) * 0.3).to(dtype)
+        for name, tensor in state.items()
     }
 
 
@@ -48,8 +49,12 @@ def save_medusa(folder: Path, state: State) -> Path:
     """FasterDecoding/medusa-vicuna-*-v1.3: five heads, and a config that says two."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state, folder / "medusa_lm_head.pt")
-    told = {"base_model_name_or_path": "lmsys/vicuna-7b-v1.3", "medusa_num_heads": 2, "medusa_num_layers": 1}
-    (folder / "config.json").write_text(json.dumps(told))
+    config = {
+        "base_model_name_or_path": "lmsys/vicuna-7b-v1.3",
+        "medusa_num_heads": 2,
+        "medusa_num_layers": 1,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -59,15 +64,15 @@ def kangaroo_adapter(decoder: Decoder) -> State:
     return randomised(adapter.state_dict(), 2, torch.float16)
 
 
-def save_kangaroo(folder: Path, state: State, **told: Any) -> Path:
-    """The authors' download: six keys, perhaps behind ``module.``, and a config of one layer."""
+def save_kangaroo(folder: Path, state: State, **config: Any) -> Path:
+    """The authors' download: six keys, with or without the prefix ``module.``, and a config of one layer."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state, folder / "pytorch_model.bin")
-    return save_config(folder, **({"num_hidden_layers": 1} | told))
+    return save_config(folder, **({"num_hidden_layers": 1} | config))
 
 
 def hamburger_state(model: HamburgerModel) -> State:
-    """As Lightning keeps it: bf16 but for the micro layers, the embedding twice more."""
+    """The state dict as Lightning saves it: micro layers in fp32, the rest bf16; the embedding thrice."""
     state = {
         name: value.detach().to(
             torch.float32 if name.startswith("micro_step_decoder.decoders.") else torch.bfloat16
@@ -107,16 +112,16 @@ _GPT_FAST = {
 
 
 def gpt_fast_state(state: State, heads: int, kv_heads: int) -> State:
-    """The same in gpt-fast's layout: its names, q, k and v in one, rows of a head paired with neighbours."""
-    found: State = {}
+    """The same in gpt-fast's layout: its names, q, k and v fused, the rows of a head in its rotary order."""
+    renamed: State = {}
     for name, tensor in state.items():
         if ".q_proj." in name and "self_attn" in name:
-            key, value = (state[name.replace("q_proj", f"{one}_proj")] for one in "kv")
+            key, value = (state[name.replace("q_proj", f"{part}_proj")] for part in "kv")
             fused = torch.cat([neighbours(tensor, heads), neighbours(key, kv_heads), value])
-            found[_gpt_fast_name(name.replace("self_attn.q_proj", "attention.wqkv"))] = fused
+            renamed[_gpt_fast_name(name.replace("self_attn.q_proj", "attention.wqkv"))] = fused
         elif not ("self_attn" in name and (".k_proj." in name or ".v_proj." in name)):
-            found[_gpt_fast_name(name)] = tensor
-    return found
+            renamed[_gpt_fast_name(name)] = tensor
+    return renamed
 
 
 def neighbours(weight: Tensor, heads: int) -> Tensor:

@@ -28,7 +28,9 @@ TABLE = "model.layers.0.self_attn.rotary_emb.inv_freq"
 def random_state() -> State:
     """The weights of `random_decoder`, by their names in a checkpoint."""
     torch.manual_seed(0)
-    return {name: one.clone() for name, one in AutoModelForCausalLM.from_config(CONFIG).state_dict().items()}
+    return {
+        name: tensor.clone() for name, tensor in AutoModelForCausalLM.from_config(CONFIG).state_dict().items()
+    }
 
 
 def save_pickles(folder: Path, state: State, shards: int) -> Path:
@@ -53,7 +55,7 @@ def test_a_pickled_model_decodes_as_before(tmp_path: Path, shards: int) -> None:
     state = random_state()
     written = convert_checkpoint(save_pickles(tmp_path / "bins", state, shards), tmp_path / "out")
     assert written == weight_files(tmp_path / "out")
-    assert sum(map(count_parameters, written)) == sum(one.numel() for one in state.values())
+    assert sum(map(count_parameters, written)) == sum(tensor.numel() for tensor in state.values())
     assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"as it is"
     assert not (tmp_path / "out" / "pytorch_model.bin.index.json").exists()
     method, expected = LayerSkip(**SKIP), LayerSkip(**SKIP)

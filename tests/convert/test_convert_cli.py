@@ -27,7 +27,7 @@ def typed(
     return status, written.out, written.err
 
 
-def test_the_module_goes_beside_other_results_and_the_next_command_is_told(
+def test_the_module_goes_beside_other_results_and_the_next_command_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -42,7 +42,7 @@ def test_the_module_goes_beside_other_results_and_the_next_command_is_told(
         "python -m bench method=medusa model=local model.path=./vicuna "
         "method.weights=results/convert/vicuna/medusa\n",
     )
-    assert "says 2 heads, the weights hold 5: the weights count" in err
+    assert "says 2 heads, the weights hold 5: using 5" in err
     assert (tmp_path / "results/convert/vicuna/medusa/module.safetensors").is_file()
 
 

@@ -93,10 +93,10 @@ def test_the_model_comes_through_whole_and_answers_alike(
         save_gpt_fast(folder / "model.pth", state)
     out = convert(tmp_path, folder)
     whole = model.state_dict()
-    found = load_file(out / "model.safetensors")
-    assert found.keys() == whole.keys()
-    assert all(torch.equal(one.float(), whole[name]) for name, one in found.items())
-    assert {one.dtype for one in found.values()} == {torch.bfloat16, torch.float32}
+    converted = load_file(out / "model.safetensors")
+    assert converted.keys() == whole.keys()
+    assert all(torch.equal(tensor.float(), whole[name]) for name, tensor in converted.items())
+    assert {tensor.dtype for tensor in converted.values()} == {torch.bfloat16, torch.float32}
     block = json.loads((out / "config.json").read_text())["hamburger"]
     assert HamburgerShape(**{key: block[key] for key in model.shape.plain()}) == model.shape
     save_model(
@@ -104,7 +104,7 @@ def test_the_model_comes_through_whole_and_answers_alike(
     )
     got, expected = answer(out), answer(tmp_path / "trained")
     assert (got.ids, got.rounds) == (expected.ids, expected.rounds)
-    assert max(one.emitted for one in got.rounds) > 1, "groups of several tokens were made"
+    assert max(step.emitted for step in got.rounds) > 1, "groups of several tokens were made"
 
 
 def test_the_shapes_of_the_published_model_are_the_authors(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_shapes_of_the_published_model_are_the_authors(tmp_path: Path) -> No
         state = HamburgerModel(shape, parts).state_dict()
     assert (parts.merger_heads, parts.feature_layers) == (64, (3, 7, 11, 15))
     assert len(state) == 146 + 9 + 36 + 6
-    assert sum(one.numel() for one in state.values()) == 1_508_478_977
+    assert sum(tensor.numel() for tensor in state.values()) == 1_508_478_977
 
 
 def test_the_layout_of_rotary_rows_is_inverted() -> None:

@@ -44,10 +44,10 @@ def test_the_adapter_comes_through_whole_and_drafts_alike(
     published = {prefix + name: tensor for name, tensor in state.items()}
     published[f"{prefix}layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     out = convert(tmp_path, save_kangaroo(tmp_path / "published", published))
-    found = load_file(out / "module.safetensors")
-    assert found.keys() == state.keys()
-    assert len(found) == 6
-    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    tensors = load_file(out / "module.safetensors")
+    assert tensors.keys() == state.keys()
+    assert len(tensors) == 6
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in state.items())
     assert json.loads((out / "module.json").read_text())["exit_layer"] == 2
     converted = Kangaroo(weights=str(out), **SETTINGS)
     converted.attach(decoder)
@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_refused_by_the_name_of_the_key(
 
 
 @pytest.mark.parametrize(
-    ("told", "what"),
+    ("config", "what"),
     [
         ({"num_attention_heads": 8}, "num_attention_heads 8, the adapter of this model has 4"),
         ({"rms_norm_eps": 1e-3}, "rms_norm_eps 0.001"),
@@ -93,9 +93,9 @@ def test_what_does_not_fit_is_refused_by_the_name_of_the_key(
     ids=["heads", "epsilon", "a whole model"],
 )
 def test_a_config_that_contradicts_the_target_is_refused(
-    tmp_path: Path, decoder: Decoder, told: dict[str, float], what: str
+    tmp_path: Path, decoder: Decoder, config: dict[str, float], what: str
 ) -> None:
-    source = save_kangaroo(tmp_path / "published", kangaroo_adapter(decoder), **told)
+    source = save_kangaroo(tmp_path / "published", kangaroo_adapter(decoder), **config)
     with pytest.raises(UserError, match=what):
         convert(tmp_path, source)
 

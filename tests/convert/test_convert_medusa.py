@@ -39,9 +39,9 @@ def convert(tmp_path: Path, source: Path) -> Path:
 def test_the_heads_come_through_whole_and_draft_alike(tmp_path: Path, decoder: Decoder) -> None:
     state = medusa_heads(decoder)
     out = convert(tmp_path, save_medusa(tmp_path / "published", state))
-    found = load_file(out / "module.safetensors")
-    assert {name: one.dtype for name, one in found.items()} == dict.fromkeys(state, torch.bfloat16)
-    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    tensors = load_file(out / "module.safetensors")
+    assert {name: tensor.dtype for name, tensor in tensors.items()} == dict.fromkeys(state, torch.bfloat16)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in state.items())
     converted = Medusa(weights=str(out), **SETTINGS)
     converted.attach(decoder)
     direct = Medusa(weights=None, **SETTINGS)

@@ -1,4 +1,4 @@
-"""Published files are found and read, and nothing in them is run."""
+"""Published files are located and read, and no code in them is run."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ class TestLocate:
         for name in ("b.pt", "a.safetensors"):
             (tmp_path / name).write_bytes(name.encode())
         assert locate(str(tmp_path / "b.pt"), None, ["a.safetensors"]).file == tmp_path / "b.pt"
-        found = locate(str(tmp_path), None, ["a.safetensors", "b.pt"])
-        assert found.file == tmp_path / "a.safetensors"
-        assert found.facts()["file"] == "a.safetensors"
+        origin = locate(str(tmp_path), None, ["a.safetensors", "b.pt"])
+        assert origin.file == tmp_path / "a.safetensors"
+        assert origin.facts()["file"] == "a.safetensors"
 
     def test_of_several_none_is_chosen(self, tmp_path: Path) -> None:
         for name in ("epoch-1.ckpt", "epoch-2.ckpt", "model.pth"):

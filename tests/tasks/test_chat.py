@@ -116,6 +116,6 @@ def test_hashes_tell_templates_and_prompts_apart() -> None:
     ]
     hashes = {chat.template_hash for chat in formats}
     assert len(hashes) == 4
-    assert all(len(one) == 16 for one in hashes)
+    assert all(len(text) == 16 for text in hashes)
     assert prompt_hash([1, 23]) != prompt_hash([12, 3])
     assert prompt_hash([1, 23]) == prompt_hash((1, 23))

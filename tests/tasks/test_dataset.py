@@ -16,7 +16,7 @@ import pytest
 
 from bench.compose.components import Component
 from bench.errors import UserError
-from bench.tasks.dataset import DatasetTask, drawn
+from bench.tasks.dataset import DatasetTask, draw_places
 from bench.tasks.longbench import LongBenchTask
 from bench.tasks.rows import PublishedRows, Row
 from bench.tasks.task import SourceName
@@ -66,10 +66,10 @@ def local(tmp_path: Path) -> Callable[[Sequence[Row], str], str]:
 @pytest.mark.usefixtures("published")
 def test_a_row_becomes_a_prompt_and_a_reference() -> None:
     loaded = task().load()
-    assert [one.turns for one in loaded.prompts] == [(f"Question: Q{i}?\nAnswer:",) for i in range(3)]
-    assert [one.references for one in loaded.prompts] == [("a0",), ("a1",), ("a2",)]
-    assert [one.id for one in loaded.prompts] == ["1", "2", "3"]
-    assert {one.subtask for one in loaded.prompts} == {"set"}
+    assert [prompt.turns for prompt in loaded.prompts] == [(f"Question: Q{i}?\nAnswer:",) for i in range(3)]
+    assert [prompt.references for prompt in loaded.prompts] == [("a0",), ("a1",), ("a2",)]
+    assert [prompt.id for prompt in loaded.prompts] == ["1", "2", "3"]
+    assert {prompt.subtask for prompt in loaded.prompts} == {"set"}
     assert (loaded.source.name, loaded.source.location) == (SourceName.PUBLISHED, "org/set test")
 
 
@@ -78,7 +78,7 @@ def test_worked_examples_stand_before_every_question_and_follow_the_seed() -> No
     first, second, _ = (text.split("\n\n") for text in texts(task(shots=2)))
     assert len(first) == 3
     assert first[:2] == second[:2]
-    assert all(one.startswith("Question: T") and " t" in one for one in first[:2])
+    assert all(example.startswith("Question: T") and " t" in example for example in first[:2])
     assert first[2] == "Question: Q0?\nAnswer:"
     assert texts(task(shots=2)) == texts(task(shots=2)) != texts(task(shots=2, seed=1))
 
@@ -88,7 +88,7 @@ def test_a_local_file_may_come_in_any_of_its_formats(
     local: Callable[[Sequence[Row], str], str], name: str
 ) -> None:
     loaded = task(path=local(TEST, name)).load()
-    assert [one.references[0] for one in loaded.prompts] == ["a0", "a1", "a2"]
+    assert [prompt.references[0] for prompt in loaded.prompts] == ["a0", "a1", "a2"]
     assert loaded.source.name == SourceName.OWN  # its hash is not the published file's
 
 
@@ -100,18 +100,18 @@ def test_examples_of_a_local_file_come_from_a_local_file(local: Callable[[Sequen
 
 def test_a_draw_is_the_one_that_datasets_makes() -> None:
     shuffled = datasets.Dataset.from_dict({"place": list(range(500))}).shuffle(seed=42)
-    assert drawn(500, 40, 42) == sorted(shuffled["place"][:40])
-    assert drawn(3, 40, 42) == drawn(3, None, 42) == [0, 1, 2]
+    assert draw_places(500, 40, 42) == sorted(shuffled["place"][:40])
+    assert draw_places(3, 40, 42) == draw_places(3, None, 42) == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("published")
 def test_a_draw_a_limit_and_ids_narrow_what_is_asked() -> None:
-    kept = [str(1 + int(one)) for one in sorted(np.random.default_rng(42).permutation(3)[:2])]
+    kept = [str(1 + int(place)) for place in sorted(np.random.default_rng(42).permutation(3)[:2])]
     loaded = task(draw=2).load()
-    assert [one.id for one in loaded.prompts] == kept
+    assert [prompt.id for prompt in loaded.prompts] == kept
     assert loaded.source.partial
     assert len(task(limit=1).load().prompts) == 1
-    assert [one.id for one in task(ids=[2]).load().prompts] == ["2"]
+    assert [prompt.id for prompt in task(ids=[2]).load().prompts] == ["2"]
 
 
 def test_what_a_task_will_ask_is_known_before_it_is_fetched(
@@ -171,8 +171,8 @@ def composed(name: str) -> Component:
 
 def built(name: str, **given: Any) -> Any:
     """That task with some settings changed."""
-    found = composed(name)
-    return replace(found, params={**found.params, **given}).build()
+    component = composed(name)
+    return replace(component, params={**component.params, **given}).build()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -180,7 +180,9 @@ def test_every_task_composes_and_builds(name: str) -> None:
     assert built(name).name == composed(name).name == name
 
 
-@pytest.mark.parametrize("name", [one for one in NAMES if "rows:" in (CONF / f"task/{one}.yaml").read_text()])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if "rows:" in (CONF / f"task/{name}.yaml").read_text()]
+)
 def test_a_papers_task_says_how_much_it_asks(name: str) -> None:
     assert built(name).unfetched_turns() > 100
 
@@ -212,8 +214,8 @@ def test_a_data_sets_rows_are_asked_in_the_papers_words(
     local: Callable[[Sequence[Row], str], str], name: str, row: Row, prompt: str
 ) -> None:
     shots = {"shots": 0} if "shots" in composed(name).params else {}
-    (asked,) = built(name, path=local([row], "rows.jsonl"), **shots).load().prompts
-    assert asked.turns == (prompt,)
+    (question,) = built(name, path=local([row], "rows.jsonl"), **shots).load().prompts
+    assert question.turns == (prompt,)
 
 
 def longbench(tmp_path: Path, **given: Any) -> LongBenchTask:
@@ -225,9 +227,9 @@ def longbench(tmp_path: Path, **given: Any) -> LongBenchTask:
 
 
 def test_longbench_is_asked_in_its_own_words(tmp_path: Path) -> None:
-    (asked,) = longbench(tmp_path).load().prompts
-    assert (asked.id, asked.subtask, asked.references) == ("x", "hotpotqa", ("A\nB",))
-    assert asked.turns == ("Read.\n{input}\nQ?",)  # braces inside a context are text
+    (question,) = longbench(tmp_path).load().prompts
+    assert (question.id, question.subtask, question.references) == ("x", "hotpotqa", ("A\nB",))
+    assert question.turns == ("Read.\n{input}\nQ?",)  # braces inside a context are text
     assert longbench(tmp_path).unfetched_turns() is None
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import bench.tasks.tokenizer
+import bench.tasks.chat
 from bench.errors import UserError
-from bench.tasks.tokenizer import eos_ids, load_tokenizer
-from bench.train.tokenizer import train_tokenizer
+from bench.tasks.chat import eos_ids, load_tokenizer
+from bench.train.data.tokenizer import train_tokenizer
 from tests.harness import TEXTS
 
 
@@ -38,13 +38,13 @@ def save_sentencepiece(folder: Path) -> Path:
         minloglevel=2,
     )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
-    told = {
+    settings = {
         "tokenizer_class": "LlamaTokenizer",
         "add_bos_token": True,
         "eos_token": "</s>",
         "bos_token": "<s>",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "config.json").write_text('{"model_type": "llama"}')
     return folder
 
@@ -62,7 +62,7 @@ def test_vicunas_tokenizer_is_loaded(tmp_path: Path) -> None:
 
 def test_the_library_that_reads_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"")
-    monkeypatch.setattr(bench.tasks.tokenizer, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench.tasks.chat, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"tokenizer\.model only, which sentencepiece and google\.protobuf"
     ) as caught:

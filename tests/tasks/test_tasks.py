@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from bench.errors import UserError
 from bench.records.model import Prompt
-from bench.tasks import builtin
+from bench.tasks import spec_bench
 from bench.tasks.spec_bench import SUBTASKS, QuestionTask
 from bench.tasks.task import SourceName, select
 
@@ -26,7 +26,7 @@ def chosen_ids(limit: int, **counts: int) -> list[str]:
 
 def per_subtask(limit: int, **counts: int) -> dict[str, int]:
     chosen = select(prompts(**counts), limit)
-    return {name: sum(one.subtask == name for one in chosen) for name in counts}
+    return {name: sum(prompt.subtask == name for prompt in chosen) for name in counts}
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_a_larger_limit_holds_the_smaller_ones_prompts(n: int) -> None:
 
 
 def test_a_small_limit_meets_most_of_mt_benchs_eight_categories() -> None:
-    places = [int(one.removeprefix("a")) for one in chosen_ids(8, a=80)]  # ten questions per category
+    places = [int(name.removeprefix("a")) for name in chosen_ids(8, a=80)]  # ten questions per category
     assert len({place // 10 for place in places}) >= 6
 
 
 def test_the_choice_keeps_the_files_order() -> None:
     chosen = chosen_ids(9, a=20, b=20)
-    assert chosen == [one.id for one in prompts(a=20, b=20) if one.id in chosen]
+    assert chosen == [prompt.id for prompt in prompts(a=20, b=20) if prompt.id in chosen]
 
 
 def test_a_limit_beyond_the_task_asks_everything() -> None:
@@ -64,7 +64,7 @@ def test_a_limit_beyond_the_task_asks_everything() -> None:
 
 def test_ids_come_before_the_limit_and_match_as_numbers() -> None:
     numbered = [Prompt(str(i), "a", ("text",)) for i in range(5)]
-    assert [one.id for one in select(numbered, ids=[3, "1"])] == ["1", "3"]
+    assert [prompt.id for prompt in select(numbered, ids=[3, "1"])] == ["1", "3"]
     assert len(select(numbered, 1, ids=[3, "1"])) == 1
 
 
@@ -100,7 +100,7 @@ def builtin_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "builtin.jsonl"
     row = '{{"id": "{0}-{1}", "subtask": "{0}", "turns": ["Q"], "checks": [{{"kind": "open"}}]}}'
     file.write_text("\n".join(row.format(subtask, i) for subtask in SUBTASKS for i in range(2)))
-    monkeypatch.setattr(builtin, "BUILTIN_FILE", file)
+    monkeypatch.setattr(spec_bench, "BUILTIN_FILE", file)
     return file
 
 
@@ -121,7 +121,7 @@ def test_a_limit_marks_the_task_partial() -> None:
 
 
 def test_missing_builtin_questions_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builtin, "BUILTIN_FILE", tmp_path / "absent.jsonl")
+    monkeypatch.setattr(spec_bench, "BUILTIN_FILE", tmp_path / "absent.jsonl")
     with pytest.raises(UserError, match=r"missing from this installation.*\n.*task.path"):
         QuestionTask("qa", "builtin").load()
 

@@ -9,16 +9,16 @@ import torch
 from transformers import LlamaForCausalLM
 
 from bench.errors import UserError
-from bench.train import layerskip
+from bench.train.base import layerskip
 from bench.train.base.build import BaseRecipe, default_recipe, train_base
 from bench.train.base.data import MicroBatches, collate, cut_by_length
 from bench.train.base.evaluation import evaluate_exits
 from bench.train.base.loop import Trainer
 from bench.train.base.model import BaseShape, Network, build_model
 from bench.train.base.optim import orthogonalize
-from bench.train.checkpoint import load_state, save_state
 from bench.train.corpus import training_dialogues
-from bench.train.tokenizer import train_tokenizer
+from bench.train.data.tokenizer import train_tokenizer
+from bench.train.trainers.checkpoint import load_state, save_state
 
 SHAPE = BaseShape(layers=4, hidden=32, heads=2, feed_forward=48, vocab=300, max_positions=512)
 RECIPE = BaseRecipe(

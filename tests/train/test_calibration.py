@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.train.calibrate import store_tree
-from bench.train.calibration import (
-    Continuation,
-    continue_greedily,
+from bench.train.calibrate.cli import store_tree
+from bench.train.calibrate.measure import (
     measured_ranks,
     rank_accuracies,
     right_paths,
     round_seconds,
 )
+from bench.train.data.heldout import Continuation, continue_greedily
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree
 from tests.methods.medusa.test_medusa import bound
@@ -26,15 +25,15 @@ class Proposing:
     """Proposes the next-but-k token at rank k - 1 of depth k, and token 0 elsewhere."""
 
     def candidates(self, ids: Tensor, width: int) -> Tensor:
-        found = torch.zeros(ids.numel(), 2, width, dtype=torch.int64)
-        found[:-2, 0, 0] = ids[2:]
-        found[:-3, 1, 1] = ids[3:]
-        return found
+        tokens = torch.zeros(ids.numel(), 2, width, dtype=torch.int64)
+        tokens[:-2, 0, 0] = ids[2:]
+        tokens[:-3, 1, 1] = ids[3:]
+        return tokens
 
 
 def test_ranks_are_those_of_the_targets_own_choices() -> None:
     ranks = measured_ranks(Proposing(), Continuation(torch.arange(1, 12), start=5), 3)
-    assert ranks.tolist() == [[0, 1]] * 4  # behind roots 6, 7, 8 and 9, where two more tokens follow
+    assert ranks.tolist() == [[0, 1]] * 4  # after roots 6, 7, 8 and 9, which two more tokens follow
     assert rank_accuracies(ranks, 3) == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     assert right_paths(ranks, 3) == [(0, 1)] * 4
 
@@ -83,4 +82,4 @@ def test_a_tree_is_stored_beside_what_the_module_says_of_itself(tmp_path: Path) 
     store_tree(path, {"tree": [[0], [1]], "calibration": {"positions": 9}})
     expected = {"method": "medusa", "tree": [[0], [1]], "calibration": {"positions": 9}}
     assert json.loads(path.read_text()) == expected
-    assert [one.name for one in tmp_path.iterdir()] == ["module.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["module.json"]

@@ -14,18 +14,18 @@ from bench.compose.components import resolve_path
 from bench.errors import UserError
 from bench.tasks.chat import ChatFormat
 from bench.tasks.rows import PublishedRows
-from bench.train.conversations import Conversations, exchanges
 from bench.train.corpus.dialogue import Dialogue
-from bench.train.tokenizer import encode_dialogue
+from bench.train.data.conversations import Conversations, dialogue_ids, exchanges
+from bench.train.data.tokenizer import encode_dialogue
 from tests.train.test_train_cli import train
 
 TURNS, ANSWERS = ("Hi", "What is two and two?"), ("Hello.", "Four, as ever.")
 
 
-def conversation(*said: str) -> dict[str, Any]:
+def conversation(*messages: str) -> dict[str, Any]:
     """Messages of a human and a model in turn."""
     return {
-        "conversations": [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(said)]
+        "conversations": [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(messages)]
     }
 
 
@@ -45,14 +45,14 @@ def conversations(path: str, **given: Any) -> Conversations:
 
 def test_a_dialogue_is_encoded_as_the_embedded_model_was_taught(tokenizer: Any) -> None:
     taught = Dialogue("mt_bench", TURNS, ANSWERS, ({}, {}))
-    assert ChatFormat(tokenizer).dialogue_ids(TURNS, ANSWERS) == encode_dialogue(tokenizer, taught)
+    assert dialogue_ids(ChatFormat(tokenizer), TURNS, ANSWERS) == encode_dialogue(tokenizer, taught)
 
 
 @pytest.mark.parametrize("template", ["auto", "raw"])
-def test_the_answers_and_nothing_else_is_trained(tokenizer: Any, template: str) -> None:
+def test_only_the_answers_are_trained(tokenizer: Any, template: str) -> None:
     chat = ChatFormat(tokenizer, template)
-    ids, mask = chat.dialogue_ids(TURNS, ANSWERS)
-    trained = chat.text([one for one, is_answer in zip(ids, mask, strict=True) if is_answer])
+    ids, mask = dialogue_ids(chat, TURNS, ANSWERS)
+    trained = chat.text([token for token, is_answer in zip(ids, mask, strict=True) if is_answer])
     assert "".join(trained.split()) == "".join("".join(ANSWERS).split())
     first = chat.prompt_ids(TURNS[:1], ())
     assert ids[: len(first)] == first
@@ -62,13 +62,13 @@ def test_the_answers_and_nothing_else_is_trained(tokenizer: Any, template: str) 
 def test_vicunas_answers_end_in_its_end_token(tokenizer: Any) -> None:
     tokenizer.add_special_tokens({"eos_token": "</s>"})
     chat = ChatFormat(tokenizer, "vicuna")
-    ids, mask = chat.dialogue_ids(TURNS, ANSWERS)
-    trained = tokenizer.decode([one for one, is_answer in zip(ids, mask, strict=True) if is_answer])
+    ids, mask = dialogue_ids(chat, TURNS, ANSWERS)
+    trained = tokenizer.decode([token for token, is_answer in zip(ids, mask, strict=True) if is_answer])
     assert trained == " Hello.</s> Four, as ever.</s>"
 
 
 @pytest.mark.parametrize(
-    ("row", "found"),
+    ("row", "expected"),
     [
         (conversation("Q", "A", "R", "B"), (["Q", "R"], ["A", "B"])),
         ({"conversations": conversation("x", "Q", "A")["conversations"][1:]}, ([], [])),
@@ -89,19 +89,19 @@ def test_vicunas_answers_end_in_its_end_token(tokenizer: Any) -> None:
         "none",
     ],
 )
-def test_only_answered_questions_count(row: dict[str, Any], found: tuple[list[str], list[str]]) -> None:
-    assert exchanges(row) == found
+def test_only_answered_questions_count(row: dict[str, Any], expected: tuple[list[str], list[str]]) -> None:
+    assert exchanges(row) == expected
 
 
 def test_epochs_repeat_all_conversations_in_another_order(tmp_path: Path, tokenizer: Any) -> None:
     path = write(tmp_path / "talk.json", *(conversation(f"Q{i}", f"A{i}") for i in range(6)))
     chat, data = ChatFormat(tokenizer), conversations(path)
-    ids = [tuple(one) for one, _ in islice(data.stream(chat, 0), 12)]
+    ids = [tuple(ids) for ids, _ in islice(data.stream(chat, 0), 12)]
     assert set(ids[:6]) == set(ids[6:])
     assert ids[:6] != ids[6:]
-    assert ids == [tuple(one) for one, _ in islice(data.stream(chat, 0), 12)]
-    drawn = [tuple(one) for one, _ in islice(conversations(path, draw=2).stream(chat, 0), 6)]
-    assert len(set(drawn)) == 2
+    assert ids == [tuple(ids) for ids, _ in islice(data.stream(chat, 0), 12)]
+    subset = [tuple(dialogue) for dialogue, _ in islice(conversations(path, draw=2).stream(chat, 0), 6)]
+    assert len(set(subset)) == 2
 
 
 def test_a_file_without_conversations_is_refused(tmp_path: Path, tokenizer: Any) -> None:

@@ -52,7 +52,11 @@ def test_references_pass_their_own_checks(training: list[Dialogue], heldout: lis
 
 
 def test_an_answer_of_another_prompt_is_rarely_right(heldout: list[Dialogue]) -> None:
-    pairs = [(one.checks[0], two.answers[0]) for one, two in pairwise(heldout) if one.subtask == two.subtask]
+    pairs = [
+        (first.checks[0], second.answers[0])
+        for first, second in pairwise(heldout)
+        if first.subtask == second.subtask
+    ]
     assert sum(is_right(check, answer) is True for check, answer in pairs) < 0.05 * len(pairs)
 
 

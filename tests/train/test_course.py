@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.train.course import COURSE_FILE, Course, read_course
-from bench.train.joint import JointRecipe, JointTraining
-from bench.train.loop import Dialogue
-from bench.train.modules import ModuleRecipe, ModuleTraining
+from bench.train.trainers.course import COURSE_FILE, Course, read_course
+from bench.train.trainers.joint import JointTraining
+from bench.train.trainers.loop import Dialogue
+from bench.train.trainers.modules import ModuleTraining
+from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from methods.kangaroo.draft import Kangaroo
 from tests.methods.hamburger.hamburgers import unattached
 from tests.methods.small import prompt, random_decoder
@@ -68,7 +69,7 @@ def test_every_logged_step_is_a_line_of_json(trainer: Callable[..., Any], tmp_pa
 def test_a_resumed_run_has_the_lines_of_an_undisturbed_one(
     trainer: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Killed behind step 4, it goes back to step 3, in the midst of a line."""
+    """Killed after step 4, it resumes from step 3, whose figures belong to an unfinished line."""
     trainer(tmp_path / "whole").run(dialogues())
     with pytest.raises(InterruptedError):
         trainer(tmp_path / "halves").run(interrupted(dialogues(), 5 * 2 - 1))
@@ -98,7 +99,7 @@ def test_seconds_go_on_over_an_interrupt_and_speed_counts_answer_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = itertools.count(0, 10.0)
-    monkeypatch.setattr("bench.train.course.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("bench.train.trainers.course.time.perf_counter", lambda: next(now))
     first = Course(tmp_path, steps=4, log_every=2)
     first.begin(0)
     assert first.passed(1, 0.1, {"tokens": 30.0, "loss": 2.0}) is None

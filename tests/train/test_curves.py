@@ -1,4 +1,4 @@
-"""Figures of a training: drawn from its lines at any time, alone or beside others."""
+"""Pictures of a training: drawn from its log at any time, alone or together with others."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from bench.errors import UserError
 from bench.report.style import INK, svg
-from bench.train.course import COURSE_FILE
 from bench.train.curves import course_frame, distinct_names, main, training_figure
+from bench.train.trainers.course import COURSE_FILE
 
 
 def training(folder: Path, *names: str, steps: int = 3) -> Path:
@@ -81,7 +81,7 @@ def test_a_long_course_is_averaged(tmp_path: Path) -> None:
     ],
 )
 def test_folders_are_called_by_what_tells_them_apart(folders: list[str], names: list[str]) -> None:
-    assert distinct_names([Path(one) for one in folders]) == names
+    assert distinct_names([Path(folder) for folder in folders]) == names
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,10 @@ from omegaconf import OmegaConf
 
 from bench.compose.components import resolve_path
 from bench.errors import UserError
-from bench.tasks.chat import ChatFormat
-from bench.tasks.tokenizer import load_tokenizer
+from bench.tasks.chat import ChatFormat, load_tokenizer
 from bench.train.corpus import WEIGHTS, training_dialogues
-from bench.train.embedded import EmbeddedCorpus
-from bench.train.tokenizer import encode_dialogue
+from bench.train.data.embedded import EmbeddedCorpus
+from bench.train.data.tokenizer import encode_dialogue
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +24,17 @@ def chat() -> ChatFormat:
 
 def test_the_mix_decides_how_often_a_subtask_comes() -> None:
     mix = {"rag": 3, "qa": 1, "mt_bench": 0}
-    drawn = Counter(one.subtask for one in islice(training_dialogues(0, mix), 800))
-    assert set(drawn) == {"rag", "qa"}
-    assert drawn["rag"] / drawn["qa"] == pytest.approx(3, rel=0.2)
+    counts = Counter(dialogue.subtask for dialogue in islice(training_dialogues(0, mix), 800))
+    assert set(counts) == {"rag", "qa"}
+    assert counts["rag"] / counts["qa"] == pytest.approx(3, rel=0.2)
 
 
 def test_a_stream_holds_the_corpus_encoded_and_is_the_same_for_a_seed(chat: ChatFormat) -> None:
     first = list(islice(EmbeddedCorpus().stream(chat, 0), 3))
     assert first == list(islice(EmbeddedCorpus().stream(chat, 0), 3))
-    assert first == [encode_dialogue(chat.tokenizer, one) for one in islice(training_dialogues(1000), 3)]
+    assert first == [
+        encode_dialogue(chat.tokenizer, dialogue) for dialogue in islice(training_dialogues(1000), 3)
+    ]
 
 
 def test_provenance_tells_a_mix_of_ones_own() -> None:

@@ -13,9 +13,11 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.modules import save_model
-from bench.train.checkpoint import save_state
-from bench.train.joint import JointRecipe, JointTraining, cut, train_joint
-from bench.train.loop import Dialogue
+from bench.train.data.batching import group_by_length
+from bench.train.trainers.checkpoint import save_state
+from bench.train.trainers.joint import JointTraining, train_joint
+from bench.train.trainers.loop import Dialogue
+from bench.train.trainers.recipe import JointRecipe
 from methods.hamburger.draft import Hamburger
 from tests.methods.hamburger.hamburgers import answer, unattached
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
@@ -37,8 +39,8 @@ def test_it_learns_one_dialogue_by_heart(tmp_path: Path) -> None:
     decoder = random_decoder()
     recipe = replace(RECIPE, steps=30, lr=1e-2, checkpoint_every=100)
     trainer = JointTraining(hamburger().model_trainer(), decoder, recipe, tmp_path)
-    one = [next(dialogues())]
-    figures = [trainer.train_step(one) for _ in range(30)]
+    batch = [next(dialogues())]
+    figures = [trainer.train_step(batch) for _ in range(30)]
     assert figures[0]["ce"] > 3
     assert figures[-1]["ce"] < 1
     assert figures[-1]["top1"] > 0.8
@@ -120,7 +122,10 @@ def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
 
 def test_batches_hold_alike_lengths_and_at_least_one_example() -> None:
     examples = [answer(list(range(length)), length - 1, [1]) for length in (5, 40, 6, 5)]
-    assert [[len(one) for one in part] for part in cut(examples, 18)] == [[39], [5, 4, 4]]
+    assert [[len(example) for example in part] for part in group_by_length(examples, 18, len)] == [
+        [39],
+        [5, 4, 4],
+    ]
 
 
 def test_recipes_that_cannot_be_are_refused() -> None:

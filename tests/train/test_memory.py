@@ -1,4 +1,4 @@
-"""What a training will need in memory: told before weights are read, and not less than it takes."""
+"""The memory of a training: estimated before weights are read, and not less than the training takes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bench.errors import UserError
 from bench.runtime.loading import RuntimeOptions, load_config
 from bench.runtime.random_weights import empty_decoder
 from bench.train.cli import _require_memory
-from bench.train.joint import JointRecipe
-from bench.train.memory import TrainingMemory, plan_lines, require_memory, training_memory
-from bench.train.modules import ModuleRecipe, observe
-from bench.train.weighing import Scale, peak_bytes
+from bench.train.memory.estimate import TrainingMemory, plan_lines, require_memory, training_memory
+from bench.train.memory.peak import StorageCounter, peak_bytes
+from bench.train.trainers.modules import observe
+from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from methods.core.base import FullTrainable, Trainable
 from tests.harness import composed_settings, save_random_model
 from tests.methods.hamburger.hamburgers import unattached
@@ -35,8 +35,8 @@ def empty() -> Any:
 
 
 def trainable(name: str) -> Any:
-    wanted = composed_settings(f"method={name}", "bench.plan=true").method
-    return replace(wanted, params={**wanted.params, "weights": None}).build()
+    component = composed_settings(f"method={name}", "bench.plan=true").method
+    return replace(component, params={**component.params, "weights": None}).build()
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None
     for weight in module.parameters():
         weight.grad = torch.zeros_like(weight)
     ids = prompt(LENGTH).tolist()
-    with Scale() as scale:
+    with StorageCounter() as counter:
         rows = observe(method.trainer(), decoder, ids, [True] * LENGTH)
         method.trainer().loss(module, rows, decoder)[0].backward()
-    reckoned = training_memory(method.trainer(), empty(), ModuleRecipe(max_tokens=LENGTH))
-    assert reckoned.trained == sum(one.numel() for one in module.parameters())
-    assert reckoned.pass_bytes is not None
-    assert scale.peak_bytes <= reckoned.pass_bytes < 1.05 * scale.peak_bytes
+    estimate = training_memory(method.trainer(), empty(), ModuleRecipe(max_tokens=LENGTH))
+    assert estimate.trained == sum(weight.numel() for weight in module.parameters())
+    assert estimate.pass_bytes is not None
+    assert counter.peak_bytes <= estimate.pass_bytes < 1.05 * counter.peak_bytes
 
 
 @pytest.mark.parametrize("changes", [{}, {"distilled": 0.5}, {"decoded_groups": 1.0}], ids=str)
@@ -71,13 +71,13 @@ def test_a_whole_model_weighs_at_least_what_a_real_batch_takes(changes: dict[str
         weight.grad = torch.zeros_like(weight)
     is_answer = [False] * 8 + [True] * (LENGTH - 8)
     examples = method.model_trainer().examples(model, prompt(LENGTH).tolist(), is_answer, decoder, Random(0))
-    with Scale() as scale:
+    with StorageCounter() as counter:
         method.model_trainer().joint_loss(model, examples, decoder)[0].backward()
-    reckoned = training_memory(method.model_trainer(), empty(), recipe)
-    assert reckoned.trained == sum(one.numel() for one in model.parameters())
-    assert reckoned.tokens == 128
-    assert reckoned.pass_bytes is not None
-    assert reckoned.pass_bytes >= scale.peak_bytes
+    estimate = training_memory(method.model_trainer(), empty(), recipe)
+    assert estimate.trained == sum(weight.numel() for weight in model.parameters())
+    assert estimate.tokens == 128
+    assert estimate.pass_bytes is not None
+    assert estimate.pass_bytes >= counter.peak_bytes
 
 
 def test_a_scale_counts_what_lives_at_a_time_and_nothing_from_outside() -> None:
@@ -89,12 +89,12 @@ def test_a_scale_counts_what_lives_at_a_time_and_nothing_from_outside() -> None:
         second = outside + outside
         second.add_(1)
         third = second[:10].clone()
-        assert float(third.sum()) == 0.0  # what it is told, not what there is
+        assert float(third.sum()) == 0.0  # the given value, not a real number
 
     assert peak_bytes(run) == 4000 + 40 + 4
 
 
-def test_sequences_longer_than_the_cache_are_not_reckoned_for() -> None:
+def test_sequences_longer_than_the_cache_do_not_count() -> None:
     assert (
         training_memory(trainable("kangaroo").trainer(), empty(), ModuleRecipe(max_tokens=9999)).tokens == 256
     )
@@ -107,10 +107,10 @@ def test_a_loss_that_needs_numbers_leaves_its_pass_unknown() -> None:
         raise RuntimeError(f"no numbers in {rows.ids.device}")
 
     trainer.loss = numpy_loss
-    reckoned = training_memory(trainer, empty(), ModuleRecipe(max_tokens=LENGTH))
-    assert reckoned.pass_bytes is None
-    assert "a pass over 96 tokens unknown" in reckoned.line()
-    assert reckoned.total_bytes == reckoned.certain_bytes > 0
+    estimate = training_memory(trainer, empty(), ModuleRecipe(max_tokens=LENGTH))
+    assert estimate.pass_bytes is None
+    assert "a pass over 96 tokens unknown" in estimate.line()
+    assert estimate.total_bytes == estimate.certain_bytes > 0
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from bench.errors import UserError
 from bench.runtime.modules import save_module
-from bench.train.loop import Dialogue
-from bench.train.modules import ModuleRecipe, ModuleTraining, train_module
+from bench.train.trainers.loop import Dialogue
+from bench.train.trainers.modules import ModuleTraining, train_module
+from bench.train.trainers.recipe import ModuleRecipe
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Trainable
 from methods.kangaroo.draft import Kangaroo
@@ -88,13 +89,13 @@ def test_a_run_can_begin_with_the_mean_of_several(tmp_path: Path) -> None:
             folder,
             {"model": "random"},
         )
-    one, other = (load_file(folder / "module.safetensors") for folder in folders)
+    first, second = (load_file(folder / "module.safetensors") for folder in folders)
     mean = ModuleTraining(
         kangaroo().trainer(), decoder, RECIPE, tmp_path / "next", folders
     ).module.state_dict()
-    assert any(not torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
     for name, value in mean.items():
-        torch.testing.assert_close(value, (one[name].float() + other[name].float()) / 2)
+        torch.testing.assert_close(value, (first[name].float() + second[name].float()) / 2)
 
 
 def test_weights_of_another_module_are_refused_as_a_start(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 
 from bench.errors import UserError
 from bench.runtime.decoder import NO_SKIP, Skip
-from bench.train.calibration import Continuation, continue_greedily
 from bench.train.cli import _train_method
-from bench.train.skip_rating import TextMatch, draft_cost, expected_rate, measured_rate
-from bench.train.skip_set import SkipSetConfig, search_ratios
+from bench.train.data.heldout import Continuation, continue_greedily
+from bench.train.skip_set.cli import SkipSetConfig, search_ratios
+from bench.train.skip_set.rating import TextMatch, draft_cost, expected_rate, measured_rate
 from methods.core.autoregressive import Autoregressive
 from methods.skipping.sublayer_skip import SkippedModel, skip_of, sublayers
 from tests.harness import ROOT
@@ -55,7 +55,7 @@ def texts_of(decoder: object) -> list[Continuation]:
     return [continue_greedily(target, prompt(9, seed), 12, frozenset()) for seed in (3, 4)]
 
 
-def test_match_counts_the_answers_tokens_behind_their_first() -> None:
+def test_match_counts_the_answers_tokens_after_the_first() -> None:
     decoder, skip = random_decoder(), skip_of([1, 3], [2])
     texts = texts_of(decoder)
     match = TextMatch(decoder, [*texts, Continuation(prompt(10), start=9)])  # the last is too short
@@ -105,9 +105,9 @@ def skip_set(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_set_becomes_the_module_of_the_method(tmp_path: Path) -> None:
-    got = skip_set(tmp_path / "found")
+    got = skip_set(tmp_path / "searched")
     assert got.returncode == 0, got.stderr
-    facts = json.loads((tmp_path / "found" / "module.json").read_text())
+    facts = json.loads((tmp_path / "searched" / "module.json").read_text())
     assert (facts["method"], facts["model"]) == ("draft_verify", "tiny")
     assert 0 < facts["search"]["match"] <= 1
     assert facts["search"]["tries"] == 2
@@ -124,7 +124,7 @@ def test_a_method_without_a_set_is_refused_in_two_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"objective": "guessed"}, "objective must be one of predicted, measured, got guessed"),
+        ({"objective": "guessed"}, "objective must be one of predicted, measured, got 'guessed'"),
         ({"ratios": [0.5, 1.2]}, "ratios must lie between 0 and 1"),
         ({"tokens": 1}, "tokens must be at least 2, got 1"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
 from bench.train.corpus import Dialogue, training_dialogues
-from bench.train.tokenizer import ASSISTANT, BOS, END, USER, encode_dialogue, train_tokenizer
+from bench.train.data.tokenizer import ASSISTANT, BOS, END, USER, encode_dialogue, train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def train(*overrides: str) -> subprocess.CompletedProcess[str]:
         (["method=kangaroo", "start=7"], "7 holds no module.safetensors to start from"),
         (["method=kangaroo", "start=[7,b]"], "7 holds no module.safetensors to start from"),
         (["plan=true", "gpu=abacus"], "gpu must be one of v100"),
-        (["plan=true", "base=tiny"], "plan=true reckons for a method's modules"),
+        (["plan=true", "base=tiny"], "plan=true is for a method's modules"),
     ],
     ids=[
         "unknown method",

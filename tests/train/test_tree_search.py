@@ -5,14 +5,14 @@ from random import Random
 
 import pytest
 
-from bench.train.tree_search import Node, Path, best_size, grow, seconds_at
+from bench.train.calibrate.tree_search import Node, Path, best_size, grow, seconds_at
 from methods.core.trees import Tree
 
 NODES = [Node((0,), 1.6), Node((0, 0), 1.9), Node((1,), 2.1), Node((0, 1), 2.28), Node((2,), 2.39)]
 MORE = [*NODES, *(Node((rank,), 2.39 + rank / 100) for rank in range(3, 10))]
 
 
-def test_a_round_begins_behind_what_the_last_one_accepted() -> None:
+def test_a_round_begins_after_the_tokens_that_the_last_round_accepted() -> None:
     text: list[Path] = [(0, 0), (1,), (), (0, 0), (1, 2), (2,)]
     nodes = grow([text], 9)
     # six rounds without a tree; with (0,) four, at places 0, 2, 3 and 5; with (0, 0) two, at 0 and 3: none
@@ -65,16 +65,16 @@ def test_growth_is_optimal_where_every_text_is_one_round() -> None:
     ids=["rows are free: all of them", "rows cost in full: the best one", "cheap up to four"],
 )
 def test_size_is_where_a_second_yields_most_tokens(round_s: dict[int, float], nodes: int) -> None:
-    found = best_size(MORE, round_s)
-    assert len(found.paths) == nodes
-    assert found.tokens == MORE[nodes - 1].tokens
+    tree = best_size(MORE, round_s)
+    assert len(tree.paths) == nodes
+    assert tree.tokens == MORE[nodes - 1].tokens
 
 
 def test_a_tree_may_have_to_promise_some_tokens() -> None:
     round_s = {1: 1.0, 2: 2.0, 12: 9.0}
-    found = best_size(MORE, round_s, least_tokens=1.9)
-    assert found.tokens >= 1.9
-    assert len(found.paths) == 2  # not one more than needed
+    tree = best_size(MORE, round_s, least_tokens=1.9)
+    assert tree.tokens >= 1.9
+    assert len(tree.paths) == 2  # not one more than needed
     with pytest.raises(ValueError, match="no measured tree promises 9 tokens a round"):
         best_size(MORE, round_s, least_tokens=9)
 

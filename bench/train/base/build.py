@@ -1,8 +1,8 @@
 """Training of the embedded model from nothing: the run's folder, its worker processes, interrupt and resume.
 
 On the CPU each core runs one worker with one thread (about 1.7 times the throughput of one process with two
-threads at these matrix sizes). What a step does is a function of the recipe and the step's number alone, so
-an interrupted run continues exactly by the same command.
+threads at these matrix sizes). A step depends only on the recipe and the step's number, so an interrupted run
+is resumed exactly by the same command.
 """
 
 import logging
@@ -22,14 +22,14 @@ from torch import distributed
 from bench.errors import UserError
 from bench.train.base.loop import Trainer
 from bench.train.base.recipe import BaseRecipe, default_recipe
-from bench.train.checkpoint import load_state
 from bench.train.corpus import training_dialogues
-from bench.train.tokenizer import train_tokenizer
+from bench.train.data.tokenizer import train_tokenizer
+from bench.train.trainers.checkpoint import load_state
 
 __all__ = ["BaseRecipe", "default_recipe", "train_base"]
 
-# Read by fresh processes. By default glibc returns large blocks to the system after every use and faults
-# them in again; keeping them is worth about a quarter of the step.
+# Environment of the worker processes. By default glibc returns large blocks to the system after every use and
+# then has to map them again; keeping them makes a step about a quarter faster.
 WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
@@ -56,12 +56,12 @@ def train_base(
         The Hugging Face folder of the finished model (bf16), or None if the run was stopped.
 
     Raises:
-        UserError: If `out` holds a run with other settings, or a GPU is asked for with several workers.
+        UserError: If `out` holds a run with other settings, or several workers are to share a GPU.
         RuntimeError: If a worker failed.
     """
     if device != "cpu" and recipe.workers > 1:
         raise UserError(f"workers must be 1 on {device}, got {recipe.workers}", "Set workers=1.")
-    load_state(out, asdict(recipe))  # refuse other settings here, before any worker starts
+    load_state(out, asdict(recipe))  # raises if settings differ, before any worker starts
     if (out / "final").exists():
         return out / "final"
     _prepare_tokenizer(recipe, out / "tokenizer")
@@ -91,7 +91,7 @@ def _prepare_tokenizer(recipe: BaseRecipe, folder: Path) -> None:
 
 
 def _wait(workers: Sequence[SpawnProcess], stop: Event) -> None:
-    """Wait for the workers; an interrupt asks them to stop after their step, a failed one ends the others."""
+    """Wait for the workers; an interrupt stops them after their step, a failed worker ends the others."""
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while any(worker.is_alive() for worker in workers):
@@ -108,7 +108,7 @@ def _wait(workers: Sequence[SpawnProcess], stop: Event) -> None:
     if any(worker.exitcode for worker in workers):
         for worker in workers:
             worker.terminate()
-        raise RuntimeError("a training worker failed; its own message stands above")
+        raise RuntimeError("a training worker failed; its own message is above")
 
 
 def _work(
@@ -133,7 +133,7 @@ def _work(
 
 
 def _take_one_core(rank: int) -> None:
-    """One thread; pinned to a core where the system can, as two workers on one core halve the speed."""
+    """Use one thread, pinned to a core if the system can: two workers on one core would halve the speed."""
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

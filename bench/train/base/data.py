@@ -1,8 +1,8 @@
-"""Micro-batches of the base model: which dialogues meet in a batch, as a function of seed, worker and index.
+"""Micro-batches of the base model, determined by the seed, the worker and the index of the micro-batch.
 
-A pool of dialogues is drawn, sorted by length and cut into micro-batches of about `micro_tokens` padded
-tokens, so that little is padding; their order is shuffled. Pools are seeded by their number, so a resumed
-run recreates only its pool. Every dialogue starts at position 0, alone in its row, as in inference.
+A pool of dialogues is drawn, grouped by length into micro-batches of about `micro_tokens` tokens with
+padding, and shuffled. Pools are seeded by their number, so a resumed run only has to draw its current pool.
+Every dialogue starts at position 0 of its own row, as in inference.
 
 Shapes: B dialogues of a micro-batch, S positions.
 """
@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from bench.train.corpus import Dialogue, training_dialogues
-from bench.train.tokenizer import encode_dialogue
+from bench.train.data.batching import group_by_length
+from bench.train.data.tokenizer import encode_dialogue
 
 Encoded = tuple[list[int], list[bool]]
 MICROS_PER_POOL = 96
@@ -50,15 +51,8 @@ def collate(dialogues: Sequence[Encoded], pad: int) -> MicroBatch:
 
 
 def cut_by_length(dialogues: Sequence[Encoded], micro_tokens: int) -> list[list[Encoded]]:
-    """Groups of dialogues of similar length, at least one each, of at most `micro_tokens` padded tokens."""
-    groups: list[list[Encoded]] = []
-    for dialogue in sorted(dialogues, key=lambda item: len(item[0]), reverse=True):
-        # the first of a group is its longest, so it sets the padded length
-        if groups and (len(groups[-1]) + 1) * len(groups[-1][0][0]) <= micro_tokens:
-            groups[-1].append(dialogue)
-        else:
-            groups.append([dialogue])
-    return groups
+    """Groups of dialogues of similar length, of at most `micro_tokens` tokens with padding."""
+    return group_by_length(dialogues, micro_tokens, lambda dialogue: len(dialogue[0]))
 
 
 def _encode_until(
@@ -76,7 +70,7 @@ class MicroBatches:
 
     Args:
         tokenizer: Tokenizer of the model.
-        micro_tokens: Padded tokens of a micro-batch, at most.
+        micro_tokens: Largest size of a micro-batch, in tokens with padding.
         seed: Seed of the run.
         rank: This worker's index; every worker draws its own dialogues.
     """
@@ -89,7 +83,7 @@ class MicroBatches:
         self._pool: list[list[Encoded]] = []
 
     def __getitem__(self, index: int) -> MicroBatch:
-        """The micro-batch with this index, whatever was asked before."""
+        """The micro-batch with this index; indices may come in any order."""
         number, offset = divmod(index, MICROS_PER_POOL)
         if number != self._pool_number:
             self._pool, self._pool_number = self._draw(number), number
@@ -99,7 +93,7 @@ class MicroBatches:
         seed, rank = self._seed
         rng = Random(f"{seed}/{rank}/{number}")
         stream = training_dialogues(rng.getrandbits(48))
-        # padding only adds, so this many tokens fill MICROS_PER_POOL groups or a few more, which are left out
+        # without padding they would fill MICROS_PER_POOL groups; padding makes a few more, which are dropped
         encoded = _encode_until(stream, self._tokenizer, MICROS_PER_POOL * self._micro_tokens)
         groups = cut_by_length(encoded, self._micro_tokens)
         rng.shuffle(groups)

@@ -1,4 +1,4 @@
-"""Cheap look at a base model during training: held-out loss and agreement of its early exits.
+"""Quick check of a base model during training: held-out loss and agreement of its early exits.
 
 Shapes: B dialogues, S positions, N answer positions, D hidden size.
 """
@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from bench.train.base.data import MicroBatch, collate, cut_by_length
 from bench.train.base.model import Network, rms_norm
 from bench.train.corpus import heldout_dialogues
-from bench.train.tokenizer import encode_dialogue
+from bench.train.data.tokenizer import encode_dialogue
 
 EXITS = (1, 2, 4, 8)
 HELDOUT_SEED = 0

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, distributed
 from transformers import PreTrainedTokenizerFast
 
-from bench.train import layerskip
+from bench.train.base import layerskip
 from bench.train.base.data import MicroBatch, MicroBatches
 from bench.train.base.evaluation import evaluate_exits
 from bench.train.base.model import build_model, compiled_network
 from bench.train.base.optim import BaseOptimizer
 from bench.train.base.recipe import BaseRecipe
-from bench.train.checkpoint import load_state, save_state
+from bench.train.trainers.checkpoint import load_state, save_state
 
 GRAD_CLIP = 1.0
 REPORT_EVERY = 20
@@ -66,7 +66,7 @@ class Trainer:
         self._resume()
 
     def _gradient_buffer(self) -> Tensor:
-        """One flat tensor behind every gradient, with the tally at its end: a single sum over the workers."""
+        """One flat tensor for all gradients and the tally, so that one call sums them over the workers."""
         weights = list(self.model.parameters())
         buffer = torch.zeros(sum(weight.numel() for weight in weights) + TALLY, device=self.device)
         start = 0
@@ -77,28 +77,28 @@ class Trainer:
 
     @property
     def _tally(self) -> Tensor:
-        """Weight and loss of the last layer, the same of the exit, tokens, workers asking to stop; [6]."""
+        """Sums, shape [6]: weight and loss of the last layer and the exit, tokens, workers that must stop."""
         return self._buffer[-TALLY:]
 
-    def run(self, is_stop_asked: Callable[[], bool]) -> None:
-        """Train to the end, or until any worker is asked to stop; then save."""
-        begun, tokens = time.perf_counter(), self.tokens
+    def run(self, must_stop: Callable[[], bool]) -> None:
+        """Train to the end, or until any worker must stop; then save."""
+        start, tokens = time.perf_counter(), self.tokens
         while self.step < self.recipe.steps:
-            tally = self.train_step(is_stop_asked())
+            tally = self.train_step(must_stop())
             if tally is None:
                 break
             if self.rank == 0:
-                self._report(tally, (self.tokens - tokens) / (time.perf_counter() - begun))
+                self._report(tally, (self.tokens - tokens) / (time.perf_counter() - start))
         if self.rank == 0:
             self._save()
             if self.step == self.recipe.steps:
                 self._export()
 
-    def train_step(self, is_stop_asked: bool) -> list[float] | None:
+    def train_step(self, must_stop: bool) -> list[float] | None:
         """One step of all workers.
 
         Returns:
-            The tally summed over the workers, or None (and no update) if one of them was asked to stop.
+            The tally summed over the workers, or None (and no update) if one of them must stop.
 
         Raises:
             FloatingPointError: If the loss is not finite.
@@ -108,9 +108,9 @@ class Trainer:
         exit_ = layerskip.exit_of_step(self.step, recipe.shape.layers)
         stream = recipe.seed * recipe.workers + self.rank
         generator = torch.Generator().manual_seed(stream * 10**7 + self.step)
-        for micro in range(0 if is_stop_asked else recipe.micros_per_step):
+        for micro in range(0 if must_stop else recipe.micros_per_step):
             self._accumulate(self.batches[self.step * recipe.micros_per_step + micro], exit_, generator)
-        self._tally[5] = float(is_stop_asked)
+        self._tally[5] = float(must_stop)
         sum_over_workers(self._buffer)
         tally: list[float] = self._tally.tolist()
         if tally[5]:
@@ -142,7 +142,7 @@ class Trainer:
         self._tally[:5] += torch.stack([value.float().to(self.device) for value in sums])
 
     def _loss(self, state: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
-        """Weighted next-token loss where the weight is not 0. Shapes: [B, S, D], [B, S], [B, S - 1]."""
+        """Sum of weighted next-token losses. Shapes: state [B, S, D], ids [B, S], weight [B, S - 1]."""
         chosen = weight.flatten().nonzero().squeeze(1)  # [N]
         targets = ids[:, 1:].flatten()[chosen].to(self.device)
         rows = state[:, :-1].flatten(0, 1)[chosen.to(self.device)]  # [N, D]

@@ -1,9 +1,9 @@
 """The network of the embedded model: a Hugging Face Llama for the weights, one functional pass for the speed.
 
-The pass reads the parameters of `LlamaForCausalLM` and computes what its modules compute, but with the
-q/k/v and the gate/up products fused, attention as plain batched products on the CPU (the kernels of
-scaled_dot_product_attention are slower backwards at these sizes) and one function per layer, so that
-torch.compile builds one and reuses it.
+The pass reads the parameters of `LlamaForCausalLM` and computes what its modules compute, but with the q/k/v
+and the gate/up products fused, attention as plain batched products on the CPU (the kernels of
+scaled_dot_product_attention have a slower backward pass at these sizes) and one function for all layers, so
+that torch.compile compiles it once.
 
 Shapes: B dialogues of a micro-batch, S positions, D hidden size, H heads, F feed-forward size, N selected
 positions, L layers, V vocabulary.
@@ -186,7 +186,7 @@ class Network:
 def compiled_network(
     model: LlamaForCausalLM, shape: BaseShape, dtype: torch.dtype, is_compiled: bool
 ) -> Network:
-    """The network, its layer and loss compiled once for all lengths if asked."""
+    """The network, with layer and loss compiled once for all lengths if `is_compiled`."""
     if not is_compiled:
         return Network(model, shape, dtype)
     return Network(

@@ -1,8 +1,8 @@
-"""Settings of the embedded model's training; together with the corpus they determine the model."""
+"""Settings of the embedded model's training; together with the corpus they determine its weights."""
 
 from dataclasses import dataclass, field
 
-from bench.errors import UserError
+from bench.compose.components import require_least
 from bench.train.base.model import BaseShape
 
 COUNTS = ("steps", "workers", "micro_tokens", "micros_per_step", "evaluate_every", "checkpoint_every")
@@ -17,7 +17,7 @@ class BaseRecipe:
     workers: int = 2
     """Data-parallel processes of one thread each; each draws its own dialogues."""
     micro_tokens: int = 2048
-    """Padded tokens of a micro-batch, at most."""
+    """Largest size of a micro-batch, in tokens with padding."""
     micros_per_step: int = 2
     """Micro-batches of one worker in one step."""
     muon_lr: float = 0.02
@@ -46,10 +46,7 @@ class BaseRecipe:
 
     def __post_init__(self) -> None:
         for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"{name} must be at least 1, got {getattr(self, name)}", f"Set {name} to 1 or more."
-                )
+            require_least(f"base.{name}", getattr(self, name), 1)
 
     def lr_factor(self, step: int) -> float:
         """Share of the peak rate: linear warm-up, a plateau, then a linear fall to 0 after the last step."""
@@ -58,9 +55,9 @@ class BaseRecipe:
 
 
 def default_recipe(device: str) -> BaseRecipe:
-    """The recipe for a device type: one process with larger batches and more tokens on a GPU.
+    """The recipe for a device type: on a GPU one process, larger batches and more steps.
 
-    The GPU figures are a choice, not a result: the shipped model was trained on the CPU.
+    The GPU settings were chosen without a measurement: the shipped model was trained on a CPU.
     """
     if device == "cuda":
         return BaseRecipe(workers=1, micro_tokens=16384, micros_per_step=1, steps=6000)

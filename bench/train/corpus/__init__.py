@@ -1,7 +1,9 @@
-"""The training corpus of the tiny chat model: six seeded generators, and the split that holds prompts out.
+"""The training corpus of the embedded model: six seeded generators, and the split of held-out prompts.
 
-A stable hash of the first user turn decides the side of the split, so no training stream, whatever its seed,
-ever holds a held-out prompt.
+A hash of the first user turn decides whether a dialogue is held out, so no training stream of any seed
+contains a held-out prompt. Start reading here, at `training_dialogues` and `heldout_dialogues`, which other
+packages import; each Spec-Bench subtask has its generator in a module, and ``python -m bench.train.corpus``
+prints examples.
 """
 
 import hashlib
@@ -22,7 +24,7 @@ GENERATORS: Mapping[str, Generator] = {
     "math_reasoning": math_problems.make,
     "rag": passages.make,
 }
-# Share of dialogues; arithmetic and translation are the hardest to learn, so they come more often.
+# Relative frequency of dialogues; arithmetic and translation, the hardest to learn, come more often.
 WEIGHTS: Mapping[str, int] = {
     "mt_bench": 3,
     "translation": 5,
@@ -32,11 +34,13 @@ WEIGHTS: Mapping[str, int] = {
     "rag": 3,
 }
 HELD_OUT_MODULUS = 64
-MAX_DRAWS_PER_PROMPT = 20 * HELD_OUT_MODULUS  # far beyond need, so a world too small ends in an error
+MAX_DRAWS_PER_PROMPT = (
+    20 * HELD_OUT_MODULUS
+)  # many more than needed: reached only if a generator has too few prompts
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a first user turn belongs to the held-out side: its SHA-256 is 0 modulo 64."""
+    """Whether a first user turn is held out: its SHA-256 is 0 modulo 64."""
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") % HELD_OUT_MODULUS == 0
 
 
@@ -45,7 +49,7 @@ def training_dialogues(seed: int, mix: Mapping[str, float] = WEIGHTS) -> Iterato
 
     Args:
         seed: Seed of the stream; the same seed gives the same dialogues on every machine.
-        mix: How often those of each subtask come, as weights.
+        mix: Relative frequency of each subtask.
     """
     rng = Random(seed)
     names, weights = list(mix), list(mix.values())
@@ -57,14 +61,14 @@ def training_dialogues(seed: int, mix: Mapping[str, float] = WEIGHTS) -> Iterato
 
 def _distinct_held_out(subtask: str, rng: Random, count: int) -> list[Dialogue]:
     """The first `count` held-out dialogues of one subtask with distinct first turns."""
-    found: dict[str, Dialogue] = {}
+    dialogues: dict[str, Dialogue] = {}
     for _ in range(MAX_DRAWS_PER_PROMPT * count):
         dialogue = GENERATORS[subtask](rng)
         if is_held_out(dialogue.turns[0]):
-            found.setdefault(dialogue.turns[0], dialogue)
-        if len(found) == count:
-            return list(found.values())
-    raise ValueError(f"{subtask} has only {len(found)} distinct held-out prompts, {count} were asked for")
+            dialogues.setdefault(dialogue.turns[0], dialogue)
+        if len(dialogues) == count:
+            return list(dialogues.values())
+    raise ValueError(f"{subtask} has only {len(dialogues)} distinct held-out prompts, not {count}")
 
 
 def heldout_dialogues(seed: int, per_subtask: int = 84) -> list[Dialogue]:

@@ -1,6 +1,6 @@
-"""Question answering: facts of a closed world, asked alone, in pairs and as comparisons of two entries.
+"""Question answering: two facts on an entry of a small fixed world, or a comparison of two entries.
 
-The facts repeat in training; the held-out questions are unseen combinations and phrasings.
+Training repeats the facts; held-out questions are combinations and phrasings that it never has.
 """
 
 from collections.abc import Mapping
@@ -166,14 +166,14 @@ def _compare(rng: Random) -> Dialogue:
     pool: tuple[Entry, ...] = (
         ANIMALS if key in ANIMAL_FACTS else COUNTRIES if key in COUNTRY_FACTS else ELEMENTS
     )
-    one, two = rng.sample(pool, 2)
-    measure, value_1, value_2 = MEASURES[key], getattr(one, key), getattr(two, key)
-    more, less = (one, two) if value_1 > value_2 else (two, one)
-    question = f"{rng.choice(measure.ask)} {label(one)} or {label(two)}?"
+    first, second = rng.sample(pool, 2)
+    measure, value_1, value_2 = MEASURES[key], getattr(first, key), getattr(second, key)
+    more, less = (first, second) if value_1 > value_2 else (second, first)
+    question = f"{rng.choice(measure.ask)} {label(first)} or {label(second)}?"
     answer = (
-        f"To compare them, we look at {measure.topic}. {capital(label(one))} "
+        f"To compare them, we look at {measure.topic}. {capital(label(first))} "
         f"{measure.states.format(v=value_1)}. "
-        f"{capital(label(two))} {measure.states.format(v=value_2)}. The number {getattr(more, key)} is "
+        f"{capital(label(second))} {measure.states.format(v=value_2)}. The number {getattr(more, key)} is "
         f"larger than {getattr(less, key)}. "
         f"So {label(more)} {measure.more} than {label(less)}. {capital(label(more))} {describe(more)}, and "
         f"{label(less)} {describe(less)}."
@@ -187,5 +187,5 @@ def _compare(rng: Random) -> Dialogue:
 
 
 def make(rng: Random) -> Dialogue:
-    """One question about the closed world, half of them comparisons."""
+    """One question; half of them are comparisons."""
     return rng.choice((_two_facts, _compare))(rng)

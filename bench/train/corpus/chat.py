@@ -1,4 +1,4 @@
-"""Two-turn chat: a short text drawn from a fact table, then a request that refers back to it."""
+"""Two-turn chat: a request for a short text on facts of a table, then a request that refers back to it."""
 
 from random import Random
 from typing import Any
@@ -56,7 +56,7 @@ Turn = tuple[str, str, dict[str, Any]]
 
 
 def _follow_up(rng: Random, topic: str, names: list[str], lines: list[str], facts: list[str]) -> Turn:
-    """The second turn on a text: a list, one sentence, an email, or one point again."""
+    """The second turn after a text: the same as a list, one sentence or an email, or one point repeated."""
     kind = rng.randrange(4)
     if kind == 0:
         points = "\n".join(f"- {capital(name)}: {line}." for name, line in zip(names, lines, strict=True))
@@ -84,7 +84,7 @@ def _follow_up(rng: Random, topic: str, names: list[str], lines: list[str], fact
 
 
 def _text(rng: Random) -> Dialogue:
-    """A text on one topic for one audience that covers three aspects in the order asked."""
+    """A text on one topic for one audience that covers three aspects in the order of the prompt."""
     field = rng.choice(FIELDS)
     topic = rng.choice(list(field.topics))
     chosen = rng.sample(range(len(field.aspects)), 3)
@@ -102,7 +102,7 @@ def _text(rng: Random) -> Dialogue:
 
 
 def _plan(rng: Random) -> Dialogue:
-    """A day plan of three stops with prices, then a question on the cheapest or dearest stop."""
+    """A day plan of three stops with prices, then a question on the cheapest or most expensive stop."""
     town, friend = rng.choice(TOWNS), rng.choice(NAMES)
     x, y, z = rng.sample(list(STOPS), 3)
     a, b, c = STOPS[x], STOPS[y], STOPS[z]
@@ -139,5 +139,5 @@ def _plan(rng: Random) -> Dialogue:
 
 
 def make(rng: Random) -> Dialogue:
-    """One two-turn chat; three in four are texts, the others day plans."""
+    """One two-turn chat: three in four are texts, the others day plans."""
     return _plan(rng) if rng.random() < 0.25 else _text(rng)

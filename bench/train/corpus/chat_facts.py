@@ -1,4 +1,4 @@
-"""Fact tables and sentence forms of the writing task: towns, professions and dishes, five aspects each.
+"""Facts and sentence patterns for the chat task: towns, professions and dishes, with five aspects each.
 
 Each aspect has a name for the prompt, a sentence for the text and the facts themselves, one per topic.
 """

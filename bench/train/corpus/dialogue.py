@@ -1,6 +1,6 @@
-"""The record every generator returns, and the check specs that travel with it.
+"""The dialogue that every generator returns, and the check specs in it.
 
-A check spec is a JSON-able mapping that `bench.tasks.checkers` reads; this file only builds such mappings.
+A check spec is a mapping for `bench.tasks.checkers` that JSON can hold; this file only builds such mappings.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Word lists that several generators share: people, towns, days. Short, so that a tiny model learns them."""
+"""Names of people, towns and days for several generators; short, so that a tiny model can learn them."""
 
 WOMEN = ("Anna", "Clara", "Emma", "Ida", "Julia", "Lena", "Maria", "Nora", "Olga", "Sara", "Tina", "Vera")
 MEN = ("Adam", "Ben", "Carl", "David", "Erik", "Felix", "Hugo", "Jonas", "Leo", "Max", "Oscar", "Paul")

@@ -1,7 +1,6 @@
-"""Math: word problems with two or three steps; each step is one small sum, difference or product.
+"""Math: word problems of two or three steps; each step is a small sum, difference, product or quotient.
 
-Operands stay small (products from the small times table, totals of about 100 at most), so a tiny model can
-learn every fact.
+Numbers stay small (factors up to 9, totals of about 100 at most), so a tiny model can learn every step.
 """
 
 from random import Random

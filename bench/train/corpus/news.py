@@ -8,7 +8,7 @@ from bench.train.corpus.lexicon import DAYS, NAMES, SURNAMES, TOWNS
 
 
 class Story(NamedTuple):
-    """One kind of news: sentences with slots, and what each slot of its own can hold.
+    """One kind of news: sentences with slots, and the values of some slots.
 
     Slots: town, day, number, cause, plan, role, person.
     """
@@ -137,7 +137,7 @@ ASKS = (
 
 
 def make(rng: Random) -> Dialogue:
-    """One article and its summary: what, where, when; how many and why; who plans what."""
+    """One article and its summary: what, where and when, how many and why, and who plans what."""
     story = rng.choice(STORIES)
     town, day, person = rng.choice(TOWNS), rng.choice(DAYS), f"{rng.choice(NAMES)} {rng.choice(SURNAMES)}"
     cause, plan = rng.choice(story.causes), rng.choice(story.plans)

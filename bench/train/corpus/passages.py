@@ -79,7 +79,7 @@ def _others(places: list[str]) -> str:
 
 
 def make(rng: Random) -> Dialogue:
-    """One question over three or four passages of two facts each; exactly one passage holds the answer."""
+    """One question on three or four passages of two facts each; exactly one passage has the answer."""
     count = rng.choice((3, 3, 4))
     places = [
         f"the {kind} in {town}"
@@ -88,15 +88,15 @@ def make(rng: Random) -> Dialogue:
     keys = [rng.sample(list(ATTRIBUTES), 2) for _ in range(count)]
     facts = [[_predicate(rng, key) for key in pair] for pair in keys]
     texts = [f"[{i + 1}] T{places[i][1:]} {facts[i][0]}. It {facts[i][1]}." for i in range(count)]
-    asked, which = rng.randrange(count), rng.randrange(2)
-    place, fact = places[asked], facts[asked][which]
-    question = rng.choice(ATTRIBUTES[keys[asked][which]][1]).format(it=place)
+    target, which = rng.randrange(count), rng.randrange(2)
+    place, fact = places[target], facts[target][which]
+    question = rng.choice(ATTRIBUTES[keys[target][which]][1]).format(it=place)
     prompt = f"{rng.choice(ASKS)}{' '.join(texts)} Question: {question}"
     quote = f"{'It' if which else 'T' + place[1:]} {fact}."
     others = _others([other for other in places if other != place])
     answer = (
-        f'The answer is in passage [{asked + 1}], which is about {place}. The passage says: "{quote}" '
+        f'The answer is in passage [{target + 1}], which is about {place}. The passage says: "{quote}" '
         f"This means that {place} {fact}. The other passages are about {others}, so they do not answer the "
         "question."
     )
-    return Dialogue("rag", (prompt,), (answer,), (contains([f"passage [{asked + 1}]", f"{place} {fact}"]),))
+    return Dialogue("rag", (prompt,), (answer,), (contains([f"passage [{target + 1}]", f"{place} {fact}"]),))

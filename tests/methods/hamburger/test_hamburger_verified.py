@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.sampling import Sampler, Sampling
-from bench.train.modules import observe
+from bench.train.trainers.modules import observe
 from methods.core.base import Exactness, Trainable
 from methods.core.chain import Draft
 from methods.hamburger.decoder import features_at, new_taps

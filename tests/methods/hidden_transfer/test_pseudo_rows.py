@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.runtime.decoder import Decoder
-from bench.train.modules import observe
+from bench.train.trainers.modules import observe
 from methods.core.tree_round import TreeDraft
 from methods.hidden_transfer.module import choose_anchors
 from methods.hidden_transfer.pseudo_rows import Transfer, pseudo_rows

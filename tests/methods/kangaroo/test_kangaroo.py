@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
 from bench.runtime.sampling import Sampler, Sampling
-from bench.train.modules import observe
+from bench.train.trainers.modules import observe
 from methods.core.autoregressive import Autoregressive
 from methods.core.chain import Draft
 from methods.kangaroo.draft import Kangaroo

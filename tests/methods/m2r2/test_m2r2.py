@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
 from bench.runtime.sampling import Sampler, Sampling
-from bench.train.modules import observe
+from bench.train.trainers.modules import observe
 from methods.core.base import Budget, Exactness
 from methods.early_exit.layerskip import LayerSkip
 from methods.m2r2.draft import M2R2

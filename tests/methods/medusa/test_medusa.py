@@ -13,7 +13,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
 from bench.runtime.modules import save_module
 from bench.runtime.sampling import Sampler, Sampling
-from bench.train.modules import observe
+from bench.train.trainers.modules import observe
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Exactness, Trainable
 from methods.core.tree_round import Calibratable, TreeDraft

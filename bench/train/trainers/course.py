@@ -1,9 +1,9 @@
-"""The course of a training run: every logged step as a line of JSON, to be read while it runs and ever after.
+"""The course of a training run: a JSON line for every logged step, readable while the run goes on.
 
 A line holds ``step``, ``seconds`` of training up to it, ``lr`` (of new modules), ``tokens_per_s`` (answer
-tokens learned from, since the line before) and the figures of the method's loss, each the mean over the steps
-since the line before. A figure that is not finite is null. A resumed run goes on where its checkpoint stands:
-lines past it are dropped, sums that a line was being made of are kept.
+tokens trained on since the previous line) and the figures of the method's loss, each the mean over the steps
+since the previous line. A figure that is not finite is null. A resumed run continues at its checkpoint: later
+lines are dropped, and the checkpoint holds the sums for the next line.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from bench.records.files import write_text
 
 COURSE_FILE = "training.jsonl"
 TOKENS = "tokens"
-"""The figure that is a count: answer tokens of a step."""
+"""Name of the figure that is a count, the answer tokens of a step; all others are means."""
 FRAME = ("step", "seconds", "lr", "tokens_per_s")
-"""What every line holds beside the figures."""
+"""Keys of every line besides the figures."""
 Line = dict[str, Any]
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Course:
     Args:
         folder: Folder of the run; receives `COURSE_FILE`.
         steps: Optimiser steps of the run.
-        log_every: Steps between lines; the last step has a line in any case.
+        log_every: Steps between lines; the last step always has a line.
     """
 
     def __init__(self, folder: Path, steps: int, log_every: int) -> None:
@@ -42,14 +42,14 @@ class Course:
         self._sums: dict[str, float] = {}
         self._count = 0
         self._last: Line = {}
-        self._begun = self._told = 0.0
+        self._start = self._last_seconds = 0.0
 
     def begin(self, step: int, state: Mapping[str, Any] | None = None) -> None:
-        """Start the clock of a run that has `step` steps behind it.
+        """Start the clock of a run.
 
         Args:
-            step: Where its checkpoint stands, or 0: later lines are dropped.
-            state: What `state` was at that step; None begins with nothing.
+            step: Steps done according to the checkpoint, or 0; lines of later steps are dropped.
+            state: The value of `state` at that step; None for a new run.
 
         Raises:
             UserError: If the file is damaged.
@@ -59,25 +59,25 @@ class Course:
         kept = [line for line in lines if line["step"] <= step]
         write_text(self._path, "".join(map(_as_text, kept)))
         self._last = kept[-1] if kept else {}
-        found = state or {"seconds": self._last.get("seconds", 0.0), "sums": {}, "count": 0}
-        self._sums, self._count = dict(found["sums"]), found["count"]
-        self._begun = time.perf_counter() - found["seconds"]
-        self._told = self._last.get("seconds", 0.0)
+        state = state or {"seconds": self._last.get("seconds", 0.0), "sums": {}, "count": 0}
+        self._sums, self._count = dict(state["sums"]), state["count"]
+        self._start = time.perf_counter() - state["seconds"]
+        self._last_seconds = self._last.get("seconds", 0.0)
 
     def passed(self, step: int, lr: float, figures: Mapping[str, float]) -> dict[str, float] | None:
-        """Take the figures of a step; a line's mean figures if this step has a line, else None.
+        """Add the figures of a step; returns the mean figures if this step completes a line, else None.
 
         Args:
-            step: Steps that are done.
-            lr: Rate of this step.
-            figures: Of this step, `TOKENS` among them.
+            step: Steps done, this one included.
+            lr: Learning rate of this step.
+            figures: Figures of this step, including `TOKENS`.
         """
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         if step % self._log_every and step != self._steps:
             return None
-        self._tell(step, lr)
+        self._write_line(step, lr)
         return self.figures
 
     @property
@@ -87,26 +87,26 @@ class Course:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: seconds so far, and the sums of the line to come."""
+        """For a checkpoint: the seconds so far, and the sums for the next line."""
         return {"seconds": self._seconds(), "sums": dict(self._sums), "count": self._count}
 
     def _seconds(self) -> float:
-        return time.perf_counter() - self._begun
+        return time.perf_counter() - self._start
 
-    def _tell(self, step: int, lr: float) -> None:
+    def _write_line(self, step: int, lr: float) -> None:
         seconds = self._seconds()
-        speed = self._sums.pop(TOKENS) / max(seconds - self._told, 1e-9)
+        speed = self._sums.pop(TOKENS) / max(seconds - self._last_seconds, 1e-9)
         means = {name: round(value / self._count, 4) for name, value in self._sums.items()}
         frame = {"step": step, "seconds": round(seconds, 3), "lr": lr, "tokens_per_s": round(speed, 1)}
-        self._last, self._told = {**frame, **means}, seconds
+        self._last, self._last_seconds = {**frame, **means}, seconds
         self._sums, self._count = {}, 0
-        with self._path.open("a", encoding="utf-8") as file:  # closed, and so flushed, line by line
+        with self._path.open("a", encoding="utf-8") as file:  # closing the file flushes every line
             file.write(_as_text(self._last))
         log.info("step %d/%d %.0f s %.0f tok/s %s", step, self._steps, seconds, speed, means)
 
 
 def read_course(folder: Path) -> list[Line]:
-    """The lines of a run, in order; a line that is just being written is left out.
+    """The lines of a run, in order; an incomplete last line is left out.
 
     Raises:
         UserError: If the folder holds none, or the file is damaged.
@@ -121,10 +121,10 @@ def read_course(folder: Path) -> list[Line]:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Every whole line of a file; null becomes NaN.
+    """Every complete line of a file; null becomes NaN.
 
     Raises:
-        UserError: If a line is not a step's.
+        UserError: If a line does not describe a step.
     """
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     return [_as_line(text, path, number) for number, text in enumerate(whole.splitlines(), start=1)]
@@ -132,8 +132,7 @@ def read_lines(path: Path) -> list[Line]:
 
 def _as_line(text: str, path: Path, number: int) -> Line:
     try:
-        found = json.loads(text)
-        line = {str(name): math.nan if value is None else value for name, value in found.items()}
+        line = {str(name): math.nan if value is None else value for name, value in json.loads(text).items()}
         line["step"] = int(line["step"])
     except (ValueError, KeyError, AttributeError) as error:
         raise UserError(

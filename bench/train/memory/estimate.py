@@ -1,9 +1,9 @@
-"""What a training will need in memory, reckoned before any weight is loaded.
+"""An estimate of the memory that a training needs, made before any weight is loaded.
 
-Weights and cache are those of the decoder that runs; what is trained takes 16 bytes a parameter: fp32
-weights, gradients and AdamW's two moments. A pass is weighed (`bench.train.weighing`) at its longest: as many
-tokens as the recipe allows, every one of an answer; taps are part of it. The driver and a CPU's rearranged
-weights come on top.
+It adds up the weights and the cache of the frozen model, 16 bytes for each trained parameter (fp32 weight,
+gradient and AdamW's two moments), and the longest pass, measured by `bench.train.memory.peak`: as many tokens
+as the recipe allows, all of them answer tokens, with the tapped rows. Not included are the GPU driver and, on
+a CPU, the copies of weights in another layout.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from torch import nn
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.show.machine_table import byte_size
-from bench.train.joint import JointRecipe, cut
-from bench.train.modules import ModuleRecipe, observe
-from bench.train.weighing import peak_bytes
+from bench.train.data.batching import group_by_length
+from bench.train.memory.peak import peak_bytes
+from bench.train.trainers.modules import observe
+from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from methods.core.base import ModelTrainer, ModuleTrainer
 
 TRAINED_BYTES = 16
-"""Of a trained parameter: fp32 weight, gradient, and two moments."""
+"""Bytes per trained parameter: fp32 weight, gradient, and two moments."""
 UPDATE_BYTES = 4
-"""Of a trained parameter while AdamW steps, when a pass is over: the roots of its second moments."""
+"""Extra bytes per trained parameter while AdamW steps, after the pass: the roots of its second moments."""
 _VALUES = (0.0, 1.0)
-"""What numbers are taken for, one after the other: an answer of certain tokens, and one of uncertain ones."""
+"""Values that stand for every number of a pass, in two trials: losses may branch on how likely a token is."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingMemory:
-    """Bytes of a training on its device.
+    """Memory of a training on its device.
 
     Args:
-        weight_bytes: Of the frozen model.
-        cache_bytes: Set aside for its keys and values.
-        trained: Parameters that are trained.
-        tokens: Of the longest pass.
-        pass_bytes: What such a pass holds beside, at most, or the update if it needs more; None if the
-            method's loss cannot be run without numbers.
-        is_half: Whether the model lies in 16 bits.
+        weight_bytes: Weights of the frozen model.
+        cache_bytes: Its KV cache.
+        trained: Number of trained parameters.
+        tokens: Tokens of the longest pass.
+        pass_bytes: Peak of such a pass, or of the optimiser step if that is higher, beyond the other parts;
+            None if the method's loss cannot be computed on tensors without storage.
+        is_half: Whether the frozen model has 16-bit weights.
     """
 
     weight_bytes: int
@@ -55,26 +56,26 @@ class TrainingMemory:
 
     @property
     def certain_bytes(self) -> int:
-        """Held from the first step to the last."""
+        """Memory that is occupied from the first step to the last."""
         return self.weight_bytes + self.cache_bytes + TRAINED_BYTES * self.trained
 
     @property
     def total_bytes(self) -> int:
-        """All that was reckoned."""
+        """Sum of all parts."""
         return self.certain_bytes + (self.pass_bytes or 0)
 
     def line(self) -> str:
-        """The parts in words."""
+        """All parts as one line of text."""
         trained = f"{byte_size(TRAINED_BYTES * self.trained)} ({self.trained / 1e6:.1f} M parameters, AdamW)"
-        beside = "unknown" if self.pass_bytes is None else f"up to {byte_size(self.pass_bytes)}"
+        one_pass = "unknown" if self.pass_bytes is None else f"up to {byte_size(self.pass_bytes)}"
         return (
             f"about {byte_size(self.total_bytes)}: frozen model {byte_size(self.weight_bytes)}, "
             f"cache {byte_size(self.cache_bytes)}, trained {trained}, "
-            f"a pass over {self.tokens} tokens {beside}"
+            f"a pass over {self.tokens} tokens {one_pass}"
         )
 
     def fix(self, room_bytes: int) -> str:
-        """What to change where there is not enough room."""
+        """Advice for the user if only `room_bytes` are available."""
         ways = [] if self.is_half else ["set runtime.dtype=bfloat16"]
         if self.certain_bytes < room_bytes:
             ways.append("lower recipe.max_tokens, and recipe.micro_tokens where the recipe has it")
@@ -86,11 +87,11 @@ class TrainingMemory:
 def training_memory(
     trainer: ModuleTrainer | ModelTrainer, decoder: Decoder, recipe: ModuleRecipe
 ) -> TrainingMemory:
-    """Reckon a training.
+    """Estimate the memory of a training.
 
     Args:
-        trainer: Of the method's module, or of its whole model.
-        decoder: The model without storage (`bench.runtime.random_weights.empty_decoder`).
+        trainer: Trainer of the method's module, or of its whole model.
+        decoder: The frozen model without storage (`bench.runtime.random_weights.empty_decoder`).
         recipe: Settings; a `JointRecipe` for a `ModelTrainer`.
 
     Raises:
@@ -107,31 +108,31 @@ def training_memory(
             module = trainer.new_model(decoder)
             run = partial(_joint_pass, trainer, module, decoder, recipe)
     for weight in module.parameters():
-        weight.grad = torch.empty_like(weight)  # counted with the parameters
-    trained, width = sum(one.numel() for one in module.parameters()), decoder.dtype.itemsize
-    beside = _heaviest(run)
-    if beside is not None and isinstance(trainer, ModelTrainer) and width < 4:
-        beside += width * trained  # autocast keeps a copy of the weights
+        weight.grad = torch.empty_like(weight)  # already in TRAINED_BYTES, so not to be counted in the pass
+    trained, width = sum(weight.numel() for weight in module.parameters()), decoder.dtype.itemsize
+    pass_bytes = _highest_peak(run)
+    if pass_bytes is not None and isinstance(trainer, ModelTrainer) and width < 4:
+        pass_bytes += width * trained  # autocast keeps a copy of the weights
     return TrainingMemory(
         weight_bytes=decoder.parameters * width,
         cache_bytes=decoder.cache.token_bytes * decoder.capacity,
         trained=trained,
         tokens=tokens,
-        pass_bytes=None if beside is None else max(beside, UPDATE_BYTES * trained),
+        pass_bytes=None if pass_bytes is None else max(pass_bytes, UPDATE_BYTES * trained),
         is_half=width < 4,
     )
 
 
 def require_memory(memory: TrainingMemory, room_bytes: int, place: str) -> None:
-    """Refuse a training that does not fit.
+    """Check that a training fits.
 
     Args:
-        memory: What it needs.
-        room_bytes: What there is.
-        place: How the message begins what there is, such as ``the GPU has free``.
+        memory: The memory that it needs.
+        room_bytes: The memory that is available.
+        place: Where it is available, as the message words it, such as ``the GPU has free``.
 
     Raises:
-        UserError: If it needs more.
+        UserError: If it does not fit.
     """
     if memory.total_bytes > room_bytes:
         raise UserError(
@@ -140,12 +141,12 @@ def require_memory(memory: TrainingMemory, room_bytes: int, place: str) -> None:
 
 
 def plan_lines(memory: TrainingMemory | None, room_bytes: int, place: str) -> list[str]:
-    """What a plan says of memory, in the words of `bench.plan.outlook`.
+    """The lines of a plan about memory, in the layout of `bench.plan.outlook`.
 
     Args:
         memory: None if the model's shape is not known.
-        room_bytes: What there is.
-        place: What has it.
+        room_bytes: The memory that is available.
+        place: Name of the device that has it.
     """
     if memory is None:
         return ["  memory  unknown: neither the checkpoint nor its shape is here"]
@@ -156,32 +157,32 @@ def plan_lines(memory: TrainingMemory | None, room_bytes: int, place: str) -> li
     return [line] if fits else [line, f"  fix     {memory.fix(room_bytes)}"]
 
 
-def _heaviest(run: Callable[[], object]) -> int | None:
+def _highest_peak(run: Callable[[], object]) -> int | None:
     try:
         return max(peak_bytes(run, value) for value in _VALUES)
     except UserError:
         raise
-    except (RuntimeError, ValueError):  # how torch refuses a tensor without storage, and a loss odd numbers
+    except (RuntimeError, ValueError):  # from torch for a tensor without storage, from a loss for odd numbers
         return None
 
 
 class _HighestDraw(Random):
-    """Draws above every share, so that examples are prepared the plain way: the others take no more room."""
+    """Draws 1.0, so that no rare variant of an example is chosen; variants take no more memory."""
 
     def random(self) -> float:
         return 1.0
 
 
 def _module_pass(trainer: ModuleTrainer, module: nn.Module, decoder: Decoder, tokens: int) -> None:
-    """One sequence, forth and back."""
+    """Forward and backward pass of one dialogue."""
     rows = observe(trainer, decoder, [0] * tokens, [True] * tokens)
     trainer.loss(module, rows, decoder)[0].backward()  # type: ignore[no-untyped-call]
 
 
 def _joint_pass(trainer: ModelTrainer, model: nn.Module, decoder: Decoder, recipe: JointRecipe) -> None:
-    """One batch of examples, forth and back, in fp32: autocast knows no tensors without storage."""
+    """Forward and backward pass of one batch, in fp32: autocast cannot handle tensors without storage."""
     tokens = min(recipe.max_tokens, decoder.capacity)
     is_answer = [False] + [True] * (tokens - 1)
     examples = trainer.examples(model, [0] * tokens, is_answer, decoder, _HighestDraw())
-    part = cut(examples * recipe.batch, recipe.micro_tokens)[0]
+    part = group_by_length(examples * recipe.batch, recipe.micro_tokens, len)[0]
     trainer.joint_loss(model, part, decoder)[0].backward()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""The loop that every training of a method runs: steps, their course, checkpoints, exact resumption.
+"""The training loop: optimiser steps, the log of their figures, checkpoints, and exact resumption.
 
-What a step computes is the subclass's: `bench.train.modules` on a frozen model, `bench.train.joint` on a copy
-of the whole one.
+Subclasses compute a step: `bench.train.trainers.modules` trains modules on a frozen model,
+`bench.train.trainers.joint` a copy of the whole model.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from bench.train.checkpoint import load_start, load_state, save_state
-from bench.train.course import Course
-
-if TYPE_CHECKING:
-    from bench.train.modules import ModuleRecipe
+from bench.train.trainers.checkpoint import load_start, load_state, save_state
+from bench.train.trainers.course import Course
+from bench.train.trainers.recipe import ModuleRecipe
 
 Dialogue = tuple[list[int], list[bool]]
 """Token ids of a dialogue, length T, and which of them are answers."""
@@ -35,11 +33,12 @@ class TrainingLoop(ABC):
     """One training run.
 
     Args:
-        name: What a checkpoint calls the trained weights.
+        name: Key of the trained weights in a checkpoint.
         recipe: Settings.
-        out: Folder of the run: its course, and its checkpoints in ``out/work``.
-        start: Files of weights whose mean to begin with; without any it begins with those of `_new`.
-        facts: What else the result depends on, such as the data: a run is resumed with the same ones only.
+        out: Folder of the run; checkpoints go to ``out/work``.
+        start: Files of weights; training starts from their mean, or from the weights of `_new` if there are
+            none.
+        facts: What else the result depends on, such as the data; a run is only resumed with the same facts.
     """
 
     def __init__(
@@ -57,18 +56,18 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def _new(self) -> nn.Module:
-        """What is trained, on its device."""
+        """The module or model to train, on its device."""
 
     @abstractmethod
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser of its weights, at their peak rates."""
+        """An optimiser of its weights, with one parameter group per peak rate."""
 
     @abstractmethod
     def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
-        """One update; its mean figures, and `bench.train.course.TOKENS`, the count that it learned from."""
+        """Make one update; returns its mean figures and, as `course.TOKENS`, the number of answer tokens."""
 
     def run(self, dialogues: Iterator[Dialogue]) -> dict[str, float]:
-        """Train to the end; mean figures of the last logged steps.
+        """Train to the end; returns the mean figures of the last logged steps.
 
         Raises:
             UserError: If the folder holds a run with other settings.
@@ -89,7 +88,7 @@ class TrainingLoop(ABC):
         return course.figures
 
     def _update(self, *peak_rates: float) -> None:
-        """Take the step that the gradients ask for, at this step's share of each group's peak rate."""
+        """Clip the gradients and step the optimiser at this step's share of each group's peak rate."""
         recipe = self._recipe
         nn.utils.clip_grad_norm_(self._trained.parameters(), recipe.clip)
         for group, rate in zip(self._optimizer.param_groups, peak_rates, strict=True):

@@ -1,11 +1,12 @@
-"""The draft tree that pays best, from measured acceptance and measured costs; pure functions of numbers.
+"""The draft tree with the most expected tokens per second; pure functions of measured numbers.
 
-Rounds are played through on texts where it is known which candidates are right: a round accepts what its tree
-holds of them, and the next one begins behind that. Nodes are added one by one, each time the one that most
-rounds lacked. Medusa (arXiv 2401.10774, section 2.3.3) multiplies accuracies of places and depths instead,
-as if all erred independently; but where one depth is right so, more often, is the next, and rounds that
-accept little are many: they stand at hard places more often than tokens do. Where to stop is decided by the
-time of a round: the size with the most expected tokens per second wins.
+Rounds are simulated on texts for which the right candidates are known: a round accepts the longest right path
+that its tree contains, and the next round begins after it. Nodes are added one by one, each time the node
+that was missing in most rounds. Medusa (arXiv 2401.10774, section 2.3.3) multiplies accuracies of ranks and
+depths instead, as if errors were independent. They are not: if one depth is right, the next is more often
+right too. And rounds that accept little are frequent, so rounds begin at hard positions more often than
+tokens stand there. The size of the tree follows from the time of a round: the size with the most expected
+tokens per second wins.
 """
 
 from collections import Counter
@@ -20,8 +21,8 @@ class Node:
     """A node of a growing tree.
 
     Args:
-        path: Ranks from the root.
-        tokens: Per round with this node and all before it.
+        path: Ranks of the candidates on the way from the root.
+        tokens: Expected tokens per round with this node and all earlier ones.
     """
 
     path: Path
@@ -30,7 +31,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class SizedTree:
-    """The outcome of a search.
+    """The result of a search.
 
     Args:
         paths: Nodes without the root, in the order they were added.
@@ -47,25 +48,25 @@ def grow(texts: Sequence[Sequence[Path]], most: int) -> list[Node]:
     """Nodes in the order to add them; every prefix is a tree.
 
     Args:
-        texts: Ranks of the tokens that follow each place of each text, as deep as candidates had them.
-        most: Nodes to find; fewer come back if no round lacks any.
+        texts: For each position of each text, the ranks of the right candidates (from `measure.right_paths`).
+        most: Largest number of nodes; fewer are returned if more would not help any round.
     """
-    found: list[Node] = []
+    nodes: list[Node] = []
     tree: set[Path] = {()}
     rounds = list(_rounds(texts, tree))
-    while len(found) < most:
-        lacked = Counter(path[: depth + 1] for path, depth in rounds if len(path) > depth)
-        if not lacked:
+    while len(nodes) < most:
+        missing = Counter(path[: depth + 1] for path, depth in rounds if len(path) > depth)
+        if not missing:
             break
-        best = min(lacked, key=lambda path: (-lacked[path], path))
+        best = min(missing, key=lambda path: (-missing[path], path))
         tree.add(best)
         rounds = list(_rounds(texts, tree))
-        found.append(Node(best, 1 + sum(depth for _, depth in rounds) / len(rounds)))
-    return found
+        nodes.append(Node(best, 1 + sum(depth for _, depth in rounds) / len(rounds)))
+    return nodes
 
 
 def _rounds(texts: Sequence[Sequence[Path]], tree: Set[Path]) -> Iterator[tuple[Path, int]]:
-    """The right path wherever a round begins, and how much of it the tree, its root included, holds."""
+    """For each simulated round, the right path and the depth to which the tree contains it."""
     for text in texts:
         place = 0
         while place < len(text):
@@ -80,12 +81,12 @@ def best_size(nodes: Sequence[Node], round_s: Mapping[int, float], least_tokens:
 
     Args:
         nodes: From `grow`.
-        round_s: Seconds of a round by nodes drafted, for some sizes; between them time is linear, and sizes
-            outside the measured range are not considered.
-        least_tokens: Expected tokens per round that the tree must promise.
+        round_s: Seconds of a round by number of nodes, for some sizes; times between them are interpolated,
+            and sizes outside the measured range are not considered.
+        least_tokens: Smallest acceptable number of expected tokens per round.
 
     Raises:
-        ValueError: If no size was measured that the nodes could fill, or none promises enough tokens.
+        ValueError: If no tree size lies in the measured range, or none reaches `least_tokens`.
     """
     sizes = [size for size in range(1, len(nodes) + 1) if min(round_s) <= size <= max(round_s)]
     if not sizes:
@@ -105,7 +106,7 @@ def seconds_at(round_s: Mapping[int, float], size: int) -> float:
     """Time at `size` by linear interpolation between measured sizes, which must enclose it."""
     if size in round_s:
         return round_s[size]
-    low = max(one for one in round_s if one < size)
-    high = min(one for one in round_s if one > size)
+    low = max(measured for measured in round_s if measured < size)
+    high = min(measured for measured in round_s if measured > size)
     share = (size - low) / (high - low)
     return round_s[low] * (1 - share) + round_s[high] * share

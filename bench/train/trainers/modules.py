@@ -1,80 +1,39 @@
-"""Training of a method's modules on a frozen model: one trainer for every trainable method.
+"""Training of a method's modules on a frozen model; the same code for all methods with modules.
 
-A step runs each sequence through the decoder that benchmarks run on, hands the tapped rows to the method's
-loss and steps the optimiser. It knows no method and no task. See `bench.train.loop` for all around it.
+A step runs each dialogue through the decoder of the benchmark, passes the hidden rows at the method's taps to
+its loss, and updates the modules. `bench.train.trainers.loop` does the rest: schedule, log and checkpoints.
 
-Shapes: T tokens of a sequence.
+Shapes: T tokens of a dialogue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import WEIGHTS_FILE, save_module
-from bench.train.course import TOKENS
-from bench.train.loop import NO_FACTS, Dialogue, TrainingLoop
+from bench.train.trainers.course import TOKENS
+from bench.train.trainers.loop import NO_FACTS, Dialogue, TrainingLoop
+from bench.train.trainers.recipe import ModuleRecipe
 from methods.core.base import ModuleTrainer, TrainingRows
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleRecipe:
-    """Settings of a run. AdamW with linear warm-up and linear decay to zero.
-
-    Args:
-        steps: Optimiser steps.
-        batch: Sequences per step.
-        max_tokens: Longer sequences are cut to this.
-        lr: Peak learning rate.
-        warmup_steps: Steps of rising rate.
-        weight_decay: Of AdamW.
-        clip: Largest gradient norm.
-        seed: Of initialisation and data order.
-        checkpoint_every: Steps between checkpoints.
-        log_every: Steps between log lines.
-    """
-
-    steps: int = 400
-    batch: int = 16
-    max_tokens: int = 2048
-    lr: float = 2e-3
-    warmup_steps: int = 30
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    seed: int = 0
-    checkpoint_every: int = 100
-    log_every: int = 20
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "max_tokens", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"recipe.{name} must be at least 1, got {getattr(self, name)}", f"raise recipe.{name}"
-                )
-        if self.lr <= 0:
-            raise UserError(f"recipe.lr must be above 0, got {self.lr}", "the default is 0.002")
-
-    def lr_factor(self, step: int) -> float:
-        """Share of the peak rate at a step, counted from 0."""
-        return min((step + 1) / max(1, self.warmup_steps), (self.steps - step) / self.steps)
-
-
 class ModuleTraining(TrainingLoop):
-    """One training run.
+    """One training run of a method's module.
 
     Args:
         trainer: The method's module and its loss.
         decoder: The frozen model.
         recipe: Settings.
-        out: Folder of the run: its course, and its checkpoints in ``out/work``.
-        start: Folders of trained modules whose mean to begin with; without any, with a new one.
+        out: Folder of the run; checkpoints go to ``out/work``.
+        start: Folders of trained modules; training starts from the mean of their weights, or from new weights
+            if there are none.
         facts: See `TrainingLoop`.
     """
 
@@ -92,7 +51,7 @@ class ModuleTraining(TrainingLoop):
 
     @property
     def module(self) -> nn.Module:
-        """What is trained."""
+        """The module in training."""
         return self._trained
 
     def _new(self) -> nn.Module:
@@ -121,7 +80,7 @@ class ModuleTraining(TrainingLoop):
 
 @torch.no_grad()
 def observe(trainer: ModuleTrainer, decoder: Decoder, ids: list[int], is_answer: list[bool]) -> TrainingRows:
-    """One sequence through the frozen model: the rows that the method's loss reads."""
+    """Run one dialogue through the frozen model and return the hidden rows that the method's loss reads."""
     tokens = torch.tensor(ids, device=decoder.device)
     taps = dict.fromkeys(trainer.taps(decoder), decoder.embedding)
     decoder.cache.truncate(0)
@@ -139,19 +98,19 @@ def train_module(
     provenance: Mapping[str, Any],
     start: Sequence[Path] = (),
 ) -> dict[str, float]:
-    """Train a method's module and write it to `out`, which holds course and checkpoints as well.
+    """Train a method's module and write it to `out`.
 
     Args:
         trainer: The method's module and its loss.
         decoder: The frozen model.
-        sequences: Endless stream of dialogues, the same at every start.
+        sequences: Endless stream of dialogues; a resumed run needs the same stream from its beginning.
         recipe: Settings.
-        out: Folder that `methods` load from.
-        provenance: Stored beside the weights, with the recipe and the method's own settings.
-        start: Folders of trained modules whose mean to begin with.
+        out: Folder of the run, later the method's `weights`.
+        provenance: Stored with the weights, together with the recipe and the method's own settings.
+        start: See `ModuleTraining`.
 
     Returns:
-        Figures of the last logged steps.
+        Mean figures of the last logged steps.
     """
     facts = {**provenance, **trainer.provenance(decoder)}
     training = ModuleTraining(trainer, decoder, recipe, out, start, facts)

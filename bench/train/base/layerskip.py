@@ -2,12 +2,13 @@
 
 LayerSkip: Enabling Early Exit Inference and Self-Speculative Decoding (arXiv 2404.16710), sections 4.1 and
 4.2. Differs from the paper in three points, all for a small model trained from nothing in about an hour:
-- One extra exit per step, and the rotation visits the early exits that drafting uses (after 2, 4 and 1
-  layers) three steps out of four; the fourth step walks through the remaining layers. The paper's rotation
-  treats all alike.
+- Each step trains one early exit. Three steps out of four it is one of those that drafting uses (after 2, 4
+    and
+  1 layers), the fourth step takes the remaining layers in turn. The paper's rotation treats all layers alike.
 - e(l) has a floor. The paper's e grows with l squared and gives the exit after one layer weight 0 and the
   one after two layers under 1 % of the last one's, too little for so few steps.
-- A dropped sample is computed and multiplied by 0, not taken out of the batch: same gradient, fixed shapes.
+- A sample that skips a layer is computed and multiplied by 0 instead of being taken out of the batch: the
+  gradient is the same, and shapes stay fixed.
 
 Layer index l counts from 0 as in the paper; an exit is named by the number of layers it runs: exit n reads
 layer n-1.
@@ -34,8 +35,8 @@ def dropout_rates(layers: int, step: int, steps: int, p_max: float) -> Tensor:
 
 def draw_keep(rates: Tensor, batch: int, generator: torch.Generator) -> Tensor:
     """1 where a sample runs a layer, 0 where it skips it, shape [L, B, 1, 1]."""
-    drawn = torch.rand(rates.numel(), batch, generator=generator)
-    return (drawn >= rates[:, None]).float()[:, :, None, None]
+    samples = torch.rand(rates.numel(), batch, generator=generator)
+    return (samples >= rates[:, None]).float()[:, :, None, None]
 
 
 def exit_of_step(step: int, layers: int) -> int:

@@ -1,4 +1,4 @@
-"""How good a set of skipped sub-layers is: what `bench.train.skip_set` maximises.
+"""Scores of a set of skipped sub-layers, which the search maximises.
 
 Shapes: T tokens of a text.
 """
@@ -12,21 +12,21 @@ import torch
 from bench.measure.meters import turn_clock
 from bench.runtime.decoder import Decoder, Mlp, Skip
 from bench.runtime.sampling import Sampler, Sampling
-from bench.train.calibration import Continuation
+from bench.train.data.heldout import Continuation
 from methods.core.base import Budget, Method
 from methods.skipping.sublayer_skip import SkippedModel
 
 
 def expected_rate(match: float, cost: float, most: int) -> float:
-    """Tokens per target step that drafting promises, at the draft length that suits it best.
+    """Expected tokens per target step at the best draft length; plain decoding has rate 1.
 
-    A round of K drafted tokens is expected to emit ``(1 - a ** (K + 1)) / (1 - a)`` tokens if each drafted
-    token is right with probability a by itself, and costs K draft steps and one verification, which counts
-    as a target step. Plain decoding has rate 1.
+    If each drafted token is right with probability a, independently of the others, a round of K drafted
+    tokens emits ``(1 - a ** (K + 1)) / (1 - a)`` tokens on average. It costs K draft steps and one
+    verification, which counts as one target step.
 
     Args:
-        match: Probability that a drafted token is the target's (a).
-        cost: A draft step's cost, in target steps.
+        match: Probability a that a drafted token is the target's.
+        cost: Cost of a draft step, in target steps.
         most: Longest draft.
     """
     tokens, best = 1.0, 1.0
@@ -37,9 +37,10 @@ def expected_rate(match: float, cost: float, most: int) -> float:
 
 
 def draft_cost(decoder: Decoder, skip: Skip) -> float:
-    """Share of a target step's weights that a step with these sub-layers skipped reads, the head included.
+    """Weights read by a step that skips these sub-layers, as a share of those of a target step.
 
-    Decoding a single token is bound by reading weights; embeddings are looked up, not read.
+    Decoding a single token is bound by reading weights. The head counts; the embedding does not, because only
+    one row of it is read.
     """
     head = decoder.lm_head.parameters
     read = whole = head
@@ -56,11 +57,11 @@ def _parameters(mlp: Mlp | None) -> int:
 
 
 class TextMatch:
-    """How often a skipped model predicts the target's own greedy answers.
+    """How often the target with skipped sub-layers predicts the target's own greedy answers.
 
     Args:
         decoder: The target.
-        texts: Prompts with the target's answers; answers of less than two tokens say nothing.
+        texts: Prompts with the target's answers; answers of less than two tokens are ignored.
     """
 
     def __init__(self, decoder: Decoder, texts: Sequence[Continuation]) -> None:
@@ -72,9 +73,9 @@ class TextMatch:
 
     @torch.inference_mode()
     def __call__(self, skip: Skip) -> float:
-        """Share of answer tokens, but for the first of each, that the skipped model predicts.
+        """Share of answer tokens, without the first of each answer, that the model predicts.
 
-        The prompt passes through the whole model, the answer through the skipped one, as in a draft.
+        As in drafting, the prompt goes through the whole model and the answer through the reduced one.
         """
         hits = 0
         for text in self._texts:
@@ -87,16 +88,16 @@ class TextMatch:
 
 @torch.inference_mode()
 def measured_rate(method: Method, texts: Sequence[Continuation], tokens: int) -> float:
-    """Tokens per second while a method decodes greedily, pooled over texts: the paper's objective.
+    """Tokens per second of a method's greedy decoding over all texts: the paper's objective.
 
-    Each set is timed once, as there; whatever else the machine does counts against the set.
+    As in the paper, each set is timed once, so other load on the machine lowers its rate.
     """
     emitted, seconds = 0, 0.0
     for text in texts:
         clock = turn_clock(text.ids.device, has_phases=False)
         sampler = Sampler(Sampling(), text.ids.device, 0)
         with clock:
-            got = method.generate(text.ids[: text.start], Budget(tokens, frozenset()), sampler, clock)
-        emitted += len(got.ids) - 1
+            result = method.generate(text.ids[: text.start], Budget(tokens, frozenset()), sampler, clock)
+        emitted += len(result.ids) - 1
         seconds += clock.timing().decode_s
     return emitted / seconds

@@ -1,8 +1,8 @@
-"""``python -m bench.train.calibrate method=medusa model=tiny``: measure a tree, store it by the weights.
+"""``python -m bench.train.calibrate method=medusa model=tiny``: find the fastest draft tree and store it.
 
-Held-out dialogues say how often each path of candidates is right, this machine says how long a round of each
-size takes, and `bench.train.tree_search` weighs the two. The tree goes into the ``module.json`` of
-``method.weights``.
+How often each path of candidates is right is measured on held-out dialogues, and the time of a round of each
+size on this machine; `bench.train.calibrate.tree_search` chooses the tree from both. It is written to the
+``module.json`` of ``method.weights``.
 """
 
 import json
@@ -18,28 +18,28 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.components import Component, resolve_path
+from bench.compose.components import Component, require_least, resolve_path
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
-from bench.train.tree_search import Node, Path, SizedTree, best_size
+from bench.train.calibrate.tree_search import Node, Path, SizedTree, best_size
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class CalibrateConfig:
-    """What calibration can be told.
+    """Settings of a calibration.
 
     Args:
-        method: Whose tree; its `weights` must be trained.
-        model: For which model.
-        runtime: Where; round times hold for this machine and this number of threads.
+        method: The method that drafts the tree; its `weights` must be trained.
+        model: The model.
+        runtime: Device, dtype and threads; the round times are valid for these only.
         per_subtask: Held-out dialogues of each subtask.
-        tokens: Greedy tokens per dialogue.
-        width: Candidates per depth that the tree may use.
-        max_nodes: Largest tree considered, the root not counted.
-        least_tokens: Tokens per round that the tree must promise: the fastest such tree wins.
-        seed: Choice of the dialogues.
+        tokens: Tokens decoded per dialogue.
+        width: Largest rank of a candidate, at every depth.
+        max_nodes: Largest number of nodes, without the root.
+        least_tokens: Smallest acceptable number of expected tokens per round; the fastest such tree wins.
+        seed: Seed of the choice of dialogues.
     """
 
     method: Any = MISSING
@@ -54,16 +54,13 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("per_subtask", 1), ("tokens", 16), ("width", 1), ("max_nodes", 1)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"{name} must be at least {least}, got {getattr(self, name)}", f"raise {name}"
-                )
+            require_least(name, getattr(self, name), least)
 
 
 def main() -> None:
     """Entry point of ``python -m bench.train.calibrate``."""
     ConfigStore.instance().store(name="calibrate_schema", node=CalibrateConfig)
-    run_composed(_job, "calibrate", "nothing is stored, the tree there was stays")
+    run_composed(_job, "calibrate", "nothing was stored, the earlier tree is kept")
 
 
 def _job(composed: DictConfig) -> None:
@@ -71,12 +68,12 @@ def _job(composed: DictConfig) -> None:
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import PROVENANCE_FILE
-    from bench.tasks.tokenizer import load_tokenizer
+    from bench.tasks.chat import load_tokenizer
 
     settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     folder = resolve(settings.model.path, settings.model.revision)
     decoder = load_decoder(folder, options_for(settings.runtime, settings.model))
-    settle_threads(decoder, settings.runtime.threads)  # a tree must be measured as it will be run
+    settle_threads(decoder, settings.runtime.threads)  # measure with the threads of the benchmark
     name = str(HydraConfig.get().runtime.choices["method"])
     facts = calibrate(settings, name, decoder, load_tokenizer(folder))
     target = FilePath(resolve_path(settings.method["weights"])) / PROVENANCE_FILE
@@ -84,21 +81,21 @@ def _job(composed: DictConfig) -> None:
     log.info("stored a tree of %d nodes in %s", len(facts["tree"]), target)
 
 
-def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - torch stays out of --help
-    """Measure, search, and say what was found: entries for ``module.json``.
+def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - --help must not import torch
+    """Measure, search, and return the entries for ``module.json``.
 
     Returns:
-        ``tree``, ``calibration``, and the settings of the schedule that decodes that tree fastest.
+        ``tree``, ``calibration``, and the settings of the draft schedule with which that tree is fastest.
     """
     import torch
 
     from bench.tasks.chat import ChatFormat
-    from bench.train.calibration import continue_greedily, measured_ranks, rank_accuracies, right_paths
-    from bench.train.heldout import heldout_prompts
-    from bench.train.tree_search import grow
+    from bench.train.calibrate.measure import measured_ranks, rank_accuracies, right_paths
+    from bench.train.calibrate.tree_search import grow
+    from bench.train.data.heldout import continue_greedily, heldout_prompts
     from methods.core.tree_round import Calibratable
 
-    def build(changes: Mapping[str, object]) -> Any:  # noqa: ANN401 - the yaml's choice
+    def build(changes: Mapping[str, object]) -> Any:  # noqa: ANN401 - any method
         method = Component.from_node("method", name, {**settings.method, **changes}).build()
         method.attach(decoder)
         return method
@@ -114,10 +111,11 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     accuracies = rank_accuracies(torch.cat(ranks), settings.width)
     for depth, row in enumerate(accuracies, start=1):
         log.info("depth %d: top-1 %.3f, top-5 %.3f", depth, row[0], sum(row[:5]))
-    nodes = grow([right_paths(one, settings.width) for one in ranks], settings.max_nodes)
-    found = _fastest(build, method.schedules, nodes, prompts[::8], settings)
+    nodes = grow([right_paths(text_ranks, settings.width) for text_ranks in ranks], settings.max_nodes)
+    fastest = _fastest(build, method.schedules, nodes, prompts[::8], settings)
     measured = {"accuracies": accuracies, "positions": sum(map(len, ranks))}
-    return {**found, "calibration": {**measured, **found["calibration"], "device": _device(decoder)}}
+    device = f"{decoder.device.type}, {torch.get_num_threads()} threads"
+    return {**fastest, "calibration": {**measured, **fastest["calibration"], "device": device}}
 
 
 def _fastest(
@@ -127,8 +125,8 @@ def _fastest(
     prompts: list[Any],
     settings: CalibrateConfig,
 ) -> dict[str, Any]:
-    """The tree with the most expected tokens per second, under the schedule that makes it so."""
-    from bench.train.calibration import round_seconds
+    """The tree and the draft schedule that together give the most expected tokens per second."""
+    from bench.train.calibrate.measure import round_seconds
 
     paths = [node.path for node in nodes]
     trials = []
@@ -160,7 +158,7 @@ def _sized(nodes: Sequence[Node], round_s: Mapping[int, float], least_tokens: fl
 
 def _drafting(
     build: Callable[[Mapping[str, object]], Any], schedule: Mapping[str, Any], paths: Sequence[Path]
-) -> Any:  # noqa: ANN401 - the yaml's choice
+) -> Any:  # noqa: ANN401 - any method
     return build({**schedule, "tree": paths})
 
 
@@ -177,18 +175,8 @@ def _report(schedule: Mapping[str, Any], nodes: Sequence[Node], round_s: Mapping
         )
 
 
-def _device(decoder: Any) -> str:  # noqa: ANN401 - as above
-    import torch
-
-    return f"{decoder.device.type}, {torch.get_num_threads()} threads"
-
-
 def store_tree(path: FilePath, facts: dict[str, Any]) -> None:
-    """Add entries to a ``module.json``; the file changes whole or not at all."""
+    """Add entries to a ``module.json``; an interrupted call leaves the old file."""
     from bench.runtime.modules import save_provenance
 
     save_provenance(path.parent, {**json.loads(path.read_text()), **facts})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""The embedded corpus as data to train modules on: the six generators behind one stream.
+"""The generated corpus as data to train modules on.
 
-Modules see other dialogues than the base model did: their streams have seeds of their own.
+Modules see other dialogues than the embedded model did in its own training, because the seeds differ.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.compose.components import unknown_key
+from bench.compose.components import require_least, unknown_key
 from bench.errors import UserError
 from bench.train.corpus import WEIGHTS, training_dialogues
-from bench.train.tokenizer import SPECIAL_TOKENS, encode_dialogue
+from bench.train.data.tokenizer import SPECIAL_TOKENS, encode_dialogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,10 +24,10 @@ _FIRST_SEED = 1000
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedCorpus:
-    """Endless dialogues in the embedded model's language, which only models of its kind can read.
+    """Endless dialogues for the embedded model, written with its special tokens.
 
     Args:
-        mix: How often dialogues of each subtask come, as weights; a subtask left out does not come at all.
+        mix: Relative frequency of the dialogues of each subtask; a subtask that is missing does not occur.
     """
 
     mix: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
@@ -35,23 +35,20 @@ class EmbeddedCorpus:
     def __post_init__(self) -> None:
         for subtask, weight in self.mix.items():
             if subtask not in WEIGHTS:
-                raise UserError(*unknown_key(f"data.mix.{subtask}", [f"data.mix.{one}" for one in WEIGHTS]))
-            if weight < 0:
-                raise UserError(
-                    f"data.mix.{subtask} must be at least 0, got {weight}", f"raise data.mix.{subtask}"
-                )
+                raise UserError(*unknown_key(f"data.mix.{subtask}", [f"data.mix.{name}" for name in WEIGHTS]))
+            require_least(f"data.mix.{subtask}", weight, 0)
         if not any(self.mix.values()):
             raise UserError("data.mix leaves no subtask to train on", "raise one of its weights above 0")
 
     @property
     def location(self) -> str:
-        """What provenance calls it, with the mix where it is not the base model's."""
+        """Name of the data in a module's provenance, with the mix if it is not the embedded model's."""
         if dict(self.mix) == dict(WEIGHTS):
             return "bench.train.corpus"
         return f"bench.train.corpus ({', '.join(f'{name} {share:g}' for name, share in self.mix.items())})"
 
     def stream(self, chat: ChatFormat, seed: int) -> Iterator[tuple[list[int], list[bool]]]:
-        """Endless dialogues; the same for a seed.
+        """Endless dialogues, determined by `seed`.
 
         Yields:
             Token ids, length T, and which of them are answers.
@@ -65,10 +62,10 @@ class EmbeddedCorpus:
 
 
 def check_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that cannot write the embedded corpus.
+    """Check that a tokenizer has the special tokens of the corpus's chat format.
 
     Raises:
-        UserError: If it lacks a token of the corpus's chat format.
+        UserError: If one is missing.
     """
     if any(
         tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id) for token in SPECIAL_TOKENS

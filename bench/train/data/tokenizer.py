@@ -1,7 +1,7 @@
-"""The tokenizer of the tiny chat model: byte-level BPE, single digits, a chat template that marks answers.
+"""The tokenizer of the embedded model: byte-level BPE, single digits, a chat template that marks answers.
 
-Byte-level, so any text encodes without an unknown token. Digits stay single tokens, and the space before a
-number is a token of its own, so a digit has one embedding wherever it stands.
+It works on bytes, so any text can be encoded without an unknown token. Every digit is a token, and the space
+before a number is another token, so a digit has the same embedding everywhere.
 
 Shapes: T tokens of one dialogue.
 """

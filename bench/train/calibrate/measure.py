@@ -1,12 +1,11 @@
-"""Measuring what a draft tree depends on: how often each candidate is right, and how long a round takes.
+"""Measurements for the choice of a draft tree: how often each candidate is right, and how long a round takes.
 
-Shapes: T tokens of a text, N places of it, D depths, K candidates per depth.
+Shapes: T tokens of a text, N positions in its answer, D depths, K candidates per depth.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import takewhile
 from statistics import median
 
@@ -15,58 +14,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.sampling import Sampler, Sampling
-from bench.train.tree_search import Path
+from bench.train.calibrate.tree_search import Path
+from bench.train.data.heldout import Continuation
 from methods.core.base import Budget, Method
 from methods.core.tree_round import Calibratable
 
 ROUND_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)
 
 
-@dataclass(frozen=True, slots=True)
-class Continuation:
-    """A prompt and the target's greedy answer to it, as one text.
-
-    Args:
-        ids: Token ids, shape [T].
-        start: Where the answer begins.
-    """
-
-    ids: Tensor
-    start: int
-
-
-@torch.inference_mode()
-def continue_greedily(method: Method, prompt: Tensor, tokens: int, eos_ids: frozenset[int]) -> Continuation:
-    """The target's own answer, decoded with any exact method."""
-    budget = Budget(tokens, eos_ids)
-    got = method.generate(prompt, budget, Sampler(Sampling(), prompt.device, 0), _RoundClock())
-    answer = torch.tensor(got.cut(tokens, eos_ids).ids, device=prompt.device)
-    return Continuation(torch.cat([prompt, answer]), prompt.numel())
-
-
 @torch.inference_mode()
 def measured_ranks(method: Calibratable, text: Continuation, width: int) -> Tensor:
-    """Rank that the target's own token has among the candidates of each depth, `width` if none, shape [N, D].
+    """Rank of the target's own token among the candidates of each depth, `width` if it is none, shape [N, D].
 
-    A row is a place of the answer behind which a token is left for every depth.
+    A row belongs to a position of the answer that is followed by at least D more tokens.
     """
     proposed = method.candidates(text.ids, width)  # [T, D, K]
     depth = proposed.shape[1]
-    behind = text.ids[text.start + 1 :]  # of the roots at start, start + 1, ..
-    actual = behind.unfold(0, depth, 1) if behind.numel() >= depth else behind.new_empty(0, depth)
+    following = text.ids[text.start + 1 :]  # the tokens after the roots at start, start + 1, ..
+    actual = following.unfold(0, depth, 1) if following.numel() >= depth else following.new_empty(0, depth)
     hits = proposed[text.start - 1 :][: actual.shape[0]] == actual[..., None]
     return F.pad(hits, (0, 1), value=True).int().argmax(dim=-1).cpu()  # the first hit
 
 
 def rank_accuracies(ranks: Tensor, width: int) -> list[list[float]]:
-    """How often the candidate of depth d + 1 and rank r is the target's own token, shape [D][K].
+    """Share of positions where the candidate of depth d + 1 and rank r is the target's token, shape [D][K].
 
     Args:
         ranks: From `measured_ranks`, of all texts.
-        width: Likewise.
+        width: The same as there.
 
     Raises:
-        ValueError: If there are no places.
+        ValueError: If there are no positions.
     """
     if not ranks.numel():
         raise ValueError("the texts are too short to measure every depth")
@@ -75,11 +53,11 @@ def rank_accuracies(ranks: Tensor, width: int) -> list[list[float]]:
 
 
 def right_paths(ranks: Tensor, width: int) -> list[Path]:
-    """Each place's ranks down to the first depth where no candidate is right.
+    """For each position, the ranks of the right candidates down to the first depth that has none.
 
     Args:
         ranks: From `measured_ranks`.
-        width: Likewise.
+        width: The same as there.
     """
     return [tuple(takewhile(lambda rank: rank < width, row)) for row in ranks.tolist()]
 
@@ -87,14 +65,14 @@ def right_paths(ranks: Tensor, width: int) -> list[Path]:
 def round_seconds(
     build: Callable[[Sequence[Path]], Method], paths: Sequence[Path], prompts: Sequence[Tensor], tokens: int
 ) -> dict[int, float]:
-    """Seconds of a whole round, by nodes drafted, for the sizes of `ROUND_SIZES` that `paths` fills.
+    """Seconds of a whole round by the number of drafted nodes, for the `ROUND_SIZES` up to ``len(paths)``.
 
-    All sizes take turns on every prompt. Of each answer the median round counts, held against the smallest
-    size's on the same prompt; of these ratios the median over prompts, times the smallest size's fastest
-    answer: what else the machine does in one turn or another does not decide between sizes.
+    Every size decodes every prompt, and the median round of each answer is divided by that of the smallest
+    size on the same prompt. The result is the median of these ratios over prompts, times the smallest median
+    round of the smallest size. So other load on the machine during some answers does not favour a size.
 
     Args:
-        build: An attached method that drafts the given tree.
+        build: Returns an attached method that drafts the given tree.
         paths: Nodes in the order to add them; every prefix is a tree.
         prompts: Prompts, each of shape [P].
         tokens: Tokens to decode per prompt.
@@ -102,30 +80,32 @@ def round_seconds(
     sizes = [size for size in ROUND_SIZES if size <= len(paths)]
     methods = {size: build(paths[:size]) for size in sizes}
     for method in methods.values():
-        _whole_rounds(method, prompts[0], tokens)  # warms up, and is not counted
-    turns = [
+        _whole_rounds(method, prompts[0], tokens)  # warm-up, not counted
+    medians = [  # seconds by size, one entry per prompt
         {size: median(_whole_rounds(method, prompt, tokens)) for size, method in methods.items()}
         for prompt in prompts
     ]
-    unit = min(turn[sizes[0]] for turn in turns)
-    return {size: unit * median(turn[size] / turn[sizes[0]] for turn in turns) for size in sizes}
+    unit = min(by_size[sizes[0]] for by_size in medians)
+    return {size: unit * median(by_size[size] / by_size[sizes[0]] for by_size in medians) for size in sizes}
 
 
 @torch.inference_mode()
 def _whole_rounds(method: Method, prompt: Tensor, tokens: int) -> list[float]:
-    """Seconds of every round whose tree the budget did not cut."""
+    """Seconds of every round whose tree was not cut by the token budget."""
     clock = _RoundClock()
-    got = method.generate(prompt, Budget(tokens, frozenset()), Sampler(Sampling(), prompt.device, 0), clock)
+    sampler = Sampler(Sampling(), prompt.device, 0)
+    result = method.generate(prompt, Budget(tokens, frozenset()), sampler, clock)
     return [
         end - start
-        for start, end, one in zip(clock.starts, clock.ends, got.rounds, strict=True)
-        if one.stop != "budget"
+        for start, end, counts in zip(clock.starts, clock.ends, result.rounds, strict=True)
+        if counts.stop != "budget"
     ]
 
 
 class _RoundClock:
-    """A `methods.core.base.Clock` that notes when rounds begin and end; each ends with a host sync of its
-    own.
+    """A `methods.core.base.Clock` that records the start and end of rounds.
+
+    It needs no synchronisation with the device, because every round ends with one.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """``python -m bench.train.skip_set method=draft_verify model=tiny``: find the sub-layers to skip for a model.
 
-The target answers held-out prompts; sets of every wanted size are tried by `methods.skipping.search`, each
-search starting from the best set so far, and rated by `bench.train.skip_rating`. The best of all becomes the
-``module.json`` of the method.
+The target answers held-out prompts. For every ratio of skipped sub-layers `methods.skipping.search` tries
+sets, starting from the best set so far, and `bench.train.skip_set.rating` rates them. The best set of all is
+written to the ``module.json`` of the method.
 """
 
 import logging
@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.components import Component, resolve_path
+from bench.compose.components import Component, require_choice, require_least, resolve_path
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 
@@ -25,27 +25,29 @@ log = logging.getLogger(__name__)
 
 OBJECTIVES = ("predicted", "measured")
 Rate = Callable[[Any], float]
-"""Rates a `bench.runtime.decoder.Skip`; torch stays out of --help."""
+"""Rates a `bench.runtime.decoder.Skip`; typed as Any because --help must not import torch."""
 
 
 @dataclass
 class SkipSetConfig:
-    """What the search can be told.
+    """Settings of the search.
 
     Args:
-        method: For which method; its settings count only where speed is measured, but for `draft_length`.
-        model: For which model.
-        runtime: Where.
+        method: The method; with ``objective=predicted`` only its `draft_length` is used.
+        model: The model.
+        runtime: Device, dtype and threads.
         per_subtask: Held-out dialogues of each subtask.
-        tokens: Greedy tokens per dialogue.
+        tokens: Tokens decoded per dialogue.
         ratios: Shares of all sub-layers to skip, tried one after another.
-        max_iter: Most tries per ratio,
-        max_tol: and most in a row that bring nothing better.
-        bayes_interval: Tries per suggestion of the optimiser; 0 draws all at random.
-        objective: ``predicted``: expected tokens per target step, by matchness and weights read; repeatable.
-            ``measured``: tokens per second of the method itself, as in the paper.
-        seed: Of dialogues and tries.
-        out: Folder of the result; None is ``method.weights`` where the model has modules, else
+        max_iter: Largest number of tries per ratio.
+        max_tol: Tries in a row without a better set after which a ratio ends.
+        bayes_interval: Tries from one suggestion of the Bayesian optimiser to the next; the tries between are
+            random, with 0 all of them.
+        objective: ``predicted``: expected tokens per target step, from the share of matching tokens and the
+            weights that are read; repeatable. ``measured``: tokens per second of the method itself, as in the
+            paper.
+        seed: Seed of dialogues and tries.
+        out: Folder of the result; None stands for ``method.weights`` if the model has modules, else for
             ``results/train/<model>/<method>``.
     """
 
@@ -64,25 +66,18 @@ class SkipSetConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("per_subtask", 1), ("tokens", 2), ("max_iter", 1), ("max_tol", 0)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"{name} must be at least {least}, got {getattr(self, name)}", f"raise {name}"
-                )
-        if not self.ratios or not all(0 < one < 1 for one in self.ratios):
+            require_least(name, getattr(self, name), least)
+        if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
             raise UserError(
                 f"ratios must lie between 0 and 1, got {self.ratios}", "the default is 0.3 to 0.85"
             )
-        if self.objective not in OBJECTIVES:
-            raise UserError(
-                f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective}",
-                "use objective=predicted",
-            )
+        require_choice("objective", self.objective, OBJECTIVES)
 
 
 def main() -> None:
     """Entry point of ``python -m bench.train.skip_set``."""
     ConfigStore.instance().store(name="skip_set_schema", node=SkipSetConfig)
-    run_composed(_job, "skip_set", "nothing is stored, the set there was stays")
+    run_composed(_job, "skip_set", "nothing was stored, the earlier set is kept")
 
 
 def _job(composed: DictConfig) -> None:
@@ -91,7 +86,7 @@ def _job(composed: DictConfig) -> None:
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import save_provenance
-    from bench.tasks.tokenizer import load_tokenizer
+    from bench.tasks.chat import load_tokenizer
 
     settings: SkipSetConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     choices = HydraConfig.get().runtime.choices
@@ -101,9 +96,9 @@ def _job(composed: DictConfig) -> None:
     folder = resolve(settings.model.path, settings.model.revision)
     decoder = load_decoder(folder, options_for(settings.runtime, settings.model))
     settle_threads(decoder, settings.runtime.threads)
-    found = find_skip_set(settings, name, decoder, load_tokenizer(folder))
+    facts = find_skip_set(settings, name, decoder, load_tokenizer(folder))
     out = _out(settings, model, name)
-    save_provenance(out, {"method": name, "model": model, "model_weights": checkpoint_hash(folder), **found})
+    save_provenance(out, {"method": name, "model": model, "model_weights": checkpoint_hash(folder), **facts})
     log.info("stored in %s", out)
 
 
@@ -115,12 +110,11 @@ def _out(settings: SkipSetConfig, model: str, name: str) -> Path:
     return Path(resolve_path(settings.method["weights"]))
 
 
-def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - torch stays out of --help
-    """Search, and say what was found: entries ``skip`` and ``search`` for ``module.json``."""
+def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - --help must not import torch
+    """Search, and return the entries ``skip`` and ``search`` for ``module.json``."""
     from bench.tasks.chat import ChatFormat
-    from bench.train.calibration import continue_greedily
-    from bench.train.heldout import heldout_prompts
-    from bench.train.skip_rating import TextMatch, draft_cost, expected_rate
+    from bench.train.data.heldout import continue_greedily, heldout_prompts
+    from bench.train.skip_set.rating import TextMatch, draft_cost, expected_rate
     from methods.core.autoregressive import Autoregressive
 
     target = Autoregressive()
@@ -173,17 +167,13 @@ def search_ratios(settings: SkipSetConfig, depth: int, rate: Rate) -> tuple[Any,
 
 
 def _measuring(settings: SkipSetConfig, name: str, decoder: Any, texts: Any) -> Rate:  # noqa: ANN401 - as above
-    """Rates a set by the speed of the method with it."""
-    from bench.train.skip_rating import measured_rate
+    """A function that rates a set by the measured speed of the method with it."""
+    from bench.train.skip_set.rating import measured_rate
 
     def measured(skip: Any) -> float:  # noqa: ANN401 - as above
-        given = {"weights": None, "skip_attention": sorted(skip.attention), "skip_mlp": sorted(skip.mlp)}
-        method = Component.from_node("method", name, {**settings.method, **given}).build()
+        changes = {"weights": None, "skip_attention": sorted(skip.attention), "skip_mlp": sorted(skip.mlp)}
+        method = Component.from_node("method", name, {**settings.method, **changes}).build()
         method.attach(decoder)
         return measured_rate(method, texts, settings.tokens)
 
     return measured
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,11 @@
-"""What a computation needs in memory at most, found by running it on tensors without storage.
+"""The peak memory of a computation, measured by running it on tensors without storage.
 
-Tensors on torch's meta device have shapes and no numbers. `Scale` watches every operation on them, backward
-passes too, and adds up the storages alive at a time, whatever method made them. Where a computation asks for
-numbers it gets an answer that makes it large: every mask is true everywhere, every value is the same.
+Tensors on torch's meta device have shapes but no numbers. `StorageCounter` sees every operation on them,
+backward passes included, and adds up the sizes of all storages that are alive at the same time. If the
+computation reads a number, it gets one that makes the computation large: every mask is true everywhere, every
+value is the same.
 
-Beyond its reach are a kernel's own workspace and what an allocator cuts off.
+Not counted are the workspace of kernels and the memory that an allocator loses to fragmentation.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from torch.utils._pytree import tree_leaves
 aten = torch.ops.aten
 
 
-class Scale(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Counts the bytes of all storages that are made within its ``with`` block, while they live.
+class StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts the bytes of all live storages that were created within its ``with`` block.
 
     Args:
-        value: Every number that is asked for.
+        value: The number returned for every value that the computation reads.
     """
 
     def __init__(self, value: float = 0.0) -> None:
@@ -44,11 +45,11 @@ class Scale(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the operation returns
-        given = {_storage(one)._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        inputs = {_storage(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = self._run(func, args, dict(kwargs or {}))
-        for one in tree_leaves(result):
-            if isinstance(one, Tensor) and _storage(one)._cdata not in given:  # else a view, or in place
-                self._add(_storage(one))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _storage(leaf)._cdata not in inputs:  # else a view, or in place
+                self._add(_storage(leaf))
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -73,16 +74,16 @@ class Scale(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         if func is aten.nonzero.default:
             return first.new_empty(first.numel(), first.dim(), dtype=torch.int64)
         if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
-            args = (first, [part for one in args[1] for part in _places(one)], *args[2:])
+            args = (first, [part for index in args[1] for part in _places(index)], *args[2:])
         if func is aten._to_copy.default and torch.device(kwargs.get("device") or "meta").type == "cpu":
             return torch.full(first.shape, self._value, dtype=kwargs.get("dtype") or first.dtype)
         return func(*args, **kwargs)
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention on tensors without storage keeps what a fused kernel keeps: mask and rows, no scores.
+    """Makes attention on tensors without storage allocate what a fused kernel does: mask and rows, no scores.
 
-    Torch itself would take the plain one there.
+    Torch itself would choose the unfused implementation for them.
     """
 
     def __torch_function__(
@@ -92,27 +93,27 @@ class FusedAttention(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the function returns
-        given = dict(kwargs or {})
+        named = dict(kwargs or {})
         if func is not F.scaled_dot_product_attention or not args[0].is_meta:
-            return func(*args, **given)
-        mask = given.get("attn_mask")
-        if mask is not None and mask.dtype == torch.bool:  # torch makes numbers of it for every kernel
+            return func(*args, **named)
+        mask = named.get("attn_mask")
+        if mask is not None and mask.dtype == torch.bool:  # torch converts it to numbers for every kernel
             mask = args[0].new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
         fused = aten._scaled_dot_product_flash_attention_for_cpu
-        return fused(*args[:3], 0.0, given.get("is_causal", False), attn_mask=mask)[0]
+        return fused(*args[:3], 0.0, named.get("is_causal", False), attn_mask=mask)[0]
 
 
 def peak_bytes(run: Callable[[], object], value: float = 0.0) -> int:
-    """Most bytes that `run` holds at a time beside what exists before.
+    """Largest number of bytes that `run` has allocated at the same time.
 
     Args:
-        run: Computes on tensors of the meta device.
-        value: Every number that it asks for.
+        run: A computation on tensors of the meta device.
+        value: The number returned for every value that it reads.
     """
-    scale = Scale(value)
-    with FusedAttention(), scale:
+    counter = StorageCounter(value)
+    with FusedAttention(), counter:
         run()
-    return scale.peak_bytes
+    return counter.peak_bytes
 
 
 def _storage(tensor: Tensor) -> torch.UntypedStorage:
@@ -120,7 +121,7 @@ def _storage(tensor: Tensor) -> torch.UntypedStorage:
 
 
 def _places(index: Tensor | None) -> list[Tensor | None]:
-    """A mask as the indices of all its places; any other index as it is."""
+    """The indices of all entries for a boolean mask; any other index unchanged."""
     if index is None or index.dtype != torch.bool:
         return [index]
     return [index.new_empty(index.numel(), dtype=torch.int64)] * index.dim()

@@ -1,4 +1,4 @@
-"""What a training run begins with: its own interrupted state, or weights of an earlier run."""
+"""Checkpoints of a training run, and starting a run from the weights of earlier runs."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The saved state, or None where there is none.
+    """The saved state, or None if there is none.
 
     Args:
         folder: Folder of the run.
-        settings: What the run depends on; a saved run with others is refused.
+        settings: Everything the run's result depends on; a saved run must have the same.
 
     Raises:
         UserError: If the folder holds a run with other settings.
@@ -39,7 +39,7 @@ def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    saved = state.get("settings", {})  # an older version's checkpoint has none, and is refused
+    saved = state.get("settings", {})  # missing in checkpoints of older versions, which are refused
     if changed := sorted(
         key for key in settings.keys() | saved.keys() if settings.get(key) != saved.get(key)
     ):
@@ -51,14 +51,14 @@ def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | No
 
 
 def load_start(module: nn.Module, files: Sequence[Path]) -> None:
-    """Begin with the weights of an earlier run, or the mean of several runs'; the optimiser begins anew.
+    """Load the weights of an earlier run, or the mean of several runs' weights; the optimiser starts anew.
 
     The mean of models tuned from the same weights on different data is often better than each of them
-    (model soups, arXiv 2203.05482): so runs on several machines or cores become one.
+    (model soups, arXiv 2203.05482), so runs on several machines or cores can be combined into one.
 
     Args:
-        module: What is about to be trained.
-        files: Its weights as `bench.train` has written them, of one run or several.
+        module: The module to train; its weights are replaced.
+        files: Weights of this module as `bench.train` wrote them, of one run or several.
 
     Raises:
         UserError: If there is no such file, or it holds another module's weights.

@@ -1,0 +1,104 @@
+"""Held-out prompts: the built-in questions, and other prompts to fit a method's settings on.
+
+``python -m bench.train.data.heldout`` writes the built-in questions: held-out dialogues of the corpus, 80 for
+each Spec-Bench subtask, in the format of `bench.tasks.jsonl`. The file is shipped, so every installation has
+the same questions. Prompts for fitting are held out as well, and none of them is a built-in question.
+
+Shapes: P prompt tokens, T tokens of a prompt with its answer.
+"""
+
+import json
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.records.model import PhaseName
+from bench.runtime.sampling import Sampler, Sampling
+from bench.tasks.chat import ChatFormat
+from bench.tasks.spec_bench import BUILTIN_FILE
+from bench.train.corpus import Dialogue, heldout_dialogues
+from methods.core.base import Budget, Method
+
+log = logging.getLogger(__name__)
+PER_SUBTASK = 80
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A prompt and the target's greedy answer to it, as one text.
+
+    Args:
+        ids: Token ids, shape [T].
+        start: Index of the first answer token.
+    """
+
+    ids: Tensor
+    start: int
+
+
+def heldout_prompts(chat: ChatFormat, seed: int, per_subtask: int, device: torch.device) -> list[Tensor]:
+    """First turns of held-out dialogues without the built-in questions, each as ids of shape [P].
+
+    Args:
+        chat: The model's chat format.
+        seed: Seed of the choice of dialogues.
+        per_subtask: Dialogues of each subtask, before built-in questions are removed.
+        device: Device of the ids.
+    """
+    builtin = {dialogue.turns[0] for dialogue in heldout_dialogues(SEED, PER_SUBTASK)}
+    turns = [dialogue.turns[0] for dialogue in heldout_dialogues(seed, per_subtask)]
+    return [
+        torch.tensor(chat.prompt_ids((turn,), ()), device=device) for turn in turns if turn not in builtin
+    ]
+
+
+@torch.inference_mode()
+def continue_greedily(method: Method, prompt: Tensor, tokens: int, eos_ids: frozenset[int]) -> Continuation:
+    """The target's own answer of at most `tokens` tokens, decoded with any exact method."""
+    budget = Budget(tokens, eos_ids)
+    result = method.generate(prompt, budget, Sampler(Sampling(), prompt.device, 0), _NoClock())
+    answer = torch.tensor(result.cut(tokens, eos_ids).ids, device=prompt.device)
+    return Continuation(torch.cat([prompt, answer]), prompt.numel())
+
+
+class _NoClock:
+    """A `methods.core.base.Clock` that measures nothing."""
+
+    def phase(self, name: PhaseName) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def first_token(self) -> None:
+        return None
+
+
+def write_builtin_prompts(path: Path = BUILTIN_FILE) -> int:
+    """Write the file of built-in questions; returns their number."""
+    counts: dict[str, int] = {}
+    lines = []
+    for dialogue in heldout_dialogues(SEED, PER_SUBTASK):
+        number = counts.setdefault(dialogue.subtask, 0)
+        counts[dialogue.subtask] += 1
+        lines.append(json.dumps(_record(dialogue, number), ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines)
+
+
+def _record(dialogue: Dialogue, number: int) -> dict[str, object]:
+    return {
+        "id": f"{dialogue.subtask}-{number:03d}",
+        "subtask": dialogue.subtask,
+        "turns": dialogue.turns,
+        "references": dialogue.answers,
+        "checks": dialogue.checks,
+    }
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log.info("%d prompts in %s", write_builtin_prompts(), BUILTIN_FILE)
