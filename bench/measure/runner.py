@@ -67,18 +67,13 @@ def execute(settings: Settings) -> Outcome:
         folder, run = store.folder, store.run
     samples = load_samples(folder)
     badge = badge_of(run, settings.results_dir)
-    summary = summarise(run, samples, resamples=settings.measure.resamples, seed=settings.seed, badge=badge)
+    level, resamples = settings.measure.level, settings.measure.resamples
+    summary = summarise(run, samples, level=level, resamples=resamples, seed=settings.seed, badge=badge)
     return Outcome(render(summary), folder, sum(sample.error is not None for sample in samples))
 
 
 class Session:
-    """One start of a run.
-
-    Args:
-        settings: What to measure.
-        bench: With what.
-        store: Where samples go; knows what is measured already.
-    """
+    """One start of a run: measures with the objects of `bench` what `store` does not hold yet."""
 
     def __init__(self, settings: Settings, bench: Workbench, store: RunStore) -> None:
         self._settings, self._bench, self._store = settings, bench, store

@@ -264,6 +264,14 @@ def test_a_run_probes_its_machine_once_per_start_and_predicts_beside_what_it_mea
     assert "probe" not in load_run(outcome.run_dir).attempts[-1]
 
 
+@pytest.mark.parametrize(("level", "shown"), [("0.5", "[50% interval]"), ("0.95", "[95% interval]")])
+def test_the_table_shows_intervals_at_the_level_that_is_set(
+    model: Path, prompts: Path, results_dir: Path, level: str, shown: str
+) -> None:
+    outcome = execute(settings_for(model, prompts, results_dir, f"measure.level={level}"))
+    assert shown in outcome.table
+
+
 def test_synthetic_runs_are_labelled_cost_only(model: Path, prompts: Path, results_dir: Path) -> None:
     overrides = ["method.acceptance=[1.0,1.0]", "method/schedule=heads"]
     outcome = execute(settings_for(model, prompts, results_dir, *overrides, method="synthetic"))
