@@ -21,7 +21,7 @@ from transformers import AutoConfig
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier
+from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier, Weights
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
 from bench.runtime.linear import Linear
 from bench.runtime.modules import CheckpointTensors, damaged, require_room
@@ -169,10 +169,10 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
     cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
     placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
-    weights = (shape, embedding, layers, final_norm, lm_head)
+    weights = Weights(shape, embedding, layers, final_norm, lm_head)
     if options.tier == "graph":
-        return GraphDecoder(*weights, SlotCache(*slots), placement, CudaRecorder(options.device))
-    return _KINDS[options.tier](*weights, KVCache(*slots), placement)
+        return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
+    return _KINDS[options.tier](weights, KVCache(*slots), placement)
 
 
 def _layer(tensors: CheckpointTensors, shape: DecoderConfig, index: int) -> Layer:

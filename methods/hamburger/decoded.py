@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import Decoder
+from bench.runtime.decoder import Decoder, Weights
 from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler, Sampling
 from methods.hamburger.checkpoint import Checkpoint, stripped
@@ -57,14 +57,13 @@ def as_checkpoint(model: HamburgerModel, decoder: Decoder, capacity: int) -> Che
     state = {name: tensor.detach().to(decoder.dtype) for name, tensor in model.state_dict().items()}
     config = decoder.config
     shape = (decoder.depth, config.kv_heads, capacity, config.head_dim)
-    tuned = Decoder(
+    weights = Weights(
         config,
         state[f"{_INNER}embed_tokens.weight"],
         [as_layer(state, f"{_INNER}layers.{index}.") for index in range(decoder.depth)],
         state[f"{_INNER}norm.weight"],
         Linear(model.lm_head.detach().to(decoder.dtype)),
-        KVCache(*shape, decoder.dtype, decoder.device),
-        decoder.placement,
     )
+    tuned = Decoder(weights, KVCache(*shape, decoder.dtype, decoder.device), decoder.placement)
     embedder, micro = (stripped(state, part) for part in NEW_PARTS)
     return Checkpoint(tuned, embedder, micro, model.shape)

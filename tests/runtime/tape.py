@@ -1,7 +1,7 @@
 """A recorder without a GPU: it notes the operations of the work and runs them again on the same tensors.
 
-Like a CUDA graph, a replay runs no Python of the work, so a number from the host stays what it was when it was
-recorded, and every output keeps its memory. Reading a number while recording is refused, as on CUDA.
+Like a CUDA graph, a replay runs no Python of the work, so a number from the host stays what it was when the
+work was recorded, and every output keeps its memory. Reading a number while recording is refused, as on CUDA.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def taped(decoder: Decoder) -> GraphDecoder:
     layers = [_recordable(layer) for layer in decoder.layers]
     lm_head = _with_torch_product(decoder.lm_head)
     assert lm_head.compiled is None
-    weights = (config, decoder.embedding, layers, decoder.final_norm, lm_head)
-    return GraphDecoder(*weights, SlotCache(*room), decoder.placement, Tape())
+    weights = replace(decoder.weights, layers=layers, lm_head=lm_head)
+    return GraphDecoder(weights, SlotCache(*room), decoder.placement, Tape())
 
 
 def _recordable(layer: Layer) -> Layer:
