@@ -5,7 +5,7 @@
 - ``compiled``: one C call per pass, for fp32 on a CPU (``compiled/``).
 - ``graph``: replayed CUDA graphs (``graph/``).
 
-The others are subclasses of `Decoder` and compute the same results, up to rounding; methods never notice which
-tier runs. Other code imports only the decoders and `library`. Start with ``eager.py``, which spells out the
-arithmetic.
+The others are subclasses of `Decoder` and compute the same results, up to rounding; methods never notice
+which tier runs. Other code imports only the decoders and `library`. Start with ``eager.py``, which spells out
+the arithmetic.
 """
