@@ -12,7 +12,7 @@ N visible slots, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -66,6 +66,17 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """A model's shape and all its weights."""
+
+    config: DecoderConfig
+    embedding: Tensor  # [V, d]
+    layers: Sequence[Layer]
+    final_norm: Tensor  # [d]; of the norm before the head
+    lm_head: Linear  # [V, d]
+
+
+@dataclass(frozen=True, slots=True)
 class Skip:
     """Layers whose attention or MLP a pass leaves out.
 
@@ -85,39 +96,28 @@ class Decoder:
     All tensors that are passed in or out lie on `device` and, token ids apart, have the dtype `dtype`.
 
     Args:
-        config: Shape and family flags.
-        embedding: Token embeddings, shape [V, d].
-        layers: Layer weights in order.
-        final_norm: Weight of the norm before the head, shape [d].
-        lm_head: Projection to the vocabulary.
+        weights: The model; its parts become attributes of the decoder.
         cache: Key/value store; all arms share it, and it is emptied before each generation.
         placement: Positions and masks for the same capacity.
     """
 
     tier: Tier = "static"
 
-    def __init__(
-        self,
-        config: DecoderConfig,
-        embedding: Tensor,
-        layers: Sequence[Layer],
-        final_norm: Tensor,
-        lm_head: Linear,
-        cache: KVCache,
-        placement: Placement,
-    ) -> None:
-        self.config = config
-        self.embedding = embedding
-        self.layers = list(layers)
-        self.final_norm = final_norm
-        self.lm_head = lm_head
+    def __init__(self, weights: Weights, cache: KVCache, placement: Placement) -> None:
+        self.config, self.layers = weights.config, list(weights.layers)
+        self.embedding, self.final_norm, self.lm_head = weights.embedding, weights.final_norm, weights.lm_head
         self.cache = cache
         self.placement = placement
-        self.device, self.dtype = embedding.device, embedding.dtype
-        self._rotated_heads = config.heads + config.kv_heads
+        self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self._rotated_heads = self.config.heads + self.config.kv_heads
         # Rounded to the rows' precision, as the reference implementation rounds it.
-        scale = torch.tensor(config.embed_scale, dtype=self.dtype, device=self.device)
-        self._embed_scale = None if config.embed_scale == 1.0 else scale
+        scale = torch.tensor(self.config.embed_scale, dtype=self.dtype, device=self.device)
+        self._embed_scale = None if self.config.embed_scale == 1.0 else scale
+
+    @property
+    def weights(self) -> Weights:
+        """Shape and weights, as another decoder of the same model takes them."""
+        return Weights(self.config, self.embedding, self.layers, self.final_norm, self.lm_head)
 
     @property
     def depth(self) -> int:
@@ -222,8 +222,8 @@ class Decoder:
             capacity: Slots of its own, empty cache; as many as here by default.
         """
         cache = self.cache.sibling(len(layers), self.capacity if capacity is None else capacity)
-        weights = (self.config, self.embedding, layers, final_norm, self.lm_head)
-        return type(self)(*weights, cache, self.placement)
+        weights = replace(self.weights, layers=layers, final_norm=final_norm)
+        return type(self)(weights, cache, self.placement)
 
     def adopt(self, other: Decoder) -> None:
         """Prepare `other`, a second decoder of the same method, whenever this one is prepared."""

@@ -21,7 +21,7 @@ from transformers import AutoConfig
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier
+from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier, Weights
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
 from bench.runtime.linear import Linear
 from bench.runtime.modules import CheckpointTensors, damaged, require_room
@@ -155,20 +155,18 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
         UserError: If the tensors do not fit the configuration.
     """
     shape = decoder_config(config)
-    weights = (shape, *read_weights(shape, tensors, options.device))
+    weights = read_weights(shape, tensors, options.device)
     capacity = min(options.max_length, shape.context)
     cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
     placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
-        return GraphDecoder(*weights, SlotCache(*slots), placement, CudaRecorder(options.device))
-    return _KINDS[options.tier](*weights, KVCache(*slots), placement)
+        return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
+    return _KINDS[options.tier](weights, KVCache(*slots), placement)
 
 
-def read_weights(
-    shape: DecoderConfig, tensors: dict[str, Tensor], device: torch.device
-) -> tuple[Tensor, list[Layer], Tensor, Linear]:
-    """Embedding, layers, final norm and LM head of a model from its named tensors, which are consumed.
+def read_weights(shape: DecoderConfig, tensors: dict[str, Tensor], device: torch.device) -> Weights:
+    """The weights of a model from its named tensors, which are removed from the dictionary as they are used.
 
     Raises:
         UserError: If the tensors do not fit the shape.
@@ -183,7 +181,7 @@ def read_weights(
     else:
         lm_head = source.linear("lm_head", (shape.vocab,), shape.width)
     source.finish()
-    return embedding, layers, final_norm, lm_head
+    return Weights(shape, embedding, layers, final_norm, lm_head)
 
 
 def read_layers(

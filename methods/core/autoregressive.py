@@ -44,5 +44,4 @@ class EagerLoop(Autoregressive):
     """
 
     def attach(self, decoder: Decoder) -> None:
-        weights = (decoder.config, decoder.embedding, decoder.layers, decoder.final_norm, decoder.lm_head)
-        super().attach(EagerDecoder(*weights, decoder.cache, decoder.placement))
+        super().attach(EagerDecoder(decoder.weights, decoder.cache, decoder.placement))

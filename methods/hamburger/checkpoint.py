@@ -233,7 +233,7 @@ def checkpoint_of(
     weights = read_weights(config, _part(tensors, _BASE), untuned.device)
     room = (config.layers, config.kv_heads, capacity, config.head_dim, untuned.dtype, untuned.device)
     embedder, micro = (_part(tensors, prefix) for prefix in NEW_PARTS)
-    return Checkpoint(Decoder(config, *weights, KVCache(*room), untuned.placement), embedder, micro, shape)
+    return Checkpoint(Decoder(weights, KVCache(*room), untuned.placement), embedder, micro, shape)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

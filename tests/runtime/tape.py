@@ -75,8 +75,8 @@ def taped(decoder: Decoder) -> GraphDecoder:
     layers = [_recordable(layer) for layer in decoder.layers]
     lm_head = _with_torch_product(decoder.lm_head)
     assert lm_head.compiled is None
-    weights = (config, decoder.embedding, layers, decoder.final_norm, lm_head)
-    return GraphDecoder(*weights, SlotCache(*room), decoder.placement, Tape())
+    weights = replace(decoder.weights, layers=layers, lm_head=lm_head)
+    return GraphDecoder(weights, SlotCache(*room), decoder.placement, Tape())
 
 
 def _recordable(layer: Layer) -> Layer:

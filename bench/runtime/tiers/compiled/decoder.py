@@ -13,17 +13,16 @@ Shapes: R rows of a pass, d width, L layers.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import NO_SKIP, Decoder, Layer, Skip, Taps, Tier
+from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier, Weights
 from bench.runtime.delta import Delta, LowRankDelta
 from bench.runtime.delta import Projection as ProjectionName
-from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.compiled import structures
@@ -42,22 +41,13 @@ class CompiledDecoder(Decoder):
 
     tier: Tier = "compiled"
 
-    def __init__(
-        self,
-        config: DecoderConfig,
-        embedding: Tensor,
-        layers: Sequence[Layer],
-        final_norm: Tensor,
-        lm_head: Linear,
-        cache: KVCache,
-        placement: Placement,
-    ) -> None:
-        super().__init__(config, embedding, layers, final_norm, lm_head, cache, placement)
+    def __init__(self, weights: Weights, cache: KVCache, placement: Placement) -> None:
+        super().__init__(weights, cache, placement)
         self._library = required_library()
         self._model = self._shape()
         self._table = (structures.Layer * self.depth)(*(self._entry(index) for index in range(self.depth)))
         self._call = structures.Pass()
-        self._scratch = embedding.new_empty(0)
+        self._scratch = self.embedding.new_empty(0)
         self._changes: _Changes | None = None
         self._skips: tuple[Skip, ctypes.Array[ctypes.c_uint8] | None] = (NO_SKIP, None)
 

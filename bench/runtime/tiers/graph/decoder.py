@@ -27,14 +27,13 @@ Shapes: R rows of a pass, d width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
-from bench.runtime.decoder import NO_SKIP, Decoder, Layer, Skip, Taps, Tier
+from bench.runtime.decoder import NO_SKIP, Decoder, Layer, Skip, Taps, Tier, Weights
 from bench.runtime.delta import Delta
-from bench.runtime.families import DecoderConfig
-from bench.runtime.linear import Linear
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.graph.buckets import (
     MOST_ROWS,
@@ -67,17 +66,13 @@ class GraphDecoder(Decoder):
 
     def __init__(
         self,
-        config: DecoderConfig,
-        embedding: Tensor,
-        layers: Sequence[Layer],
-        final_norm: Tensor,
-        lm_head: Linear,
+        weights: Weights,
         cache: SlotCache,
         placement: Placement,
         recorder: Recorder,
         tally: Tally | None = None,
     ) -> None:
-        super().__init__(config, embedding, layers, final_norm, lm_head, cache, placement)
+        super().__init__(weights, cache, placement)
         self.tally = Tally() if tally is None else tally
         self._slots = cache
         self._recorder = recorder
@@ -90,17 +85,9 @@ class GraphDecoder(Decoder):
         self, layers: Sequence[Layer], final_norm: Tensor, capacity: int | None = None
     ) -> GraphDecoder:
         """See `Decoder.companion`; preparing this decoder prepares the companion too."""
-        companion = GraphDecoder(
-            self.config,
-            self.embedding,
-            layers,
-            final_norm,
-            self.lm_head,
-            self._slots.sibling(len(layers), self.capacity if capacity is None else capacity),
-            self.placement,
-            self._recorder,
-            self.tally,
-        )
+        cache = self._slots.sibling(len(layers), self.capacity if capacity is None else capacity)
+        weights = replace(self.weights, layers=layers, final_norm=final_norm)
+        companion = GraphDecoder(weights, cache, self.placement, self._recorder, self.tally)
         self._companions.append(companion)
         return companion
 
