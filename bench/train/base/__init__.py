@@ -2,5 +2,5 @@
 
 Start reading at `build`, which runs the worker processes, then `loop`, the steps of one worker. `recipe`
 holds the settings, `model` the network, `optim` Muon and AdamW, `layerskip` the early-exit recipe, `data` the
-batches and `evaluation` the periodic check. Only `bench.train.cli` imports from here.
+batches and `evaluation` the periodic check. Nothing but `bench.train.cli` needs to import from here.
 """

@@ -3,8 +3,7 @@
 LayerSkip: Enabling Early Exit Inference and Self-Speculative Decoding (arXiv 2404.16710), sections 4.1 and
 4.2. Differs from the paper in three points, all for a small model trained from nothing in about an hour:
 - Each step trains one early exit. Three steps out of four it is one of those that drafting uses (after 2, 4
-    and
-  1 layers), the fourth step takes the remaining layers in turn. The paper's rotation treats all layers alike.
+  and 1 layers), the fourth step takes the remaining layers in turn. The paper's rotation treats all alike.
 - e(l) has a floor. The paper's e grows with l squared and gives the exit after one layer weight 0 and the
   one after two layers under 1 % of the last one's, too little for so few steps.
 - A sample that skips a layer is computed and multiplied by 0 instead of being taken out of the batch: the

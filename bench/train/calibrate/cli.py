@@ -36,7 +36,7 @@ class CalibrateConfig:
         runtime: Device, dtype and threads; the round times are valid for these only.
         per_subtask: Held-out dialogues of each subtask.
         tokens: Tokens decoded per dialogue.
-        width: Largest rank of a candidate, at every depth.
+        width: Candidates per depth that the tree may use.
         max_nodes: Largest number of nodes, without the root.
         least_tokens: Smallest acceptable number of expected tokens per round; the fastest such tree wins.
         seed: Seed of the choice of dialogues.

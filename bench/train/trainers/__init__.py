@@ -2,6 +2,5 @@
 
 Start reading at `loop`, then `modules` (the model is frozen) and `joint` (the whole model is trained); what
 is trained, and its loss, belongs to the method (``methods/*/module.py``). `recipe` holds the settings,
-`course` the log of figures, `checkpoint` the saved state. `bench.train.cli` and `bench.train.memory` import
-from here.
+`course` the log of figures, `checkpoint` the saved state. All of `bench.train` may import from here.
 """
