@@ -30,7 +30,7 @@ from bench.measure.probes import probe, row_counts
 from bench.measure.progress import LiveFigures
 from bench.measure.verdicts import first_divergence, judge, reference_nll
 from bench.measure.warmup import warm_up
-from bench.metrics.summary import render, summarise
+from bench.metrics.summary import summarise
 from bench.prove.certificates import badge_of, source_hash
 from bench.records.checks import check_identities
 from bench.records.model import Arm, Equivalence, Sample, Verdict
@@ -38,6 +38,7 @@ from bench.records.sample_file import to_line
 from bench.records.store import RunStore, load_samples
 from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graphs import GraphDecoder
+from bench.show.table import run_table
 from bench.tasks.chat import prompt_hash
 from bench.tasks.checkers import is_right
 from methods.core.base import Budget, Exactness
@@ -75,9 +76,9 @@ def execute(settings: Settings) -> Outcome:
         Session(settings, bench, store).run()
         folder, run = store.folder, store.run
     samples = load_samples(folder)
-    badge = badge_of(run, settings.results_dir)
-    summary = summarise(run, samples, resamples=settings.measure.resamples, seed=settings.seed, badge=badge)
-    return Outcome(render(summary), folder, sum(sample.error is not None for sample in samples))
+    evidence, resamples = badge_of(run, settings.results_dir), settings.measure.resamples
+    summary = summarise(run, samples, resamples=resamples, seed=settings.seed, evidence=evidence)
+    return Outcome(run_table(summary), folder, sum(sample.error is not None for sample in samples))
 
 
 class Session:

@@ -72,7 +72,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class AaCheck:
-    """The baseline held against itself."""
+    """The speedup of the baseline over itself."""
 
     interval: Interval
 
@@ -153,10 +153,10 @@ def repeat_variation(totals: Totals) -> Floats:
             f"variation over repeats needs at least 2 repeats, got shape {totals.seconds.shape}"
         )
     has_work: npt.NDArray[np.bool_] = np.all((totals.tokens > 0) & (totals.seconds > 0), axis=1)  # [Q]
-    found = np.full(len(has_work), np.nan)
+    variation = np.full(len(has_work), np.nan)
     cost = totals.seconds[has_work] / totals.tokens[has_work]  # [Q', R]
-    found[has_work] = cost.std(axis=1, ddof=1) / cost.mean(axis=1)
-    return found
+    variation[has_work] = cost.std(axis=1, ddof=1) / cost.mean(axis=1)
+    return variation
 
 
 def outliers(variation: Floats, *, limit: float = 0.05) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from bench.runtime.hub import resolved_here
 from bench.runtime.loading import RuntimeOptions, load_config, weight_files
 from bench.runtime.modules import PROVENANCE_FILE
 from bench.runtime.random_weights import empty_decoder
-from bench.show.machine_table import byte_size
+from bench.show.layout import byte_size
 from bench.tasks.task import Fetched
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import FullTrainable, Method, Trainable

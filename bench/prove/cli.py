@@ -97,7 +97,7 @@ def _prove(composed: DictConfig, names: list[str]) -> int:
     from bench.prove.certificates import save
     from bench.prove.control_run import caught_by
     from bench.prove.crew import Crew
-    from bench.prove.listing import certificate_lines, control_lines, table
+    from bench.prove.listing import certificate_lines, certificate_table, control_lines
     from bench.prove.models import Models
     from bench.prove.sampling import SETTINGS
 
@@ -113,7 +113,7 @@ def _prove(composed: DictConfig, names: list[str]) -> int:
         for one in crew.certificates(components, caught_by(outcomes)):
             certificates.append(one)
             _say(f"\n{certificate_lines(one, str(save(one, Path(config.results_dir))))}")
-    _say(f"\n{table(certificates)}")
+    _say(f"\n{certificate_table(certificates)}")
     is_sound = all(one.is_as_expected for one in outcomes) and not any(one.failures for one in certificates)
     return OK if is_sound else FAILED
 

@@ -1,4 +1,4 @@
-"""A proof as text: the controls, a short certificate per method, one row per method; 100 columns at most."""
+"""A proof as text: the controls, a short certificate per method, one row per method."""
 
 from __future__ import annotations
 
@@ -8,41 +8,43 @@ from typing import Any
 
 from bench.prove.certificates import Certificate, Check, Status
 from bench.prove.control_run import Outcome
+from bench.show.layout import text_table
 
-COLUMNS = 100
-_HEADER = ("method", "greedy fp32", "greedy bf16", "chi-square p", "TV (chance)", "controls", "verdict")
+_HEADER = ("method", "exact in fp32", "in bf16: exact, ties, violations", "chi-square p", "distance (chance)",
+           "controls", "verdict")  # fmt: skip
 _COUNTS = ("exact", "answers", "accepted", "drafted", "rounds")
-_WIDTHS = (24, 12, 22, 13, 16, 9, 0)
 
 
 def certificate_lines(certificate: Certificate, path: str) -> str:
     """One method's certificate."""
     declared = ", ".join(dict.fromkeys(certificate.declared.values())) or "nothing: it fits no model here"
-    lines = [f"{certificate.method}: {certificate.verdict}", f"  declares      {declared}"]
-    lines += [f"  {kind:<13} {told}" for kind, told in _check_lines(certificate.checks)]
-    lines.append(f"  certificate   {path}")
-    return "\n".join(_fit(line) for line in lines)
+    rows = [("  promises", declared)]
+    rows += [(f"  {kind}", finding) for kind, finding in _check_lines(certificate.checks)]
+    rows.append(("  certificate", path))
+    return "\n".join([f"{certificate.method}: {certificate.verdict}", *text_table(rows)])
 
 
 def control_lines(outcomes: Sequence[Outcome]) -> str:
     """What caught each broken variant."""
-    lines = ["controls: methods broken on purpose must be caught, honest ones must pass"]
-    for one in outcomes:
-        state = "caught" if one.caught else "passes"
-        state = state if one.is_as_expected else f"ESCAPED ({state})"
-        lines.append(f"  {one.control.name:<37} {state}{f' by {one.caught.kind}' if one.caught else ''}")
-        if one.caught:
-            lines.append(f"    {one.caught.subject}: {one.caught.detail}")
-    return "\n".join(_fit(line) for line in lines)
+    rows: list[tuple[str, ...]] = []
+    for outcome in outcomes:
+        state = "caught" if outcome.caught else "passes"
+        state = state if outcome.is_as_expected else f"ESCAPED ({state})"
+        by = f" by {outcome.caught.kind}" if outcome.caught else ""
+        rows.append((f"  {outcome.control.name}", f"{state}{by}"))
+        if outcome.caught:
+            rows.append((f"    {outcome.caught.subject}: {outcome.caught.detail}",))
+    title = "controls: methods broken on purpose must be caught, honest ones must pass"
+    return "\n".join([title, *text_table(rows)])
 
 
-def table(certificates: Sequence[Certificate]) -> str:
+def certificate_table(certificates: Sequence[Certificate]) -> str:
     """One row per method."""
-    return "\n".join(_cells(row) for row in (_HEADER, *map(_row, certificates)))
+    return "\n".join(text_table([_HEADER, *map(_row, certificates)]))
 
 
 def _row(certificate: Certificate) -> tuple[str, ...]:
-    caught = Counter(bool(one) for one in certificate.controls.values())
+    caught = Counter(bool(check) for check in certificate.controls.values())
     return (
         certificate.method,
         _exact(certificate),
@@ -54,46 +56,50 @@ def _row(certificate: Certificate) -> tuple[str, ...]:
 
 
 def _exact(certificate: Certificate) -> str:
-    made = _made(certificate, "greedy")
-    if not made:
+    checks = _with_figures(certificate, "greedy")
+    if not checks:
         return "-"
-    return f"{sum(one.figures['exact'] for one in made)}/{sum(one.figures['answers'] for one in made)}"
+    exact, answers = (sum(check.figures[name] for check in checks) for name in ("exact", "answers"))
+    return f"{exact}/{answers}"
 
 
 def _half(certificate: Certificate) -> str:
-    made = _made(certificate, "greedy half")
-    if not made:
+    checks = _with_figures(certificate, "greedy half")
+    if not checks:
         return "-"
-    figures = made[0].figures
-    return f"{figures['exact']} ex, {figures['ties']} tie, {figures['violations']} viol"
+    return ", ".join(str(checks[0].figures[name]) for name in ("exact", "ties", "violations"))
 
 
 def _sampling(certificate: Certificate) -> tuple[str, str]:
-    made = _made(certificate, "sampling")
-    if not made:
+    """The smallest p value, and the largest distance in total variation beside that of chance alone."""
+    checks = _with_figures(certificate, "sampling")
+    if not checks:
         return "-", "-"
-    worst = max(made, key=lambda one: one.figures["distance"] - one.figures["noise"]).figures
-    least = min(one.figures["p_value"] for one in made)
+    worst = max(checks, key=lambda check: check.figures["distance"] - check.figures["noise"]).figures
+    least = min(check.figures["p_value"] for check in checks)
     return f"{least:.2g}", f"{worst['distance']:.3f} ({worst['noise']:.3f})"
 
 
-def _made(certificate: Certificate, kind: str) -> list[Check]:
-    return [one for one in certificate.checks if one.kind == kind and one.figures]
+def _with_figures(certificate: Certificate, kind: str) -> list[Check]:
+    return [check for check in certificate.checks if check.kind == kind and check.figures]
 
 
 def _check_lines(checks: Sequence[Check]) -> Iterator[tuple[str, str]]:
-    """Kind and findings of every check; checks that passed on several random models share a line."""
-    alike = [one for one in checks if one.kind == "greedy" and one.subject.startswith("random ")]
-    alike = [one for one in alike if one.status is Status.PASSED]
+    """Kind and finding of every check; checks that passed on several random models share a line."""
+    alike = [
+        check
+        for check in checks
+        if check.kind == "greedy" and check.subject.startswith("random ") and check.status is Status.PASSED
+    ]
     for check in checks:
         if check not in alike:
-            yield check.kind, f"{check.subject}: {_told(check)}"
+            yield check.kind, f"{check.subject}: {_finding(check)}"
         elif check is alike[0]:
-            total = {name: sum(one.figures[name] for one in alike) for name in _COUNTS}
+            total = {name: sum(other.figures[name] for other in alike) for name in _COUNTS}
             yield check.kind, f"{len(alike)} random models: {_counted(total)}"
 
 
-def _told(check: Check) -> str:
+def _finding(check: Check) -> str:
     if check.status is not Status.PASSED:
         return f"{check.status.upper()}, {check.detail}"
     return check.detail if check.kind == "sampling" else _counted(check.figures)
@@ -104,12 +110,3 @@ def _counted(figures: Mapping[str, Any]) -> str:
         f"{figures['exact']} of {figures['answers']} exact, {figures['accepted']} of {figures['drafted']} "
         f"drafted tokens accepted in {figures['rounds']} rounds"
     )
-
-
-def _cells(row: Sequence[str]) -> str:
-    padded = [f"{cell:<{width}}" for cell, width in zip(row, _WIDTHS, strict=True)]
-    return " ".join(padded).rstrip()
-
-
-def _fit(line: str) -> str:
-    return line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..."

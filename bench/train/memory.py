@@ -18,7 +18,7 @@ from torch import nn
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.show.machine_table import byte_size
+from bench.show.layout import byte_size
 from bench.train.joint import JointRecipe, cut
 from bench.train.modules import ModuleRecipe, observe
 from bench.train.weighing import peak_bytes

@@ -56,7 +56,7 @@ def test_it_decodes_the_first_repeat_behind_the_other_arms(
 def test_the_baseline_alone_is_held_against_it(model: Path, prompts: Path, results_dir: Path) -> None:
     outcome = execute(settings_for(model, prompts, results_dir, EAGER, method="autoregressive"))
     assert {one.arm for one in load_samples(outcome.run_dir)} == {Arm.BASELINE, Arm.EAGER}
-    (line,) = [one for one in outcome.table.splitlines() if one.startswith("  against eager")]
+    (line,) = [one for one in outcome.table.splitlines() if one.startswith("  over an eager loop")]
     assert line.split()[2].endswith("x")
 
 
@@ -88,7 +88,7 @@ def test_it_is_not_added_where_the_baseline_is_an_eager_loop(
     settings = settings_for(model, prompts, results_dir, EAGER, "runtime.tier=eager")
     outcome = execute(settings)
     assert {one.arm for one in load_samples(outcome.run_dir)} == {Arm.BASELINE, Arm.METHOD}
-    assert "against eager" not in outcome.table
+    assert "over an eager loop" not in outcome.table
     assert "  12 of 12 samples  complete" in plan(settings).text
 
 
@@ -106,7 +106,7 @@ def test_switched_on_later_it_adds_its_samples_to_the_same_run(
     assert Counter(one.arm for one in load_samples(folder))[Arm.EAGER] == 3
     assert "  15 of 15 samples  complete" in plan(settings).text
     assert "  12 of 12 samples  complete" in plan(without).text
-    assert execute(without).table.count("against eager") == 1  # what is measured is shown
+    assert execute(without).table.count("over an eager loop") == 1  # what is measured is shown
     assert (folder / "samples.jsonl").read_text() == after
 
 

@@ -42,6 +42,9 @@ class Plan:
     dtype: str = "bfloat16"
     is_shared: bool = False
     params: dict[str, Any] = field(default_factory=dict)
+    template: str = "6b7c8b8f"
+    runtime: dict[str, Any] = field(default_factory=dict)
+    """Settings of the runtime other than device, precision, threads and a length of 4096 tokens."""
     labels: dict[str, Any] = field(default_factory=dict)
     task: str = "spec_bench"
     seed: int = 0
@@ -73,7 +76,8 @@ def stored(plan: Plan, is_published: bool = False) -> StoredRun:
         "model": {"name": "vicuna_7b", "context": None},
         "model_weights": "a1b2c3d4e5f60718",
         "sampling": {"temperature": 0.0, "top_k": 0, "top_p": 1.0},
-        "runtime": {"device": "cuda", "dtype": None, "threads": None, "max_length": 4096},
+        "template": plan.template,
+        "runtime": {"device": "cuda", "dtype": None, "threads": None, "max_length": 4096, **plan.runtime},
         "max_new_tokens": 128,
         "seed": plan.seed,
     }
@@ -91,12 +95,12 @@ def stored(plan: Plan, is_published: bool = False) -> StoredRun:
     return StoredRun(run, tuple(_samples(plan, rng)), is_published)
 
 
-def save(one: StoredRun, root: Path) -> Path:
+def save(run: StoredRun, root: Path) -> Path:
     """The run on disk under ``root/runs``; its folder."""
-    folder = root / "runs" / one.run.run_id
+    folder = root / "runs" / run.run.run_id
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(asdict(one.run)))
-    lines = [json.dumps(encode_sample(sample)) for sample in one.samples]
+    (folder / "run.json").write_text(json.dumps(asdict(run.run)))
+    lines = [json.dumps(encode_sample(sample)) for sample in run.samples]
     (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return folder
 
@@ -156,15 +160,15 @@ def _timing(per_token_s: float, draft_share: float) -> Timing:
 
 
 def _with_failures(samples: list[Sample], count: int) -> list[Sample]:
-    for place in [i for i, one in enumerate(samples) if one.arm is Arm.METHOD][:count]:
-        one = samples[place]
+    for place in [i for i, sample in enumerate(samples) if sample.arm is Arm.METHOD][:count]:
+        sample = samples[place]
         samples[place] = Sample(
-            one.prompt_id,
-            one.subtask,
-            one.turn,
-            one.repeat,
-            one.arm,
-            one.order,
+            sample.prompt_id,
+            sample.subtask,
+            sample.turn,
+            sample.repeat,
+            sample.arm,
+            sample.order,
             error="OutOfMemoryError: CUDA <full>",
         )
     return samples

@@ -94,14 +94,14 @@ def test_the_page_parses_and_needs_nothing_from_elsewhere(built: Leaderboard) ->
     ids = set(page.ids)
     assert len(ids) == len(page.ids)
     assert all(
-        one.startswith("data:image/png;base64,") or (one[:1] == "#" and one[1:] in ids)
-        for one in page.references
+        reference.startswith("data:image/png;base64,") or (reference[:1] == "#" and reference[1:] in ids)
+        for reference in page.references
     )
     assert "@import" not in built.texts["leaderboard.html"]
 
 
 def test_published_runs_and_own_ones_are_read(built: Leaderboard) -> None:
-    assert {one.method: one.is_published for one in built.entries} == {
+    assert {entry.method: entry.is_published for entry in built.entries} == {
         "kangaroo": True,
         "hamburger": False,
         "m2r2": False,
@@ -172,7 +172,7 @@ def test_figures_of_sections_that_are_gone_are_removed(tmp_path: Path, built: Le
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "old.png").write_bytes(b"")
     write(built, tmp_path)
-    assert {one.name for one in (tmp_path / "figures").iterdir()} == set(built.pictures)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == set(built.pictures)
 
 
 def test_strict_and_check_set_the_exit_status(

@@ -11,25 +11,25 @@ from bench.errors import UserError
 from bench.metrics.intervals import Interval
 from bench.records.model import Timing
 from bench.report.__main__ import main
-from bench.report.compare import Paired, compare_runs, render
+from bench.report.compare import Paired, compare_runs, comparison_text
 from bench.report.entries import StoredRun
 from tests.report.boards import Plan, save, stored
 
 FEW = 200
 
 
-def slowed(one: StoredRun, factor: float) -> StoredRun:
+def slowed(run: StoredRun, factor: float) -> StoredRun:
     """The same run on a machine that was slower throughout."""
 
     def slow(timing: Timing | None) -> Timing | None:
         return timing and replace(timing, decode_s=timing.decode_s * factor)
 
-    return replace(one, samples=tuple(replace(each, timing=slow(each.timing)) for each in one.samples))
+    return replace(run, samples=tuple(replace(each, timing=slow(each.timing)) for each in run.samples))
 
 
 def test_a_run_cannot_be_told_from_itself() -> None:
-    one = stored(Plan("kangaroo"))
-    found = compare_runs(one, one, resamples=FEW)
+    run = stored(Plan("kangaroo"))
+    found = compare_runs(run, run, resamples=FEW)
     assert found.relative.estimate == pytest.approx(1.0)
     assert "cannot be told apart on the same 72 questions" in found.sentence()
 
@@ -47,7 +47,7 @@ def test_a_slower_machine_during_one_run_cancels_out() -> None:
     found = compare_runs(first, second, resamples=FEW)
     assert found.relative.estimate == pytest.approx(1.0, abs=0.02)
     assert found.raw.estimate == pytest.approx(1 / 1.3, rel=0.02)
-    assert "the machine was not equally fast" in render(found)
+    assert "the machine was not equally fast" in comparison_text(found)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,8 @@ def test_a_slower_machine_during_one_run_cancels_out() -> None:
     [
         (Plan("b", device="H100"), "device is 'NVIDIA A100-SXM4-80GB' and 'H100'"),
         (Plan("b", dtype="float16"), "dtype is 'bfloat16' and 'float16'"),
+        (Plan("b", template="other"), "template is '6b7c8b8f' and 'other'"),
+        (Plan("b", runtime={"tier": "compiled"}), "runtime is "),
         (Plan("b", questions=5), "42 only in A, 0 only in B, 30 in both"),
     ],
 )
