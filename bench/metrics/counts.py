@@ -32,8 +32,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The counts that make up the conditional acceptance at one draft position (0 is the first drafted
-    token).
+    """Counts for the conditional acceptance at one draft position; 0 is the first drafted token.
 
     Args:
         position: Index of the drafted token on its path.
@@ -107,7 +106,7 @@ def acceptance_length_request_mean(samples: Sequence[Sample]) -> float:
 def acceptance_length_steady(samples: Sequence[Sample]) -> float:
     """Tokens per round, pooled, without the prefill and without rounds that the harness cut short.
 
-    What a long answer tends to: the estimator is ``sum(accepted + 1) / rounds`` over the uncut rounds.
+    The figure of an endless answer: the estimator is ``sum(accepted + 1) / rounds`` over the uncut rounds.
 
     Raises:
         UndefinedError: If there is no sample or no uncut round.
@@ -149,11 +148,10 @@ def accepted_per_drafted(samples: Sequence[Sample]) -> float:
 
 
 def accepted_per_verified(samples: Sequence[Sample]) -> float:
-    """Share of verified rows that were accepted, the round's first row included: ``sum(accepted + 1) /
-    sum(drafted + 1)``.
+    """Share of verified rows that were accepted, each round's first row included.
 
-    Pooled over rounds. A round that the end of the answer cut counts in full, so rows after an end token
-    count too.
+    The estimator is ``sum(accepted + 1) / sum(drafted + 1)``, pooled over rounds. A round that the end of the
+    answer cut counts in full, so rows after an end token count too.
 
     Raises:
         UndefinedError: If there is no sample or no round.

@@ -56,7 +56,7 @@ class LossyFigures:
         baseline_nll: Nats per token of the baseline's output under the target.
         method_nll: Nats per token of the method's output under the target.
         agreement: Tokens before the first difference from the baseline's output, mean over samples.
-        group_sizes: Groups by their number of tokens, where history is merged.
+        group_sizes: How many groups hold how many tokens, where tokens are merged into one cache entry.
         entries_per_token: See `kv_entries_per_token`.
         cache_share: See `cache_share`.
         bound: Most that `speedup_bound` allows for these groups.
@@ -102,7 +102,7 @@ def answers(samples: Sequence[Sample]) -> Answers:
 
 
 def nll_per_token(samples: Sequence[Sample]) -> float:
-    """Nats per output token under the target, pooled over the samples that hold a likelihood.
+    """Nats per output token under the target, pooled over the samples with a recorded likelihood.
 
     Raises:
         UndefinedError: If none does.
@@ -136,8 +136,7 @@ def agreement_length(samples: Sequence[Sample]) -> float:
 
 
 def group_sizes(samples: Sequence[Sample]) -> dict[int, int]:
-    """How many groups hold how many tokens, for methods that merge tokens into one cache entry; pooled over
-    samples.
+    """How many groups hold how many tokens, for methods that merge tokens into one cache entry.
 
     Together the groups hold all output tokens. A round emits the rest of one group and the first token of the
     next, so a full round stands for a group of as many tokens as it emits. The last group, cut by the end of
@@ -158,7 +157,7 @@ def kv_entries_per_token(samples: Sequence[Sample]) -> float:
     The estimator is ``sum(entries) / sum(tokens - 1)``: the newest token is never cached.
 
     Raises:
-        UndefinedError: If no sample merges history, or all are of one token.
+        UndefinedError: If no sample merges tokens, or all are of one token.
     """
     merged = [(sample.kv_entries, len(sample.ids) - 1) for sample in samples if sample.kv_entries is not None]
     if not (tokens := sum(count for _, count in merged)):
@@ -170,7 +169,7 @@ def cache_share(samples: Sequence[Sample]) -> float:
     """Cache entries at the end of an answer against plain decoding's, the prompt's included, pooled.
 
     Raises:
-        UndefinedError: If no sample merges history.
+        UndefinedError: If no sample merges tokens.
     """
     merged = [sample for sample in samples if sample.kv_entries is not None]
     if not (plain := sum(sample.prompt_tokens + len(sample.ids) - 1 for sample in merged)):
@@ -179,8 +178,7 @@ def cache_share(samples: Sequence[Sample]) -> float:
 
 
 def speedup_bound(sizes: Mapping[int, int], weights: PassWeights) -> float:
-    """Speedup over plain decoding if a pass took only the reading of its weights: the most that bandwidth
-    allows.
+    """Speedup over plain decoding if a pass took only the reading of its weights: an upper bound.
 
     A group of s tokens reads the base once, the LM and stop heads s times, the micro-step decoder s - 1 times
     and the merger once if s > 1; plain decoding reads the base s times.

@@ -1,5 +1,4 @@
-"""The least time that a pass can take, and the speedup that a round should give: functions of bytes and
-times.
+"""The least time that a pass can take, and the speedup that a round should give.
 
 A decode step reads every weight and every cached key and value once, so memory bandwidth bounds it: the
 roofline. The speedup of a round is the time its tokens would have taken by plain decoding, over the time of
@@ -46,8 +45,7 @@ class Curve:
     def at(self, rows: int) -> float:
         """Seconds of a pass of that many rows: as measured, between two measurements on a straight line.
 
-        Below the first measurement it is the first one; above the last one it grows in proportion to the
-        rows.
+        Below the first measurement it is the first one; above the last one it grows with the rows.
         """
         place = bisect_left(self.rows, rows)
         if place == len(self.rows):
@@ -64,7 +62,7 @@ class Costs:
     """What passes of one model cost on one machine at one context.
 
     Args:
-        context: Committed tokens in front of the rows.
+        context: Tokens in the cache before the rows.
         depth: Layers of the model (L).
         passes: Through all layers and the head: t(M).
         head: Final norm and LM head alone.
@@ -149,8 +147,7 @@ def achieved_share(read_bytes: int, seconds: float, bytes_per_s: float) -> float
 def predicted_speedup(
     tokens_per_round: float, step_s: float, verify_s: float, draft_s: float, other_s: float
 ) -> float:
-    """Speedup over plain decoding that follows from a round's costs: ``AL t(1) / (t(M) + t_draft +
-    t_other)``.
+    """Speedup over plain decoding that a round's costs give: ``AL t(1) / (t(M) + t_draft + t_other)``.
 
     Args:
         tokens_per_round: Tokens that a round emits (AL).

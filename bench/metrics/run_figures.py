@@ -1,6 +1,4 @@
-"""What is known of one run: all figures of its table. A figure that the samples do not determine is None,
-never 0.
-"""
+"""All figures of one run, as its table shows them; one that the samples do not determine is None, never 0."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ class Speedup:
 
 @dataclass(frozen=True, slots=True)
 class Subtask:
-    """One column of the result board."""
+    """Figures of one subtask."""
 
     name: str
     speedup: Speedup
@@ -103,7 +101,7 @@ class Summary:
 
     @property
     def is_valid(self) -> bool | None:
-        """Whether the A/A controls hold; None where the run has too few prompts or repeats to tell."""
+        """Whether the A/A controls hold; None where the run has too few prompts or repeats for one."""
         checks = [check.is_valid for check in (self.aa_decode, self.aa_end_to_end) if check]
         known = [is_valid for is_valid in checks if is_valid is not None]
         return all(known) if known else None

@@ -1,5 +1,4 @@
-"""The command line of a profile: settings are composed as for the benchmark itself, with the same models and
-errors.
+"""The command line of a profile; settings are composed as for the benchmark, with the same models and errors.
 
 ``python -m bench.profile model=tiny`` measures passes, layer ranges and every method that is ready for the
 model; ``methods=[kangaroo]`` only that one, ``methods=[]`` none. It prints what follows from bytes and
@@ -103,8 +102,8 @@ def _job(composed: DictConfig) -> None:
     profile = _measured(settings, profile, decoder, target.prompts(settings.prompts), names)
     path = save_profile(Path(settings.results_dir), profile)
     print(measured_card(profile), flush=True)  # noqa: T201
-    for drawn in _figures(profile, path) if settings.figures else ():
-        log.info("drew %s", drawn)
+    for figure in _figures(profile, path) if settings.figures else ():
+        log.info("drew %s", figure)
     print(json.dumps(_last_line(profile, path)), flush=True)  # noqa: T201
 
 
@@ -189,8 +188,9 @@ def _methods(
     costs: Costs,
     skipped: dict[str, str],
 ) -> Iterator[MethodCost]:
-    """Every method's rounds. A method that is not ready goes to `skipped` with the reason, or raises if it
-    was named.
+    """Every method's rounds.
+
+    A method that is not ready goes to `skipped` with the reason, or raises if the settings name it.
     """
     from bench.compose.workbench import is_cost_only
     from bench.profile.measure import measure_method

@@ -10,8 +10,12 @@ from bench.prove.certificates import Certificate, Check, Status
 from bench.prove.control_run import Outcome
 from bench.show.layout import text_table
 
-_HEADER = ("method", "exact in fp32", "in bf16: exact, ties, violations", "chi-square p", "distance (chance)",
-           "controls", "verdict")  # fmt: skip
+_HEADER = (
+    ("", "exact", "exact in bf16", "smallest", "distance", "controls", ""),
+    ("method", "in fp32", "(ties, wrong)", "p value", "(by chance)", "caught", "verdict"),
+)
+_WIDEST = 120
+"""Characters of a line of the table; the longest verdict still fits."""
 _COUNTS = ("exact", "answers", "accepted", "drafted", "rounds")
 
 
@@ -20,8 +24,8 @@ def certificate_lines(certificate: Certificate, path: str) -> str:
     declared = ", ".join(dict.fromkeys(certificate.declared.values())) or "nothing: it fits no model here"
     rows = [("  promises", declared)]
     rows += [(f"  {kind}", finding) for kind, finding in _check_lines(certificate.checks)]
-    rows.append(("  certificate", path))
-    return "\n".join([f"{certificate.method}: {certificate.verdict}", *text_table(rows)])
+    title = f"{certificate.method}: {certificate.verdict}"
+    return "\n".join([title, *text_table(rows), f"  certificate  {path}"])
 
 
 def control_lines(outcomes: Sequence[Outcome]) -> str:
@@ -40,7 +44,7 @@ def control_lines(outcomes: Sequence[Outcome]) -> str:
 
 def certificate_table(certificates: Sequence[Certificate]) -> str:
     """One row per method."""
-    return "\n".join(text_table([_HEADER, *map(_row, certificates)]))
+    return "\n".join(text_table([*_HEADER, *map(_row, certificates)], least=(14,), most=_WIDEST))
 
 
 def _row(certificate: Certificate) -> tuple[str, ...]:
@@ -67,7 +71,8 @@ def _half(certificate: Certificate) -> str:
     checks = _with_figures(certificate, "greedy half")
     if not checks:
         return "-"
-    return ", ".join(str(checks[0].figures[name]) for name in ("exact", "ties", "violations"))
+    figures = checks[0].figures
+    return f"{figures['exact']} ({figures['ties']}, {figures['violations']})"
 
 
 def _sampling(certificate: Certificate) -> tuple[str, str]:

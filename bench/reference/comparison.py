@@ -152,9 +152,7 @@ def side_by_side_text(result: SideBySide) -> str:
 
 
 def save_random(shape: str, folder: Path) -> int:
-    """Save a checkpoint of random weights in one of the shipped shapes, for both sides; returns its
-    vocabulary size.
-    """
+    """Save a checkpoint of random weights in one of the shipped shapes; returns its vocabulary size."""
     torch.manual_seed(0)
     config = load_config(Path(resolve_path(f"{SHAPES}/{shape}")))
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -54,8 +54,7 @@ class Answer:
 
 
 def write_answers(stored: StoredRun, folder: Path) -> list[Path]:
-    """Write a run as answer files, one pair per repeat: ``run_1/<method>.jsonl`` beside
-    ``run_1/vanilla.jsonl``.
+    """Write a run as answer files, for each repeat ``run_1/<method>.jsonl`` and ``run_1/vanilla.jsonl``.
 
     Only questions that both arms answered in full in every repeat are written; the eager arm, which decodes
     one repeat only, is left out. The first token of a turn counts as a step of one token, so that the mean of
@@ -134,7 +133,7 @@ def _line(prompt: str, turns: Sequence[Sample], model_id: str) -> dict[str, Any]
 
 
 def _category(prompt: str, subtask: str) -> str:
-    """The category the original knows a question by; MT-bench questions of other files get the first."""
+    """The question's category in Spec-Bench; MT-bench questions of other files get the first category."""
     if subtask != MT_BENCH:
         return subtask
     place = (int(prompt) - _FIRST_MT_BENCH_ID) // _PER_CATEGORY if prompt.isdecimal() else 0

@@ -90,8 +90,8 @@ def write(board: Leaderboard, results: Path) -> list[Path]:
 def differences(board: Leaderboard, results: Path) -> list[str]:
     """Files on disk that do not follow from the records: texts that differ, figures missing or left over."""
     texts = [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
-    drawn = {path.name for suffix in ("png", "svg") for path in (results / "figures").glob(f"*.{suffix}")}
-    return texts + [f"figures/{name}" for name in sorted(drawn ^ set(board.pictures))]
+    on_disk = {path.name for suffix in ("png", "svg") for path in (results / "figures").glob(f"*.{suffix}")}
+    return texts + [f"figures/{name}" for name in sorted(on_disk ^ set(board.pictures))]
 
 
 def _stored(path: Path) -> str | None:

@@ -99,7 +99,7 @@ def load_papers(folder: Path = PAPERS) -> list[Paper]:
     """Every paper of a folder, by file name.
 
     Raises:
-        UserError: If a file does not follow the schema, naming it.
+        UserError: If a file does not follow the schema; it names the file.
     """
     return [_load(path) for path in sorted(folder.glob("*.yaml"))]
 

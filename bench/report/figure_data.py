@@ -15,7 +15,7 @@ from bench.report.style import Picture
 from bench.report.sweeps import quality, sweep_pictures
 
 MOST_METHODS = 20
-"""In a figure more rows than this cannot be told from each other; the caption says which are drawn."""
+"""A figure with more rows is unreadable; the caption says which are shown."""
 MOST_POSITIONS = 16
 LEAST_ROUNDS = 20
 BASELINE = "autoregressive"
@@ -24,7 +24,7 @@ BASELINE = "autoregressive"
 def pictures(section: Section) -> list[Picture]:
     """The figures that a section has data for."""
     shown, choice = chosen(section.ranked)
-    drawn: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
+    candidates: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
         (
             "speedup",
             "Decode speedup by subtask with its 95 % interval; left of the dashed line a method loses time.",
@@ -47,7 +47,7 @@ def pictures(section: Section) -> list[Picture]:
         (
             "prediction",
             "Decode speedup predicted from the measured time of target passes, against the measured "
-            "speedup; below the dashed line a method loses time outside these passes.",
+            "speedup; below the dashed line a method loses time that these passes do not explain.",
             predictions(shown),
             curves.predicted_against_measured,
         ),
@@ -60,14 +60,16 @@ def pictures(section: Section) -> list[Picture]:
         ),
     ]
     made = [
-        Picture(name, caption + choice, draw(frame)) for name, caption, frame, draw in drawn if len(frame)
+        Picture(name, caption + choice, draw(frame))
+        for name, caption, frame, draw in candidates
+        if len(frame)
     ]
     return [*made, *_of_all(section), *sweep_pictures(section)]
 
 
 def _of_all(section: Section) -> list[Picture]:
-    """The figures for which no choice of methods is made."""
-    drawn: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
+    """The figures that show every method."""
+    candidates: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
         (
             "margins",
             "Logit gaps of outputs that differ from the baseline's; rounding explains small ones.",
@@ -82,7 +84,7 @@ def _of_all(section: Section) -> list[Picture]:
             curves.quality_against_speed,
         ),
     ]
-    return [Picture(name, caption, draw(frame)) for name, caption, frame, draw in drawn if len(frame)]
+    return [Picture(name, caption, draw(frame)) for name, caption, frame, draw in candidates if len(frame)]
 
 
 def chosen(ranked: Sequence[Ranked]) -> tuple[list[Ranked], str]:

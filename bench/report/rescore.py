@@ -115,8 +115,7 @@ def scores_text(rows: Sequence[Score], notes: Sequence[str]) -> str:
 
 
 def load_counter(model: str) -> Callable[[str], int]:
-    """A function for the length of a text in a model's tokens, start token included, as the original script
-    counts.
+    """A function that counts the tokens of a text as the original script does, start token included.
 
     Raises:
         UserError: If the model cannot be found.

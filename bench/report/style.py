@@ -1,6 +1,6 @@
-"""How every figure looks: colours that colour-blind readers can distinguish, markers and hatches that survive
-grey print.
+"""How every figure looks.
 
+Colour-blind readers can distinguish the colours, and markers and hatches survive grey print.
 Figures have a clear background and one ink colour. In SVG the ink becomes ``currentColor``, so the page's own
 text colour, light or dark, draws axes and labels, and text stays text. Output is deterministic: no dates,
 seeded ids, and the font that matplotlib ships measures every text.
@@ -151,8 +151,8 @@ def heat_map(
     values = table.to_numpy(dtype=float)
     high = float(np.nanmax(values))
     bottom, top = limits or (float(np.nanmin(values)), high)
-    drawn = np.ma.masked_invalid(values)
-    axes.pcolormesh(drawn, cmap="cividis", vmin=bottom, vmax=top, edgecolors="white", linewidth=0.8)
+    visible = np.ma.masked_invalid(values)
+    axes.pcolormesh(visible, cmap="cividis", vmin=bottom, vmax=top, edgecolors="white", linewidth=0.8)
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if value <= (bottom + top) / 2 else "black"

@@ -74,13 +74,13 @@ def sweep_pictures(section: Section) -> Iterator[Picture]:
         caption = f"Decode speedup of {sweep.name} over {settings}"
         if len(swept) == 2:
             up, across = sorted(swept, key=lambda key: key == "draft_length")
-            drawn = Picture(name, f"{caption}; the best is bold.", curves.sweep_map(frame, across, up))
+            picture = Picture(name, f"{caption}; the best is bold.", curves.sweep_map(frame, across, up))
         elif len(swept) == 1 and len(frame) >= LEAST_VALUES:
-            drawn = Picture(name, f"{caption}, with 95 % intervals.", curves.sweep_curve(frame, swept[0]))
+            picture = Picture(name, f"{caption}, with 95 % intervals.", curves.sweep_curve(frame, swept[0]))
         else:
             continue
         made[method] = made.get(method, 1) + 1
-        yield drawn
+        yield picture
 
 
 def quality(section: Section) -> pd.DataFrame:

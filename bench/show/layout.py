@@ -20,8 +20,9 @@ def text_table(
     align: Literal["left", "right"] = "left",
     gap: int = 2,
     least: Sequence[int] = (),
+    most: int = COLUMNS,
 ) -> list[str]:
-    """Rows as lines whose columns line up; a line of more than `COLUMNS` characters is cut and ends in dots.
+    """Rows as lines whose columns line up; a line of more than `most` characters is cut and ends in dots.
 
     Every column is as wide as its longest cell. The last cell of a row with fewer cells than the longest row
     does not count: it may run on over the columns that follow it.
@@ -31,13 +32,14 @@ def text_table(
         align: Where the cells of every column but the first stand in it.
         gap: Spaces between two columns.
         least: Least widths of the first columns, so that tables printed one after the other line up.
+        most: Widest line.
     """
     columns = max(map(len, rows), default=0)
     widths = [*least, *[0] * (columns - len(least))]
     for row in rows:
         for place, cell in enumerate(row if len(row) == columns else row[:-1]):
             widths[place] = max(widths[place], len(cell))
-    return [_fit(_line(row, widths, align, " " * gap)) for row in rows]
+    return [_fit(_line(row, widths, align, " " * gap), most) for row in rows]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -87,5 +89,5 @@ def _line(row: Sequence[str], widths: Sequence[int], align: str, gap: str) -> st
     return gap.join(cells).rstrip()
 
 
-def _fit(line: str) -> str:
-    return line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..."
+def _fit(line: str, most: int) -> str:
+    return line if len(line) <= most else f"{line[: most - 3]}..."

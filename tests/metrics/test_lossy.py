@@ -73,7 +73,7 @@ def test_methods_that_cache_every_token_have_no_groups() -> None:
         kv_entries_per_token([sample(Arm.BASELINE)])
 
 
-def test_cache_entries_are_held_against_plain_decoding() -> None:
+def test_cache_entries_are_counted_relative_to_plain_decoding() -> None:
     assert kv_entries_per_token([sample()]) == pytest.approx(3 / 9)
     assert cache_share([sample()]) == pytest.approx((5 + 3) / (5 + 9))
 
@@ -94,9 +94,9 @@ def test_likelihood_and_agreement_are_pooled() -> None:
 
 
 def test_only_checkable_answers_count() -> None:
-    found = answers([sample(), sample(is_right=False), sample(is_right=None)])
-    assert found == Answers(1, 2)
-    assert found.share == 0.5
+    right = answers([sample(), sample(is_right=False), sample(is_right=None)])
+    assert right == Answers(1, 2)
+    assert right.share == 0.5
     assert answers([sample(is_right=None)]).share is None
 
 

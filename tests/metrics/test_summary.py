@@ -21,9 +21,9 @@ def baseline(prompt: int, repeat: int, slow: float = 1.0) -> Sample:
 
 def method(prompt: int, repeat: int, verdict: Verdict = Verdict.EXACT) -> Sample:
     rounds = tuple(Round(4, 3, 4, 4, "length") for _ in range(2))
-    found = Equivalence(verdict, None if verdict is Verdict.EXACT else 5)
+    judged = Equivalence(verdict, None if verdict is Verdict.EXACT else 5)
     timing = Timing(0.5, 2.0, {"draft": 0.5, "verify": 1.0, "commit": 0.1}, 2.0)
-    return replace(_sample(prompt, repeat, Arm.METHOD, rounds, timing), equivalence=found)
+    return replace(_sample(prompt, repeat, Arm.METHOD, rounds, timing), equivalence=judged)
 
 
 def eager(prompt: int, slow: float = 2.0) -> Sample:
@@ -244,7 +244,7 @@ def probed(**labels: object) -> Run:
     return replace(run(**labels), attempts=attempts)
 
 
-def test_a_probed_run_predicts_its_speedup_and_holds_the_baseline_against_the_machine() -> None:
+def test_a_probed_run_predicts_its_speedup_and_compares_the_baseline_with_the_machine() -> None:
     got = summarise(probed(), both(), resamples=200)
     # 8 tokens in 2 rounds of 5 rows; draft 0.5 s, commit 0.1 s, host 0.4 s, of which 2.0 / 2.5 on the core
     assert got.predicted == pytest.approx(8 * 0.5 / (2 * 0.75 + 1.0 * 2.0 / 2.5))
@@ -256,7 +256,7 @@ def test_rounds_of_several_tokens_per_row_are_not_predicted() -> None:
     assert summarise(probed(**{"several tokens per row": True}), both(), resamples=200).predicted is None
 
 
-def test_the_method_is_held_against_the_eager_loop_by_prompt_in_the_first_repeat() -> None:
+def test_the_method_is_compared_with_the_eager_loop_by_prompt_in_the_first_repeat() -> None:
     samples = [
         replace(sample, timing=Timing(9.0, 9.0, {}, 9.0)) if sample.repeat else sample for sample in both()
     ]

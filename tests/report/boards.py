@@ -106,7 +106,7 @@ def save(run: StoredRun, root: Path) -> Path:
 
 
 def _samples(plan: Plan, rng: random.Random) -> list[Sample]:
-    found: list[Sample] = []
+    samples: list[Sample] = []
     for place, subtask in enumerate(plan.subtasks):
         hardness = 1.0 - 0.06 * (SUBTASKS.index(subtask) if subtask in SUBTASKS else 0)
         for number in range(plan.questions):
@@ -114,8 +114,8 @@ def _samples(plan: Plan, rng: random.Random) -> list[Sample]:
             for repeat in range(plan.repeats):
                 slow = 1 + plan.drift * (repeat == (place * plan.questions + number) % 2)
                 question = (str(81 + 80 * SUBTASKS.index(subtask) + number), subtask, repeat)
-                found += _pair(plan, rng, question, base_s * slow, hardness)
-    return _with_failures(found, plan.fail)
+                samples += _pair(plan, rng, question, base_s * slow, hardness)
+    return _with_failures(samples, plan.fail)
 
 
 def _pair(

@@ -27,17 +27,17 @@ def words(text: str) -> int:
 
 def original_scores(method: Path, baseline: Path, subtask: str) -> tuple[float, float]:
     """Speedup and mean accepted tokens by the original script's formulas, written down anew."""
-    wanted = MT if subtask == "mt_bench" else (subtask,)
+    categories = MT if subtask == "mt_bench" else (subtask,)
     speeds: list[float] = []
     accepted: list[int] = []
     for record in map(json.loads, method.read_text().splitlines()):
-        if record["category"] in wanted:
+        if record["category"] in categories:
             choice = record["choices"][0]
             speeds.append(sum(choice["new_tokens"]) / sum(choice["wall_time"]))
             accepted += choice["accept_lengths"]
     plain: list[float] = []
     for record in map(json.loads, baseline.read_text().splitlines()):
-        if record["category"] in wanted:
+        if record["category"] in categories:
             choice = record["choices"][0]
             tokens = sum(words(text) - 1 for text in choice["turns"])
             plain.append(tokens / sum(choice["wall_time"]))
@@ -61,13 +61,13 @@ def test_export_scored_there_and_imported_again_gives_the_same_numbers(
     files: list[Path], subtask: str
 ) -> None:
     baseline, method = files[:2]
-    found = {
+    by_subtask = {
         score.subtask: score
         for score in scores(read_answers(method), read_answers(baseline), words, resamples=FEW)
     }
     speedup, accepted = original_scores(method, baseline, subtask)
-    assert found[subtask].their_speedup == pytest.approx(speedup, rel=1e-12)
-    assert found[subtask].their_accepted == pytest.approx(accepted, rel=1e-12)
+    assert by_subtask[subtask].their_speedup == pytest.approx(speedup, rel=1e-12)
+    assert by_subtask[subtask].their_accepted == pytest.approx(accepted, rel=1e-12)
 
 
 def test_imported_figures_are_those_of_the_records(files: list[Path]) -> None:
@@ -145,17 +145,17 @@ def test_without_a_baseline_there_are_no_speedups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "no answers"),
         ("{}\n", "line 1 is no answer"),
         (json.dumps(record(wall_time=[1.0])), "differ in length"),
     ],
 )
-def test_other_files_are_refused_by_line(tmp_path: Path, text: str, told: str) -> None:
+def test_other_files_are_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "odd.jsonl"
     path.write_text(text)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_answers(path)
 
 

@@ -22,8 +22,8 @@ def board(*plans: Plan) -> list[Section]:
 
 
 def single(plan: Plan) -> Entry:
-    (found,) = entries([stored(plan)], resamples=FEW)
-    return found
+    (entry,) = entries([stored(plan)], resamples=FEW)
+    return entry
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,10 @@ def test_lossless_and_lossy_methods_are_ranked_apart(full: Section) -> None:
 
 
 def test_runs_that_cannot_be_believed_are_listed_with_the_reason(full: Section) -> None:
-    told = {row.label: row.reason for row in full.unranked}
-    assert set(told) == {"draft_verify", "m2r2"}
-    assert "A/A control fails" in told["draft_verify"]
-    assert told["m2r2"] == "2 samples failed (method: OutOfMemoryError: CUDA <full>)"
+    reasons = {row.label: row.reason for row in full.unranked}
+    assert set(reasons) == {"draft_verify", "m2r2"}
+    assert "A/A control fails" in reasons["draft_verify"]
+    assert reasons["m2r2"] == "2 samples failed (method: OutOfMemoryError: CUDA <full>)"
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_other_questions_make_another_section_headed_by_what_was_asked() -> None
 
 def test_whole_question_sets_come_before_parts() -> None:
     whole = Plan("swift", subtasks=("qa",), questions=80, limit=None)
-    found = board(Plan("kangaroo"), whole)
-    assert [section.is_partial for section in found] == [False, True]
-    assert found[0].questions == "all 80 official Spec-Bench questions (qa)"
+    parts = board(Plan("kangaroo"), whole)
+    assert [section.is_partial for section in parts] == [False, True]
+    assert parts[0].questions == "all 80 official Spec-Bench questions (qa)"
 
 
 def test_other_devices_and_precisions_are_not_compared() -> None:
-    found = board(Plan("a"), Plan("b", device="H100"), Plan("c", dtype="float16"))
-    assert [len(section.ranked) for section in found] == [1, 1, 1]
+    parts = board(Plan("a"), Plan("b", device="H100"), Plan("c", dtype="float16"))
+    assert [len(section.ranked) for section in parts] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_other_devices_and_precisions_are_not_compared() -> None:
     ids=["template", "tier", "longest sequence"],
 )
 def test_runs_that_differ_in_template_or_runtime_share_no_section(changes: dict[str, Any]) -> None:
-    found = board(Plan("a"), Plan("b", **changes))
-    assert sorted([row.label for row in section.ranked] for section in found) == [["a"], ["b"]]
+    parts = board(Plan("a"), Plan("b", **changes))
+    assert sorted([row.label for row in section.ranked] for section in parts) == [["a"], ["b"]]
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_runs_that_differ_in_template_or_runtime_share_no_section(changes: dict[
 def test_sections_that_differ_in_tier_or_length_have_other_titles_and_other_keys_in_the_csv(
     runtime: dict[str, Any], words: str
 ) -> None:
-    found = board(Plan("a"), Plan("b", runtime=runtime))
-    assert len({section.title for section in found}) == len({section.anchor for section in found}) == 2
-    assert [words in section.title for section in found].count(True) == 1
-    header, *rows = csv_rows(found)
+    parts = board(Plan("a"), Plan("b", runtime=runtime))
+    assert len({section.title for section in parts}) == len({section.anchor for section in parts}) == 2
+    assert [words in section.title for section in parts].count(True) == 1
+    header, *rows = csv_rows(parts)
     first, second = (
         {column: cell for column, cell in zip(header, row, strict=True) if column != "runs"}
         for row in rows
@@ -155,7 +155,7 @@ def test_variants_are_named_by_the_settings_in_which_they_differ() -> None:
     assert labels(group[:1]) == ["layerskip"]
 
 
-def test_a_users_own_run_is_told_from_a_published_one() -> None:
+def test_a_users_own_run_is_labelled_as_such_beside_a_published_one() -> None:
     runs = [
         StoredRun(run.run, run.samples, flag) for flag in (True, False) for run in [stored(Plan("swift"))]
     ]

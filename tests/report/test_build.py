@@ -146,7 +146,7 @@ def test_another_process_with_another_hash_seed_gives_the_same_bytes(
     assert done.stdout.strip() == digest(built)
 
 
-def test_a_changed_record_is_found_out(tmp_path: Path, results: Path, built: Leaderboard) -> None:
+def test_a_changed_record_is_detected(tmp_path: Path, results: Path, built: Leaderboard) -> None:
     shutil.copytree(results, tmp_path / "results")
     write(built, tmp_path / "results")
     assert differences(build(tmp_path / "results", resamples=100), tmp_path / "results") == []

@@ -55,12 +55,12 @@ def test_claims_name_methods_as_their_runs_are_named() -> None:
 
 
 def test_a_claim_in_our_setting_gets_our_end_to_end_figures(measured: list[Section]) -> None:
-    found = match_claim(CLAIM, measured)
-    assert found.reason == ""
-    assert list(found.measured) == ["qa", "overall"]
+    matched = match_claim(CLAIM, measured)
+    assert matched.reason == ""
+    assert list(matched.measured) == ["qa", "overall"]
     interval = measured[0].lossless[0].entry.summary.speedup.end_to_end
     assert interval is not None
-    assert found.measured["overall"] == interval.estimate
+    assert matched.measured["overall"] == interval.estimate
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_a_claim_in_our_setting_gets_our_end_to_end_figures(measured: list[Secti
 def test_any_other_setting_is_not_comparable(
     measured: list[Section], change: dict[str, str], reason: str
 ) -> None:
-    found = match_claim(replace(CLAIM, **change), measured)
-    assert reason in found.reason
-    assert not found.measured
+    matched = match_claim(replace(CLAIM, **change), measured)
+    assert reason in matched.reason
+    assert not matched.measured
 
 
 def test_acceptance_lengths_carry_over_between_devices(measured: list[Section]) -> None:
@@ -91,22 +91,22 @@ def test_a_part_of_the_questions_is_not_comparable() -> None:
     assert "measured on 72 of 480" in match_claim(CLAIM, part).reason
 
 
-def test_ranges_and_single_figures_are_told_in_words() -> None:
+def test_ranges_and_single_figures_are_given_in_words() -> None:
     table = {paper.reference: claim_table(paper, []) for paper in load_papers()}
     assert table["arXiv 2404.12022"].rows[0][2:4] == ("1.90x to 3.00x", "not measured")
     assert "mt_bench 1.68x, " in table["arXiv 2404.18911"].rows[6][2]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("claims: []", "title"),
         ("- a", "no mapping"),
         ("title: a\nreference: b\ntags: {}\nclaims: [{tag: S}]", "figures"),
     ],
 )
-def test_a_malformed_file_is_named(tmp_path: Path, text: str, told: str) -> None:
+def test_a_malformed_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "odd.yaml").write_text(text)
     with pytest.raises(UserError, match=r"odd\.yaml is no list of claims") as error:
         load_papers(tmp_path)
-    assert told in error.value.what
+    assert message in error.value.what

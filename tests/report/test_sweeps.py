@@ -1,4 +1,4 @@
-"""Sweeps: found among entries, drawn over the settings that differ, and never drawn for lossy speed alone."""
+"""Sweeps: which entries form one, which settings its figure shows; no figure of a lossy speedup alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ GRID = [{"exit_layer": exit_layer, "draft_length": length} for exit_layer in (2,
 
 
 def section(*runs: StoredRun) -> Section:
-    (found,) = sections(entries(runs, resamples=50))
-    return found
+    (only,) = sections(entries(runs, resamples=50))
+    return only
 
 
 def variants(method: str, *params: dict[str, Any], **changes: Any) -> list[StoredRun]:
@@ -47,15 +47,15 @@ def judged(run: StoredRun) -> StoredRun:
     ids=["two settings", "one setting", "two values", "three settings", "two policies"],
 )
 def test_settings_that_differ_make_a_figure(params: list[dict[str, Any]], drawn: list[str]) -> None:
-    found = [picture.name for picture in sweep_pictures(section(*variants("layerskip", *params)))]
-    assert found == [name if name.startswith("sweep") else f"sweep-layerskip{name}" for name in drawn]
+    got = [picture.name for picture in sweep_pictures(section(*variants("layerskip", *params)))]
+    assert got == [name if name.startswith("sweep") else f"sweep-layerskip{name}" for name in drawn]
 
 
-def test_sweeps_of_one_method_are_told_apart_by_what_is_no_number() -> None:
+def test_sweeps_of_one_method_are_named_by_the_settings_that_are_no_numbers() -> None:
     params = [{**values, "policy": name} for values in GRID for name in ("fsm", "static")]
-    found = sweeps(section(*variants("layerskip", *params)).ranked)
-    assert {sweep.name for sweep in found} == {"layerskip policy=fsm", "layerskip policy=static"}
-    assert {sweep.swept for sweep in found} == {("exit_layer", "draft_length")}
+    got = sweeps(section(*variants("layerskip", *params)).ranked)
+    assert {sweep.name for sweep in got} == {"layerskip policy=fsm", "layerskip policy=static"}
+    assert {sweep.swept for sweep in got} == {("exit_layer", "draft_length")}
 
 
 def test_quality_against_speed_is_drawn_for_a_lossy_sweep_and_its_speed_alone_is_not() -> None:
