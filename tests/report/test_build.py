@@ -12,9 +12,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from bench.report import build as build_module
+from bench.report import tables
 from bench.report.__main__ import main
 from bench.report.build import Leaderboard, build, differences, write
 from tests.report.boards import BOARD, Plan, save, stored
@@ -106,6 +110,30 @@ def test_published_runs_and_own_ones_are_read(built: Leaderboard) -> None:
         "hamburger": False,
         "m2r2": False,
     }
+
+
+def test_the_board_is_made_before_anything_that_explains_it(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def watch(module: ModuleType, name: str) -> None:
+        function = getattr(module, name)
+
+        def watched(*given: Any) -> Any:
+            calls.append(name)
+            return function(*given)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(tables, "ranking_row")
+    for name in ("section_chapter", "profile_chapters", "load_papers"):
+        watch(build_module, name)
+    build(results, resamples=20)
+    rows = calls.count("ranking_row")
+    assert rows == 2
+    assert calls[:rows] == ["ranking_row"] * rows
+    assert calls.index("section_chapter") < calls.index("profile_chapters") < calls.index("load_papers")
 
 
 def test_text_is_escaped_everywhere(built: Leaderboard) -> None:
