@@ -26,7 +26,7 @@ from bench.measure.environment import environment, is_gpu_shared
 from bench.measure.meters import MemoryMeter, energy_meter, turn_clock
 from bench.measure.probes import probe, row_counts
 from bench.measure.verdicts import check_counts, judged
-from bench.metrics.summary import render, summarise
+from bench.metrics.summary import summarise
 from bench.prove.certificates import badge_of
 from bench.prove.source import source_hash
 from bench.records.codec import to_line
@@ -34,6 +34,7 @@ from bench.records.model import Arm, Prompt, Round, Sample
 from bench.records.store import RunStore, load_samples
 from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.show.table import run_table
 from bench.tasks.chat import prompt_hash
 from bench.tasks.checkers import is_right
 from methods.core.base import Budget, Exactness, Method, Stateful
@@ -66,10 +67,10 @@ def execute(settings: Settings) -> Outcome:
         Session(settings, bench, store).run()
         folder, run = store.folder, store.run
     samples = load_samples(folder)
-    badge = badge_of(run, settings.results_dir)
+    evidence, seed = badge_of(run, settings.results_dir), settings.seed
     level, resamples = settings.measure.level, settings.measure.resamples
-    summary = summarise(run, samples, level=level, resamples=resamples, seed=settings.seed, badge=badge)
-    return Outcome(render(summary), folder, sum(sample.error is not None for sample in samples))
+    summary = summarise(run, samples, level=level, resamples=resamples, seed=seed, evidence=evidence)
+    return Outcome(run_table(summary), folder, sum(sample.error is not None for sample in samples))
 
 
 class Session:

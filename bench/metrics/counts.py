@@ -29,7 +29,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Counts behind the conditional acceptance at one draft position (0 is the first drafted token).
+    """Counts for the conditional acceptance at one draft position; 0 is the first drafted token.
 
     Args:
         position: Index of the drafted token on its path.
@@ -86,9 +86,9 @@ def end_to_end_per_question(samples: Sequence[Sample]) -> dict[tuple[str, int], 
 def acceptance_length(samples: Sequence[Sample]) -> float:
     """Tokens per target pass, pooled over all passes of all samples, the prefill being a pass of one token.
 
-    The estimator is ``sum(ids) / sum(1 + rounds)``: Spec-Bench's ``#Mean accepted tokens`` as it is for
-    methods whose list includes the prefill, and Kangaroo's compression ratio, whose list starts each turn
-    with a literal 1. Plain decoding scores 1. A cut last round counts with what it emitted.
+    The estimator is ``sum(ids) / sum(1 + rounds)``. It equals Spec-Bench's ``#Mean accepted tokens`` for
+    methods whose list of steps includes the prefill, and Kangaroo's compression ratio, whose list starts each
+    turn with a 1. Plain decoding scores 1. A cut last round counts with what it emitted.
     """
     measured = _measured(samples)
     return output_tokens(measured) / sum(1 + len(sample.rounds) for sample in measured)
@@ -103,38 +103,33 @@ def acceptance_length_request_mean(samples: Sequence[Sample]) -> float:
 def acceptance_length_steady(samples: Sequence[Sample]) -> float:
     """Tokens per round, pooled, without the prefill and without rounds that the harness cut short.
 
-    What a long answer tends to: the estimator is ``sum(accepted + 1) / rounds`` over the uncut rounds.
+    The figure of an endless answer: the estimator is ``sum(accepted + 1) / rounds`` over the uncut rounds.
 
     Raises:
         UndefinedError: If there is no sample or no uncut round.
     """
-    rounds = [one for one in _rounds(samples) if not is_cut(one)]
+    rounds = [round_ for round_ in _rounds(samples) if not is_cut(round_)]
     if not rounds:
         raise UndefinedError("steady acceptance length needs a round that was not cut")
-    return sum(one.emitted for one in rounds) / len(rounds)
-
-
-def accept_histogram(samples: Sequence[Sample]) -> tuple[int, ...]:
-    """Entry ``i`` counts the rounds that accepted ``i`` drafted tokens; cut ones count all of it."""
-    return accepted_counts(_rounds(samples))
+    return sum(round_.emitted for round_ in rounds) / len(rounds)
 
 
 def acceptance_by_position(samples: Sequence[Sample]) -> tuple[Position, ...]:
     """Conditional acceptance at each draft position, pooled over rounds, with its counts.
 
-    Position ``i``: of the rounds that drafted at least ``i + 1`` deep and accepted ``i``, those that accepted
-    ``i + 1``. A round that the harness cut counts with what the target accepted: that work was done. Rounds
-    without a draft reach no position. For a tree the accepted path may end at a leaf above the deepest one,
-    so the rate is that of the tree, a lower bound of the drafter's own.
+    Position ``i`` counts the rounds that drafted at least ``i + 1`` deep and accepted ``i``; its rate is the
+    share of them that accepted ``i + 1``. A round that the harness cut counts with what the target accepted,
+    since that work was done. Rounds without a draft reach no position. In a tree the accepted path may end at
+    a leaf above the deepest one, so the rate is that of the tree, a lower bound of the drafter's own.
     """
     rounds = _rounds(samples)
-    found: list[Position] = []
-    for i in range(max((one.depth for one in rounds), default=0)):
-        reached = [one for one in rounds if one.depth > i and one.accepted >= i]
+    positions: list[Position] = []
+    for i in range(max((round_.depth for round_ in rounds), default=0)):
+        reached = [round_ for round_ in rounds if round_.depth > i and round_.accepted >= i]
         if not reached:
             break
-        found.append(Position(i, len(reached), sum(one.accepted > i for one in reached)))
-    return tuple(found)
+        positions.append(Position(i, len(reached), sum(round_.accepted > i for round_ in reached)))
+    return tuple(positions)
 
 
 def accepted_per_drafted(samples: Sequence[Sample]) -> float:
@@ -144,20 +139,23 @@ def accepted_per_drafted(samples: Sequence[Sample]) -> float:
         UndefinedError: If there is no sample or nothing was drafted.
     """
     rounds = _rounds(samples)
-    if not (drafted := sum(one.drafted for one in rounds)):
+    if not (drafted := sum(round_.drafted for round_ in rounds)):
         raise UndefinedError("accepted_per_drafted needs a drafted token")
-    return sum(one.accepted for one in rounds) / drafted
+    return sum(round_.accepted for round_ in rounds) / drafted
 
 
 def accepted_per_verified(samples: Sequence[Sample]) -> float:
-    """Share of the target's rows that became output, pooled: ``sum(accepted + 1) / sum(drafted + 1)``.
+    """Share of verified rows that were accepted, each round's first row included.
+
+    The estimator is ``sum(accepted + 1) / sum(drafted + 1)``, pooled over rounds. A round that the end of the
+    answer cut counts in full, so rows after an end token count too.
 
     Raises:
         UndefinedError: If there is no sample or no round.
     """
     if not (rounds := _rounds(samples)):
         raise UndefinedError("accepted_per_verified needs a round")
-    return sum(one.accepted + 1 for one in rounds) / sum(one.drafted + 1 for one in rounds)
+    return sum(round_.accepted + 1 for round_ in rounds) / sum(round_.drafted + 1 for round_ in rounds)
 
 
 def time_split(samples: Sequence[Sample]) -> dict[str, float]:
@@ -179,22 +177,15 @@ def verdict_counts(samples: Sequence[Sample]) -> dict[Verdict, int]:
     return {verdict: counts[verdict] for verdict in Verdict}
 
 
-def exact_match_share(samples: Sequence[Sample]) -> float:
-    """Share of checked samples whose ids equal the baseline's; undefined if none was checked."""
-    counts = verdict_counts(samples)
-    if not (checked := sum(counts.values()) - counts[Verdict.UNCHECKED]):
-        raise UndefinedError("exact_match_share needs a checked sample")
-    return counts[Verdict.EXACT] / checked
-
-
 def first_divergences(samples: Sequence[Sample]) -> tuple[int, ...]:
     """Index of the first differing token of every sample that differs from the baseline, ascending."""
-    found = [sample.equivalence for sample in _measured(samples)]
-    return tuple(sorted(one.first_divergence for one in found if one and one.first_divergence is not None))
+    verdicts = [sample.equivalence for sample in _measured(samples) if sample.equivalence]
+    places = (verdict.first_divergence for verdict in verdicts)
+    return tuple(sorted(place for place in places if place is not None))
 
 
 def contention(samples: Sequence[Sample]) -> float:
-    """Wall over CPU time of the decoding thread, pooled; well above 1 means that others held the machine."""
+    """Wall over CPU time of the decoding thread, pooled; well above 1 means that other work held its core."""
     measured = _measured(samples)
     if not (cpu_s := sum(_timing(sample).cpu_s for sample in measured)):
         raise UndefinedError("contention needs recorded CPU time")
@@ -232,12 +223,12 @@ def _timing(sample: Sample) -> Timing:
 
 
 def _rounds(samples: Sequence[Sample]) -> list[Round]:
-    return [one for sample in _measured(samples) for one in sample.rounds]
+    return [round_ for sample in _measured(samples) for round_ in sample.rounds]
 
 
-def is_cut(one: Round) -> bool:
+def is_cut(round_: Round) -> bool:
     """Whether the output ended inside the round, or before its pass gave a token."""
-    return one.emitted < one.accepted + 1
+    return round_.emitted < round_.accepted + 1
 
 
 def _verdict(sample: Sample) -> Verdict:
@@ -245,8 +236,8 @@ def _verdict(sample: Sample) -> Verdict:
 
 
 def accepted_counts(rounds: Sequence[Round]) -> tuple[int, ...]:
-    """Rounds by accepted length, from 0 on."""
-    counts = Counter(one.accepted for one in rounds)
+    """How many rounds accepted 0, 1, 2, ... drafted tokens."""
+    counts = Counter(round_.accepted for round_ in rounds)
     return tuple(counts[i] for i in range(max(counts, default=-1) + 1))
 
 

@@ -72,7 +72,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class AaCheck:
-    """The baseline held against itself."""
+    """The speedup of the baseline over itself."""
 
     interval: Interval
 
@@ -96,8 +96,8 @@ def paired_speedup(
         UndefinedError: If no question holds work in both.
     """
     sums = _sums(baseline, method)
-    drawn = _resample(sums, resamples, seed)  # [B, 4]
-    low, high = _bounds(_ratio(drawn), level) if len(sums) > 1 else (np.nan, np.nan)
+    resampled = _resample(sums, resamples, seed)  # [B, 4]
+    low, high = _bounds(_ratio(resampled), level) if len(sums) > 1 else (np.nan, np.nan)
     return Interval(float(_ratio(sums.sum(axis=0))), float(low), float(high), level)
 
 
@@ -113,8 +113,8 @@ def geometric_speedup(
         ValueError, UndefinedError: As `paired_speedup`.
     """
     logs = np.log(_ratio(_sums(baseline, method)))[:, None]  # [Q, 1]
-    drawn = _resample(logs, resamples, seed)[:, 0] / len(logs)  # [B]
-    low, high = np.exp(_bounds(drawn, level)) if len(logs) > 1 else (np.nan, np.nan)
+    resampled = _resample(logs, resamples, seed)[:, 0] / len(logs)  # [B]
+    low, high = np.exp(_bounds(resampled, level)) if len(logs) > 1 else (np.nan, np.nan)
     return Interval(float(np.exp(logs.mean())), float(low), float(high), level)
 
 
@@ -153,10 +153,10 @@ def repeat_variation(totals: Totals) -> Floats:
             f"variation over repeats needs at least 2 repeats, got shape {totals.seconds.shape}"
         )
     has_work: npt.NDArray[np.bool_] = np.all((totals.tokens > 0) & (totals.seconds > 0), axis=1)  # [Q]
-    found = np.full(len(has_work), np.nan)
+    variation = np.full(len(has_work), np.nan)
     cost = totals.seconds[has_work] / totals.tokens[has_work]  # [Q', R]
-    found[has_work] = cost.std(axis=1, ddof=1) / cost.mean(axis=1)
-    return found
+    variation[has_work] = cost.std(axis=1, ddof=1) / cost.mean(axis=1)
+    return variation
 
 
 def outliers(variation: Floats, *, limit: float = 0.05) -> tuple[int, ...]:
@@ -190,18 +190,18 @@ def _resample(rows: Floats, resamples: int, seed: int) -> Floats:
     blocks = []
     for start in range(0, resamples, _BLOCK):
         count = min(_BLOCK, resamples - start)
-        drawn = rng.integers(0, size, (count, size)) + size * np.arange(count)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=count * size).reshape(
+        rows_drawn = rng.integers(0, size, (count, size)) + size * np.arange(count)[:, None]
+        weights = np.bincount(rows_drawn.ravel(), minlength=count * size).reshape(
             count, size
         )  # times each row was drawn
         blocks.append(weights.astype(np.float64) @ rows)
     return np.concatenate(blocks)
 
 
-def _bounds(drawn: Floats, level: float) -> Floats:
+def _bounds(resampled: Floats, level: float) -> Floats:
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-    return np.asarray(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]), dtype=np.float64)
+    return np.asarray(np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]), dtype=np.float64)
 
 
 def _masked(totals: Totals, mask: npt.NDArray[np.bool_], used: int) -> Totals:

@@ -1,10 +1,10 @@
-"""What a pass must cost and what a round should gain: pure functions of bytes, times and records.
+"""The least time that a pass can take, and the speedup that a round should give.
 
 A decode step reads every weight and every cached key and value once, so memory bandwidth bounds it: the
-roofline. A round should gain what its tokens would have cost one by one, over what the round costs. All of it
-is for one sequence at a time. With a batch of B sequences a step reads the weights once and B caches, and a
-round verifies B times its rows: the same curve t(M) is then read at B M rows, and the gain of speculation
-ends where t(B M) grows with M.
+roofline. The speedup of a round is the time its tokens would have taken by plain decoding, over the time of
+the round. All of it is for one sequence at a time. With a batch of B sequences a step reads the weights once
+and B caches, and a round verifies B times its rows: the same curve t(M) is then read at B M rows, and the
+gain of speculation ends where t(B M) grows with M.
 
 Shapes: M rows of a pass.
 """
@@ -40,13 +40,12 @@ class Curve:
     def of(cls, seconds: Mapping[int, float]) -> Curve:
         """From seconds by row count, in any order."""
         rows = sorted(seconds)
-        return cls(tuple(rows), tuple(seconds[one] for one in rows))
+        return cls(tuple(rows), tuple(seconds[count] for count in rows))
 
     def at(self, rows: int) -> float:
         """Seconds of a pass of that many rows: as measured, between two measurements on a straight line.
 
-        Below the first and above the last one, the nearest measurement is scaled: a pass of more rows than
-        were ever measured costs in proportion.
+        Below the first measurement it is the first one; above the last one it grows with the rows.
         """
         place = bisect_left(self.rows, rows)
         if place == len(self.rows):
@@ -63,11 +62,12 @@ class Costs:
     """What passes of one model cost on one machine at one context.
 
     Args:
-        context: Committed tokens in front of the rows.
+        context: Tokens in the cache before the rows.
         depth: Layers of the model (L).
         passes: Through all layers and the head: t(M).
         head: Final norm and LM head alone.
-        dispatch_s: A one-row pass of a model as deep and next to no width: the host's part of t(1).
+        dispatch_s: A one-row pass of a model that is as deep but only a few numbers wide: the part of t(1)
+            that the host needs to launch operations.
     """
 
     context: int
@@ -91,7 +91,7 @@ class Costs:
 
     @property
     def dispatch_share(self) -> float:
-        """Share of t(1) that the host needs to start the kernels; on a CPU nothing hides it."""
+        """Share of t(1) that the host needs to launch the operations; on a CPU nothing hides it."""
         return min(1.0, self.dispatch_s / self.step_s)
 
     def verify_s(self, rows: int, resumed_at: int | None = None) -> float:
@@ -105,10 +105,10 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a run found out about its model and machine before it measured.
+    """What a run measured of its model and machine before it decoded.
 
     Args:
-        costs: Of passes with as many rows as the rounds of the warm-up had.
+        costs: Of passes with as many rows as the rounds of the warm-up verified.
         weight_bytes: Bytes of weights that a pass reads.
         token_bytes: Bytes of keys and values of one token.
         read_bytes_per_s: Bandwidth of reading as many bytes as the weights have, over and over.
@@ -125,7 +125,7 @@ class Probe:
         return cls(**{**record, "costs": Costs.of_record(record["costs"])})
 
     def bytes_per_s(self, tokens_per_s: float) -> float:
-        """Bytes that plain decoding reads per second at this speed, behind the probe's context."""
+        """Bytes that plain decoding reads per second at this speed, with the probe's context in the cache."""
         return tokens_per_s * step_bytes(self.weight_bytes, self.token_bytes, self.costs.context)
 
 
@@ -147,7 +147,7 @@ def achieved_share(read_bytes: int, seconds: float, bytes_per_s: float) -> float
 def predicted_speedup(
     tokens_per_round: float, step_s: float, verify_s: float, draft_s: float, other_s: float
 ) -> float:
-    """Speedup over plain decoding that a round's costs promise: ``AL t(1) / (t(M) + t_draft + t_other)``.
+    """Speedup over plain decoding that a round's costs give: ``AL t(1) / (t(M) + t_draft + t_other)``.
 
     Args:
         tokens_per_round: Tokens that a round emits (AL).
@@ -166,12 +166,12 @@ def predicted_speedup(
 
 
 def predict(costs: Costs, samples: Sequence[Sample], *, several_tokens_per_row: bool = False) -> float:
-    """Decode speedup that `costs` promise for the rounds of these samples, pooled over all rounds.
+    """Decode speedup that `costs` predict for the rounds of these samples, pooled over all rounds.
 
-    Passes of the target cost what they cost alone; draft, commit and host time are the samples' own, less the
-    share that other work kept the thread from its core (wall over CPU time). What the measured speedup lacks
-    is lost inside verification (rows beside the drafted ones, masks, the acceptance rule); what it has beyond
-    is a baseline loop slower than its passes.
+    Target passes count with the time they take when measured alone. Draft, commit and host time are the
+    samples' own, less the share in which other work kept the thread off its core (wall over CPU time). A
+    measured speedup below the prediction lost time inside verification (further rows, masks, the acceptance
+    rule); one above it had a baseline whose loop is slower than its passes.
 
     Args:
         costs: Of the target's passes.
@@ -182,7 +182,7 @@ def predict(costs: Costs, samples: Sequence[Sample], *, several_tokens_per_row: 
     Raises:
         UndefinedError: If there is no round, or the samples were timed without phases.
     """
-    rounds = [one for sample in samples for one in sample.rounds]
+    rounds = [round_ for sample in samples for round_ in sample.rounds]
     timings = [sample.timing for sample in samples if sample.timing is not None]
     if not rounds or not all(timing.phases_s for timing in timings):
         raise UndefinedError("a prediction needs rounds, and times by phase")
@@ -193,5 +193,5 @@ def predict(costs: Costs, samples: Sequence[Sample], *, several_tokens_per_row: 
     own = min(1.0, sum(timing.cpu_s for timing in timings) / wall_s)
     draft_s = own * sum(timing.phases_s.get("draft", 0.0) for timing in timings)
     other_s = own * sum(timing.phases_s.get("commit", 0.0) + timing.host_s for timing in timings)
-    tokens = sum(one.emitted for one in rounds)
+    tokens = sum(round_.emitted for round_ in rounds)
     return predicted_speedup(tokens / count, costs.step_s, verify_s / count, draft_s / count, other_s / count)

@@ -1,4 +1,4 @@
-"""All numbers of one run's table. A number that the samples do not determine is None, never 0."""
+"""All figures of one run, as its table shows them; one that the samples do not determine is None, never 0."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from bench.metrics.counts import Position
 from bench.metrics.intervals import AaCheck, Interval
 from bench.metrics.lossy import LossyFigures
-from bench.metrics.resources import UNMEASURED, Resources
+from bench.metrics.resources import UNMEASURED, Resources, SearchCost
 from bench.metrics.roofline import Probe
-from bench.metrics.search_cost import SearchCost
 from bench.records.model import Run, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class ArmFigures:
-    """What one arm does by itself, over the compared prompts."""
+    """What one arm does by itself, over the compared prompts.
+
+    `contention` is wall time over CPU time of the decoding thread.
+    """
 
     decode_tokens_per_s: float | None
     end_to_end_tokens_per_s: float | None
@@ -52,7 +54,7 @@ class Speedup:
 
 @dataclass(frozen=True, slots=True)
 class Subtask:
-    """One column of the result board."""
+    """Figures of one subtask."""
 
     name: str
     speedup: Speedup
@@ -76,37 +78,37 @@ class Summary:
     verdicts: Mapping[Verdict, int]
     first_divergences: tuple[int, ...]
     lossy: LossyFigures | None
-    """What a lossy method shows in place of verdicts."""
+    """Quality of a lossy method's output, which has no verdicts."""
     failures: Mapping[str, int]
     """Failed samples of baseline and method by arm and reason, most frequent first."""
     excluded: tuple[str, ...]
     """Prompts that are not complete in baseline and method."""
     notes: tuple[str, ...]
     search: SearchCost | None = None
-    """Of methods that search while they decode."""
+    """Only of methods that search while they decode."""
     skipped: float | None = None
     """Share of sub-layers left out while drafting, of methods that skip any."""
-    badge: str | None = None
+    evidence: str | None = None
     """What may be said of the output: proved by a certificate, declared only, or lossy."""
     probe: Probe | None = None
     """What passes cost on this machine; None for runs that did not probe."""
     predicted: float | None = None
-    """Decode speedup that those costs promise for the method's rounds."""
+    """Decode speedup that those costs predict for the method's rounds."""
     against_eager: Speedup | None = None
     """The method (the baseline, where it is alone) against the eager arm; None for runs without that arm."""
     eager_failures: Mapping[str, int] = field(default_factory=dict)
-    """As `failures`, of the eager arm: they touch nothing but `against_eager`."""
+    """As `failures`, of the eager arm: nothing but `against_eager` depends on them."""
 
     @property
     def is_valid(self) -> bool | None:
-        """Whether the A/A controls hold; None where the run has too few prompts or repeats to tell."""
+        """Whether the A/A controls hold; None where the run has too few prompts or repeats for one."""
         checks = [check.is_valid for check in (self.aa_decode, self.aa_end_to_end) if check]
-        known = [one for one in checks if one is not None]
+        known = [is_valid for is_valid in checks if is_valid is not None]
         return all(known) if known else None
 
     @property
     def is_lossy(self) -> bool:
-        """Whether the method promises nothing about its output."""
+        """Whether the output need not be the model's own."""
         return bool(self.run.labels.get("exactness") == "lossy")
 
     @property

@@ -1,10 +1,9 @@
-"""What one run says: from its samples to the numbers of its final table.
+"""From the samples of one run to all of its figures, which `bench.metrics.run_figures` defines.
 
 Only prompts that are complete in baseline and method enter times and speedups; the others are counted and
 named. Verdicts, failures and acceptance come from every sample of the method, so that leaving a prompt out
-hides nothing. The eager arm is held against the method apart from all else: nothing else depends on it. A
-number that the samples do not determine is None, never 0. `bench.metrics.run_figures` defines the result,
-`bench.show.table` prints it.
+hides nothing. Of the eager arm only its own speedup is computed: no other figure depends on it. A figure that
+the samples do not determine is None, never 0.
 """
 
 from collections import Counter
@@ -20,17 +19,29 @@ from bench.metrics import intervals as stats
 from bench.metrics import roofline
 from bench.metrics.intervals import AaCheck, Interval, Totals
 from bench.metrics.lossy import lossy_figures
-from bench.metrics.resources import resources
+from bench.metrics.resources import resources, search_cost, skipped_share
 from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
-from bench.metrics.search_cost import search_cost, skipped_share
 from bench.records.model import Arm, Run, Sample, Verdict
-from bench.show.table import render
-
-__all__ = ["FEW_PROMPTS", "Summary", "render", "summarise"]
 
 FEW_PROMPTS = 10
-"""Below this, a percentile bootstrap is known to be too narrow; the table says so."""
+"""Below this, a percentile bootstrap is known to be too narrow; a note says so."""
+QUESTION_SOURCES = {
+    "builtin": "built-in questions",
+    "official": "official Spec-Bench questions",
+    "modified": "questions of a modified Spec-Bench file",
+    "jsonl": "own questions",
+}
+"""Values of the label `prompts`, in words."""
+_NOTES = {
+    "partial": "a part of the task's questions",
+    "tier": "target passes run in tier {}",
+    "several tokens per row": "a verified row may yield several tokens",
+    "draft parameters": "{} parameters added for drafting",
+}
+"""Labels of a run as words, where the bare label is not clear; ``{}`` becomes the label's value."""
+_UNNOTED_LABELS = ("exactness", "pass_weights")
+"""Labels that the table shows elsewhere."""
 
 Given = TypeVar("Given")
 Number = TypeVar("Number")
@@ -44,33 +55,39 @@ def summarise(
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
-    badge: str | None = None,
+    evidence: str | None = None,
 ) -> Summary:
-    """All numbers of one run, even if it is unfinished, has failures, or holds the baseline only.
+    """All figures of one run, even if it is unfinished, has failures, or holds the baseline only.
 
-    `badge` is what `bench.prove.certificates.badge_of` says of the run's output.
+    Args:
+        run: Whose samples they are.
+        samples: Of every arm.
+        resamples: Bootstrap resamples of every interval.
+        seed: Of the bootstrap.
+        evidence: What `bench.prove.certificates.badge_of` says of the run's output.
     """
-    eager, samples = _arm(samples, Arm.EAGER), [one for one in samples if one.arm is not Arm.EAGER]
+    eager = _arm(samples, Arm.EAGER)
+    samples = [sample for sample in samples if sample.arm is not Arm.EAGER]
     compared, excluded = _complete(samples)
-    good = [one for one in samples if one.error is None]
+    good = [sample for sample in samples if sample.error is None]
     baseline, method = _arm(compared, Arm.BASELINE), _arm(compared, Arm.METHOD)
     all_method = _arm(good, Arm.METHOD)
-    draws = _Draws(level, resamples, seed)
-    speedup = draws.speedup(baseline, method)
+    bootstrap = _Bootstrap(level, resamples, seed)
+    speedup = bootstrap.speedup(baseline, method)
     probe = _probe(run)
-    against_eager = _against_eager(eager, method if _arm(samples, Arm.METHOD) else baseline, draws)
-    is_given = bool(run.labels.get("cost only"))  # such an acceptance must never pass for a result
+    against_eager = _against_eager(eager, method if _arm(samples, Arm.METHOD) else baseline, bootstrap)
+    is_given = bool(run.labels.get("cost only"))  # such an acceptance must never be shown as a result
     return Summary(
         run=run,
-        repeats=len({one.repeat for one in samples}),
+        repeats=len({sample.repeat for sample in samples}),
         speedup=speedup,
-        subtasks=_subtasks(compared, draws, is_given=is_given),
+        subtasks=_subtasks(compared, bootstrap, is_given=is_given),
         baseline=_figures(baseline),
         method=_figures(method),
         acceptance=_acceptance([] if is_given else all_method),
         time_split=_defined(metrics.time_split, method),
-        aa_decode=draws.aa(baseline, metrics.decode_per_question),
-        aa_end_to_end=draws.aa(baseline, metrics.end_to_end_per_question),
+        aa_decode=bootstrap.aa(baseline, metrics.decode_per_question),
+        aa_end_to_end=bootstrap.aa(baseline, metrics.end_to_end_per_question),
         verdicts=metrics.verdict_counts(all_method) if all_method else dict.fromkeys(Verdict, 0),
         first_divergences=metrics.first_divergences(all_method) if all_method else (),
         lossy=lossy_figures(run, samples),
@@ -79,7 +96,7 @@ def summarise(
         notes=(*_notes(run, speedup.prompts), *_eager_notes(against_eager, speedup.prompts)),
         search=_defined(search_cost, method),
         skipped=_defined(skipped_share, all_method),
-        badge=badge,
+        evidence=evidence,
         probe=probe,
         predicted=_predicted(run, probe, method),
         against_eager=against_eager,
@@ -88,15 +105,15 @@ def summarise(
 
 
 @dataclass(frozen=True, slots=True)
-class _Draws:
-    """How intervals are drawn."""
+class _Bootstrap:
+    """Speedups with the intervals that so many resamples give."""
 
     level: float
     resamples: int
     seed: int
 
     def speedup(self, baseline: Sequence[Sample], method: Sequence[Sample]) -> Speedup:
-        prompts = len({one.prompt_id for one in baseline or method})
+        prompts = len({sample.prompt_id for sample in baseline or method})
         if not baseline or not method:
             return Speedup(prompts, None, None, None, None, None)
         decode = [_totals(arm, metrics.decode_per_question) for arm in (baseline, method)]
@@ -128,7 +145,7 @@ class _Draws:
 
 
 def _defined(estimate: Callable[[Given], Number], given: Given) -> Number | None:
-    """The estimate, or None where the samples do not determine it; every other error passes."""
+    """The estimate, or None where the samples do not determine it; every other error is raised."""
     try:
         return estimate(given)
     except metrics.UndefinedError:
@@ -138,64 +155,65 @@ def _defined(estimate: Callable[[Given], Number], given: Given) -> Number | None
 def _complete(samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]:
     """Samples of the prompts that are complete in every arm given, and the ids of the other prompts.
 
-    Complete: every turn seen for the prompt holds a measurement in every repeat given and in every arm.
+    Complete: every turn seen of the prompt holds a measurement in every repeat and every arm given.
     """
-    arms, repeats = {one.arm for one in samples}, {one.repeat for one in samples}
-    prompts: dict[str, list[Sample]] = {}
-    for one in samples:
-        prompts.setdefault(one.prompt_id, []).append(one)
+    arms, repeats = {sample.arm for sample in samples}, {sample.repeat for sample in samples}
+    by_prompt: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt_id, []).append(sample)
     complete = {
         prompt
-        for prompt, found in prompts.items()
-        if all(one.error is None for one in found)
-        and len(found) == len({one.turn for one in found}) * len(repeats) * len(arms)
+        for prompt, group in by_prompt.items()
+        if all(sample.error is None for sample in group)
+        and len(group) == len({sample.turn for sample in group}) * len(repeats) * len(arms)
     }
-    return [one for one in samples if one.prompt_id in complete], tuple(sorted(prompts.keys() - complete))
+    kept = [sample for sample in samples if sample.prompt_id in complete]
+    return kept, tuple(sorted(by_prompt.keys() - complete))
 
 
-def _against_eager(eager: Sequence[Sample], fast: Sequence[Sample], draws: _Draws) -> Speedup | None:
-    """`fast` against the eager arm on the prompts that are complete in both, in the eager arm's repeats."""
+def _against_eager(eager: Sequence[Sample], other: Sequence[Sample], bootstrap: _Bootstrap) -> Speedup | None:
+    """`other` over the eager arm, on the prompts that are complete in both, in the eager arm's repeats."""
     if not eager:
         return None
-    repeats = {one.repeat for one in eager}
-    paired, _ = _complete([*eager, *(one for one in fast if one.repeat in repeats)])
-    held = [one for one in paired if one.arm is not Arm.EAGER]
-    return draws.speedup(_arm(paired, Arm.EAGER) if held else [], held)
+    repeats = {sample.repeat for sample in eager}
+    paired, _ = _complete([*eager, *(sample for sample in other if sample.repeat in repeats)])
+    compared = [sample for sample in paired if sample.arm is not Arm.EAGER]
+    return bootstrap.speedup(_arm(paired, Arm.EAGER) if compared else [], compared)
 
 
 def _arm(samples: Sequence[Sample], arm: Arm) -> list[Sample]:
-    return [one for one in samples if one.arm is arm]
+    return [sample for sample in samples if sample.arm is arm]
 
 
 def _totals(samples: Sequence[Sample], per_question: PerQuestion) -> Totals:
-    """One arm's work as arrays [Q, R]; prompts and repeats ascending, so that arms pair up row by row."""
+    """One arm's work, shape [Q, R]; prompts and repeats ascend, so that the rows of two arms pair up."""
     work = per_question(samples)
     prompts, repeats = sorted({key[0] for key in work}), sorted({key[1] for key in work})
     grid = [[work[prompt, repeat] for repeat in repeats] for prompt in prompts]
     return Totals(
-        np.array([[one.seconds for one in row] for row in grid], dtype=np.float64),
-        np.array([[one.tokens for one in row] for row in grid], dtype=np.float64),
+        np.array([[cell.seconds for cell in row] for row in grid], dtype=np.float64),
+        np.array([[cell.tokens for cell in row] for row in grid], dtype=np.float64),
     )
 
 
-def _subtasks(compared: Sequence[Sample], draws: _Draws, *, is_given: bool) -> tuple[Subtask, ...]:
+def _subtasks(compared: Sequence[Sample], bootstrap: _Bootstrap, *, is_given: bool) -> tuple[Subtask, ...]:
     """In order of appearance; empty for a task that has only one, and without a comparison."""
     if not _arm(compared, Arm.BASELINE) or not _arm(compared, Arm.METHOD):
         return ()
-    names = list(dict.fromkeys(one.subtask for one in compared))
+    names = list(dict.fromkeys(sample.subtask for sample in compared))
     rows = []
     for name in names if len(names) > 1 else []:
-        part = [one for one in compared if one.subtask == name]
+        part = [sample for sample in compared if sample.subtask == name]
         method = _arm(part, Arm.METHOD)
         length = None if is_given else _defined(metrics.acceptance_length, method)
-        rows.append(Subtask(name, draws.speedup(_arm(part, Arm.BASELINE), method), length))
+        rows.append(Subtask(name, bootstrap.speedup(_arm(part, Arm.BASELINE), method), length))
     return tuple(rows)
 
 
 def _probe(run: Run) -> Probe | None:
-    """What the last start that measured anything probed."""
-    found = [one["probe"] for one in run.attempts if "probe" in one]
-    return Probe.of_record(found[-1]) if found else None
+    """The probe of the last start that made one."""
+    probes = [attempt["probe"] for attempt in run.attempts if "probe" in attempt]
+    return Probe.of_record(probes[-1]) if probes else None
 
 
 def _predicted(run: Run, probe: Probe | None, method: Sequence[Sample]) -> float | None:
@@ -233,24 +251,32 @@ def _acceptance(method: Sequence[Sample]) -> Acceptance:
 
 
 def _failures(samples: Sequence[Sample]) -> dict[str, int]:
-    failed = [one for one in samples if one.error is not None]
-    reasons = Counter(f"{one.arm.value}: {((one.error or '').splitlines() or [''])[0]}" for one in failed)
+    failed = [
+        (sample.arm, (sample.error.splitlines() or [""])[0]) for sample in samples if sample.error is not None
+    ]
+    reasons = Counter(f"{arm.value}: {first_line}" for arm, first_line in failed)
     return dict(reasons.most_common())
 
 
 def _eager_notes(against: Speedup | None, prompts: int) -> tuple[str, ...]:
     if against is None or against.prompts == prompts:
         return ()
-    return (f"against eager: {against.prompts} of {prompts} prompts",)
+    return (f"speedup over an eager loop: {against.prompts} of {prompts} prompts",)
 
 
 def _notes(run: Run, prompts: int) -> tuple[str, ...]:
-    shown = {
-        key: value
-        for key, value in run.labels.items()
-        if key not in ("exactness", "pass_weights") and value not in (None, False, "")
-    }
-    notes = [key if value is True else f"{key}: {value}" for key, value in shown.items()]
+    """The run's labels in words, and a warning where the prompts are few."""
+    notes = [
+        _note(name, value)
+        for name, value in run.labels.items()
+        if name not in _UNNOTED_LABELS and value not in (None, False, "")
+    ]
     if prompts < FEW_PROMPTS:
         notes.append(f"only {prompts} prompts, so intervals are missing or too narrow")
     return tuple(notes)
+
+
+def _note(name: str, value: object) -> str:
+    if name == "prompts":
+        return QUESTION_SOURCES.get(str(value), f"prompts: {value}")
+    return _NOTES.get(name, name if value is True else f"{name}: {{}}").format(value)

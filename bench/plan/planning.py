@@ -9,7 +9,7 @@ from bench.compose.workbench import arms_of, cells_of, key_of, prepare_run
 from bench.plan.devices import GPUS, Gpu
 from bench.plan.outlook import Outlook, Size, estimate
 from bench.records.store import load_run, load_samples
-from bench.show.machine_table import byte_size
+from bench.show.layout import byte_size
 
 
 @dataclass(frozen=True, slots=True)

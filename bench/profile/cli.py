@@ -1,8 +1,8 @@
-"""The command line of a profile: composes like the benchmark itself, with the same models and errors.
+"""The command line of a profile; settings are composed as for the benchmark, with the same models and errors.
 
 ``python -m bench.profile model=tiny`` measures passes, layer ranges and every method that is ready for the
-model; ``methods=[kangaroo]`` only that one, ``methods=[]`` none. Prints a card, then what was measured, and
-last one line of JSON.
+model; ``methods=[kangaroo]`` only that one, ``methods=[]`` none. It prints what follows from bytes and
+bandwidth, then what was measured, and last one line of JSON.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ BASELINE = "autoregressive"
 
 @dataclass
 class ProfileConfig:
-    """What profiling can be told.
+    """Settings of a profile.
 
     Args:
         model: Which model.
         runtime: Where and how it runs.
         methods: Names of the methods whose rounds are timed; None takes every one that is ready.
-        contexts: Tokens in front of the timed passes.
-        rows: Rows of the timed passes (M); None takes 1 to 64, closer together where the curve bends.
-        turns: Most turns of a probe; the fastest counts.
-        limit_s: Seconds after which a probe takes no further turn.
-        buffer_mb: Buffer of the memory bandwidth probe, in MiB.
+        contexts: Tokens in the cache before the timed passes.
+        rows: Rows of the timed passes (M); None takes 1 to 64, denser where the curve bends.
+        turns: Most repetitions of a timed pass; the fastest counts.
+        limit_s: Seconds after which a pass is not repeated again.
+        buffer_mb: Buffer that the memory bandwidth is measured with, in MiB.
         prompts: Built-in prompts that methods decode.
         tokens: Tokens decoded per prompt.
         figures: Draw the curves as PNG beside the record.
@@ -83,7 +83,7 @@ def main() -> None:
     """Entry point of ``python -m bench.profile``."""
     register_schema()  # each method is composed as the benchmark composes it
     ConfigStore.instance().store(name="profile_schema", node=ProfileConfig)
-    run_composed(_job, "profile", "nothing is stored, the profile there was stays")
+    run_composed(_job, "profile", "nothing is stored; an earlier profile stays as it is")
 
 
 def _job(composed: DictConfig) -> None:
@@ -91,7 +91,7 @@ def _job(composed: DictConfig) -> None:
     names = _method_names(settings)
 
     from bench.compose.workbench import find_target
-    from bench.profile.card import measured_rows, static_card
+    from bench.profile.card import measured_card, static_card
     from bench.profile.records import save_profile
 
     whole = _composed(BASELINE)
@@ -101,14 +101,14 @@ def _job(composed: DictConfig) -> None:
     print(static_card(profile, settings.contexts), flush=True)  # noqa: T201 - the command's result
     profile = _measured(settings, profile, decoder, target.prompts(settings.prompts), names)
     path = save_profile(Path(settings.results_dir), profile)
-    print(measured_rows(profile), flush=True)  # noqa: T201
-    for drawn in _figures(profile, path) if settings.figures else ():
-        log.info("drew %s", drawn)
+    print(measured_card(profile), flush=True)  # noqa: T201
+    for figure in _figures(profile, path) if settings.figures else ():
+        log.info("drew %s", figure)
     print(json.dumps(_last_line(profile, path)), flush=True)  # noqa: T201
 
 
 def _method_names(settings: ProfileConfig) -> list[str]:
-    """The methods to time: as told, or all there are but the baseline.
+    """The methods to time: those named in the settings, else all but the baseline.
 
     Raises:
         UserError: If one does not exist.
@@ -117,17 +117,19 @@ def _method_names(settings: ProfileConfig) -> list[str]:
     for name in settings.methods or ():
         if name not in known:
             raise UserError(f"unknown method {name!r} in methods", f"options: {', '.join(known)}")
-    return [one for one in known if one != BASELINE] if settings.methods is None else settings.methods
+    return [name for name in known if name != BASELINE] if settings.methods is None else settings.methods
 
 
 def _composed(method: str) -> Settings:
-    """The settings that the benchmark would have for this method and what was said of model and runtime.
+    """The benchmark's settings for this method, with the command line's model and runtime.
 
     Raises:
         UserError: If the method needs modules that this model does not have.
     """
-    said = [one for one in HydraConfig.get().overrides.task if one.startswith(("model", "runtime"))]
-    composed = compose("bench", [*said, f"method={method}"], return_hydra_config=True)
+    overrides = [
+        override for override in HydraConfig.get().overrides.task if override.startswith(("model", "runtime"))
+    ]
+    composed = compose("bench", [*overrides, f"method={method}"], return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
@@ -174,8 +176,8 @@ def _measured(
         log.info("timing passes at context %d", context)
         levels.append(measure_level(decoder, context, settings.rows or ROW_COUNTS, turns))
     skipped: dict[str, str] = {}
-    found = list(_methods(settings, decoder, prompts, names, levels[0].costs, skipped))
-    return replace(profile, levels=tuple(levels), methods=tuple(found), skipped=skipped)
+    methods = list(_methods(settings, decoder, prompts, names, levels[0].costs, skipped))
+    return replace(profile, levels=tuple(levels), methods=tuple(methods), skipped=skipped)
 
 
 def _methods(
@@ -186,7 +188,10 @@ def _methods(
     costs: Costs,
     skipped: dict[str, str],
 ) -> Iterator[MethodCost]:
-    """Every method's rounds; `skipped` takes the reason why one is not ready, unless it was asked for."""
+    """Every method's rounds.
+
+    A method that is not ready goes to `skipped` with the reason, or raises if the settings name it.
+    """
     from bench.compose.workbench import is_cost_only
     from bench.profile.measure import measure_method
 
@@ -201,18 +206,18 @@ def _methods(
                 raise
             skipped[name] = mistake.what
         else:
-            found = measure_method(name, method, decoder, prompts, settings.tokens, costs)
-            yield replace(found, is_cost_only=is_cost_only(composed.model, method))
+            cost = measure_method(name, method, decoder, prompts, settings.tokens, costs)
+            yield replace(cost, is_cost_only=is_cost_only(composed.model, method))
 
 
 def _figures(profile: Profile, path: Path) -> list[Path]:
-    from bench.profile.figures import draw_profile
+    from bench.report.profiles import draw_profile
 
     return draw_profile(profile, path)
 
 
 def _last_line(profile: Profile, path: Path) -> dict[str, Any]:
-    """The figures worth reading by a program; the record holds all of them."""
+    """The figures that a program may want to read; the record holds all of them."""
     return {
         "record": str(path),
         "model": profile.model,
@@ -228,6 +233,7 @@ def _last_line(profile: Profile, path: Path) -> dict[str, Any]:
             for level in profile.levels
         },
         "methods": {
-            one.name: {"predicted": one.predicted, "measured": one.measured} for one in profile.methods
+            method.name: {"predicted": method.predicted, "measured": method.measured}
+            for method in profile.methods
         },
     }

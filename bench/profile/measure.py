@@ -35,7 +35,7 @@ def measure_bandwidth(decoder: Decoder, buffer_bytes: int, turns: Turns) -> Band
 
 
 def measure_level(decoder: Decoder, context: int, rows: Sequence[int], turns: Turns) -> Level:
-    """Passes and layer ranges behind `context` tokens, and the memory they needed."""
+    """Time of passes and layer ranges with `context` tokens in the cache, and the memory they needed."""
     memory = MemoryMeter(decoder.device)
     memory.reset()
     costs = measure_costs(decoder, context, rows, turns)
@@ -46,15 +46,15 @@ def measure_level(decoder: Decoder, context: int, rows: Sequence[int], turns: Tu
 def measure_method(
     name: str, method: Method, decoder: Decoder, prompts: Sequence[Tensor], tokens: int, costs: Costs
 ) -> MethodCost:
-    """Decode every prompt greedily by the baseline and by the method, in turn, to exactly `tokens` tokens.
+    """Decode every prompt greedily by the baseline, then by the method, to exactly `tokens` tokens.
 
     Args:
         name: Of the method.
         method: Attached to `decoder`.
         decoder: The target.
         prompts: Prompt ids, each shape [P].
-        tokens: Budget; no end token ends an answer, so that both sides decode alike.
-        costs: The passes' costs, for the prediction.
+        tokens: Tokens of every answer; end tokens are ignored, so that both sides decode as many.
+        costs: Of target passes, for the prediction.
     """
     baseline = Autoregressive()
     baseline.attach(decoder)
@@ -69,26 +69,26 @@ def measure_method(
         energy.start()
         ours.append(_decode(method, decoder, ids, tokens, Arm.METHOD))
         energies.append(energy.joules())
-    rounds = [one for sample in ours for one in sample.rounds]
-    timings = [one.timing for one in ours if one.timing is not None]
-    phases = {phase: sum(one.phases_s[phase] for one in timings) for phase in PHASES}
+    rounds = [round_ for sample in ours for round_ in sample.rounds]
+    timings = [sample.timing for sample in ours if sample.timing is not None]
+    phases = {phase: sum(timing.phases_s[phase] for timing in timings) for phase in PHASES}
     return MethodCost(
         name=name,
         prompts=len(prompts),
-        tokens=sum(metrics.decode_work(one).tokens for one in ours),
+        tokens=sum(metrics.decode_work(sample).tokens for sample in ours),
         rounds=len(rounds),
-        drafted=sum(one.drafted for one in rounds),
-        decode_s=sum(metrics.decode_work(one).seconds for one in ours),
+        drafted=sum(round_.drafted for round_ in rounds),
+        decode_s=sum(metrics.decode_work(sample).seconds for sample in ours),
         draft_s=phases["draft"],
         verify_s=phases["verify"],
         commit_s=phases["commit"],
-        baseline_tokens=sum(metrics.decode_work(one).tokens for one in theirs),
-        baseline_s=sum(metrics.decode_work(one).seconds for one in theirs),
+        baseline_tokens=sum(metrics.decode_work(sample).tokens for sample in theirs),
+        baseline_s=sum(metrics.decode_work(sample).seconds for sample in theirs),
         predicted=roofline.predict(
             costs, ours, several_tokens_per_row=traits_of(method).several_tokens_per_row
         ),
         peak_allocated_bytes=memory.peak_bytes(),
-        energy_j=None if None in energies else sum(one for one in energies if one is not None),
+        energy_j=None if None in energies else sum(joules for joules in energies if joules is not None),
     )
 
 

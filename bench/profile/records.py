@@ -40,11 +40,11 @@ class Bandwidth:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Everything that depends on the context.
+    """Everything that depends on the context, the number of tokens in the cache.
 
     Args:
-        costs: Passes, head and dispatch behind that many tokens.
-        ranges_s: One row through the first so many layers, without the head.
+        costs: Of passes, head and launch with that many tokens in the cache.
+        ranges_s: Seconds of one row through the first layers, without the head, by number of layers.
         peak_allocated_bytes: Most memory allocated while those passes ran; None on a CPU.
         peak_reserved_bytes: Most memory that the allocator held; None on a CPU.
     """
@@ -66,12 +66,12 @@ class MethodCost:
         rounds: Rounds.
         drafted: Tokens drafted.
         decode_s: Decode time.
-        draft_s: Of it, drafting.
-        verify_s: Of it, verification.
-        commit_s: Of it, committing.
+        draft_s: Part of it, drafting.
+        verify_s: Part of it, verification.
+        commit_s: Part of it, committing.
         baseline_tokens: Tokens after the first of each prompt, by the baseline.
         baseline_s: The baseline's decode time.
-        predicted: Speedup that the pass costs promise for these rounds; None where nothing was drafted.
+        predicted: Speedup that follows from the pass costs for these rounds; None where nothing was drafted.
         is_cost_only: The acceptance was given, or the weights are random.
         peak_allocated_bytes: Most memory allocated; None on a CPU.
         energy_j: Of decoding all prompts, by NVML; None without it.
@@ -105,16 +105,16 @@ class Profile:
 
     Args:
         model: Its name in the configuration.
-        identity: What tells this profile from others of the model: weights, runtime, device.
+        identity: What distinguishes this profile from others of the model: weights, runtime, device.
         environment: See `bench.measure.environment`.
         parameters: Weights of the model, norms left out.
         weight_bytes: Bytes of weights that a pass reads.
         token_bytes: Bytes of keys and values of one token.
         cache_bytes: Bytes set aside for keys and values.
-        bandwidth: Of reading.
+        bandwidth: At which the device reads.
         levels: Costs by context, shortest first.
         methods: Rounds of every method that is ready for the model.
-        skipped: Why the other methods are not there, by name.
+        skipped: Why the other methods were not timed, by name.
     """
 
     model: str
@@ -136,11 +136,11 @@ class Profile:
         return str(self.environment["device"])
 
     def read_bytes(self, context: int) -> int:
-        """Bytes that a decode step reads behind so many tokens."""
+        """Bytes that a decode step reads with so many tokens in the cache."""
         return roofline.step_bytes(self.weight_bytes, self.token_bytes, context)
 
     def ceiling(self, context: int) -> float:
-        """Tokens per second that the bandwidth allows behind so many tokens."""
+        """Tokens per second that the bandwidth allows with so many tokens in the cache."""
         return roofline.ceiling_tokens_per_s(self.read_bytes(context), self.bandwidth.resident)
 
     def achieved(self, costs: Costs) -> float:
@@ -181,8 +181,8 @@ def load_profile(path: Path) -> Profile:
                 f"{path} has schema version {version}, this code knows {SCHEMA_VERSION}",
                 "profile the model again: python -m bench.profile model=...",
             )
-        levels = tuple(_level(one) for one in stored["levels"])
-        methods = tuple(MethodCost(**one) for one in stored["methods"])
+        levels = tuple(_level(record) for record in stored["levels"])
+        methods = tuple(MethodCost(**record) for record in stored["methods"])
         bandwidth = Bandwidth(**stored["bandwidth"])
         return Profile(**{**stored, "levels": levels, "methods": methods, "bandwidth": bandwidth})
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -117,7 +117,7 @@ def _prove(composed: DictConfig, names: list[str]) -> int:
 def _certify(crew: Crew, config: ProveConfig, components: list[Component]) -> int:
     from bench.prove.certificates import save
     from bench.prove.control_run import caught_by
-    from bench.prove.listing import certificate_lines, control_lines, table
+    from bench.prove.listing import certificate_lines, certificate_table, control_lines
 
     outcomes, certificates = crew.controls(), []
     _say(control_lines(outcomes))
@@ -125,7 +125,7 @@ def _certify(crew: Crew, config: ProveConfig, components: list[Component]) -> in
         certificates.append(certificate)
         path = save(certificate, Path(config.results_dir))
         _say(f"\n{certificate_lines(certificate, str(path))}")
-    _say(f"\n{table(certificates)}")
+    _say(f"\n{certificate_table(certificates)}")
     are_controls_caught = all(outcome.is_as_expected for outcome in outcomes)
     return OK if are_controls_caught and not any(made.failures for made in certificates) else FAILED
 

@@ -1,4 +1,4 @@
-"""A proof as text: the controls, a short certificate per method, one row per method; 100 columns at most."""
+"""A proof as text: the controls, a short certificate per method, one row per method."""
 
 from __future__ import annotations
 
@@ -8,50 +8,47 @@ from typing import Any
 
 from bench.prove.certificates import Certificate, Check, Status
 from bench.prove.control_run import Outcome
+from bench.show.layout import text_table
 
-COLUMNS = 100
 _HEADER = (
-    "method",
-    "rounds",
-    "greedy fp32",
-    "greedy bf16",
-    "chi-square p",
-    "TV (chance)",
-    "controls",
-    "verdict",
+    ("", "rounds", "exact", "exact in bf16", "smallest", "distance", "controls", ""),
+    ("method", "watched", "in fp32", "(ties, wrong)", "p value", "(by chance)", "caught", "verdict"),
 )
+_WIDEST = 120
+"""Characters of a line of the table; the longest verdict still fits."""
 _COUNTS = ("exact", "answers", "accepted", "drafted", "rounds")
-_WIDTHS = (20, 8, 12, 22, 13, 16, 9, 0)
 
 
 def certificate_lines(certificate: Certificate, path: str) -> str:
     """One method's certificate."""
     declared = ", ".join(dict.fromkeys(certificate.declared.values())) or "nothing: it fits no model here"
-    lines = [f"{certificate.method}: {certificate.verdict}", f"  declares      {declared}"]
-    lines += [f"  {kind:<13} {text}" for kind, text in _check_lines(certificate.checks)]
-    lines.append(f"  certificate   {path}")
-    return "\n".join(_fit(line) for line in lines)
+    rows = [("  promises", declared)]
+    rows += [(f"  {kind}", finding) for kind, finding in _check_lines(certificate.checks)]
+    title = f"{certificate.method}: {certificate.verdict}"
+    return "\n".join([title, *text_table(rows), f"  certificate  {path}"])
 
 
 def control_lines(outcomes: Sequence[Outcome]) -> str:
     """What caught each broken variant."""
-    lines = ["controls: methods broken on purpose must be caught, honest ones must pass"]
+    rows: list[tuple[str, ...]] = []
     for outcome in outcomes:
-        state = f"caught by {outcome.caught.kind}" if outcome.caught else "passes"
+        state = "caught" if outcome.caught else "passes"
         state = state if outcome.is_as_expected else f"ESCAPED ({state})"
-        lines.append(f"  {outcome.control.name:<37} {state}")
+        by = f" by {outcome.caught.kind}" if outcome.caught else ""
+        rows.append((f"  {outcome.control.name}", f"{state}{by}"))
         if outcome.caught:
-            lines.append(f"    {outcome.caught.subject}: {outcome.caught.detail}")
-    return "\n".join(_fit(line) for line in lines)
+            rows.append((f"    {outcome.caught.subject}: {outcome.caught.detail}",))
+    title = "controls: methods broken on purpose must be caught, honest ones must pass"
+    return "\n".join([title, *text_table(rows)])
 
 
-def table(certificates: Sequence[Certificate]) -> str:
+def certificate_table(certificates: Sequence[Certificate]) -> str:
     """One row per method."""
-    return "\n".join(_cells(row) for row in (_HEADER, *map(_row, certificates)))
+    return "\n".join(text_table([*_HEADER, *map(_row, certificates)], least=(14,), most=_WIDEST))
 
 
 def _row(certificate: Certificate) -> tuple[str, ...]:
-    caught = Counter(bool(kind) for kind in certificate.controls.values())
+    caught = Counter(bool(check) for check in certificate.controls.values())
     return (
         certificate.method,
         _rounds(certificate),
@@ -64,57 +61,57 @@ def _row(certificate: Certificate) -> tuple[str, ...]:
 
 
 def _rounds(certificate: Certificate) -> str:
-    watched = _made(certificate, "premises")
-    return str(sum(check.figures["rounds"] for check in watched)) if watched else "-"
+    checks = _with_figures(certificate, "premises")
+    return str(sum(check.figures["rounds"] for check in checks)) if checks else "-"
 
 
 def _exact(certificate: Certificate) -> str:
-    made = _made(certificate, "greedy")
-    if not made:
+    checks = _with_figures(certificate, "greedy")
+    if not checks:
         return "-"
-    return (
-        f"{sum(check.figures['exact'] for check in made)}/{sum(check.figures['answers'] for check in made)}"
-    )
+    exact, answers = (sum(check.figures[name] for check in checks) for name in ("exact", "answers"))
+    return f"{exact}/{answers}"
 
 
 def _half(certificate: Certificate) -> str:
-    made = _made(certificate, "greedy half")
-    if not made:
+    checks = _with_figures(certificate, "greedy half")
+    if not checks:
         return "-"
-    figures = made[0].figures
-    return f"{figures['exact']} ex, {figures['ties']} tie, {figures['violations']} viol"
+    figures = checks[0].figures
+    return f"{figures['exact']} ({figures['ties']}, {figures['violations']})"
 
 
 def _sampling(certificate: Certificate) -> tuple[str, str]:
-    made = _made(certificate, "sampling")
-    if not made:
+    """The smallest p value, and the largest distance in total variation beside that of chance alone."""
+    checks = _with_figures(certificate, "sampling")
+    if not checks:
         return "-", "-"
-    worst = max(made, key=lambda check: check.figures["distance"] - check.figures["noise"]).figures
-    least = min(check.figures["p_value"] for check in made)
+    worst = max(checks, key=lambda check: check.figures["distance"] - check.figures["noise"]).figures
+    least = min(check.figures["p_value"] for check in checks)
     return f"{least:.2g}", f"{worst['distance']:.3f} ({worst['noise']:.3f})"
 
 
-def _made(certificate: Certificate, kind: str) -> list[Check]:
+def _with_figures(certificate: Certificate, kind: str) -> list[Check]:
     return [check for check in certificate.checks if check.kind == kind and check.figures]
 
 
 def _check_lines(checks: Sequence[Check]) -> Iterator[tuple[str, str]]:
-    """Kind and findings of every check; checks that passed on several random models share a line."""
+    """Kind and finding of every check; checks that passed on several random models share a line."""
     passed = [check for check in checks if check.status is Status.PASSED and check.figures]
     watched = [check for check in passed if check.kind == "premises"]
     greedy = [check for check in passed if check.kind == "greedy" and check.subject.startswith("random ")]
     for check in checks:
         if check not in watched and check not in greedy:
-            yield check.kind, f"{check.subject}: {_words(check)}"
+            yield check.kind, f"{check.subject}: {_finding(check)}"
         elif check in watched[:1]:
-            rounds, rows = (sum(each.figures[name] for each in watched) for name in ("rounds", "rows"))
+            rounds, rows = (sum(other.figures[name] for other in watched) for name in ("rounds", "rows"))
             yield "premises", f"{len(watched)} random models: hold in {rounds} rounds, {rows} rows of logits"
         elif check in greedy[:1]:
-            total = {name: sum(each.figures[name] for each in greedy) for name in _COUNTS}
+            total = {name: sum(other.figures[name] for other in greedy) for name in _COUNTS}
             yield check.kind, f"{len(greedy)} random models: {_counted(total)}"
 
 
-def _words(check: Check) -> str:
+def _finding(check: Check) -> str:
     if check.status is not Status.PASSED:
         return f"{check.status.upper()}, {check.detail}"
     return check.detail if check.kind in ("sampling", "rules") else _counted(check.figures)
@@ -125,12 +122,3 @@ def _counted(figures: Mapping[str, Any]) -> str:
         f"{figures['exact']} of {figures['answers']} exact, {figures['accepted']} of {figures['drafted']} "
         f"drafted tokens accepted in {figures['rounds']} rounds"
     )
-
-
-def _cells(row: Sequence[str]) -> str:
-    padded = [f"{cell:<{width}}" for cell, width in zip(row, _WIDTHS, strict=True)]
-    return " ".join(padded).rstrip()
-
-
-def _fit(line: str) -> str:
-    return line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..."

@@ -1,7 +1,6 @@
-"""Were the answers any good? Shares of well-formed and right answers, from records alone.
+"""Shares of well-formed and of right answers by subtask, from records alone.
 
-``python -m bench.quality RUN_FOLDER`` prints them by subtask. Only prompts that carry checks count: the
-built-in ones.
+Only prompts that carry checks count: the built-in ones.
 
 Definitions are those of `bench.tasks.checkers`. A sample that failed, or that was cut at the token budget, is
 neither well-formed nor right.
@@ -10,14 +9,15 @@ neither well-formed nor right.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cli import report_mistake
 from bench.errors import UserError
 from bench.records.model import Arm, Prompt, Sample
 from bench.records.store import load_run, load_samples
+from bench.show.layout import number, text_table
 from bench.tasks.checkers import is_right, is_well_formed
 from bench.tasks.spec_bench import read_builtin
 
@@ -43,12 +43,12 @@ class Quality:
 def quality_by_subtask(samples: Iterable[Sample], prompts: Sequence[Prompt], arm: Arm) -> dict[str, Quality]:
     """Quality of one arm's first repeat by subtask; prompts without checks are left out."""
     checks = {prompt.id: prompt.checks for prompt in prompts if prompt.checks}
-    found: dict[str, Quality] = {}
+    by_subtask: dict[str, Quality] = {}
     for sample in samples:
         if sample.arm is arm and sample.repeat == 0 and sample.prompt_id in checks:
             judged = _judge(sample, checks[sample.prompt_id][sample.turn])
-            found[sample.subtask] = found.get(sample.subtask, Quality()) + judged
-    return found
+            by_subtask[sample.subtask] = by_subtask.get(sample.subtask, Quality()) + judged
+    return by_subtask
 
 
 def _judge(sample: Sample, check: Mapping[str, object]) -> Quality:
@@ -57,31 +57,31 @@ def _judge(sample: Sample, check: Mapping[str, object]) -> Quality:
     return Quality(1, int(is_usable), int(verdict is not None), int(bool(verdict)))
 
 
-def render(found: Mapping[str, Quality]) -> str:
+def quality_table(by_subtask: Mapping[str, Quality]) -> str:
     """A plain table, one row per subtask and one for all."""
-    rows = [f"{'subtask':<18}{'answers':>8}{'well-formed':>13}{'checkable':>11}{'right':>8}"]
-    total = sum(found.values(), Quality())
-    for name, one in [*found.items(), ("all", total)]:
-        right = f"{one.right / one.checkable:.1%}" if one.checkable else "-"
-        rows.append(
-            f"{name:<18}{one.answers:>8}{one.well_formed / one.answers:>13.1%}{one.checkable:>11}{right:>8}"
-        )
-    return "\n".join(rows)
+    total = sum(by_subtask.values(), Quality())
+    rows = [("subtask", "answers", "well-formed", "checkable", "right of these")]
+    for name, quality in [*by_subtask.items(), ("all", total)]:
+        well_formed = f"{quality.well_formed / quality.answers:.1%}"
+        right = number(quality.right / quality.checkable if quality.checkable else None, ".1%")
+        rows.append((name, str(quality.answers), well_formed, str(quality.checkable), right))
+    return "\n".join(text_table(rows, align="right"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the quality of a run's baseline and method; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quality", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("run", type=Path, help="folder of a run on the built-in prompts")
     folder = parser.parse_args(arguments).run
     try:
         load_run(folder)
         samples, prompts = load_samples(folder), read_builtin().prompts
         for arm in Arm:
-            found = quality_by_subtask(samples, prompts, arm)
-            if found:
-                print(f"{arm.value}\n{render(found)}")  # noqa: T201 - the command's result
+            by_subtask = quality_by_subtask(samples, prompts, arm)
+            if by_subtask:
+                print(f"{arm.value}\n{quality_table(by_subtask)}")  # noqa: T201 - the command's result
     except UserError as mistake:
-        sys.stderr.write(f"error: {mistake.what}\nfix: {mistake.fix}\n")
-        return 2
+        return report_mistake(mistake)
     return 0

@@ -1,15 +1,14 @@
 """Is the baseline honest? Our autoregressive decoding beside ``transformers.generate``.
 
-``python -m bench.reference`` takes the embedded model, ``--model PATH`` a checkpoint, ``--random-60m`` and
-``--random-125m`` random Llamas of so many parameters. Both decode greedily in fp32 on the CPU, in one
-process, interleaved prompt by prompt (ours, theirs, theirs, ours). A speedup over a slow baseline is worth
-nothing, so ours must not be the slow one; and the ids must agree.
+Without options the embedded model decodes, with ``--model PATH`` a checkpoint, with ``--random-60m`` or
+``--random-125m`` a random Llama of that many parameters. Both sides decode greedily in fp32 on the CPU, in
+one process, interleaved prompt by prompt (ours, theirs, theirs, ours). A speedup over a slow baseline is
+worth nothing, so ours must not be the slow one; and the token ids must be equal.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, logging
 from transformers.generation.streamers import BaseStreamer
 
+from bench.cli import report_mistake
 from bench.compose.components import resolve_path
 from bench.errors import UserError
 from bench.measure.environment import device_name
@@ -30,6 +30,7 @@ from bench.measure.meters import turn_clock
 from bench.metrics.intervals import Totals, paired_speedup
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
+from bench.show.layout import speedup, text_table
 from bench.tasks.chat import ChatFormat, load_tokenizer
 from bench.tasks.spec_bench import read_builtin
 from methods.core.autoregressive import Autoregressive
@@ -43,8 +44,8 @@ ORDER = ("ours", "theirs", "theirs", "ours")
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What both sides did, arrays of shape [prompts, 2 repeats].
+class SideBySide:
+    """The work of both sides, arrays of shape [prompts, 2 repeats].
 
     Args:
         ours: Decode seconds and tokens of our runtime.
@@ -60,7 +61,7 @@ class Comparison:
 
 
 class FirstToken(BaseStreamer):
-    """Notes when ``generate`` hands over its first new token; the prompt comes through as well, first."""
+    """Notes when ``generate`` hands over its first new token, which follows the prompt."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -73,7 +74,7 @@ class FirstToken(BaseStreamer):
             self.at_s = time.perf_counter()
 
     def end(self) -> None:
-        """Called behind the last token."""
+        """Called after the last token."""
 
 
 class Sides:
@@ -120,7 +121,7 @@ class Sides:
         return tuple(out[0, ids.numel() :].tolist()), seconds
 
 
-def compare(sides: Sides, prompts: Sequence[Tensor]) -> Comparison:
+def decode_on_both_sides(sides: Sides, prompts: Sequence[Tensor]) -> SideBySide:
     """Decode every prompt twice by both sides, interleaved, after a warm-up on the first one."""
     for side in ORDER:
         sides.decode(side, prompts[0])
@@ -134,23 +135,23 @@ def compare(sides: Sides, prompts: Sequence[Tensor]) -> Comparison:
             seconds[side].append([took for name, _, took in outputs if name == side])
             tokens[side].append([len(out) - 1 for name, out, _ in outputs if name == side])
     ours, theirs = (Totals(np.array(seconds[side]), np.array(tokens[side])) for side in ("ours", "theirs"))
-    return Comparison(ours, theirs, equal, len(prompts))
+    return SideBySide(ours, theirs, equal, len(prompts))
 
 
-def report(found: Comparison) -> str:
-    """The result in three lines."""
-    ratio = paired_speedup(found.theirs, found.ours)
-    speeds = [float(side.tokens.sum() / side.seconds.sum()) for side in (found.ours, found.theirs)]
-    return (
-        f"device             {device_name(CPU)}, float32\n"
-        f"same ids           {found.equal} of {found.prompts} prompts\n"
-        f"decode tok/s       ours {speeds[0]:.0f}, transformers {speeds[1]:.0f}: "
-        f"{ratio.estimate:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
-    )
+def side_by_side_text(result: SideBySide) -> str:
+    """Device, equal outputs and both speeds with their ratio, as three lines."""
+    ours, theirs = (float(side.tokens.sum() / side.seconds.sum()) for side in (result.ours, result.theirs))
+    ratio = speedup(paired_speedup(result.theirs, result.ours))
+    rows = [
+        ("device", f"{device_name(CPU)}, float32"),
+        ("same token ids", f"{result.equal} of {result.prompts} prompts"),
+        ("decode tokens/s", f"ours {ours:.0f}, transformers {theirs:.0f}; speedup over transformers {ratio}"),
+    ]
+    return "\n".join(text_table(rows))
 
 
 def save_random(shape: str, folder: Path) -> int:
-    """A checkpoint of random weights in one of the shipped shapes, for both sides; its vocabulary."""
+    """Save a checkpoint of random weights in one of the shipped shapes; returns its vocabulary size."""
     torch.manual_seed(0)
     config = load_config(Path(resolve_path(f"{SHAPES}/{shape}")))
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -168,7 +169,7 @@ def builtin_prompts(folder: Path, count: int) -> list[Tensor]:
     chat = ChatFormat(load_tokenizer(folder))
     questions = read_builtin().prompts
     chosen = questions[:: max(1, len(questions) // count)][:count]
-    return [torch.tensor(chat.prompt_ids(one.turns[:1], ())) for one in chosen]
+    return [torch.tensor(chat.prompt_ids(question.turns[:1], ())) for question in chosen]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,8 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", default=TINY, help="checkpoint folder (default: the embedded model)")
     for shape in RANDOM_SHAPES:
-        told = f"a random Llama of {shape.upper()} parameters instead"
-        parser.add_argument(f"--random-{shape}", dest="shape", action="store_const", const=shape, help=told)
+        text = f"a random Llama of {shape.upper()} parameters instead"
+        parser.add_argument(f"--random-{shape}", dest="shape", action="store_const", const=shape, help=text)
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
@@ -190,12 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.shape is not None:
             with tempfile.TemporaryDirectory() as name:
                 prompts = random_prompts(save_random(given.shape, Path(name)), given.prompts, 64)
-                found = compare(Sides(Path(name), given.max_new_tokens, 512), prompts)
+                result = decode_on_both_sides(Sides(Path(name), given.max_new_tokens, 512), prompts)
         else:
             folder = Path(resolve_path(given.model))
-            found = compare(Sides(folder, given.max_new_tokens, 2048), builtin_prompts(folder, given.prompts))
+            sides, prompts = Sides(folder, given.max_new_tokens, 2048), builtin_prompts(folder, given.prompts)
+            result = decode_on_both_sides(sides, prompts)
     except UserError as mistake:
-        sys.stderr.write(f"error: {mistake.what}\nfix: {mistake.fix}\n")
-        return 2
-    print(report(found))  # noqa: T201 - the command's result
-    return 0 if found.equal == found.prompts else 1
+        return report_mistake(mistake)
+    print(side_by_side_text(result))  # noqa: T201 - the command's result
+    return 0 if result.equal == result.prompts else 1

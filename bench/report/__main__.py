@@ -1,7 +1,7 @@
 """`python -m bench.report`: the leaderboard and other readings, rebuilt from records alone.
 
 Exit status: 0 done; 1 with --strict if the records hold failures, with --check if files are out of date; 2 a
-mistake of the user, told in two lines.
+mistake of the user, reported in two lines.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.report",
         description=(__doc__ or "").splitlines()[0],
-        epilog="Without a command: leaderboard. COMMAND --help tells its options.",
+        epilog="Without a command: leaderboard. COMMAND --help lists its options.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_leaderboard(commands)
@@ -44,58 +44,62 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_leaderboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    one = commands.add_parser(
+    command = commands.add_parser(
         "leaderboard", help="write leaderboard.md, .html, .csv and figures/ (the default)"
     )
-    one.add_argument("results", nargs="?", type=Path, default=Path("results"), help="results folder")
-    one.add_argument(
+    command.add_argument("results", nargs="?", type=Path, default=Path("results"), help="results folder")
+    command.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; exit 1 if a file is missing, left over, or not what the records say "
+        help="write nothing; exit 1 if a file is missing, left over, or differs from what the records say "
         "(drawings are not compared: versions of matplotlib differ in them)",
     )
-    one.add_argument("--strict", action="store_true", help="exit 1 if the records hold failed samples")
-    one.set_defaults(command=_leaderboard)
+    command.add_argument("--strict", action="store_true", help="exit 1 if the records hold failed samples")
+    command.set_defaults(command=_leaderboard)
 
 
 def _add_excerpt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    one = commands.add_parser("excerpt", help="the leaderboard in short, for a README")
-    one.add_argument("results", nargs="?", type=Path, default=Path("results"), help="results folder")
-    one.add_argument("--into", type=Path, metavar="FILE", help="replace the excerpt that this file holds")
-    one.set_defaults(command=_excerpt)
+    command = commands.add_parser("excerpt", help="the leaderboard in short, for a README")
+    command.add_argument("results", nargs="?", type=Path, default=Path("results"), help="results folder")
+    command.add_argument("--into", type=Path, metavar="FILE", help="replace the excerpt that this file holds")
+    command.set_defaults(command=_excerpt)
 
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    one = commands.add_parser("compare", help="two runs on the same questions, with an interval")
-    one.add_argument("run_a", type=Path, help="folder of run A")
-    one.add_argument("run_b", type=Path, help="folder of run B")
-    one.set_defaults(command=_compare)
+    command = commands.add_parser("compare", help="two runs on the same questions, with an interval")
+    command.add_argument("run_a", type=Path, help="folder of run A")
+    command.add_argument("run_b", type=Path, help="folder of run B")
+    command.set_defaults(command=_compare)
 
 
 def _add_timeline(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    one = commands.add_parser("timeline", help="one answer as HTML: which tokens came from which round")
-    one.add_argument("run", type=Path, help="folder of the run")
-    one.add_argument("prompt_id", help="id of the question")
-    one.add_argument("--turn", type=int, default=1, help="turn of the conversation, from 1")
-    one.add_argument("--ids", action="store_true", help="show token ids; needs no tokenizer")
-    one.add_argument("--output", type=Path, default=Path("timeline.html"), help="file to write")
-    one.set_defaults(command=_timeline)
+    command = commands.add_parser("timeline", help="one answer as HTML: which tokens came from which round")
+    command.add_argument("run", type=Path, help="folder of the run")
+    command.add_argument("prompt_id", help="id of the question")
+    command.add_argument("--turn", type=int, default=1, help="turn of the conversation, from 1")
+    command.add_argument("--ids", action="store_true", help="show token ids; needs no tokenizer")
+    command.add_argument("--output", type=Path, default=Path("timeline.html"), help="file to write")
+    command.set_defaults(command=_timeline)
 
 
 def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    one = commands.add_parser("export-spec-bench", help="a run as answer files of Spec-Bench's harness")
-    one.add_argument("run", type=Path, help="folder of the run")
-    one.add_argument("--output", type=Path, default=Path("spec_bench_answers"), help="folder to write into")
-    one.set_defaults(command=_export)
-    one = commands.add_parser("import-spec-bench", help="score answer files of Spec-Bench, Kangaroo or SWIFT")
-    one.add_argument("file", type=Path, help="answers of the method")
-    one.add_argument(
+    command = commands.add_parser("export-spec-bench", help="a run as answer files of Spec-Bench's harness")
+    command.add_argument("run", type=Path, help="folder of the run")
+    command.add_argument(
+        "--output", type=Path, default=Path("spec_bench_answers"), help="folder to write into"
+    )
+    command.set_defaults(command=_export)
+    command = commands.add_parser(
+        "import-spec-bench", help="score answer files of Spec-Bench, Kangaroo or SWIFT"
+    )
+    command.add_argument("file", type=Path, help="answers of the method")
+    command.add_argument(
         "baseline", nargs="?", type=Path, help="answers of plain decoding; without it no speedups"
     )
-    one.add_argument(
+    command.add_argument(
         "--tokenizer", help="model whose tokenizer counts the baseline's text, as their script does"
     )
-    one.set_defaults(command=_import)
+    command.set_defaults(command=_import)
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
@@ -133,18 +137,18 @@ def _excerpt(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from bench.report.compare import compare_runs, load_stored, render
+    from bench.report.compare import compare_runs, comparison_text
+    from bench.report.entries import read_run
 
-    _say(render(compare_runs(load_stored(options.run_a), load_stored(options.run_b))))
+    _say(comparison_text(compare_runs(read_run(options.run_a), read_run(options.run_b))))
     return OK
 
 
 def _timeline(options: argparse.Namespace) -> int:
-    from bench.report.compare import load_stored
-    from bench.report.timeline import find_sample, timeline, timeline_page
-    from bench.report.token_texts import load_decode, pieces
+    from bench.report.entries import read_run
+    from bench.report.timeline import find_sample, load_decode, pieces, timeline, timeline_page
 
-    stored = load_stored(options.run)
+    stored = read_run(options.run)
     sample = find_sample(stored.samples, options.prompt_id, options.turn - 1)
     texts = None if options.ids else pieces(sample.ids, load_decode(stored.run))
     title = f"{stored.run.method} on {options.prompt_id}, turn {options.turn}"
@@ -155,21 +159,20 @@ def _timeline(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from bench.report.answers import write_answers
-    from bench.report.compare import load_stored
+    from bench.report.entries import read_run
 
-    _say("\n".join(str(path) for path in write_answers(load_stored(options.run), options.output)))
+    _say("\n".join(str(path) for path in write_answers(read_run(options.run), options.output)))
     return OK
 
 
 def _import(options: argparse.Namespace) -> int:
     from bench.report.answers import read_answers
-    from bench.report.rescore import render, scores, warnings
-    from bench.report.token_texts import load_counter
+    from bench.report.rescore import load_counter, scores, scores_text, warnings
 
     method = read_answers(options.file)
     baseline = read_answers(options.baseline) if options.baseline else []
     count = load_counter(options.tokenizer) if options.tokenizer else None
-    _say(render(scores(method, baseline, count), warnings(method, baseline)))
+    _say(scores_text(scores(method, baseline, count), warnings(method, baseline)))
     return OK
 
 

@@ -1,4 +1,4 @@
-"""Answer files of the original harness: JSON lines, one per question, in both directions.
+"""Answer files of Spec-Bench's harness, written and read: JSON lines, one per question.
 
 A line holds ``question_id``, ``category``, ``answer_id``, ``model_id``, ``tstamp`` and ``choices``; a
 choice holds ``turns``, ``decoding_steps`` (older forks: ``idxs``), ``new_tokens`` and ``wall_time`` per
@@ -54,8 +54,7 @@ class Answer:
 
 
 def write_answers(stored: StoredRun, folder: Path) -> list[Path]:
-    """Write a run as answer files, one pair per repeat: ``run_1/<method>.jsonl`` beside
-    ``run_1/vanilla.jsonl``.
+    """Write a run as answer files, for each repeat ``run_1/<method>.jsonl`` and ``run_1/vanilla.jsonl``.
 
     Only questions that both arms answered in full in every repeat are written; the eager arm, which decodes
     one repeat only, is left out. The first token of a turn counts as a step of one token, so that the mean of
@@ -64,16 +63,16 @@ def write_answers(stored: StoredRun, folder: Path) -> list[Path]:
     Raises:
         UserError: If there is no such question, or the folder cannot be written.
     """
-    both = [one for one in stored.samples if one.arm is not Arm.EAGER]
-    failed = {one.prompt_id for one in both if one.error is not None}
-    samples = [one for one in both if one.prompt_id not in failed]
+    both = [sample for sample in stored.samples if sample.arm is not Arm.EAGER]
+    failed = {sample.prompt_id for sample in both if sample.error is not None}
+    samples = [sample for sample in both if sample.prompt_id not in failed]
     if not samples:
         raise UserError(f"{stored.run.run_id} holds no complete answer", "let the run finish")
     names = {Arm.BASELINE: "vanilla", Arm.METHOD: stored.run.method}
     paths = []
-    for repeat in sorted({one.repeat for one in samples}):
-        for arm in sorted({one.arm for one in samples}):
-            part = [one for one in samples if one.arm is arm and one.repeat == repeat]
+    for repeat in sorted({sample.repeat for sample in samples}):
+        for arm in sorted({sample.arm for sample in samples}):
+            part = [sample for sample in samples if sample.arm is arm and sample.repeat == repeat]
             path = folder / f"run_{repeat + 1}" / f"{names[arm]}.jsonl"
             _write(path, _lines(part, f"{stored.run.model}-{names[arm]}"))
             paths.append(path)
@@ -92,34 +91,36 @@ def read_answers(path: Path) -> list[Answer]:
         raise UserError(
             f"{path} cannot be read: {error}", "give an answer file of Spec-Bench's harness"
         ) from error
-    found: dict[str, Answer] = {}
+    answers: dict[str, Answer] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             answer = _parse(line, path, number)
-            found[answer.question_id] = answer
-    if not found:
+            answers[answer.question_id] = answer
+    if not answers:
         raise UserError(f"{path} holds no answers", "give an answer file of Spec-Bench's harness")
-    return list(found.values())
+    return list(answers.values())
 
 
 def _lines(samples: Sequence[Sample], model_id: str) -> Iterable[str]:
     questions: dict[str, list[Sample]] = {}
-    for one in samples:
-        questions.setdefault(one.prompt_id, []).append(one)
+    for sample in samples:
+        questions.setdefault(sample.prompt_id, []).append(sample)
     for prompt, turns in questions.items():
-        turns.sort(key=lambda one: one.turn)
+        turns.sort(key=lambda sample: sample.turn)
         yield json.dumps(_line(prompt, turns, model_id), ensure_ascii=False)
 
 
 def _line(prompt: str, turns: Sequence[Sample], model_id: str) -> dict[str, Any]:
-    timings = [one.timing for one in turns if one.timing]
+    timings = [sample.timing for sample in turns if sample.timing]
     choice = {
         "index": 0,
-        "turns": [one.text for one in turns],
-        "decoding_steps": [1 + len(one.rounds) for one in turns],
-        "new_tokens": [len(one.ids) for one in turns],
-        "wall_time": [one.prefill_s + one.decode_s for one in timings],
-        "accept_lengths": [length for one in turns for length in (1, *(each.emitted for each in one.rounds))],
+        "turns": [sample.text for sample in turns],
+        "decoding_steps": [1 + len(sample.rounds) for sample in turns],
+        "new_tokens": [len(sample.ids) for sample in turns],
+        "wall_time": [timing.prefill_s + timing.decode_s for timing in timings],
+        "accept_lengths": [
+            length for sample in turns for length in (1, *(round_.emitted for round_ in sample.rounds))
+        ],
     }
     return {
         "question_id": int(prompt) if prompt.isdecimal() else prompt,
@@ -132,7 +133,7 @@ def _line(prompt: str, turns: Sequence[Sample], model_id: str) -> dict[str, Any]
 
 
 def _category(prompt: str, subtask: str) -> str:
-    """The category the original knows a question by; MT-bench questions of other files get the first."""
+    """The question's category in Spec-Bench; MT-bench questions of other files get the first category."""
     if subtask != MT_BENCH:
         return subtask
     place = (int(prompt) - _FIRST_MT_BENCH_ID) // _PER_CATEGORY if prompt.isdecimal() else 0
@@ -157,11 +158,11 @@ def _parse(line: str, path: Path, number: int) -> Answer:
         answer = Answer(
             question_id=str(record["question_id"]),
             subtask=MT_BENCH if (category := str(record["category"])) in MT_BENCH_CATEGORIES else category,
-            texts=tuple(str(one) for one in choice["turns"]),
-            steps=tuple(int(one) for one in steps),
-            new_tokens=tuple(int(one) for one in choice["new_tokens"]),
-            wall_s=tuple(float(one) for one in choice["wall_time"]),
-            accept_lengths=tuple(int(one) for one in choice.get("accept_lengths", ())),
+            texts=tuple(str(value) for value in choice["turns"]),
+            steps=tuple(int(value) for value in steps),
+            new_tokens=tuple(int(value) for value in choice["new_tokens"]),
+            wall_s=tuple(float(value) for value in choice["wall_time"]),
+            accept_lengths=tuple(int(value) for value in choice.get("accept_lengths", ())),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(

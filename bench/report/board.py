@@ -1,8 +1,8 @@
 """Sections of a leaderboard and the ranks in them: a section holds what may be compared, and nothing else.
 
 A section is one setting (model, device, precision, sampling, ...) and one set of questions. Within it,
-lossless and lossy methods are ranked apart, and what cannot be believed or is not finished is listed with
-the reason, without a rank.
+lossless and lossy methods are ranked separately. What cannot be believed or is not finished is listed with
+the reason and has no rank.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.metrics.intervals import Interval
+from bench.metrics.summary import QUESTION_SOURCES
 from bench.records.model import Arm, Verdict
 from bench.report.entries import Entry, Setting
 from bench.tasks.spec_bench import QUESTIONS_PER_SUBTASK
@@ -22,7 +23,7 @@ _LONGEST_VALUE = 20
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """An entry with its place; equal places are ties."""
+    """An entry with its rank; equal ranks are ties."""
 
     rank: int
     label: str
@@ -30,8 +31,8 @@ class Ranked:
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
-    """An entry without a place, and why."""
+class Unranked:
+    """An entry without a rank, and why it has none."""
 
     reason: str
     label: str
@@ -48,69 +49,78 @@ class Section:
     is_partial: bool
     lossless: tuple[Ranked, ...]
     lossy: tuple[Ranked, ...]
-    apart: tuple[Apart, ...]
+    unranked: tuple[Unranked, ...]
 
     @property
     def ranked(self) -> tuple[Ranked, ...]:
-        """Every entry with a place, lossless ones first."""
+        """Every entry with a rank, lossless ones first."""
         return self.lossless + self.lossy
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """Every entry, those with a place first."""
-        return tuple(one.entry for one in self.ranked) + tuple(one.entry for one in self.apart)
+        """Every entry, those with a rank first."""
+        return tuple(row.entry for row in self.ranked) + tuple(row.entry for row in self.unranked)
 
     @property
     def title(self) -> str:
-        """Model, device, precision and sampling."""
-        one = self.setting
-        return f"{one.model} on {one.device}, {one.dtype}, {one.sampling}"
+        """Model, device, precision, sampling, runtime tier and longest sequence."""
+        setting = self.setting
+        parts = [f"{setting.model} on {setting.device}", setting.dtype, setting.sampling]
+        parts += [f"{setting.tier} tier"] if setting.tier else []
+        parts += [f"at most {setting.max_length} tokens"] if setting.max_length else []
+        return ", ".join(parts)
+
+    @property
+    def anchor(self) -> str:
+        """Model and 8 hex digits over all that sets the section apart from others: a file name that stays."""
+        text = "\n".join([repr(self.setting), *sorted(self.asked)])
+        model = "".join(
+            character if character.isalnum() or character in "_-" else "-" for character in self.setting.model
+        )
+        return f"{model}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @property
     def questions(self) -> str:
         """What was asked, such as ``40 of 80 built-in questions (mt_bench)``."""
-        kinds = {"builtin": "built-in questions", "official": "official Spec-Bench questions"}
-        kinds |= {"modified": "questions of a modified Spec-Bench file", "jsonl": "own questions"}
-        kind = kinds.get(self.setting.prompts, f"{self.setting.prompts} questions")
-        total = (
-            QUESTIONS_PER_SUBTASK * len(self.subtasks)
-            if self.setting.prompts in ("builtin", "official")
-            else None
-        )
-        count = len(self.asked)
+        source, count = self.setting.prompts, len(self.asked)
+        kind = QUESTION_SOURCES.get(source, f"{source} questions")
+        total = QUESTIONS_PER_SUBTASK * len(self.subtasks) if source in ("builtin", "official") else None
         amount = f"all {count}" if total == count else f"{count} of {total}" if total else f"{count}"
         return f"{amount} {kind} ({', '.join(self.subtasks)})"
 
 
-def sections(found: Sequence[Entry]) -> list[Section]:
-    """Entries by what may be compared: whole question sets first, larger ones first.
+def sections(every_entry: Sequence[Entry]) -> list[Section]:
+    """Entries grouped by what may be compared: whole question sets first, larger ones first.
 
-    An unfinished entry joins the smallest section of its setting whose questions hold all of its own.
+    An unfinished entry joins the smallest section of its setting whose questions include all of its own.
     """
-    finished = [one for one in found if not _is_unfinished(one)]
     groups: dict[tuple[Setting, frozenset[str]], list[Entry]] = {}
-    for one in finished:
-        groups.setdefault((one.setting, one.asked), []).append(one)
-    for one in found:
-        if _is_unfinished(one):
-            wider = [key for key in groups if key[0] == one.setting and key[1] >= one.asked]
-            key = min(wider, key=lambda key: len(key[1]), default=(one.setting, one.asked))
-            groups.setdefault(key, []).append(one)
+    for entry in every_entry:
+        if not _is_unfinished(entry):
+            groups.setdefault((entry.setting, entry.asked), []).append(entry)
+    for entry in every_entry:
+        if _is_unfinished(entry):
+            wider = [key for key in groups if key[0] == entry.setting and key[1] >= entry.asked]
+            key = min(wider, key=lambda key: len(key[1]), default=(entry.setting, entry.asked))
+            groups.setdefault(key, []).append(entry)
     made = [_section(setting, asked, group) for (setting, asked), group in groups.items()]
-    return sorted(made, key=lambda one: (one.is_partial, one.setting, -len(one.asked), sorted(one.asked)))
+    return sorted(
+        made, key=lambda part: (part.is_partial, part.setting, -len(part.asked), sorted(part.asked))
+    )
 
 
 def ranks(intervals: Sequence[Interval]) -> list[int]:
-    """The place of each interval: one more than the number of intervals that lie wholly above it.
+    """The rank of each interval: one more than the number of intervals that lie wholly above it.
 
-    Two methods have different places only if their intervals separate, so ties share one.
+    Methods of equal rank may differ in speed, and methods of different rank may have intervals that overlap:
+    a difference between two methods is sure only where their own intervals do not overlap.
     """
-    return [1 + sum(other.low > one.high for other in intervals) for one in intervals]
+    return [1 + sum(other.low > interval.high for other in intervals) for interval in intervals]
 
 
-def reasons_apart(entry: Entry) -> list[str]:
-    """Why an entry gets no place; empty if it may be ranked."""
-    if not any(one.arm is Arm.METHOD for one in entry.samples):
+def reasons_unranked(entry: Entry) -> list[str]:
+    """Why an entry gets no rank; empty if it gets one."""
+    if not any(sample.arm is Arm.METHOD for sample in entry.samples):
         return ["the baseline alone"]
     return [*_gaps(entry), *_doubts(entry)]
 
@@ -148,24 +158,26 @@ def _doubts(entry: Entry) -> list[str]:
 
 
 def labels(group: Sequence[Entry]) -> list[str]:
-    """A name per entry that tells it from the others: the method, and settings in which variants differ."""
-    found = [_label(one, [other for other in group if other.method == one.method]) for one in group]
+    """A name per entry that differs from all others: the method, and the settings in which its variants
+    differ.
+    """
+    names = [_label(entry, [other for other in group if other.method == entry.method]) for entry in group]
     return [
-        name if found.count(name) == 1 else f"{name} (run {one.stored[0].run.run_id[-8:]})"
-        for name, one in zip(found, group, strict=True)
+        name if names.count(name) == 1 else f"{name} (run {entry.stored[0].run.run_id[-8:]})"
+        for name, entry in zip(names, group, strict=True)
     ]
 
 
-def _label(entry: Entry, namesakes: Sequence[Entry]) -> str:
+def _label(entry: Entry, variants: Sequence[Entry]) -> str:
     keys = [
         key
         for key in sorted(entry.params)
-        if any(other.params.get(key) != entry.params[key] for other in namesakes)
+        if any(other.params.get(key) != entry.params[key] for other in variants)
     ]
     parts = [entry.method, *(f"{key}={_value(entry.params[key])}" for key in keys)]
-    if len({one.weights for one in namesakes}) > 1 and entry.weights:
+    if len({other.weights for other in variants}) > 1 and entry.weights:
         parts.append(f"weights {entry.weights[:6]}")
-    if len({one.is_published for one in namesakes}) > 1 and not entry.is_published:
+    if len({other.is_published for other in variants}) > 1 and not entry.is_published:
         parts.append("(own run)")
     return " ".join(parts)
 
@@ -183,24 +195,26 @@ def _is_unfinished(entry: Entry) -> bool:
 
 
 def _section(setting: Setting, asked: frozenset[str], group: Sequence[Entry]) -> Section:
-    named = list(zip(labels(group), group, strict=True))
-    checked = [(label, one, "; ".join(reasons_apart(one))) for label, one in named]
-    sound = [(label, one) for label, one, reason in checked if not reason]
-    apart = [Apart(reason, label, one) for label, one, reason in checked if reason]
-    widest = max(group, key=lambda one: len(one.asked))
+    checked = [
+        (label, entry, "; ".join(reasons_unranked(entry)))
+        for label, entry in zip(labels(group), group, strict=True)
+    ]
+    sound = [(label, entry) for label, entry, reason in checked if not reason]
+    unranked = [Unranked(reason, label, entry) for label, entry, reason in checked if reason]
+    widest = max(group, key=lambda entry: len(entry.asked))
     return Section(
         setting=setting,
         asked=asked,
-        subtasks=tuple(dict.fromkeys(one.subtask for one in widest.samples)),
-        is_partial=any(one.is_partial for one in group if one.asked == asked),
-        lossless=_ranked([one for one in sound if not one[1].summary.is_lossy]),
-        lossy=_ranked([one for one in sound if one[1].summary.is_lossy]),
-        apart=tuple(sorted(apart, key=lambda one: one.label)),
+        subtasks=tuple(dict.fromkeys(sample.subtask for sample in widest.samples)),
+        is_partial=any(entry.is_partial for entry in group if entry.asked == asked),
+        lossless=_ranked([(label, entry) for label, entry in sound if not entry.summary.is_lossy]),
+        lossy=_ranked([(label, entry) for label, entry in sound if entry.summary.is_lossy]),
+        unranked=tuple(sorted(unranked, key=lambda row: row.label)),
     )
 
 
 def _ranked(named: Sequence[tuple[str, Entry]]) -> tuple[Ranked, ...]:
-    intervals = [decode for _, one in named if (decode := one.summary.speedup.decode) is not None]
+    intervals = [decode for _, entry in named if (decode := entry.summary.speedup.decode) is not None]
     places = zip(ranks(intervals), intervals, named, strict=True)
     in_order = sorted(places, key=lambda place: (place[0], -place[1].estimate, place[2][0]))
     return tuple(Ranked(rank, label, entry) for rank, _, (label, entry) in in_order)

@@ -2,7 +2,7 @@
 
 The same records give the same bytes: no dates, fixed float formats, seeded intervals and ids. Drawings may
 differ between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings;
-of figure files it asks only that they are there.
+figure files must only be there.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.report.board import Section, sections
 from bench.report.claims import load_papers
-from bench.report.document import Document, document
+from bench.report.document import Document, paper_claims, section_chapter
 from bench.report.entries import Entry, entries, read_runs
-from bench.report.markdown import markdown
-from bench.report.page import page
+from bench.report.pages import html_page, markdown_page
 from bench.report.profiles import profile_chapters
 from bench.report.style import png, svg
-from bench.report.tables import csv_rows
+from bench.report.tables import csv_rows, section_tables
 
 TEXTS = ("leaderboard.md", "leaderboard.html", "leaderboard.csv")
 
@@ -45,21 +44,24 @@ class Leaderboard:
     @property
     def failures(self) -> int:
         """Failed samples in the records, of every arm."""
-        found = [one.summary for one in self.entries]
-        return sum(sum([*one.failures.values(), *one.eager_failures.values()]) for one in found)
+        summaries = [entry.summary for entry in self.entries]
+        return sum(sum([*part.failures.values(), *part.eager_failures.values()]) for part in summaries)
 
 
 def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
-    """The leaderboard of a results folder.
+    """The leaderboard of a results folder: first the board itself, then what explains it.
 
     Raises:
         UserError: If there are no runs, or a record or a list of claims is corrupt.
     """
-    found = entries(read_runs(results), resamples=resamples)
-    parts = sections(found)
-    whole = document(parts, load_papers(), profile_chapters(results))
-    texts = dict(zip(TEXTS, (markdown(whole), page(whole), _csv(parts)), strict=True))
-    return Leaderboard(tuple(found), texts, _pictures(whole))
+    every_entry = entries(read_runs(results), resamples=resamples)
+    board = sections(every_entry)
+    tables = [section_tables(section) for section in board]
+
+    chapters = [section_chapter(section, rows) for section, rows in zip(board, tables, strict=True)]
+    whole = Document((*chapters, *profile_chapters(results)), paper_claims(load_papers(), board))
+    texts = dict(zip(TEXTS, (markdown_page(whole), html_page(whole), _csv(board)), strict=True))
+    return Leaderboard(tuple(every_entry), texts, _pictures(whole))
 
 
 def write(board: Leaderboard, results: Path) -> list[Path]:
@@ -88,8 +90,8 @@ def write(board: Leaderboard, results: Path) -> list[Path]:
 def differences(board: Leaderboard, results: Path) -> list[str]:
     """Files on disk that do not follow from the records: texts that differ, figures missing or left over."""
     texts = [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
-    drawn = {path.name for suffix in ("png", "svg") for path in (results / "figures").glob(f"*.{suffix}")}
-    return texts + [f"figures/{name}" for name in sorted(drawn ^ set(board.pictures))]
+    on_disk = {path.name for suffix in ("png", "svg") for path in (results / "figures").glob(f"*.{suffix}")}
+    return texts + [f"figures/{name}" for name in sorted(on_disk ^ set(board.pictures))]
 
 
 def _stored(path: Path) -> str | None:
@@ -100,10 +102,9 @@ def _comparable(text: str) -> str:
     return re.sub(r"<svg.*?</svg>", "<svg></svg>", text, flags=re.DOTALL)
 
 
-def _csv(found: Sequence[Section]) -> str:
+def _csv(board: Sequence[Section]) -> str:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows(csv_rows(found))
+    csv.writer(buffer, lineterminator="\n").writerows(csv_rows(board))
     return buffer.getvalue()
 
 

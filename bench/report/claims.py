@@ -1,4 +1,4 @@
-"""What papers claim, beside what was measured here, and why the two may not be compared where they may not.
+"""What papers claim, beside what was measured here, or beside the reason why the two may not be compared.
 
 One yaml file per paper under ``conf/paper``; its keys are those of `Paper` and `Claim`. A claim names its
 method and model as ``conf/method`` and ``conf/model`` do where this benchmark has them.
@@ -82,12 +82,12 @@ class Paper:
     remarks: tuple[str, ...] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        if unknown := sorted({one.tag for one in self.claims} - set(self.tags)):
+        if unknown := sorted({claim.tag for claim in self.claims} - set(self.tags)):
             raise ValueError(f"{self.title}: tags {unknown} are not explained")
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class MatchedClaim:
     """A claim beside our figures: the measured ones by column, or the reason why there are none."""
 
     claim: Claim
@@ -99,30 +99,30 @@ def load_papers(folder: Path = PAPERS) -> list[Paper]:
     """Every paper of a folder, by file name.
 
     Raises:
-        UserError: If a file does not follow the schema, naming it.
+        UserError: If a file does not follow the schema; it names the file.
     """
     return [_load(path) for path in sorted(folder.glob("*.yaml"))]
 
 
-def compare(claim: Claim, found: Sequence[Section]) -> Comparison:
+def match_claim(claim: Claim, board: Sequence[Section]) -> MatchedClaim:
     """Our figures for a claim: those of the first section and entry that match it in every respect."""
     reason = "not measured"
-    for section in found:
-        for one in section.ranked:
-            if one.entry.method != claim.method:
+    for section in board:
+        for row in section.ranked:
+            if row.entry.method != claim.method:
                 continue
             reason = _obstacle(claim, section)
             if not reason:
-                return Comparison(claim, _measured(claim, one), "")
-    return Comparison(claim, {}, reason)
+                return MatchedClaim(claim, _measured(claim, row), "")
+    return MatchedClaim(claim, {}, reason)
 
 
-def claim_table(paper: Paper, found: Sequence[Section]) -> Table:
+def claim_table(paper: Paper, board: Sequence[Section]) -> Table:
     """A row per claim: what it says, what we measured or why we did not."""
     rows = []
     for claim in paper.claims:
-        beside = compare(claim, found)
-        ours = _listed(beside.measured, claim.metric) or beside.reason
+        matched = match_claim(claim, board)
+        ours = _listed(matched.measured, claim.metric) or matched.reason
         where = f"{claim.model}, {claim.device}; {claim.setting}"
         metric = claim.metric.replace("_", " ")
         rows.append((claim.claim, metric, _listed(claim.figures, claim.metric), ours, where, _source(claim)))
@@ -165,18 +165,18 @@ def _obstacle(claim: Claim, section: Section) -> str:
     return ""
 
 
-def _measured(claim: Claim, one: Ranked) -> dict[str, float]:
+def _measured(claim: Claim, row: Ranked) -> dict[str, float]:
     """Our figures for the columns of a claim; end-to-end speedups, since papers time the whole answer."""
-    summary, subtasks = one.entry.summary, one.entry.subtasks
+    summary, subtasks = row.entry.summary, row.entry.subtasks
     parts = {name: (part.speedup.end_to_end, part.acceptance_length) for name, part in subtasks.items()}
     parts[OVERALL] = (summary.speedup.end_to_end, summary.acceptance.pooled)
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name in claim.figures:
         interval, length = parts.get(name, (None, None))
         value = length if claim.metric == "acceptance_length" else interval.estimate if interval else None
         if value is not None:
-            found[name] = value
-    return found
+            figures[name] = value
+    return figures
 
 
 def _load(path: Path) -> Paper:
@@ -185,7 +185,7 @@ def _load(path: Path) -> Paper:
         if not isinstance(content, dict):
             raise TypeError("it is no mapping")
         tree: dict[str, Any] = {str(key): value for key, value in content.items()}
-        claims = tuple(_claim(one, tree.get("defaults", {})) for one in tree["claims"])
+        claims = tuple(_claim(claim, tree.get("defaults", {})) for claim in tree["claims"])
         remarks = tuple(tree.get("remarks", ()))
         return Paper(tree["title"], tree["reference"], tree["tags"], claims, remarks)
     except (KeyError, TypeError, ValueError) as error:

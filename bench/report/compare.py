@@ -1,6 +1,6 @@
 """Two runs side by side, question by question: which method decodes faster, and how sure that is.
 
-Each run has its own baseline, decoded in turns with its method. So a method's time is taken relative to its
+Each run has its own baseline, interleaved with its method. So a method's time is taken relative to its
 own baseline on the same question before the runs are compared: a machine that was slower during one run
 slows its baseline as well and cancels out. How far the baselines differ is shown beside it.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,8 +16,8 @@ from bench.errors import UserError
 from bench.metrics.counts import Work, decode_per_question
 from bench.metrics.intervals import Interval, Totals, geometric_speedup, paired_speedup
 from bench.records.model import Arm, Sample
-from bench.records.store import load_run, load_samples
 from bench.report.entries import StoredRun, setting_of
+from bench.show.layout import text_table
 
 _SAME = (
     "model",
@@ -28,6 +27,7 @@ _SAME = (
     "sampling",
     "questions",
     "template",
+    "runtime",
     "max_new_tokens",
     "history",
 )
@@ -41,9 +41,8 @@ class Paired:
         names: What to call them.
         questions: Questions that are complete in both.
         relative: How many times as fast B decodes as A, each relative to its own baseline: geometric mean
-            over
-            questions.
-        raw: The same ratio of total times, baselines left out.
+            over questions.
+        raw: The same as a ratio of total times, without the baselines.
         baselines: How many times as fast B's baseline decodes as A's.
     """
 
@@ -56,44 +55,30 @@ class Paired:
     def sentence(self) -> str:
         """The result in one plain sentence."""
         first, second = self.names
-        interval = f"{self.relative.level:.0%} interval {self.relative.low:.2f} to {self.relative.high:.2f}"
+        level, low, high = self.relative.level, self.relative.low, self.relative.high
         where = f"on the same {self.questions} questions"
         if not self.relative.is_known or self.relative.contains(1.0):
-            ratio = f"the ratio is {_x(self.relative)} ({interval})"
+            ratio = f"the ratio is {_factor(self.relative)} ({level:.0%} interval {low:.2f} to {high:.2f})"
             return f"{second} and {first} cannot be told apart {where}: {ratio}."
         if self.relative.estimate > 1:
-            return f"{second} decodes {_x(self.relative)} as fast as {first} {where} ({interval})."
-        factor = 1 / self.relative.estimate
-        bounds = (
-            f"{self.relative.level:.0%} interval {1 / self.relative.high:.2f} to {1 / self.relative.low:.2f}"
-        )
-        return f"{first} decodes {factor:.2f}x as fast as {second} {where} ({bounds})."
-
-
-def load_stored(folder: Path) -> StoredRun:
-    """A run by its folder.
-
-    Raises:
-        UserError: If it is no run, or holds no samples.
-    """
-    one = StoredRun(load_run(folder), tuple(load_samples(folder)))
-    if not one.samples:
-        raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
-    return one
+            bounds = f"{level:.0%} interval {low:.2f} to {high:.2f}"
+            return f"{second} decodes {_factor(self.relative)} as fast as {first} {where} ({bounds})."
+        bounds = f"{level:.0%} interval {1 / high:.2f} to {1 / low:.2f}"
+        return f"{first} decodes {1 / self.relative.estimate:.3f}x as fast as {second} {where} ({bounds})."
 
 
 def compare_runs(first: StoredRun, second: StoredRun, *, resamples: int = 10_000) -> Paired:
-    """Hold run B (`second`) against run A (`first`).
+    """The speed of run B (`second`) over that of run A (`first`).
 
     Raises:
         UserError: If they were not measured alike or on the same questions, or if one lacks an arm.
     """
     _check_alike(first, second)
-    works = [_works(one, arm) for one in (first, second) for arm in (Arm.BASELINE, Arm.METHOD)]
-    questions = sorted(set.intersection(*(set(one) for one in works)))
+    works = [_works(run, arm) for run in (first, second) for arm in (Arm.BASELINE, Arm.METHOD)]
+    questions = sorted(set.intersection(*(set(work) for work in works)))
     if not questions:
         raise UserError("the runs share no question that is complete in both", "let both runs finish")
-    base_a, method_a, base_b, method_b = (_totals(one, questions) for one in works)
+    base_a, method_a, base_b, method_b = (_totals(work, questions) for work in works)
     return Paired(
         names=_names(first, second),
         questions=len(questions),
@@ -105,27 +90,26 @@ def compare_runs(first: StoredRun, second: StoredRun, *, resamples: int = 10_000
     )
 
 
-def render(paired: Paired) -> str:
-    """The comparison as four lines."""
-    rows = (
-        ("B over A, each relative to its own baseline", paired.relative),
-        ("B over A, times as they are", paired.raw),
-        ("baseline of B over baseline of A", paired.baselines),
-    )
-    lines = [f"{name:<46}{_x(one)} [{one.low:.3f}, {one.high:.3f}]" for name, one in rows]
+def comparison_text(paired: Paired) -> str:
+    """The comparison as a sentence and three ratios of decode speeds."""
+    ratios = {
+        "speed of B over A, each relative to its own baseline": paired.relative,
+        "speed of B over A, baselines left out": paired.raw,
+        "speed of B's baseline over A's baseline": paired.baselines,
+    }
+    rows = [(name, f"{_factor(ratio)} [{ratio.low:.3f}, {ratio.high:.3f}]") for name, ratio in ratios.items()]
     drift = [] if paired.baselines.contains(1.0) else ["the machine was not equally fast during both runs"]
-    return "\n".join([paired.sentence(), *lines, *drift])
+    names = "A is {}, B is {}:".format(*paired.names)
+    return "\n".join([paired.sentence(), names, *text_table(rows), *drift])
 
 
 def _check_alike(first: StoredRun, second: StoredRun) -> None:
-    one, other = setting_of(first), setting_of(second)
-    different = [name for name in _SAME if getattr(one, name) != getattr(other, name)]
+    a, b = setting_of(first), setting_of(second)
+    different = [name for name in _SAME if getattr(a, name) != getattr(b, name)]
     if different:
-        told = "; ".join(
-            f"{name} is {getattr(one, name)!r} and {getattr(other, name)!r}" for name in different
-        )
+        values = "; ".join(f"{name} is {getattr(a, name)!r} and {getattr(b, name)!r}" for name in different)
         raise UserError(
-            f"the runs were not measured alike: {told}", "compare runs that differ in the method only"
+            f"the runs were not measured alike: {values}", "compare runs that differ in the method only"
         )
     asked, others = ({sample.prompt_id for sample in run.samples} for run in (first, second))
     if asked != others:
@@ -137,10 +121,10 @@ def _check_alike(first: StoredRun, second: StoredRun) -> None:
 
 
 def _works(stored: StoredRun, arm: Arm) -> dict[str, Work]:
-    """Decode work by question, over all repeats; questions that failed in either of both arms are out."""
-    compared = [one for one in stored.samples if one.arm is not Arm.EAGER]
-    failed = {one.prompt_id for one in compared if one.error is not None}
-    samples = [one for one in compared if one.arm is arm and one.prompt_id not in failed]
+    """Decode work by question, over all repeats; questions that failed in baseline or method are left out."""
+    compared = [sample for sample in stored.samples if sample.arm is not Arm.EAGER]
+    failed = {sample.prompt_id for sample in compared if sample.error is not None}
+    samples = [sample for sample in compared if sample.arm is arm and sample.prompt_id not in failed]
     if not samples:
         raise UserError(
             f"{stored.run.run_id} holds no usable samples of the {arm.value}", "compare runs of methods"
@@ -149,17 +133,17 @@ def _works(stored: StoredRun, arm: Arm) -> dict[str, Work]:
 
 
 def _by_question(samples: Sequence[Sample]) -> dict[str, Work]:
-    found: dict[str, Work] = {}
+    totals: dict[str, Work] = {}
     for (prompt, _), work in decode_per_question(samples).items():
-        done = found.get(prompt, Work(0, 0.0))
-        found[prompt] = Work(done.tokens + work.tokens, done.seconds + work.seconds)
-    return {prompt: work for prompt, work in found.items() if work.tokens and work.seconds}
+        done = totals.get(prompt, Work(0, 0.0))
+        totals[prompt] = Work(done.tokens + work.tokens, done.seconds + work.seconds)
+    return {prompt: work for prompt, work in totals.items() if work.tokens and work.seconds}
 
 
 def _totals(works: Mapping[str, Work], questions: Sequence[str]) -> Totals:
     return Totals(
-        np.array([works[one].seconds for one in questions], dtype=np.float64),
-        np.array([works[one].tokens for one in questions], dtype=np.float64),
+        np.array([works[prompt].seconds for prompt in questions], dtype=np.float64),
+        np.array([works[prompt].tokens for prompt in questions], dtype=np.float64),
     )
 
 
@@ -175,5 +159,5 @@ def _names(first: StoredRun, second: StoredRun) -> tuple[str, str]:
     return first.run.run_id, second.run.run_id
 
 
-def _x(interval: Interval) -> str:
+def _factor(interval: Interval) -> str:
     return f"{interval.estimate:.3f}x"

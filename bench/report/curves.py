@@ -1,10 +1,10 @@
-"""Figures about cost, quality and sweeps, each a pure function of a tidy frame that somebody else measured.
+"""Figures about cost, quality and sweeps, each a pure function of a tidy frame.
 
 Frames:
 
 - cost curve: ``M, seconds, context`` (rows verified at once, seconds of a pass, tokens in the cache), and the
   roofline: ``seconds, context`` (least time of a pass, by the bytes that it reads)
-- layer cost: ``layers, seconds, context`` (seconds of one row through so many layers; 0 is the head alone)
+- layer cost: ``layers, seconds, context`` (seconds of one row through that many layers; 0 is the head alone)
 - prediction: ``method, predicted, measured, low, high`` (speedups and the measured interval, NaN without one)
 - quality: ``method, confidence, speedup, right, right_of_target, nats, nats_of_target`` (shares of right
   answers, and nats per token of the output under the target, each beside the baseline's; NaN where unknown)
@@ -81,7 +81,7 @@ def layer_cost(frame: pd.DataFrame) -> Figure:
 
 
 def predicted_against_measured(frame: pd.DataFrame) -> Figure:
-    """Predicted beside measured speedup; below the line, time is lost that the cost model does not see."""
+    """Predicted beside measured speedup; below the line, time is lost that the prediction leaves out."""
     with styled():
         figure = new_figure(4.4)
         axes = figure.subplots()

@@ -1,39 +1,42 @@
-"""A leaderboard as a document: text, tables and figures in reading order, before any markup."""
+"""A leaderboard as a document: text, tables and figures in reading order, before it becomes Markdown or
+HTML.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.report.board import Section
 from bench.report.claims import Paper, claim_table
 from bench.report.figure_data import pictures
-from bench.report.picture import Picture
-from bench.report.tables import Table, has_eager, section_tables
+from bench.report.style import Picture
+from bench.report.tables import Table, has_eager
 
 TITLE = "Self-speculative decoding leaderboard"
 NOTES = (
-    "Speedups are over autoregressive decoding by the same runtime, interleaved with the method on the same "
-    "questions: ratio of seconds per token over all questions, with a 95 % bootstrap interval over them. "
-    "Decode leaves the prefill out; end to end holds it.",
-    "Ranks follow the decode speedup. A rank is one more than the number of methods whose interval lies "
-    "wholly above; methods whose intervals overlap are not told apart.",
-    "Acceptance length is tokens per target pass, the prefill being a pass of one token. Output says what "
-    "comparing every answer with the model's own gave.",
-    "Spec-Bench's formula (a mean of per-question rates over another such mean) is shown to compare with its "
-    "boards only.",
-    "Sections hold what may be compared: one model, device, precision, sampling and set of questions. "
-    "Compare speedups within a section only.",
+    "Speedups are over plain autoregressive decoding by the same runtime, interleaved with the method on "
+    "the same questions: the ratio of seconds per token over all questions, with a 95 % bootstrap interval "
+    "over the questions. Decode speedups leave the prefill out, end-to-end speedups include it.",
+    "Ranks follow the decode speedup: a rank is one more than the number of methods whose interval lies "
+    "wholly above. Two methods differ for sure only where their own intervals do not overlap, whatever "
+    "their ranks.",
+    "Acceptance length is tokens per target pass, the prefill counting as a pass of one token. The column "
+    "output says what comparing every answer, token by token, with the baseline's gave; proved means that "
+    "python -m bench.prove has tested this very source.",
+    "By Spec-Bench's formula (a mean of per-question rates over another such mean) is shown only for "
+    "comparison with boards that use it.",
+    "Each section holds what may be compared: one model, device, precision, sampling, runtime and set of "
+    "questions. Compare speedups within a section only.",
 )
 EMBEDDED_NOTE = (
     "The built-in questions suit the embedded model, whose text is very regular and easy to draft: these "
     "speedups show that the machinery works and say nothing about a method on a real model."
 )
 EAGER_NOTE = (
-    "Against eager ranks nothing: it is the decode speedup over a textbook loop on the same weights and the "
-    "first repeat of the same questions. Papers mostly report such a figure; how much faster this runtime's "
-    "own baseline is than that loop is part of it."
+    "The column over an eager loop ranks nothing: it is the decode speedup over a textbook loop on the "
+    "same weights and the first repeat of the same questions. Papers mostly report such a figure; it "
+    "includes how much faster this runtime's own baseline is than that loop."
 )
 CLAIMS_TITLE = "Published claims"
 CLAIMS_NOTE = (
@@ -44,7 +47,7 @@ CLAIMS_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A section of the leaderboard, or a profile, ready to be set.
+    """A section of the leaderboard, or a profile, with all of its text.
 
     Args:
         anchor: Name of its files and of its place in the page.
@@ -54,7 +57,7 @@ class Chapter:
         remarks: What a reader must know.
         tables: In reading order.
         pictures: In reading order.
-        records: Ids of the runs, or of the profile, it rests on.
+        records: Ids of the runs, or of the profile, that it rests on.
     """
 
     anchor: str
@@ -77,32 +80,33 @@ class PaperClaims:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The whole leaderboard."""
+    """The whole leaderboard: sections, then profiles, then claims."""
 
     chapters: tuple[Chapter, ...]
     claims: tuple[PaperClaims, ...]
 
 
-def document(found: Sequence[Section], papers: Sequence[Paper], profiles: Sequence[Chapter] = ()) -> Document:
-    """Chapters in the order of the sections, then those of profiles, then the claims."""
-    claims = [PaperClaims(claim_table(one, found), (*one.remarks, _legend(one))) for one in papers]
-    return Document((*(chapter_of(one) for one in found), *profiles), tuple(claims))
-
-
-def chapter_of(section: Section) -> Chapter:
-    """A section, ready to be set."""
+def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
+    """A section with its tables, its remarks and its figures."""
     history = section.setting.history
     part = ", a part of its subtasks' questions" if section.is_partial else ""
     return Chapter(
-        anchor=_anchor(section),
+        anchor=section.anchor,
         title=section.title,
         questions=section.questions,
         subtitle=f"Asked: {section.questions}{part}. Up to {section.setting.max_new_tokens} new tokens; "
         f"conversations continue on {'each arm' if history == 'free' else 'the baseline'}'s own answers.",
         remarks=_remarks(section),
-        tables=tuple(section_tables(section)),
+        tables=tuple(tables),
         pictures=tuple(pictures(section)),
         records=tuple(sorted({stored.run.run_id for entry in section.entries for stored in entry.stored})),
+    )
+
+
+def paper_claims(papers: Sequence[Paper], board: Sequence[Section]) -> tuple[PaperClaims, ...]:
+    """Every paper's claims beside what the board holds."""
+    return tuple(
+        PaperClaims(claim_table(paper, board), (*paper.remarks, _sources(paper))) for paper in papers
     )
 
 
@@ -111,12 +115,5 @@ def _remarks(section: Section) -> tuple[str, ...]:
     return (*embedded, *([EAGER_NOTE] if has_eager(section) else []))
 
 
-def _anchor(section: Section) -> str:
-    """Model and 8 hex digits over all that sets the section apart: a file name that stays."""
-    text = "\n".join([repr(section.setting), *sorted(section.asked)])
-    model = "".join(one if one.isalnum() or one in "_-" else "-" for one in section.setting.model)
-    return f"{model}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _legend(paper: Paper) -> str:
+def _sources(paper: Paper) -> str:
     return "Sources: " + "; ".join(f"[{tag}] {meaning}" for tag, meaning in paper.tags.items()) + "."

@@ -1,14 +1,14 @@
-"""From runs to the entries of a leaderboard: what may stand side by side, and how runs of a method combine.
+"""From runs to the entries of a leaderboard: which results may be compared, and how runs of a method combine.
 
-Folder rule: ``<results>/published/runs`` is read first, then ``<results>/runs``, and everything is written
+Which folders: ``<results>/published/runs`` is read first, then ``<results>/runs``, and everything is written
 under ``<results>``. So ``python -m bench.report`` shows a user's own runs beside the published ones, and
 ``python -m bench.report results/published`` rebuilds the committed leaderboard from published records
 alone.
 
-Combining rule: a run of several subtasks is an entry by itself. Runs of one subtask each, with equal method
-settings, weights and question file, are pooled into one entry: their questions are put together as if one run
-had asked them all; of two runs of the same subtask the one that asked more counts, and repeats that not every
-pooled run has are left out.
+How runs combine: a run of several subtasks is an entry by itself. Runs of one subtask each, with equal method
+settings, weights and question file, are pooled into one entry, as if one run had asked all of their
+questions. Of two runs of the same subtask the one that asked more counts, and repeats that not every pooled
+run has are left out.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.metrics.run_figures import Subtask
-from bench.metrics.summary import Summary, summarise
+from bench.metrics.run_figures import Subtask, Summary
+from bench.metrics.summary import summarise
 from bench.prove.certificates import badge_of
 from bench.records.model import Arm, Run, Sample
 from bench.records.store import load_run, load_samples
@@ -35,18 +35,18 @@ class StoredRun:
     run: Run
     samples: tuple[Sample, ...]
     is_published: bool = False
-    badge: str | None = None
+    evidence: str | None = None
     """What certificates say of its output, see `bench.prove.certificates.badge_of`."""
 
     @property
     def subtasks(self) -> tuple[str, ...]:
         """Subtasks it holds samples of, in order of appearance."""
-        return tuple(dict.fromkeys(one.subtask for one in self.samples))
+        return tuple(dict.fromkeys(sample.subtask for sample in self.samples))
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Setting:
-    """All that must be equal before speeds may be compared, but for the set of questions."""
+    """All that must be equal before speeds may be compared, except the set of questions."""
 
     model: str
     device: str
@@ -59,6 +59,17 @@ class Setting:
     template: str
     questions: str
     runtime: str
+    """The runtime's settings as JSON, without device, dtype and threads."""
+
+    @property
+    def tier(self) -> str:
+        """The runtime tier that the settings name; empty where the runtime chose one other than compiled."""
+        return str(json.loads(self.runtime).get("tier") or "")
+
+    @property
+    def max_length(self) -> str:
+        """Tokens that the cache was set aside for, prompt included; empty where the record does not say."""
+        return str(json.loads(self.runtime).get("max_length") or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,7 @@ class Entry:
         weights: Hash of its trained modules, where it has any.
         stored: The runs it consists of.
         samples: Their samples, as far as they count.
-        summary: What they say.
+        summary: All figures of these samples.
     """
 
     setting: Setting
@@ -86,13 +97,13 @@ class Entry:
     @property
     def asked(self) -> frozenset[str]:
         """Ids of the questions asked, the failed ones included."""
-        return frozenset(one.prompt_id for one in self.samples)
+        return frozenset(sample.prompt_id for sample in self.samples)
 
     @property
     def planned(self) -> int | None:
-        """Questions that the runs were told to ask; None where the records do not tell."""
-        counts = [_planned(one) for one in self.stored]
-        return sum(one for one in counts if one is not None) if None not in counts else None
+        """Questions that the runs were to ask; None where the records do not say."""
+        counts = [_planned(stored) for stored in self.stored]
+        return None if None in counts else sum(count for count in counts if count is not None)
 
     @property
     def is_published(self) -> bool:
@@ -102,24 +113,24 @@ class Entry:
     @property
     def is_partial(self) -> bool:
         """Whether questions of its subtasks were left out on purpose."""
-        return any(bool(one.run.labels.get("partial")) for one in self.stored)
+        return any(bool(stored.run.labels.get("partial")) for stored in self.stored)
 
     @property
     def is_gpu_shared(self) -> bool:
         """Whether other work was seen on the GPU at a start that measured something."""
         return any(
-            bool(one.run.attempts[number].get("gpu_shared"))
-            for one in self.stored
-            for number in {sample.attempt for sample in one.samples}
-            if number < len(one.run.attempts)
+            bool(stored.run.attempts[number].get("gpu_shared"))
+            for stored in self.stored
+            for number in {sample.attempt for sample in stored.samples}
+            if number < len(stored.run.attempts)
         )
 
     @property
     def subtasks(self) -> dict[str, Subtask]:
-        """Figures by subtask; a run of a single subtask has its overall ones."""
+        """Figures by subtask; of a run of a single subtask they are the overall ones."""
         if self.summary.subtasks:
-            return {one.name: one for one in self.summary.subtasks}
-        names = {one.subtask for one in self.samples}
+            return {subtask.name: subtask for subtask in self.summary.subtasks}
+        names = {sample.subtask for sample in self.samples}
         if len(names) != 1:
             return {}
         return {name: Subtask(name, self.summary.speedup, self.summary.acceptance.pooled) for name in names}
@@ -127,14 +138,14 @@ class Entry:
     @property
     def peak_memory_bytes(self) -> int | None:
         """Highest peak over the method's samples; None where it cannot be measured (on a CPU)."""
-        peaks = [one.peak_memory_bytes for one in self.samples if one.arm is Arm.METHOD]
-        return max((one for one in peaks if one is not None), default=None)
+        peaks = [sample.peak_memory_bytes for sample in self.samples if sample.arm is Arm.METHOD]
+        return max((peak for peak in peaks if peak is not None), default=None)
 
     @property
     def draft_parameters(self) -> int | None:
-        """Parameters the method adds to the target, where the run is labelled with them."""
-        found = self.summary.run.labels.get("draft parameters")
-        return int(found) if found is not None else None
+        """Parameters that the method adds to the target, where the run is labelled with them."""
+        count = self.summary.run.labels.get("draft parameters")
+        return int(count) if count is not None else None
 
 
 def read_runs(results: Path) -> list[StoredRun]:
@@ -143,16 +154,28 @@ def read_runs(results: Path) -> list[StoredRun]:
     Raises:
         UserError: If there are none, or a record is corrupt.
     """
-    found = [
+    runs = [
         _read(path.parent, root, is_published)
         for root, is_published in ((results / "published", True), (results, False))
         for path in sorted((root / "runs").glob("*/run.json"))
     ]
-    if not found:
+    if not runs:
         raise UserError(
             f"{results / 'runs'} holds no runs", "measure one first: python -m bench method=kangaroo"
         )
-    return found
+    return runs
+
+
+def read_run(folder: Path) -> StoredRun:
+    """A run by its folder.
+
+    Raises:
+        UserError: If it is no run, or holds no samples.
+    """
+    stored = StoredRun(load_run(folder), tuple(load_samples(folder)))
+    if not stored.samples:
+        raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
+    return stored
 
 
 def _read(folder: Path, results: Path, is_published: bool) -> StoredRun:
@@ -160,30 +183,28 @@ def _read(folder: Path, results: Path, is_published: bool) -> StoredRun:
     return StoredRun(run, tuple(load_samples(folder)), is_published, badge_of(run, results))
 
 
-def entries(stored: Sequence[StoredRun], *, resamples: int = 10_000) -> list[Entry]:
-    """One entry per method variant and setting, by the combining rule; runs without samples have none."""
+def entries(runs: Sequence[StoredRun], *, resamples: int = 10_000) -> list[Entry]:
+    """One entry per method variant and setting, combined as this module's docstring says.
+
+    Runs without samples make no entry.
+    """
     groups: dict[tuple[Any, ...], list[StoredRun]] = {}
-    for one in stored:
-        if one.samples:
-            alone = one.run.run_id if len(one.subtasks) != 1 else ""
-            key = (setting_of(one), _variant(one.run), one.is_published, alone)
-            groups.setdefault(key, []).append(one)
+    for stored in runs:
+        if stored.samples:
+            own_entry = stored.run.run_id if len(stored.subtasks) != 1 else ""
+            key = (setting_of(stored), _variant(stored.run), stored.is_published, own_entry)
+            groups.setdefault(key, []).append(stored)
     return [_entry(key[0], _largest(group), resamples) for key, group in groups.items()]
 
 
 def setting_of(stored: StoredRun) -> Setting:
     """The setting of a run with samples."""
     run, identity = stored.run, stored.run.identity
-    number = next((one.attempt for one in stored.samples if one.error is None), stored.samples[-1].attempt)
+    good_attempts = (sample.attempt for sample in stored.samples if sample.error is None)
+    number = next(good_attempts, stored.samples[-1].attempt)
     attempt = run.attempts[number] if number < len(run.attempts) else {}
-    runtime = {
-        key: value
-        for key, value in {
-            **identity.get("runtime", {}),
-            "context": identity.get("model", {}).get("context"),
-        }.items()
-        if key not in ("device", "dtype", "threads")
-    }
+    runtime = {**identity.get("runtime", {}), "context": identity.get("model", {}).get("context")}
+    others = {key: value for key, value in runtime.items() if key not in ("device", "dtype", "threads")}
     return Setting(
         model=run.model,
         device=str(attempt.get("device", "unknown device")),
@@ -195,7 +216,7 @@ def setting_of(stored: StoredRun) -> Setting:
         model_weights=str(identity.get("model_weights", "")),
         template=str(identity.get("template", "")),
         questions=str(identity.get("questions", "")),
-        runtime=json.dumps(runtime, sort_keys=True),
+        runtime=json.dumps(others, sort_keys=True),
     )
 
 
@@ -222,46 +243,43 @@ def _variant(run: Run) -> str:
 def _largest(group: Sequence[StoredRun]) -> tuple[StoredRun, ...]:
     """Of runs of one subtask each, the one per subtask that asked most; the later run id wins a tie."""
     best: dict[tuple[str, ...], StoredRun] = {}
-    for one in sorted(group, key=lambda one: (len({s.prompt_id for s in one.samples}), one.run.run_id)):
-        best[one.subtasks] = one
-    return tuple(sorted(best.values(), key=lambda one: one.run.run_id))
+    for stored in sorted(group, key=_size):
+        best[stored.subtasks] = stored
+    return tuple(sorted(best.values(), key=lambda stored: stored.run.run_id))
+
+
+def _size(stored: StoredRun) -> tuple[int, str]:
+    return len({sample.prompt_id for sample in stored.samples}), stored.run.run_id
 
 
 def _entry(setting: Setting, stored: tuple[StoredRun, ...], resamples: int) -> Entry:
     samples = pool(stored)
     first = stored[0].run
-    run = replace(first, task=" + ".join(dict.fromkeys(one.run.task for one in stored)))
-    params = {
-        key: value
-        for key, value in first.identity.get("method", {}).items()
-        if key not in ("target", "weights")
-    }
+    run = replace(first, task=" + ".join(dict.fromkeys(part.run.task for part in stored)))
+    settings, unshown = first.identity.get("method", {}), ("target", "weights")
+    evidence = {part.evidence for part in stored}
     return Entry(
         setting=setting,
         method=first.method,
-        params=params,
+        params={key: value for key, value in settings.items() if key not in unshown},
         weights=first.identity.get("method_weights"),
         stored=stored,
         samples=samples,
-        summary=summarise(run, samples, resamples=resamples, seed=_seed(first), badge=_badge(stored)),
+        summary=summarise(
+            run,
+            samples,
+            resamples=resamples,
+            seed=int(first.identity.get("seed", 0)),
+            evidence=evidence.pop() if len(evidence) == 1 else None,  # only what holds for all of them
+        ),
     )
 
 
-def _seed(run: Run) -> int:
-    return int(run.identity.get("seed", 0))
-
-
-def _badge(stored: Iterable[StoredRun]) -> str | None:
-    """What is said of all of them, or None."""
-    found = {one.badge for one in stored}
-    return found.pop() if len(found) == 1 else None
-
-
 def pool(stored: Iterable[StoredRun]) -> tuple[Sample, ...]:
-    """Samples of runs on different questions as of one run: the repeats that all of them have."""
-    parts = [one.samples for one in stored]
-    common = set.intersection(*({one.repeat for one in part} for part in parts))
-    return tuple(one for part in parts for one in part if one.repeat in common)
+    """Samples of runs on different questions as those of one run: only the repeats that all of them have."""
+    parts = [part.samples for part in stored]
+    common = set.intersection(*({sample.repeat for sample in samples} for samples in parts))
+    return tuple(sample for samples in parts for sample in samples if sample.repeat in common)
 
 
 def _planned(stored: StoredRun) -> int | None:
@@ -271,4 +289,4 @@ def _planned(stored: StoredRun) -> int | None:
     subtasks, limit = task.get("subtasks"), task.get("limit")
     has_known_size = stored.run.labels.get("prompts") in ("official", "builtin")
     total = QUESTIONS_PER_SUBTASK * len(subtasks or range(6)) if has_known_size else None
-    return min((one for one in (limit, total) if one is not None), default=None)
+    return min((count for count in (limit, total) if count is not None), default=None)

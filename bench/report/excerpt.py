@@ -1,22 +1,20 @@
 """The leaderboard in short for a README: its largest section as one table, and two figures.
 
-The block stands between two comments that Markdown does not show, so a README can be brought up to date by a
-command, and a test can tell whether it is.
+The block stands between two comments that Markdown does not show, so a command can bring a README up to date,
+and a test can tell whether it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from bench.errors import UserError
-from bench.report.badge import badge
-from bench.report.board import Apart, Ranked, Section, sections
-from bench.report.document import chapter_of
+from bench.report.board import Ranked, Section, sections
 from bench.report.entries import entries, read_runs
-from bench.report.markdown import table_lines
-from bench.report.tables import Table, number, times, titled
+from bench.report.figure_data import pictures
+from bench.report.tables import method_cell, output_cell
+from bench.show.layout import markdown_table, number, speedup
 
 FIGURES = ("speedup", "acceptance")
 """Names of the figures to show, if the section has them."""
@@ -26,19 +24,20 @@ _BLOCK = re.compile(r"<!-- excerpt of (?P<results>[^\n]*?): .*? -->\n.*?" + re.e
 
 
 def excerpt(results: Path, *, resamples: int = 10_000) -> str:
-    """The block for a README that lies where the command is given: comments, sentence, table and figures.
+    """The block for a README in the folder where the command is given: comments, sentence, table and figures.
 
     Raises:
         UserError: If there are no runs, or none has a rank.
     """
-    found = sections(entries(read_runs(results), resamples=resamples))
-    largest = max(found, key=lambda one: len(one.ranked))  # of equal ones the first
+    board = sections(entries(read_runs(results), resamples=resamples))
+    largest = max(board, key=lambda section: len(section.ranked))  # the first of equally large ones
     if not largest.ranked:
         raise UserError(f"no run under {results} has a rank", f"see why: python -m bench.report {results}")
     where = PurePath(results).as_posix()
     lines = [f"<!-- excerpt of {where}: python -m bench.report excerpt {where} --into README.md -->"]
-    lines += [*_table(largest), "", *_apart(largest.apart), *_figures(largest, where), _END]
-    return "\n".join(lines)
+    lines += [f"{largest.title}; {largest.questions}.", ""]
+    lines += [*markdown_table(HEADER, [_row(row) for row in largest.ranked]), ""]
+    return "\n".join([*lines, *_unranked(largest), *_figures(largest, where), _END])
 
 
 def replace_block(text: str, block: str) -> str:
@@ -58,35 +57,26 @@ def replace_block(text: str, block: str) -> str:
 
 def stored_block(text: str) -> tuple[Path, str] | None:
     """The results folder that a text holds an excerpt of, and the excerpt; None if there is none."""
-    found = _BLOCK.search(text)
-    return (Path(found["results"]), found[0]) if found else None
+    match = _BLOCK.search(text)
+    return (Path(match["results"]), match[0]) if match else None
 
 
-def _table(section: Section) -> list[str]:
-    rows = tuple(_row(one) for one in section.ranked)
-    told = f"{section.title}; {section.questions}."
-    return [told, "", *table_lines(Table("", HEADER, rows))]
-
-
-def _row(one: Ranked) -> tuple[str, ...]:
-    summary = one.entry.summary
+def _row(row: Ranked) -> tuple[str, ...]:
+    summary = row.entry.summary
     output = "lossy" if summary.is_lossy else "the model's own"
-    speed, length = times(summary.speedup.decode), number(summary.acceptance.pooled)
-    return str(one.rank), titled(one), output, speed, length, badge(summary)
+    speed, length = speedup(summary.speedup.decode), number(summary.acceptance.pooled)
+    return str(row.rank), method_cell(row), output, speed, length, output_cell(summary)
 
 
-def _apart(apart: Sequence[Apart]) -> list[str]:
-    if not apart:
-        return []
-    told = "; ".join(f"{one.label} ({one.reason})" for one in apart)
-    return [f"Not ranked: {told}.", ""]
+def _unranked(section: Section) -> list[str]:
+    reasons = "; ".join(f"{row.label} ({row.reason})" for row in section.unranked)
+    return [f"Not ranked: {reasons}.", ""] if reasons else []
 
 
 def _figures(section: Section, where: str) -> list[str]:
-    chapter = chapter_of(section)
-    shown = {one.name: one for one in chapter.pictures if one.name in FIGURES}
+    captions = {picture.name: picture.caption for picture in pictures(section)}
     return [
-        f"![{shown[name].caption}]({where}/figures/{chapter.anchor}-{name}.png)"
+        f"![{captions[name]}]({where}/figures/{section.anchor}-{name}.png)"
         for name in FIGURES
-        if name in shown
+        if name in captions
     ]

@@ -1,4 +1,4 @@
-"""Tidy frames for `bench.report.figures` and `bench.report.curves`, from the entries of a section."""
+"""The figures of a section: tidy frames from its entries, drawn by `bench.report.figures` and `curves`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 
 from bench.records.model import PHASES, Arm, Sample
 from bench.report import curves, figures
-from bench.report.board import Apart, Ranked, Section
-from bench.report.picture import Picture
+from bench.report.board import Ranked, Section, Unranked
+from bench.report.style import Picture
 from bench.report.sweeps import quality, sweep_pictures
 
 MOST_METHODS = 20
-"""More rows than this no figure can tell apart; the caption says which are drawn."""
+"""A figure with more rows is unreadable; the caption says which are shown."""
 MOST_POSITIONS = 16
 LEAST_ROUNDS = 20
 BASELINE = "autoregressive"
@@ -23,7 +23,7 @@ BASELINE = "autoregressive"
 def pictures(section: Section) -> list[Picture]:
     """The figures that a section has data for."""
     shown, choice = chosen(section.ranked)
-    drawn: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
+    candidates: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
         (
             "speedup",
             "Decode speedup by subtask with its 95 % interval; left of the dashed line a method loses time.",
@@ -32,7 +32,8 @@ def pictures(section: Section) -> list[Picture]:
         ),
         (
             "acceptance",
-            "Acceptance length against speedup; on a dotted line, that share of it turns into speed.",
+            "Acceptance length against speedup; along a dotted line, speedup is that share of the "
+            "acceptance length.",
             acceptance(shown),
             figures.acceptance_against_speedup,
         ),
@@ -44,56 +45,59 @@ def pictures(section: Section) -> list[Picture]:
         ),
         (
             "prediction",
-            "Decode speedup that the measured cost of passes promises for a method's rounds, against the "
-            "measured one; below the dashed line, time goes where that cost does not see it.",
+            "Decode speedup predicted from the measured time of target passes, against the measured "
+            "speedup; below the dashed line a method loses time that these passes do not explain.",
             predictions(shown),
             curves.predicted_against_measured,
         ),
         (
             "positions",
-            "Acceptance of each drafted token given that all before it were accepted, up to the "
+            "Acceptance of each drafted token, given that all before it were accepted, up to the "
             f"{MOST_POSITIONS}th; positions that fewer than {LEAST_ROUNDS} rounds reached are left out.",
             positions(shown),
             figures.acceptance_by_position,
         ),
     ]
     made = [
-        Picture(name, caption + choice, draw(frame)) for name, caption, frame, draw in drawn if len(frame)
+        Picture(name, caption + choice, draw(frame))
+        for name, caption, frame, draw in candidates
+        if len(frame)
     ]
     return [*made, *_of_all(section), *sweep_pictures(section)]
 
 
 def _of_all(section: Section) -> list[Picture]:
-    """The figures for which no choice of methods is made."""
-    drawn: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
+    """The figures that show every method."""
+    candidates: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
         (
             "margins",
             "Logit gaps of outputs that differ from the baseline's; rounding explains small ones.",
-            margins([*section.ranked, *section.apart]),
+            margins([*section.ranked, *section.unranked]),
             figures.divergence_margins,
         ),
         (
             "quality",
-            "What lossy methods pay for speed, over their confidence c; the dotted line is the target's own.",
+            "Quality of lossy methods against speed, by their confidence c; the dotted line is the "
+            "target's own quality.",
             quality(section),
             curves.quality_against_speed,
         ),
     ]
-    return [Picture(name, caption, draw(frame)) for name, caption, frame, draw in drawn if len(frame)]
+    return [Picture(name, caption, draw(frame)) for name, caption, frame, draw in candidates if len(frame)]
 
 
 def chosen(ranked: Sequence[Ranked]) -> tuple[list[Ranked], str]:
-    """Whom the figures show, fastest first, and the words for it if that is not everyone.
+    """The entries that the figures show, fastest first, and what a caption says of that choice.
 
-    Where there are too many entries, the fastest stands for all variants of a method whose output is worth
-    the same; sweeps have figures of their own.
+    All of them where there are at most `MOST_METHODS`. Of more, only the fastest lossless and the fastest
+    lossy variant of each method; sweeps over variants have figures of their own.
     """
-    by_speed = sorted(ranked, key=lambda one: -_estimate(one))
+    by_speed = sorted(ranked, key=lambda row: -_estimate(row))
     if len(by_speed) <= MOST_METHODS:
         return by_speed, ""
     best: dict[tuple[str, bool], Ranked] = {}
-    for one in by_speed:
-        best.setdefault((one.entry.method, one.entry.summary.is_lossy), one)
+    for row in by_speed:
+        best.setdefault((row.entry.method, row.entry.summary.is_lossy), row)
     words = " Of several variants of a method, the fastest." if len(best) < len(by_speed) else ""
     if len(best) > MOST_METHODS:
         words += f" The {MOST_METHODS} fastest of {len(best)} methods."
@@ -103,30 +107,30 @@ def chosen(ranked: Sequence[Ranked]) -> tuple[list[Ranked], str]:
 def speedups(shown: Sequence[Ranked], subtasks: Sequence[str]) -> pd.DataFrame:
     """``method, subtask, speedup, low, high``, where an interval is known."""
     rows = []
-    for one in shown:
+    for row in shown:
         for name in subtasks:
-            part = one.entry.subtasks.get(name)
+            part = row.entry.subtasks.get(name)
             if part and (interval := part.speedup.decode) and interval.is_known:
-                rows.append((one.label, name, interval.estimate, interval.low, interval.high))
+                rows.append((row.label, name, interval.estimate, interval.low, interval.high))
     return _frame(shown, rows, "subtask", "speedup", "low", "high")
 
 
 def acceptance(shown: Sequence[Ranked]) -> pd.DataFrame:
     """``method, acceptance_length, speedup, low, high`` over all questions."""
     rows = [
-        (one.label, summary.acceptance.pooled, interval.estimate, interval.low, interval.high)
-        for one in shown
-        if (interval := (summary := one.entry.summary).speedup.decode) and summary.acceptance.pooled
+        (row.label, summary.acceptance.pooled, interval.estimate, interval.low, interval.high)
+        for row in shown
+        if (interval := (summary := row.entry.summary).speedup.decode) and summary.acceptance.pooled
     ]
     return _frame(shown, rows, "acceptance_length", "speedup", "low", "high")
 
 
 def predictions(shown: Sequence[Ranked]) -> pd.DataFrame:
-    """``method, predicted, measured, low, high`` of the methods whose runs probed the cost of passes."""
+    """``method, predicted, measured, low, high`` of the methods whose runs measured the time of passes."""
     rows = [
-        (one.label, predicted, interval.estimate, interval.low, interval.high)
-        for one in shown
-        if (interval := one.entry.summary.speedup.decode) and (predicted := one.entry.summary.predicted)
+        (row.label, predicted, interval.estimate, interval.low, interval.high)
+        for row in shown
+        if (interval := row.entry.summary.speedup.decode) and (predicted := row.entry.summary.predicted)
     ]
     return _frame(shown, rows, "predicted", "measured", "low", "high")
 
@@ -134,10 +138,10 @@ def predictions(shown: Sequence[Ranked]) -> pd.DataFrame:
 def round_times(shown: Sequence[Ranked]) -> pd.DataFrame:
     """``method, phase, milliseconds`` of a mean round; the first rows are the first entry's baseline."""
     rows: list[tuple[str, str, float]] = []
-    for place, one in enumerate(shown):
+    for place, row in enumerate(shown):
         if place == 0:
-            rows += _phases(BASELINE, [s for s in one.entry.samples if s.arm is Arm.BASELINE])
-        rows += _phases(one.label, [s for s in one.entry.samples if s.arm is Arm.METHOD])
+            rows += _phases(BASELINE, [s for s in row.entry.samples if s.arm is Arm.BASELINE])
+        rows += _phases(row.label, [s for s in row.entry.samples if s.arm is Arm.METHOD])
     frame = pd.DataFrame(rows, columns=["method", "phase", "milliseconds"])
     used = frame.groupby("phase")["milliseconds"].sum()
     return frame[frame["phase"].isin(used[used > 0].index)]
@@ -146,21 +150,21 @@ def round_times(shown: Sequence[Ranked]) -> pd.DataFrame:
 def positions(shown: Sequence[Ranked]) -> pd.DataFrame:
     """``method, position, rate, reached``; position 1 is the first drafted token."""
     rows = [
-        (one.label, place.position + 1, place.rate, place.reached)
-        for one in shown
-        for place in one.entry.summary.acceptance.positions[:MOST_POSITIONS]
+        (row.label, place.position + 1, place.rate, place.reached)
+        for row in shown
+        for place in row.entry.summary.acceptance.positions[:MOST_POSITIONS]
         if place.reached >= LEAST_ROUNDS
     ]
     return _frame(shown, rows, "position", "rate", "reached")
 
 
-def margins(shown: Sequence[Ranked | Apart]) -> pd.DataFrame:
+def margins(shown: Sequence[Ranked | Unranked]) -> pd.DataFrame:
     """``method, margin`` of every output of an exact method that differs from the baseline's."""
     rows = [
-        (one.label, sample.equivalence.margin)
-        for one in shown
-        if not one.entry.summary.is_lossy
-        for sample in one.entry.samples
+        (row.label, sample.equivalence.margin)
+        for row in shown
+        if not row.entry.summary.is_lossy
+        for sample in row.entry.samples
         if sample.equivalence and sample.equivalence.first_divergence is not None
     ]
     return pd.DataFrame(rows, columns=["method", "margin"])
@@ -169,20 +173,22 @@ def margins(shown: Sequence[Ranked | Apart]) -> pd.DataFrame:
 def _frame(shown: Sequence[Ranked], rows: Sequence[tuple[object, ...]], *columns: str) -> pd.DataFrame:
     """Rows by method; the methods shown are its categories, so that each looks the same in every figure."""
     frame = pd.DataFrame(rows, columns=["method", *columns])
-    known = pd.CategoricalDtype([one.label for one in shown])
+    known = pd.CategoricalDtype([row.label for row in shown])
     return frame.astype({"method": known})
 
 
 def _phases(label: str, samples: Sequence[Sample]) -> list[tuple[str, str, float]]:
-    timings = [one.timing for one in samples if one.timing]
-    rounds = sum(len(one.rounds) for one in samples)
+    timings = [sample.timing for sample in samples if sample.timing]
+    rounds = sum(len(sample.rounds) for sample in samples)
     if not rounds:
         return []
-    totals: dict[str, float] = {name: sum(one.phases_s.get(name, 0.0) for one in timings) for name in PHASES}
-    totals["host"] = sum(one.host_s for one in timings)
+    totals: dict[str, float] = {
+        name: sum(timing.phases_s.get(name, 0.0) for timing in timings) for name in PHASES
+    }
+    totals["host"] = sum(timing.host_s for timing in timings)
     return [(label, name, 1e3 * total / rounds) for name, total in totals.items()]
 
 
-def _estimate(one: Ranked) -> float:
-    decode = one.entry.summary.speedup.decode
+def _estimate(row: Ranked) -> float:
+    decode = row.entry.summary.speedup.decode
     return decode.estimate if decode else 0.0

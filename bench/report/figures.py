@@ -1,6 +1,6 @@
 """Figures of a leaderboard section, each a pure function of a tidy frame.
 
-Frames, one row per what the figure draws (`bench.report.figure_data` makes them from entries):
+Frames, one row per bar or point (`bench.report.figure_data` makes them from entries):
 
 - speedups: ``method, subtask, speedup, low, high``
 - acceptance: ``method, acceptance_length, speedup, low, high``
@@ -35,11 +35,11 @@ from bench.report.style import (
 )
 
 ISO_EFFICIENCY = (1.0, 0.8, 0.6, 0.4)
-"""Speedup over acceptance length: what is left of a round's tokens after its extra cost."""
+"""Speedup over acceptance length: the share of a round's tokens that becomes speed."""
 _PANELS = 2
 _BINS = 20
 _CUT = 4.0
-"""Bars of more than so many medians are cut."""
+"""Bars longer than this many medians are cut."""
 
 
 def speedup_by_subtask(frame: pd.DataFrame) -> Figure:

@@ -9,19 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from bench.profile.card import SHOWN_ROWS
-from bench.profile.figures import layers_figure, passes_figure
-from bench.profile.records import MethodCost, Profile, load_profile
+from bench.profile.card import METHOD_HEADER, SHOWN_ROWS, method_row
+from bench.profile.records import Profile, load_profile
 from bench.report import curves
 from bench.report.document import Chapter
-from bench.report.picture import Picture
-from bench.report.tables import Table, number
-from bench.show.machine_table import byte_size
+from bench.report.style import Picture, png
+from bench.report.tables import Table
+from bench.show.layout import byte_size
 
 REMARK = (
     "The roofline is the time that reading the weights once, and the keys and values of the context, takes "
-    "at the bandwidth measured on this machine. Verifying M rows is cheap as long as t(M) stays near t(1)."
+    "at the bandwidth measured on this machine. t(M) is the time of a target pass over M rows: verifying M "
+    "rows is cheap as long as t(M) stays near t(1)."
 )
 
 
@@ -40,6 +41,42 @@ def profile_chapters(results: Path) -> list[Chapter]:
     return chapters
 
 
+def draw_profile(profile: Profile, record: Path) -> list[Path]:
+    """Draw both figures beside the record, ``<record>-passes.png`` and ``<record>-layers.png``."""
+    drawings = {"passes": passes_figure(profile), "layers": layers_figure(profile)}
+    paths = []
+    for name, figure in drawings.items():
+        path = record.with_name(f"{record.stem}-{name}.png")
+        path.write_bytes(png(figure))
+        paths.append(path)
+    return paths
+
+
+def passes_figure(profile: Profile) -> Figure:
+    """t(M) by context, with the time that reading the bytes takes as a dashed floor."""
+    costs = [level.costs for level in profile.levels]
+    measured = [
+        (rows, seconds, cost.context)
+        for cost in costs
+        for rows, seconds in zip(cost.passes.rows, cost.passes.seconds, strict=True)
+    ]
+    roofline = [(1 / profile.ceiling(cost.context), cost.context) for cost in costs]
+    return curves.cost_curve(
+        pd.DataFrame(measured, columns=["M", "seconds", "context"]),
+        pd.DataFrame(roofline, columns=["seconds", "context"]),
+    )
+
+
+def layers_figure(profile: Profile) -> Figure:
+    """Time of one row through the first layers, by context; zero layers are the head alone."""
+    rows = [
+        (layers, seconds, level.costs.context)
+        for level in profile.levels
+        for layers, seconds in [(0, level.costs.head.at(1)), *level.ranges_s.items()]
+    ]
+    return curves.layer_cost(pd.DataFrame(rows, columns=["layers", "seconds", "context"]))
+
+
 def _chapter(path: Path, anchor: str, note: str) -> Chapter:
     profile = load_profile(path)
     return Chapter(
@@ -47,7 +84,8 @@ def _chapter(path: Path, anchor: str, note: str) -> Chapter:
         title=f"Cost of passes: {profile.model} on {profile.device}, {profile.environment['dtype']}{note}",
         questions="a profile",
         subtitle=f"{profile.parameters / 1e6:.1f} M parameters. A pass reads "
-        f"{byte_size(profile.weight_bytes)} of weights, at {profile.bandwidth.resident / 1e9:.1f} GB/s.",
+        f"{byte_size(profile.weight_bytes)} of weights; a buffer of that size is read at "
+        f"{profile.bandwidth.resident / 1e9:.1f} GB/s.",
         remarks=(REMARK,),
         tables=tuple(table for table in (_passes(profile), _methods(profile)) if table.rows),
         pictures=tuple(_pictures(profile)),
@@ -66,43 +104,31 @@ def _passes(profile: Profile) -> Table:
         )
         for costs in (level.costs for level in profile.levels)
     )
-    header = ("context", *(f"t({rows})" for rows in shown), "of the roofline at M = 1")
+    header = ("tokens in the cache", *(f"t({rows})" for rows in shown), "share of the roofline, M = 1")
     return Table("Time of a target pass over M rows, t(M), in ms", header, rows)
 
 
 def _methods(profile: Profile) -> Table:
-    header = ("method", "tokens per round", "draft, ms", "verify, ms", "other, ms", "predicted", "measured")
-    rows = tuple(_method_row(one) for one in profile.methods)
-    return Table("Cost of a round, and the decode speedup that it predicts", header, rows)
-
-
-def _method_row(one: MethodCost) -> tuple[str, ...]:
-    other_s = one.decode_s - one.draft_s - one.verify_s
-    parts_s = (one.draft_s, one.verify_s, other_s)
-    tokens = "given" if one.is_cost_only else number(one.tokens / one.rounds)
-    costs = (number(1e3 * seconds / one.rounds) for seconds in parts_s)
-    return one.name, tokens, *costs, number(one.predicted, unit="x"), number(one.measured, unit="x")
+    rows = tuple(method_row(cost) for cost in profile.methods)
+    return Table(
+        "Mean round of each method, and the decode speedup that pass times predict", METHOD_HEADER, rows
+    )
 
 
 def _pictures(profile: Profile) -> list[Picture]:
     passes = "Time of a target pass over M rows, above the time that reading its bytes takes (roofline)."
-    found = [
+    layers = "Time of one row through the first layers; crosses: the head alone."
+    pictures = [
         Picture("passes", passes, passes_figure(profile)),
-        Picture(
-            "layers",
-            "Time of one row through the first layers; crosses: the head alone.",
-            layers_figure(profile),
-        ),
+        Picture("layers", layers, layers_figure(profile)),
     ]
     rows = [
-        (one.name, one.predicted, one.measured, float("nan"), float("nan"))
-        for one in profile.methods
-        if one.predicted is not None
+        (cost.name, cost.predicted, cost.measured, float("nan"), float("nan"))
+        for cost in profile.methods
+        if cost.predicted is not None
     ]
     if rows:
         frame = pd.DataFrame(rows, columns=["method", "predicted", "measured", "low", "high"])
-        caption = (
-            "Decode speedup that the costs promise, against the measured one; few prompts, so no intervals."
-        )
-        found.append(Picture("prediction", caption, curves.predicted_against_measured(frame)))
-    return found
+        caption = "Decode speedup predicted from pass times, against the measured one; without intervals."
+        pictures.append(Picture("prediction", caption, curves.predicted_against_measured(frame)))
+    return pictures

@@ -1,15 +1,15 @@
 """Answer files of other harnesses scored twice: as their own script does, and with its known biases removed.
 
-As theirs: speed is the mean over questions of reported tokens per second; a speedup is the ratio of two such
-means. Spec-Bench and Kangaroo count the baseline's tokens anew from its text, less one per turn, for which a
-tokenizer is needed; SWIFT takes the reported tokens on both sides. Mean accepted tokens is the mean of all
-entries of ``accept_lengths``.
+By their own script: speed is the mean over questions of reported tokens per second; a speedup is the ratio of
+two such means. Spec-Bench and Kangaroo count the baseline's tokens anew from its text, less one per turn, for
+which a tokenizer is needed; SWIFT takes the reported tokens on both sides. Mean accepted tokens is the mean
+of all entries of ``accept_lengths``.
 
 Corrected: reported tokens on both sides, only questions that both files answered, ratio of seconds per token
 over all of them, with an interval; acceptance length is tokens per target pass with the prefill as a pass,
 whether or not the file counts it as a step. Answers that raised (their numbers are another answer's) are
-left out of both. What a file does not tell cannot be corrected: tokens counted behind the end token, the
-engine.
+left out of both. What a file does not say cannot be corrected: whether tokens after the end token were
+counted, and how fast the engine is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from bench.metrics.intervals import Interval, Totals, paired_speedup
 from bench.report.answers import Answer
+from bench.show.layout import number, speedup, text_table
 
 OVERALL = "overall"
 
@@ -32,7 +33,7 @@ class Score:
     Args:
         subtask: Its name, or ``overall``.
         questions: Questions of the method's file that count.
-        their_speedup: By the original script, with the baseline's text counted anew.
+        their_speedup: By the original script, which counts the tokens of the baseline's text anew.
         swift_speedup: By SWIFT's copy of it, with reported tokens on both sides.
         speedup: Corrected.
         their_accepted: Mean accepted tokens by the original script.
@@ -63,51 +64,79 @@ def scores(
         count_tokens: Length of a text in tokens, as the original script counts it.
         resamples: Of the bootstrap.
     """
-    good = [one for one in method if not one.has_failed]
-    plain = [one for one in baseline if not one.has_failed]
-    subtasks = list(dict.fromkeys(one.subtask for one in good))
-    groups = [(name, [one for one in good if one.subtask == name]) for name in subtasks] + [(OVERALL, good)]
+    good = [answer for answer in method if not answer.has_failed]
+    plain = [answer for answer in baseline if not answer.has_failed]
+    subtasks = list(dict.fromkeys(answer.subtask for answer in good))
+    groups = [(name, [answer for answer in good if answer.subtask == name]) for name in subtasks] + [
+        (OVERALL, good)
+    ]
     return [
-        _score(name, part, [one for one in plain if name in (OVERALL, one.subtask)], count_tokens, resamples)
+        _score(
+            name,
+            part,
+            [answer for answer in plain if name in (OVERALL, answer.subtask)],
+            count_tokens,
+            resamples,
+        )
         for name, part in groups
         if part
     ]
 
 
 def warnings(method: Sequence[Answer], baseline: Sequence[Answer]) -> list[str]:
-    """What a reader must know about these files, one line each."""
-    found = []
+    """What a reader must know about these files, one sentence each."""
+    notes = []
     for name, answers in (("method", method), ("baseline", baseline)):
-        if failed := [one.question_id for one in answers if one.has_failed]:
-            found.append(f"{name}: {len(failed)} answers raised and are left out ({', '.join(failed[:5])})")
-    odd = [one.question_id for one in method if one.accept_lengths and _prefill_passes(one) is None]
+        if failed := [answer.question_id for answer in answers if answer.has_failed]:
+            notes.append(f"{name}: {len(failed)} answers raised and are left out ({', '.join(failed[:5])})")
+    odd = [
+        answer.question_id for answer in method if answer.accept_lengths and _prefill_passes(answer) is None
+    ]
     if odd:
-        found.append(
+        notes.append(
             f"method: accept_lengths of {len(odd)} answers do not add up to their new_tokens "
-            f"({', '.join(odd[:5])}); their acceptance length is left as it is"
+            f"({', '.join(odd[:5])}); their acceptance length is taken from the list as it stands"
         )
-    apart = {one.question_id for one in method} ^ {one.question_id for one in baseline}
-    if baseline and apart:
-        found.append(f"{len(apart)} questions are in one file only; the corrected speedup leaves them out")
-    return found
+    unpaired = {answer.question_id for answer in method} ^ {answer.question_id for answer in baseline}
+    if baseline and unpaired:
+        notes.append(f"{len(unpaired)} questions are in one file only; the corrected speedup leaves them out")
+    return notes
 
 
-def render(found: Sequence[Score], notes: Sequence[str]) -> str:
-    """Both scorings as a plain table, at most 100 columns."""
-    head = f"{'':<24}{'speedup':^44}{'acceptance length':^22}".rstrip()
-    columns = _row("subtask", "n", "Spec-Bench", "SWIFT", "corrected", "theirs", "corrected")
-    return "\n".join([head, columns, *map(_score_row, found), *(f"note: {one}" for one in notes)])
+def scores_text(rows: Sequence[Score], notes: Sequence[str]) -> str:
+    """Both scorings as a plain table, with the notes under it."""
+    header = (
+        ("", "", "speedup by", "speedup by", "speedup,", "accepted by", "acceptance"),
+        ("subtask", "questions", "Spec-Bench", "SWIFT", "corrected", "their script", "length, corrected"),
+    )
+    return "\n".join(
+        [*text_table([*header, *map(_cells, rows)], align="right"), *(f"note: {note}" for note in notes)]
+    )
 
 
-def _score_row(one: Score) -> str:
-    speedups = (_text(one.their_speedup, "x"), _text(one.swift_speedup, "x"), _interval(one.speedup))
-    lengths = (_text(one.their_accepted), _text(one.acceptance_length))
-    return _row(one.subtask, str(one.questions), *speedups, *lengths)
+def load_counter(model: str) -> Callable[[str], int]:
+    """A function that counts the tokens of a text as the original script does, start token included.
+
+    Raises:
+        UserError: If the model cannot be found.
+    """
+    from bench.runtime.hub import COMPANIONS, fetch  # loads torch
+    from bench.tasks.chat import load_tokenizer
+
+    tokenizer = load_tokenizer(fetch(model, None, COMPANIONS))
+    return lambda text: len(tokenizer(text).input_ids)
 
 
-def _row(first: str, *cells: str) -> str:
-    widths = (6, 11, 8, 25, 10, 12)
-    return f"{first:<18}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+def _cells(score: Score) -> tuple[str, ...]:
+    return (
+        score.subtask,
+        str(score.questions),
+        number(score.their_speedup, ".3f", "x"),
+        number(score.swift_speedup, ".3f", "x"),
+        speedup(score.speedup, 3),
+        number(score.their_accepted, ".3f"),
+        number(score.acceptance_length, ".3f"),
+    )
 
 
 def _score(
@@ -117,10 +146,12 @@ def _score(
     count_tokens: Callable[[str], int] | None,
     resamples: int,
 ) -> Score:
-    speed = _mean([sum(one.new_tokens) / sum(one.wall_s) for one in method])
-    swift = _mean([sum(one.new_tokens) / sum(one.wall_s) for one in baseline])
+    speed = _mean([sum(answer.new_tokens) / sum(answer.wall_s) for answer in method])
+    swift = _mean([sum(answer.new_tokens) / sum(answer.wall_s) for answer in baseline])
     theirs = (
-        _mean([_recounted(one, count_tokens) / sum(one.wall_s) for one in baseline]) if count_tokens else None
+        _mean([_recounted(answer, count_tokens) / sum(answer.wall_s) for answer in baseline])
+        if count_tokens
+        else None
     )
     return Score(
         subtask=name,
@@ -128,7 +159,7 @@ def _score(
         their_speedup=speed / theirs if speed and theirs else None,
         swift_speedup=speed / swift if speed and swift else None,
         speedup=_paired(method, baseline, resamples),
-        their_accepted=_mean([float(length) for one in method for length in one.accept_lengths]),
+        their_accepted=_mean([float(length) for answer in method for length in answer.accept_lengths]),
         acceptance_length=_acceptance_length(method),
     )
 
@@ -138,8 +169,8 @@ def _recounted(answer: Answer, count_tokens: Callable[[str], int]) -> int:
 
 
 def _paired(method: Sequence[Answer], baseline: Sequence[Answer], resamples: int) -> Interval | None:
-    by_id = {one.question_id: one for one in baseline}
-    pairs = [(by_id[one.question_id], one) for one in method if one.question_id in by_id]
+    by_id = {answer.question_id: answer for answer in baseline}
+    pairs = [(by_id[answer.question_id], answer) for answer in method if answer.question_id in by_id]
     if not pairs:
         return None
     arms = [_totals([pair[side] for pair in pairs]) for side in (0, 1)]
@@ -148,16 +179,16 @@ def _paired(method: Sequence[Answer], baseline: Sequence[Answer], resamples: int
 
 def _totals(answers: Sequence[Answer]) -> Totals:
     return Totals(
-        np.array([sum(one.wall_s) for one in answers], dtype=np.float64),
-        np.array([sum(one.new_tokens) for one in answers], dtype=np.float64),
+        np.array([sum(answer.wall_s) for answer in answers], dtype=np.float64),
+        np.array([sum(answer.new_tokens) for answer in answers], dtype=np.float64),
     )
 
 
 def _acceptance_length(answers: Sequence[Answer]) -> float | None:
     """Tokens per target pass, the prefill being a pass of one token, whichever way the file counts it."""
-    told = [one for one in answers if one.accept_lengths]
-    passes = sum(len(one.accept_lengths) + (_prefill_passes(one) or 0) for one in told)
-    tokens = sum(sum(one.accept_lengths) + (_prefill_passes(one) or 0) for one in told)
+    listed = [answer for answer in answers if answer.accept_lengths]
+    passes = sum(len(answer.accept_lengths) + (_prefill_passes(answer) or 0) for answer in listed)
+    tokens = sum(sum(answer.accept_lengths) + (_prefill_passes(answer) or 0) for answer in listed)
     return tokens / passes if passes else None
 
 
@@ -169,13 +200,3 @@ def _prefill_passes(answer: Answer) -> int | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _text(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.3f}{unit}"
-
-
-def _interval(one: Interval | None) -> str:
-    if one is None:
-        return "-"
-    return f"{one.estimate:.3f}x" + (f" [{one.low:.3f}, {one.high:.3f}]" if one.is_known else "")

@@ -1,6 +1,6 @@
-"""How every figure looks: colours that colour-blind readers tell apart, markers and hatches that grey
-prints keep.
+"""How every figure looks.
 
+Colour-blind readers can distinguish the colours, and markers and hatches survive grey print.
 Figures have a clear background and one ink colour. In SVG the ink becomes ``currentColor``, so the page's own
 text colour, light or dark, draws axes and labels, and text stays text. Output is deterministic: no dates,
 seeded ids, and the font that matplotlib ships measures every text.
@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -24,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK = "#010203"
-"""Stands for the reader's text colour; no data is drawn in it but reference lines."""
+"""Stands for the reader's text colour; reference lines are drawn in it, data never."""
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#7F7F7F")
 """Okabe and Ito's, without yellow and black, which vanish on white and on dark, and two more."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p")
@@ -34,11 +35,27 @@ WIDTH = 5.8
 """Inches; narrow enough that a phone shows a whole figure with legible text."""
 PNG_DPI = 150
 LABEL_CHARACTERS = 26
-"""Longer names of methods go on in a second line."""
+"""Longer names of methods continue on a second line."""
 _LEGEND_CHARACTERS = 80
 """What fits into one line of a legend below the axes, symbols included."""
 _LEGEND_LINE = 0.18
 """Inches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure with its caption.
+
+    Args:
+        name: Part of its file name.
+        caption: One sentence on what it shows and how to read it.
+        figure: The drawing.
+    """
+
+    name: str
+    caption: str
+    figure: Figure
+
 
 _SETTINGS: dict[Any, Any] = {
     "font.size": 9,
@@ -87,20 +104,20 @@ def new_figure(height: float) -> Figure:
 
 def in_order(frame: pd.DataFrame, column: str) -> list[str]:
     """The values of a column in order of appearance."""
-    return [str(one) for one in frame[column].drop_duplicates()]
+    return [str(value) for value in frame[column].drop_duplicates()]
 
 
 def looks(frame: pd.DataFrame, column: str = "method") -> dict[str, dict[str, Any]]:
     """A colour and a marker per name in the column, in order.
 
-    A categorical column gives every category its look, drawn or not: so a method looks the same in all
-    figures that were made from the same categories.
+    In a categorical column every category has a look, even one that is not drawn, so a method looks the same
+    in all figures made from the same categories.
     """
     values = frame[column]
     known = list(values.cat.categories) if isinstance(values.dtype, pd.CategoricalDtype) else []
     pairs = zip(known or in_order(frame, column), cycle(COLOURS), cycle(MARKERS), strict=False)
-    found = {str(name): {"color": colour, "marker": marker} for name, colour, marker in pairs}
-    return {name: found[name] for name in in_order(frame, column)}
+    by_name = {str(name): {"color": colour, "marker": marker} for name, colour, marker in pairs}
+    return {name: by_name[name] for name in in_order(frame, column)}
 
 
 def wrapped(name: str) -> str:
@@ -134,16 +151,16 @@ def heat_map(
     values = table.to_numpy(dtype=float)
     high = float(np.nanmax(values))
     bottom, top = limits or (float(np.nanmin(values)), high)
-    drawn = np.ma.masked_invalid(values)
-    axes.pcolormesh(drawn, cmap="cividis", vmin=bottom, vmax=top, edgecolors="white", linewidth=0.8)
+    visible = np.ma.masked_invalid(values)
+    axes.pcolormesh(visible, cmap="cividis", vmin=bottom, vmax=top, edgecolors="white", linewidth=0.8)
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if value <= (bottom + top) / 2 else "black"
             weight = "bold" if marks_best and value == high else "normal"
             place = (column + 0.5, row + 0.5)
             axes.text(*place, form(value), ha="center", va="center", color=colour, weight=weight, fontsize=8)
-    axes.set_xticks(np.arange(len(table.columns)) + 0.5, [str(one) for one in table.columns])
-    axes.set_yticks(np.arange(len(table)) + 0.5, [str(one) for one in table.index])
+    axes.set_xticks(np.arange(len(table.columns)) + 0.5, [str(name) for name in table.columns])
+    axes.set_yticks(np.arange(len(table)) + 0.5, [str(name) for name in table.index])
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

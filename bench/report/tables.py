@@ -1,4 +1,4 @@
-"""Cells of a leaderboard as text, the same for Markdown, HTML and CSV. An undefined number is ``-``."""
+"""The board as tables of text, the same for Markdown and HTML, and its rows of CSV."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.metrics.intervals import Interval
-from bench.metrics.run_figures import Speedup
-from bench.report.badge import badge
+from bench.metrics.run_figures import Speedup, Summary
+from bench.records.model import Verdict
 from bench.report.board import Ranked, Section
 from bench.report.entries import Entry
+from bench.show.layout import number, speedup
 
 RANKING_HEADER: tuple[str, ...] = (
-    "rank", "method", "decode speedup", "end to end", "Spec-Bench formula", "tokens/s", "acceptance length",
-    "output", "peak memory", "draft parameters",
+    "rank", "method", "decode speedup", "end-to-end speedup", "by Spec-Bench's formula", "tokens/s",
+    "acceptance length", "output", "peak memory", "draft parameters",
 )  # fmt: skip
 CSV_HEADER: tuple[str, ...] = (
-    "model", "device", "dtype", "sampling", "questions_asked", "question_source", "method", "class",
-    "rank", "subtask", "questions", "decode_speedup", "decode_low", "decode_high",
+    "section", "model", "device", "dtype", "sampling", "tier", "max_length", "questions_asked",
+    "question_source", "method", "class", "rank", "subtask", "questions",
+    "decode_speedup", "decode_low", "decode_high",
     "end_to_end_speedup", "end_to_end_low", "end_to_end_high", "spec_bench_speedup",
     "acceptance_length", "decode_tokens_per_s", "output", "peak_memory_bytes", "draft_parameters",
     "not_ranked_because", "runs",
 )  # fmt: skip
-EAGER_COLUMN = "against eager"
+EAGER_COLUMN = "over an eager loop"
 CSV_EAGER_COLUMNS = (
     "against_eager_questions", "against_eager_decode", "against_eager_decode_low",
     "against_eager_decode_high", "against_eager_end_to_end", "against_eager_end_to_end_low",
     "against_eager_end_to_end_high",
 )  # fmt: skip
-"""Both last, and only where some entry was measured against an eager loop: it is not what ranks."""
+"""Both last, and only where some entry was measured against an eager loop, since no rank depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,68 +43,112 @@ class Table:
 
 
 def section_tables(section: Section) -> list[Table]:
-    """The tables of a section that have rows, in reading order."""
+    """The tables of a section that have rows, in reading order; the rankings come first."""
     lossy = "Lossy methods: the output is not the model's own, so a speedup alone says nothing"
     header = (*RANKING_HEADER, EAGER_COLUMN) if has_eager(section) else RANKING_HEADER
-    made = [
-        Table(title, header, tuple(_ranking_row(one)[: len(header)] for one in ranked))
+    tables = [
+        Table(title, header, tuple(ranking_row(row)[: len(header)] for row in ranked))
         for title, ranked in (("Lossless methods", section.lossless), (lossy, section.lossy))
     ]
     if len(section.subtasks) > 1:
-        header = ("method", *section.subtasks)
-        rows = tuple((one.label, *_speedups(one.entry, section.subtasks)) for one in section.ranked)
-        made.append(Table("Decode speedup by subtask, with 95 % intervals", header, rows))
-        rows = tuple((one.label, *_lengths(one.entry, section.subtasks)) for one in section.ranked)
-        made.append(Table("Acceptance length by subtask, in tokens per target pass", header, rows))
-    made.append(
+        tables += _subtask_tables(section)
+    tables.append(
         Table(
             "Not ranked",
             ("method", "reason", "decode speedup", "acceptance length", "output"),
-            tuple((one.label, one.reason, *_apart_cells(one.entry)) for one in section.apart),
+            tuple((row.label, row.reason, *_unranked_cells(row.entry)) for row in section.unranked),
         )
     )
-    return [table for table in made if table.rows]
+    return [table for table in tables if table.rows]
+
+
+def ranking_row(row: Ranked) -> tuple[str, ...]:
+    """The cells of `RANKING_HEADER` and `EAGER_COLUMN`."""
+    summary = row.entry.summary
+    memory, parameters = row.entry.peak_memory_bytes, row.entry.draft_parameters
+    return (
+        str(row.rank),
+        method_cell(row),
+        speedup(summary.speedup.decode),
+        speedup(summary.speedup.end_to_end),
+        number(summary.speedup.spec_bench, unit="x"),
+        number(summary.method.decode_tokens_per_s, ".1f"),
+        number(summary.acceptance.pooled),
+        output_cell(summary),
+        number(None if memory is None else memory / 2**30, ".2f", " GiB"),
+        number(None if parameters is None else parameters / 1e6, ".1f", " M"),
+        _against_eager(row.entry),
+    )
+
+
+def method_cell(row: Ranked) -> str:
+    """The entry's label; for a method whose authors published no code it says so."""
+    is_reimplementation = bool(row.entry.summary.run.labels.get("independent re-implementation"))
+    return f"{row.label} (re-implementation)" if is_reimplementation else row.label
+
+
+def output_cell(summary: Summary) -> str:
+    """A few words on the output, from the verdicts on the samples, never from the method's promise alone.
+
+    ``lossy`` output is called so whatever its verdicts are, with the share of its answers that are right.
+    ``exact`` counts samples that were compared and equal; ``proved`` needs a certificate of the source that
+    was measured.
+    """
+    if summary.is_lossy:
+        return _lossy_words(summary)
+    counts = summary.verdicts
+    checked = sum(count for verdict, count in counts.items() if verdict is not Verdict.UNCHECKED)
+    if counts[Verdict.VIOLATION]:
+        return f"VIOLATION in {counts[Verdict.VIOLATION]} of {checked}"
+    if not checked:
+        promise = str(summary.run.labels.get("exactness", "exactness not stated"))
+        return f"{promise}: declared, not checked"
+    ties, unchecked = counts[Verdict.TIE_EXPLAINED], counts[Verdict.UNCHECKED]
+    parts = [f"exact {counts[Verdict.EXACT]} of {checked}"]
+    parts += [f"{ties} explained by ties"] if ties else []
+    parts += [f"{unchecked} unchecked"] if unchecked else []
+    parts += ["proved"] if summary.evidence and summary.evidence.endswith(": proved") else []
+    return ", ".join(parts)
 
 
 def has_eager(section: Section) -> bool:
-    """Whether some entry with a place was measured against an eager loop."""
-    return any(_is_against_eager(one.entry) for one in section.ranked)
+    """Whether some ranked entry was measured against an eager loop."""
+    return any(_is_against_eager(row.entry) for row in section.ranked)
 
 
-def csv_rows(found: Sequence[Section]) -> list[tuple[str, ...]]:
+def csv_rows(board: Sequence[Section]) -> list[tuple[str, ...]]:
     """The header, then one row per entry and subtask, and one for all of its questions (``overall``).
 
     Numbers are bare.
     """
-    is_eager = any(_is_against_eager(entry) for section in found for entry in section.entries)
+    is_eager = any(_is_against_eager(entry) for section in board for entry in section.entries)
     header = (*CSV_HEADER, *CSV_EAGER_COLUMNS) if is_eager else CSV_HEADER
     rows = [header]
-    for section in found:
-        for one in section.ranked:
-            kind = "lossy" if one.entry.summary.is_lossy else "lossless"
-            rows += _csv_entry(section, one.label, one.entry, (kind, str(one.rank), ""))
-        for other in section.apart:
+    for section in board:
+        for row in section.ranked:
+            kind = "lossy" if row.entry.summary.is_lossy else "lossless"
+            rows += _csv_entry(section, row.label, row.entry, (kind, str(row.rank), ""))
+        for other in section.unranked:
             rows += _csv_entry(section, other.label, other.entry, ("not ranked", "", other.reason))
     return [row[: len(header)] for row in rows]
 
 
-def times(interval: Interval | None) -> str:
-    """``2.86x [2.80, 2.92]``."""
-    if interval is None:
-        return "-"
-    bounds = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.is_known else ""
-    return f"{interval.estimate:.2f}x{bounds}"
+def _lossy_words(summary: Summary) -> str:
+    figures = summary.lossy
+    if figures is None or figures.method_answers.share is None or figures.baseline_answers.share is None:
+        return "lossy"
+    own, target = figures.method_answers.share, figures.baseline_answers.share
+    return f"lossy: {own:.0%} of answers right, the target's {target:.0%}"
 
 
-def number(value: float | None, form: str = ".2f", unit: str = "") -> str:
-    """A number with its unit, or ``-``."""
-    return "-" if value is None else f"{value:{form}}{unit}"
-
-
-def titled(one: Ranked) -> str:
-    """The entry's label; of a method whose authors published no code, it says so."""
-    is_reimplementation = bool(one.entry.summary.run.labels.get("independent re-implementation"))
-    return f"{one.label} (re-implementation)" if is_reimplementation else one.label
+def _subtask_tables(section: Section) -> list[Table]:
+    header = ("method", *section.subtasks)
+    speedups = [(row.label, *_speedups(row.entry, section.subtasks)) for row in section.ranked]
+    lengths = [(row.label, *_lengths(row.entry, section.subtasks)) for row in section.ranked]
+    return [
+        Table("Decode speedup by subtask, with 95 % intervals", header, tuple(speedups)),
+        Table("Acceptance length by subtask, in tokens per target pass", header, tuple(lengths)),
+    ]
 
 
 def _is_against_eager(entry: Entry) -> bool:
@@ -116,40 +162,22 @@ def _against_eager(entry: Entry) -> str:
     if against is None or against.decode is None:
         return "-"
     part = "" if against.prompts == asked else f" on {against.prompts} of {asked} questions"
-    return f"{times(against.decode)}{part}"
-
-
-def _ranking_row(one: Ranked) -> tuple[str, ...]:
-    summary = one.entry.summary
-    memory, parameters = one.entry.peak_memory_bytes, one.entry.draft_parameters
-    return (
-        str(one.rank),
-        titled(one),
-        times(summary.speedup.decode),
-        times(summary.speedup.end_to_end),
-        number(summary.speedup.spec_bench, unit="x"),
-        number(summary.method.decode_tokens_per_s, ".1f"),
-        number(summary.acceptance.pooled),
-        badge(summary),
-        number(None if memory is None else memory / 2**30, ".2f", " GiB"),
-        number(None if parameters is None else parameters / 1e6, ".1f", " M"),
-        _against_eager(one.entry),
-    )
+    return f"{speedup(against.decode)}{part}"
 
 
 def _speedups(entry: Entry, subtasks: Sequence[str]) -> list[str]:
-    found = entry.subtasks
-    return [times(found[name].speedup.decode) if name in found else "-" for name in subtasks]
+    parts = entry.subtasks
+    return [speedup(parts[name].speedup.decode) if name in parts else "-" for name in subtasks]
 
 
 def _lengths(entry: Entry, subtasks: Sequence[str]) -> list[str]:
-    found = entry.subtasks
-    return [number(found[name].acceptance_length) if name in found else "-" for name in subtasks]
+    parts = entry.subtasks
+    return [number(parts[name].acceptance_length) if name in parts else "-" for name in subtasks]
 
 
-def _apart_cells(entry: Entry) -> tuple[str, ...]:
+def _unranked_cells(entry: Entry) -> tuple[str, ...]:
     summary = entry.summary
-    return times(summary.speedup.decode), number(summary.acceptance.pooled), badge(summary)
+    return speedup(summary.speedup.decode), number(summary.acceptance.pooled), output_cell(summary)
 
 
 def _csv_entry(
@@ -158,30 +186,21 @@ def _csv_entry(
     kind, rank, reason = place
     setting, summary = section.setting, entry.summary
     where = (
-        setting.model,
-        setting.device,
-        setting.dtype,
-        setting.sampling,
-        str(len(entry.asked)),
-        setting.prompts,
+        *(section.anchor, setting.model, setting.device, setting.dtype, setting.sampling),
+        *(setting.tier, setting.max_length, str(len(entry.asked)), setting.prompts),
     )
-    runs = " ".join(one.run.run_id for one in entry.stored)
+    runs = " ".join(stored.run.run_id for stored in entry.stored)
     parts = [("overall", summary.speedup, summary.acceptance.pooled)]
-    parts += [(one.name, one.speedup, one.acceptance_length) for one in entry.subtasks.values()]
+    parts += [(part.name, part.speedup, part.acceptance_length) for part in entry.subtasks.values()]
     return [
         (
-            *(*where, label, kind, rank, name, str(speedup.prompts)),
-            *(
-                *_bounds(speedup.decode),
-                *_bounds(speedup.end_to_end),
-                _bare(speedup.spec_bench),
-                _bare(length),
-            ),
+            *(*where, label, kind, rank, name, str(ratio.prompts)),
+            *(*_bounds(ratio.decode), *_bounds(ratio.end_to_end), _bare(ratio.spec_bench), _bare(length)),
             _bare(summary.method.decode_tokens_per_s if name == "overall" else None),
-            *(badge(summary), _whole(entry.peak_memory_bytes), _whole(entry.draft_parameters), reason, runs),
-            *_csv_eager(summary.against_eager if name == "overall" else None),
+            *(output_cell(summary), _whole(entry.peak_memory_bytes), _whole(entry.draft_parameters)),
+            *(reason, runs, *_csv_eager(summary.against_eager if name == "overall" else None)),
         )
-        for name, speedup, length in parts
+        for name, ratio, length in parts
     ]
 
 

@@ -1,23 +1,26 @@
 """One answer as text, round by round: which token came from which round, and how.
 
 A token is *first* (from the prefill), *accepted* (drafted, and the target agreed), *corrected* (the
-target's own, after it disagreed), *bonus* (the target's own, after a draft it agreed to in full) or *plain*
-(a round without a draft). A tree's last token counts as a bonus only if the path went as deep as the tree,
-since records do not tell whether a shallower path ended at a leaf.
+target's own, after it disagreed), *bonus* (the target's own, after it agreed to the whole draft) or *plain*
+(a round without a draft). The last token of a tree round counts as a bonus only if the accepted path is as
+deep as the tree: records do not say whether a shorter path ended at a leaf.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.errors import UserError
-from bench.records.model import Arm, Sample
+from bench.records.model import Arm, Run, Sample
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What a tokenizer shows for half a character."""
 
 
 class Origin(StrEnum):
-    """How a token came to be."""
+    """How a token was produced."""
 
     FIRST = "first"
     ACCEPTED = "accepted"
@@ -34,7 +37,7 @@ class Token:
         id: Token id.
         text: What it adds to the answer.
         round: Round it came from, from 1; 0 is the prefill.
-        origin: How it came to be.
+        origin: How it was produced.
     """
 
     id: int
@@ -55,20 +58,20 @@ def timeline(sample: Sample, texts: Sequence[str] | None = None) -> list[Token]:
     """
     if sample.error is not None:
         raise ValueError(f"sample {sample.key} failed, it has no tokens: {sample.error}")
-    shown = [f"[{one}]" for one in sample.ids] if texts is None else list(texts)
+    shown = [f"[{token}]" for token in sample.ids] if texts is None else list(texts)
     if len(shown) != len(sample.ids):
         raise ValueError(f"need a text for each of {len(sample.ids)} tokens, got {len(shown)}")
     places = [(0, Origin.FIRST)]
-    for number, one in enumerate(sample.rounds, start=1):
+    for number, round_ in enumerate(sample.rounds, start=1):
         own = (
             Origin.PLAIN
-            if not one.drafted
+            if not round_.drafted
             else Origin.BONUS
-            if one.accepted == one.depth
+            if round_.accepted == round_.depth
             else Origin.CORRECTED
         )
-        origins = [Origin.ACCEPTED] * one.accepted + [own]
-        places += [(number, origin) for origin in origins[: one.emitted]]
+        origins = [Origin.ACCEPTED] * round_.accepted + [own]
+        places += [(number, origin) for origin in origins[: round_.emitted]]
     rows = zip(sample.ids, shown, places, strict=True)
     return [Token(token, text, number, origin) for token, text, (number, origin) in rows]
 
@@ -77,14 +80,14 @@ def find_sample(samples: Sequence[Sample], prompt_id: str, turn: int) -> Sample:
     """The method's first good decode of a turn.
 
     Raises:
-        UserError: If the run holds none, with the ids that it holds.
+        UserError: If the run holds none; it lists the ids that the run holds.
     """
-    methods = [one for one in samples if one.arm is Arm.METHOD and one.error is None]
-    for one in methods:
-        if (one.prompt_id, one.turn) == (prompt_id, turn):
-            return one
-    held = list(dict.fromkeys(one.prompt_id for one in methods))
-    shown = ", ".join(held[:12]) + (f", and {len(held) - 12} more" if len(held) > 12 else "")
+    methods = [sample for sample in samples if sample.arm is Arm.METHOD and sample.error is None]
+    for sample in methods:
+        if (sample.prompt_id, sample.turn) == (prompt_id, turn):
+            return sample
+    known = list(dict.fromkeys(sample.prompt_id for sample in methods))
+    shown = ", ".join(known[:12]) + (f", and {len(known) - 12} more" if len(known) > 12 else "")
     raise UserError(
         f"the run holds no answer of its method to {prompt_id!r}, turn {turn + 1}", f"choose from: {shown}"
     )
@@ -92,14 +95,14 @@ def find_sample(samples: Sequence[Sample], prompt_id: str, turn: int) -> Sample:
 
 def timeline_page(sample: Sample, tokens: Sequence[Token], title: str) -> str:
     """The timeline as one HTML file: the answer with its tokens marked, then a table of rounds."""
-    from bench.report.page import render
+    from bench.report.pages import fill_template  # loads matplotlib
 
     rounds = [
-        (number, one, [token for token in tokens if token.round == number])
-        for number, one in enumerate(sample.rounds, start=1)
+        (number, round_, [token for token in tokens if token.round == number])
+        for number, round_ in enumerate(sample.rounds, start=1)
     ]
     counts = {origin.value: sum(token.origin is origin for token in tokens) for origin in Origin}
-    return render(
+    return fill_template(
         "timeline.html",
         title=title,
         sample=sample,
@@ -108,3 +111,38 @@ def timeline_page(sample: Sample, tokens: Sequence[Token], title: str) -> str:
         counts=counts,
         first=tokens[0],
     )
+
+
+def pieces(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[str]:
+    """The text each token adds: the growth of the decoded answer.
+
+    A token that ends inside a character adds nothing; the one that completes it adds the character.
+    """
+    texts: list[str] = []
+    before = ""
+    for end in range(1, len(ids) + 1):
+        text = decode(ids[:end])
+        is_whole = not text.endswith(UNFINISHED) and text.startswith(before)
+        texts.append(text[len(before) :] if is_whole else "")
+        before = text if is_whole else before
+    return texts
+
+
+def load_decode(run: Run) -> Callable[[Sequence[int]], str]:
+    """The decoding function of a run's tokenizer, special tokens shown.
+
+    Raises:
+        UserError: If its model cannot be found.
+    """
+    from bench.runtime.hub import COMPANIONS, fetch  # loads torch
+    from bench.tasks.chat import load_tokenizer
+
+    model = run.config["model"]
+    own = model.get("tokenizer")
+    folder = fetch(own or model["path"], None if own else model.get("revision"), COMPANIONS)
+    tokenizer = load_tokenizer(folder)
+
+    def decode(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    return decode

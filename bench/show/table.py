@@ -1,55 +1,68 @@
-"""The final table of a run in the terminal: which numbers it has, and how they are printed.
+"""The table that a run prints at its end: which numbers it shows, and in which words.
 
-Plain text, at most 100 columns. What a reader must not miss comes first (``INVALID``, ``LOSSY``); an
-undefined number is ``-``.
+Plain text, at most `bench.show.layout.COLUMNS` characters wide. What a reader must not miss comes first
+(``INVALID``, ``LOSSY``). `docs/reading-the-table.md` explains every line.
 """
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
-from bench.metrics.intervals import Interval
-from bench.metrics.lossy import lossy_lines
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from bench.metrics.lossy import Answers, LossyFigures
+from bench.metrics.resources import Resources, SearchCost
+from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
 from bench.records.model import Run, Verdict
-from bench.show.machine_table import machine_rows, prediction_rows
+from bench.show.layout import COLUMNS, byte_size, number, speedup, text_table
 
-COLUMNS = 100
-_LABEL, _CELL = 24, 28
+Row = tuple[str, ...]
+
+PHASE_WORDS = {"commit": "commit to cache", "host": "rest (host)"}
+VERDICT_WORDS = {
+    Verdict.EXACT: "exact",
+    Verdict.TIE_EXPLAINED: "explained by a numerical tie",
+    Verdict.VIOLATION: "violations",
+    Verdict.UNCHECKED: "unchecked",
+}
+_LABEL = 26
+"""Least width of the first column, in characters."""
 _MOST_SUBTASKS, _MOST_FAILURES, _MOST_POSITIONS, _MOST_IDS = 6, 2, 10, 5
 
 
-def render(summary: Summary) -> str:
-    """The table as text, at most 100 columns wide and about 25 lines long."""
-    run, baseline = summary.run, summary.baseline
-    resources = [arm.resources for arm in (baseline, summary.method)]
-    lines = [
-        *_heading(summary),
-        *_speed_lines(summary),
-        *_subtask_lines(summary.subtasks),
-        *(_given_lines(run) if summary.is_cost_only else _acceptance_lines(summary.acceptance)),
-        _row("decode time", _split(summary.time_split)),
-        *_search_lines(summary),
-        *(_row(*cells) for cells in machine_rows(summary.probe, baseline.decode_tokens_per_s, resources)),
-        *_output_lines(summary),
-        _control(summary),
-        _row("steadiness", _steadiness(summary)),
-        *_left_out(summary),
-        *_note_lines(summary.notes),
+def run_table(summary: Summary) -> str:
+    """The table as text, about 25 lines long."""
+    resources = [summary.baseline.resources, summary.method.resources]
+    rows = [
+        *_speed_rows(summary),
+        *_subtask_rows(summary.subtasks),
+        *(_given_rows(summary.run) if summary.is_cost_only else _acceptance_rows(summary.acceptance)),
+        ("decode time", _time_split(summary.time_split)),
+        *_search_rows(summary.skipped, summary.search),
+        *machine_rows(summary.probe, summary.baseline.decode_tokens_per_s, resources),
+        *_output_rows(summary),
+        _control_row(summary),
+        *_noise_rows(summary.baseline, summary.method),
+        *_left_out_rows(summary),
+        *_note_rows(summary.notes),
     ]
-    return "\n".join(_fit(line) for line in lines)
+    return "\n".join([*_heading(summary), *text_table(rows, least=(_LABEL,))])
 
 
 def _heading(summary: Summary) -> list[str]:
     run = summary.run
-    promise = summary.badge or run.labels.get("exactness", "exactness not stated")
+    promise = summary.evidence or run.labels.get("exactness", "exactness not stated")
     lines = [
-        f"{run.method} on {run.task}, {run.model}  ({run.run_id})",
-        f"{promise}; {summary.speedup.prompts} prompts complete, {summary.repeats} repeats",
+        f"{run.method} on {run.task}, model {run.model}  (run {run.run_id})",
+        f"output {promise}; {summary.speedup.prompts} prompts complete, {summary.repeats} repeats",
     ]
     if summary.is_valid is False:
-        lines.append("INVALID: the baseline differs from itself (A/A control below); do not use these speeds")
+        lines.append("INVALID: the baseline differs from itself (see A/A below); do not use these speeds")
     if summary.is_cost_only:
-        lines.append("COST ONLY: the acceptance is given, not earned, and the ids mean nothing")
+        lines.append(
+            "COST ONLY: acceptance was set by hand or weights are random; only the times mean anything"
+        )
     elif summary.is_lossy:
         lines.append(
             "LOSSY: the output is not the model's own; a speedup alone says nothing about its quality"
@@ -59,158 +72,224 @@ def _heading(summary: Summary) -> list[str]:
     return lines
 
 
-def _speed_lines(summary: Summary) -> list[str]:
-    speedup, baseline, method = summary.speedup, summary.baseline, summary.method
-    level = f"{speedup.decode.level:.0%}" if speedup.decode else "95%"
+def _speed_rows(summary: Summary) -> list[Row]:
+    """Speedups and speeds; the decode column leaves the prefill out, the end-to-end column includes it."""
+    ratio, baseline, method = summary.speedup, summary.baseline, summary.method
+    level = f"{ratio.decode.level:.0%}" if ratio.decode else "95%"
+    geometric = (_times(ratio.decode_geometric), _times(ratio.end_to_end_geometric))
     return [
-        _row("", "decode", "end to end"),
-        _row("speedup", _times(speedup.decode), f"{_times(speedup.end_to_end)}  [{level} interval]"),
-        _row(
-            "  per-question geomean", _times(speedup.decode_geometric), _times(speedup.end_to_end_geometric)
-        ),
-        _row("  Spec-Bench's formula", "-", _number(speedup.spec_bench, ".3f", "x")),
-        *_eager_lines(summary.against_eager),
-        *(_row(*cells) for cells in prediction_rows(summary.probe, summary.predicted)),
-        _row("baseline tokens/s", *_speeds(baseline)),
-        _row("method tokens/s", *_speeds(method)),
+        ("", "decode", "end to end", ""),
+        ("speedup", _times(ratio.decode), _times(ratio.end_to_end), f"[{level} interval]"),
+        ("  geometric mean of prompts", *geometric, ""),
+        ("  by Spec-Bench's formula", "-", number(ratio.spec_bench, ".3f", "x"), ""),
+        *_eager_rows(summary.against_eager),
+        *prediction_rows(summary.probe, summary.predicted),
+        ("baseline tokens/s", *_speeds(baseline), ""),
+        ("method tokens/s", *_speeds(method), ""),
     ]
 
 
-def _eager_lines(against: Speedup | None) -> list[str]:
+def _eager_rows(against: Speedup | None) -> list[Row]:
     if against is None:
         return []
-    whole = f"{_times(against.end_to_end)}  [not the headline]"
-    return [_row("  against eager", _times(against.decode), whole)]
+    return [
+        ("  over an eager loop", _times(against.decode), _times(against.end_to_end), "[not the headline]")
+    ]
 
 
-def _subtask_lines(subtasks: Sequence[Subtask]) -> list[str]:
+def prediction_rows(probe: Probe | None, predicted: float | None) -> list[Row]:
+    """The decode speedup that the measured time of target passes promises, and that time."""
+    if probe is None or predicted is None:
+        return []
+    costs = probe.costs
+    rows = costs.passes.rows[-1]
+    ratio = costs.passes.at(rows) / costs.step_s
+    passes = f"a target pass: 1 row {1e3 * costs.step_s:.2f} ms, {rows} rows {ratio:.2f} times that"
+    return [("  predicted by pass times", f"{predicted:.3f}x", passes)]
+
+
+def _subtask_rows(subtasks: Sequence[Subtask]) -> list[Row]:
     if not subtasks:
         return []
-    lines = [
-        _row(
-            f"  {one.name} ({one.speedup.prompts})",
-            _times(one.speedup.decode),
-            _times(one.speedup.end_to_end),
-            f"acceptance {_number(one.acceptance_length, '.2f')}",
+    rows: list[Row] = [
+        (
+            f"  {subtask.name} ({subtask.speedup.prompts} prompts)",
+            _times(subtask.speedup.decode),
+            _times(subtask.speedup.end_to_end),
+            f"acceptance length {number(subtask.acceptance_length)}",
         )
-        for one in subtasks[:_MOST_SUBTASKS]
+        for subtask in subtasks[:_MOST_SUBTASKS]
     ]
     hidden = len(subtasks) - _MOST_SUBTASKS
-    return ["speedup by subtask", *lines, *([f"  and {hidden} more"] if hidden > 0 else [])]
+    return [("speedup by subtask",), *rows, *([(f"  and {hidden} more",)] if hidden > 0 else [])]
 
 
-def _acceptance_lines(acceptance: Acceptance) -> list[str]:
+def _acceptance_rows(acceptance: Acceptance) -> list[Row]:
     lengths = (
-        f"{_number(acceptance.pooled, '.3f')} tokens per pass (Spec-Bench); per request "
-        f"{_number(acceptance.request_mean, '.3f')}; steady {_number(acceptance.steady, '.3f')}"
+        f"{number(acceptance.pooled, '.3f')} tokens per target pass; "
+        f"mean of answers {number(acceptance.request_mean, '.3f')}; "
+        f"without prefill {number(acceptance.steady, '.3f')}"
     )
     shares = (
-        f"{_number(acceptance.per_drafted, '.1%')} of drafted tokens; "
-        f"{_number(acceptance.per_verified, '.1%')} of verified rows become output"
+        f"{number(acceptance.per_drafted, '.1%')} of drafted tokens; "
+        f"{number(acceptance.per_verified, '.1%')} of the rows that the target verified"
     )
-    rates = [f"{one.rate:.2f}" for one in acceptance.positions[:_MOST_POSITIONS]]
+    rates = [f"{position.rate:.2f}" for position in acceptance.positions[:_MOST_POSITIONS]]
     more = ["..."] if len(acceptance.positions) > _MOST_POSITIONS else []
     return [
-        _row("acceptance length", lengths),
-        _row("accepted", shares),
-        _row("accepted by position", " ".join([*rates, *more]) or "-"),
+        ("acceptance length", lengths),
+        ("accepted", shares),
+        ("accepted by draft position", " ".join([*rates, *more]) or "-"),
     ]
 
 
-def _given_lines(run: Run) -> list[str]:
-    """The rates that a cost-only run was given; no acceptance column holds them."""
+def _given_rows(run: Run) -> list[Row]:
+    """The acceptance rates that a cost-only run was configured with; they never stand where measured ones
+    do.
+    """
     rates = run.identity.get("method", {}).get("acceptance")
     given = " ".join(f"{rate:.2f}" for rate in rates) if isinstance(rates, list) else "by random weights"
-    return [_row("acceptance", f"given: {given}")]
+    return [("acceptance", f"given: {given}")]
 
 
-def _split(split: Mapping[str, float] | None) -> str:
+def _time_split(split: Mapping[str, float] | None) -> str:
     shown = {name: share for name, share in (split or {}).items() if share or name != "search"}
-    return ", ".join(f"{name} {share:.0%}" for name, share in shown.items()) or "-"
+    return ", ".join(f"{PHASE_WORDS.get(name, name)} {share:.0%}" for name, share in shown.items()) or "-"
 
 
-def _search_lines(summary: Summary) -> list[str]:
-    lines = []
-    if summary.skipped is not None:
-        lines.append(_row("drafting skips", f"{summary.skipped:.1%} of sub-layers"))
-    if cost := summary.search:
-        speeds = ", ".join(
-            f"{name} {_number(speed, '.1f')}"
-            for name, speed in (("cold", cost.cold), ("warm", cost.warm), ("total", cost.total))
+def _search_rows(skipped: float | None, cost: SearchCost | None) -> Iterator[Row]:
+    if skipped is not None:
+        yield "sub-layers left out", f"{skipped:.1%} while drafting"
+    if cost is not None:
+        speeds = {"during it": cost.cold, "after it": cost.warm, "overall": cost.total}
+        spent = f"{cost.share:.1%} of decode time; {cost.steps} candidates scored"
+        state = (
+            f"ended after {cost.rounds} rounds" if cost.has_ended else f"still on after {cost.rounds} rounds"
         )
-        state = "over after" if cost.is_over else "not over in"
-        lines.append(_row("search", f"{speeds} tokens/s"))
-        lines.append(
-            _row("", f"{cost.share:.1%} of decode time; {cost.steps} scores; {state} {cost.rounds} rounds")
+        yield (
+            "search, tokens/s",
+            ", ".join(f"{name} {number(speed, '.1f')}" for name, speed in speeds.items()),
         )
-    return lines
+        yield "search", f"{spent}; {state}"
 
 
-def _output_lines(summary: Summary) -> list[str]:
-    """Verdicts, or, for output that has none to earn, its quality."""
+def machine_rows(
+    probe: Probe | None, baseline_tokens_per_s: float | None, arms: Sequence[Resources]
+) -> list[Row]:
+    """How near the baseline is to the machine's limits, and what memory and energy the arms took.
+
+    Args:
+        probe: What the run measured of model and machine; None if it did not.
+        baseline_tokens_per_s: Decode speed of the baseline.
+        arms: Resources of the baseline and of the method.
+    """
+    rows: list[Row] = []
+    if probe is not None and baseline_tokens_per_s is not None:
+        rate = probe.bytes_per_s(baseline_tokens_per_s)
+        share = f"{rate / probe.read_bytes_per_s:.0%} of the fastest read here"
+        launch = f"launch overhead {probe.costs.dispatch_share:.0%} of a 1-row pass"
+        rows.append(("baseline reads memory at", f"{rate / 1e9:.1f} GB/s, {share}; {launch}"))
+    if probe is not None:
+        weights, token = byte_size(probe.weight_bytes), byte_size(probe.token_bytes)
+        rows.append(("memory", f"weights {weights}, keys and values {token} per token"))
+    if any(arm.allocated_bytes is not None for arm in arms):
+        allocated = _sizes([arm.allocated_bytes for arm in arms])
+        reserved = _sizes([arm.reserved_bytes for arm in arms])
+        rows.append(("peak memory", f"allocated {allocated}; reserved {reserved} (baseline, method)"))
+    if any(arm.joules_per_token is not None for arm in arms):
+        energy = ", ".join(number(arm.joules_per_token) for arm in arms)
+        rows.append(("energy", f"{energy} J per token (baseline, method)"))
+    return rows
+
+
+def _sizes(counts: Sequence[int | None]) -> str:
+    return ", ".join("-" if count is None else byte_size(count) for count in counts)
+
+
+def _output_rows(summary: Summary) -> list[Row]:
+    """Verdicts on the answers; for output that promises nothing, its quality."""
     if summary.lossy is not None:
-        return [_row(label, text) for label, text in lossy_lines(summary.lossy)]
-    return [_row("output", _output(summary))]
-
-
-def _output(summary: Summary) -> str:
+        return lossy_rows(summary.lossy)
     always = (Verdict.EXACT, Verdict.VIOLATION)
-    shown = {name: count for name, count in summary.verdicts.items() if count or name in always}
-    counts = ", ".join(f"{name.value} {count}" for name, count in shown.items())
+    shown = {verdict: count for verdict, count in summary.verdicts.items() if count or verdict in always}
+    counts = ", ".join(f"{count} {VERDICT_WORDS[verdict]}" for verdict, count in shown.items())
     first = summary.first_divergences
-    return f"{counts}; first differs at {first[0]}" if first else counts
+    return [("answers", f"{counts}; first difference at token {first[0]}" if first else counts)]
 
 
-def _control(summary: Summary) -> str:
+def lossy_rows(figures: LossyFigures) -> list[Row]:
+    """What stands in place of verdicts where the output is not the model's own."""
+    method, baseline = (_right(answers) for answers in (figures.method_answers, figures.baseline_answers))
+    nats = f"method {number(figures.method_nll, '.3f')}, baseline {number(figures.baseline_nll, '.3f')}"
+    first = number(figures.agreement, ".1f")
+    rows: list[Row] = [
+        ("answers right", f"method {method}, baseline {baseline}"),
+        ("answers", f"not the model's own; first difference after {first} tokens on average"),
+        ("nats/token under target", nats),
+    ]
+    if figures.group_sizes:
+        sizes = ", ".join(f"{size}: {count}" for size, count in figures.group_sizes.items())
+        groups = sum(figures.group_sizes.values())
+        tokens = sum(size * count for size, count in figures.group_sizes.items())
+        entries = number(figures.entries_per_token, ".3f")
+        share = number(figures.cache_share, ".3f")
+        rows += [
+            ("groups by size in tokens", f"{sizes}; {tokens / groups:.3f} tokens per pass"),
+            ("cache entries", f"{entries} per output token; {share} times plain decoding's, prompt included"),
+            (
+                "speedup limit",
+                f"{number(figures.bound, '.3f')}x if a pass took only the reading of its weights",
+            ),
+        ]
+    return rows
+
+
+def _right(answers: Answers) -> str:
+    return "-" if answers.share is None else f"{answers.share:.1%} of {answers.checkable}"
+
+
+def _control_row(summary: Summary) -> Row:
     checks = (summary.aa_decode, summary.aa_end_to_end)
     level = next((check.interval.level for check in checks if check), None)
     if summary.is_valid is None or level is None:
-        return _row("A/A control", "not possible (needs 2 prompts and 2 repeats)")
-    label = f"A/A control {level:.0%}: {'holds' if summary.is_valid else 'FAILS'}"
-    return _row(label, *(_times(check.interval if check else None) for check in checks))
+        return ("A/A: baseline over itself", "not possible (needs 2 prompts and 2 repeats)")
+    times = (_times(check.interval if check else None) for check in checks)
+    state = "holds" if summary.is_valid else "FAILS"
+    return ("A/A: baseline over itself", *times, f"[{level:.0%} interval] {state}")
 
 
-def _steadiness(summary: Summary) -> str:
-    arms = (summary.baseline, summary.method)
-    gauges = ", ".join(_number(arm.contention, ".2f") for arm in arms)
-    spread = ", ".join(_number(arm.unsteady_prompts, "d") for arm in arms)
-    return f"wall/CPU {gauges}; prompts varying over 5%: {spread} (baseline, method)"
+def _noise_rows(baseline: ArmFigures, method: ArmFigures) -> list[Row]:
+    waits, unsteady = (
+        ", ".join(cells)
+        for cells in (
+            (number(baseline.contention), number(method.contention)),
+            (number(baseline.unsteady_prompts, "d"), number(method.unsteady_prompts, "d")),
+        )
+    )
+    return [
+        ("wall time over CPU time", f"{waits} (baseline, method)"),
+        ("repeats vary by over 5%", f"on {unsteady} prompts (baseline, method)"),
+    ]
 
 
-def _left_out(summary: Summary) -> list[str]:
+def _left_out_rows(summary: Summary) -> list[Row]:
     failures = [*summary.failures.items(), *summary.eager_failures.items()]
-    lines = [_row("FAILED", f"{count} x {reason}") for reason, count in failures[:_MOST_FAILURES]]
+    rows: list[Row] = [("FAILED", f"{count} x {reason}") for reason, count in failures[:_MOST_FAILURES]]
     if rest := sum(count for _, count in failures[_MOST_FAILURES:]):
-        lines.append(_row("FAILED", f"{rest} more for other reasons"))
+        rows.append(("FAILED", f"{rest} more for other reasons"))
     if ids := summary.excluded:
         more = f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""
-        lines.append(_row("excluded prompts", f"{len(ids)}, incomplete: {', '.join(ids[:_MOST_IDS])}{more}"))
-    return lines
+        rows.append(("excluded prompts", f"{len(ids)}, incomplete: {', '.join(ids[:_MOST_IDS])}{more}"))
+    return rows
 
 
-def _note_lines(notes: Sequence[str]) -> list[str]:
-    wrapped = textwrap.wrap("; ".join(notes), COLUMNS - _LABEL, max_lines=2, placeholder=" ...")
-    return [_row("" if i else "note", line) for i, line in enumerate(wrapped)]
+def _note_rows(notes: Sequence[str]) -> list[Row]:
+    lines = textwrap.wrap("; ".join(notes), COLUMNS - _LABEL - 4, max_lines=2, placeholder=" ...")
+    return [("note" if place == 0 else "", line) for place, line in enumerate(lines)]
 
 
 def _speeds(arm: ArmFigures) -> tuple[str, str]:
-    return _number(arm.decode_tokens_per_s, ".1f"), _number(arm.end_to_end_tokens_per_s, ".1f")
+    return number(arm.decode_tokens_per_s, ".1f"), number(arm.end_to_end_tokens_per_s, ".1f")
 
 
-def _times(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    bounds = f" [{interval.low:.3f}, {interval.high:.3f}]" if interval.is_known else " [-, -]"
-    return f"{interval.estimate:.3f}x{bounds}"
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
-
-
-def _row(label: str, *cells: str) -> str:
-    return f"{label:<{_LABEL}}{''.join(f'{cell:<{_CELL}}' for cell in cells)}".rstrip()
-
-
-def _fit(line: str) -> str:
-    return line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..."
+_times = partial(speedup, digits=3, unknown=" [-, -]")

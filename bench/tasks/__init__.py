@@ -4,5 +4,5 @@ Every yaml in ``conf/task`` builds one of four classes: `spec_bench.QuestionTask
 prompts), `dataset.DatasetTask` and `longbench.LongBenchTask`. All of them implement `task.Task`, whose `load`
 returns the prompts; `chat.ChatFormat` then turns a conversation into prompt ids. Start reading at `task`. Any
 module may be imported from above; tasks themselves import only `bench.errors`, `bench.records.model` and
-`bench.compose.bounds`.
+`bench.compose.components`.
 """

@@ -21,7 +21,7 @@ def sample(
     prefill_s: float = 1.0,
     decode_s: float = 2.0,
 ) -> Sample:
-    ids = tuple(range(1 + sum(one.emitted for one in rounds)))
+    ids = tuple(range(1 + sum(round_.emitted for round_ in rounds)))
     timing = Timing(prefill_s, decode_s, {"draft": decode_s / 4, "verify": decode_s / 2}, cpu_s=2.0)
     return Sample(prompt, "qa", turn, repeat, Arm.METHOD, 0, ids=ids, rounds=rounds, timing=timing)
 
@@ -79,8 +79,8 @@ def test_positions_nobody_reached_are_left_out() -> None:
 
 
 def test_histogram_and_shares() -> None:
-    assert metrics.accept_histogram([CUT]) == (1, 0, 1, 1)
-    assert metrics.accept_histogram([PREFILL_ONLY]) == ()
+    assert metrics.accepted_counts(CUT.rounds) == (1, 0, 1, 1)
+    assert metrics.accepted_counts(()) == ()
     assert metrics.accepted_per_drafted([CUT]) == pytest.approx(5 / 12)
     assert metrics.accepted_per_verified([CUT]) == pytest.approx(8 / 15)
 
@@ -109,9 +109,8 @@ def test_contention_is_wall_over_cpu() -> None:
     assert metrics.contention([PLAIN]) == pytest.approx(3.0 / 2.0)
 
 
-def test_exact_share_ignores_unchecked_samples() -> None:
+def test_a_sample_that_was_never_compared_counts_as_unchecked() -> None:
     samples = [judged(Verdict.EXACT), judged(Verdict.EXACT), judged(Verdict.TIE_EXPLAINED, 7), PLAIN]
-    assert metrics.exact_match_share(samples) == pytest.approx(2 / 3)
     assert metrics.verdict_counts(samples) == {
         Verdict.EXACT: 2,
         Verdict.TIE_EXPLAINED: 1,
@@ -130,7 +129,7 @@ def test_spec_bench_speedup_is_a_ratio_of_mean_rates() -> None:
         sample(chain(0, 0), decode_s=1.0),
         sample(chain(0, 0), prompt="q2", decode_s=3.0),
     )  # 1, 0.5 tokens/s
-    half = [replace(one, timing=Timing(0.5, 0.5, {}, 1.0)) for one in (slow, fast)]  # 2 tokens/s
+    half = [replace(answer, timing=Timing(0.5, 0.5, {}, 1.0)) for answer in (slow, fast)]  # 2 tokens/s
     assert metrics.spec_bench_speedup([slow, fast], half) == pytest.approx(2 / 0.75)
     assert metrics.spec_bench_speedup([slow, fast], [slow, fast]) == 1.0  # the A/A test that Spec-Bench fails
 
@@ -144,13 +143,11 @@ EVERY_METRIC: list[Callable[[Sequence[Sample]], object]] = [
     metrics.acceptance_length,
     metrics.acceptance_length_request_mean,
     metrics.acceptance_length_steady,
-    metrics.accept_histogram,
     metrics.acceptance_by_position,
     metrics.accepted_per_drafted,
     metrics.accepted_per_verified,
     metrics.time_split,
     metrics.verdict_counts,
-    metrics.exact_match_share,
     metrics.first_divergences,
     metrics.contention,
 ]
@@ -176,10 +173,9 @@ def test_a_failed_sample_is_refused_and_never_a_zero(metric: Callable[[Sequence[
         (metrics.accepted_per_verified, PREFILL_ONLY),
         (metrics.time_split, PREFILL_ONLY),
         (metrics.decode_speed, PREFILL_ONLY),
-        (metrics.exact_match_share, PLAIN),
         (metrics.contention, replace(PLAIN, timing=Timing(1.0, 1.0, {}, 0.0))),
     ],
-    ids=["nothing drafted", "no round", "no decode time", "no time", "nothing checked", "no cpu time"],
+    ids=["nothing drafted", "no round", "no decode time", "no time", "no cpu time"],
 )
 def test_an_undefined_number_is_an_error(metric: Callable[[Sequence[Sample]], object], given: Sample) -> None:
     with pytest.raises(UndefinedError):

@@ -142,6 +142,15 @@ def test_aa_fails_where_the_halves_differ() -> None:
     assert check.interval.low > 1.1
 
 
+def test_aa_is_a_gate_that_one_sound_run_in_a_hundred_fails() -> None:
+    """Halves that differ by chance as one run in twenty does: 1 is outside the 95 % interval, inside that of
+    99 %."""
+    seconds = totals(noisy(40, 2, 0.05, 87))
+    assert aa_check(seconds).interval.level == 0.99
+    assert aa_check(seconds, level=0.95).is_valid is False
+    assert aa_check(seconds).is_valid is True
+
+
 def test_aa_leaves_an_odd_last_repeat_out() -> None:
     seconds = noisy(10, 2, 0.1, 0)
     third = np.column_stack([seconds, np.full(10, 99.0)])

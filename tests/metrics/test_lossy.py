@@ -21,8 +21,9 @@ from bench.metrics.lossy import (
     nll_per_token,
     speedup_bound,
 )
-from bench.metrics.summary import render, summarise
+from bench.metrics.summary import summarise
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.show.table import run_table
 from tests.methods.small import prompt, random_decoder
 
 
@@ -71,7 +72,7 @@ def test_methods_that_cache_every_token_have_no_groups() -> None:
         kv_entries_per_token([sample(Arm.BASELINE)])
 
 
-def test_cache_entries_are_held_against_plain_decoding() -> None:
+def test_cache_entries_are_counted_relative_to_plain_decoding() -> None:
     assert kv_entries_per_token([sample()]) == pytest.approx(3 / 9)
     assert cache_share([sample()]) == pytest.approx((5 + 3) / (5 + 9))
 
@@ -92,9 +93,9 @@ def test_likelihood_and_agreement_are_pooled() -> None:
 
 
 def test_only_checkable_answers_count() -> None:
-    found = answers([sample(), sample(is_right=False), sample(is_right=None)])
-    assert found == Answers(1, 2)
-    assert found.share == 0.5
+    right = answers([sample(), sample(is_right=False), sample(is_right=None)])
+    assert right == Answers(1, 2)
+    assert right.share == 0.5
     assert answers([sample(is_right=None)]).share is None
 
 
@@ -111,21 +112,21 @@ def test_a_lossless_run_has_no_such_figures() -> None:
 
 
 def test_the_table_shows_quality_in_place_of_a_verdict() -> None:
-    wrong = [replace(one, prompt_id="b", is_right=one.arm is Arm.BASELINE) for one in pair()]
-    shown = render(summarise(lossy_run(), [*pair(), *wrong], resamples=20))
+    wrong = [replace(answer, prompt_id="b", is_right=answer.arm is Arm.BASELINE) for answer in pair()]
+    shown = run_table(summarise(lossy_run(), [*pair(), *wrong], resamples=20))
     assert "LOSSY" in shown
     assert "method 50.0% of 2, baseline 100.0% of 2" in shown
-    assert "0.500 nats/token under it (its own: 0.100)" in shown
+    assert "method 0.500, baseline 0.100" in shown
     assert "1: 2, 2: 2, 3: 2, 4: 2; 2.500 tokens per pass" in shown
     assert "0.333 per output token" in shown
-    assert all(len(line) <= 100 for line in shown.splitlines())
+    assert all(len(line) <= 110 for line in shown.splitlines())
 
 
 @pytest.mark.parametrize("verdict", [Verdict.EXACT, Verdict.TIE_EXPLAINED, Verdict.UNCHECKED])
 def test_no_record_makes_a_lossy_method_look_lossless(verdict: Verdict) -> None:
     """Even a sample that claims a verdict, whatever wrote it."""
     broken = pair(equivalence=Equivalence(verdict), ids=(9,) * 10, is_right=False, reference_nll=90.0)
-    shown = render(summarise(lossy_run(), broken, resamples=20))
+    shown = run_table(summarise(lossy_run(), broken, resamples=20))
     assert "LOSSY" in shown
     assert "not the model's own" in shown
     assert "exact" not in shown

@@ -79,7 +79,7 @@ def test_a_free_draft_and_verification_of_all_tokens_gains_their_number() -> Non
 
 
 def sample(*rounds: Round, draft_s: float = 1.0, host_s: float = 0.0, contention: float = 1.0) -> Sample:
-    tokens = 1 + sum(one.emitted for one in rounds)
+    tokens = 1 + sum(round_.emitted for round_ in rounds)
     phases = {"draft": draft_s, "verify": 99.0, "commit": 0.0}
     decode_s = 99.0 + draft_s + host_s
     timing = Timing(1.0, decode_s, phases, (1.0 + decode_s) / contention)

@@ -3,8 +3,10 @@ from dataclasses import fields, replace
 import pytest
 
 from bench.metrics.run_figures import Summary
-from bench.metrics.summary import render, summarise
+from bench.metrics.summary import summarise
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.show.layout import COLUMNS
+from bench.show.table import run_table
 
 
 def run(**labels: object) -> Run:
@@ -19,9 +21,9 @@ def baseline(prompt: int, repeat: int, slow: float = 1.0) -> Sample:
 
 def method(prompt: int, repeat: int, verdict: Verdict = Verdict.EXACT) -> Sample:
     rounds = tuple(Round(4, 3, 4, 4, "length") for _ in range(2))
-    found = Equivalence(verdict, None if verdict is Verdict.EXACT else 5)
+    judged = Equivalence(verdict, None if verdict is Verdict.EXACT else 5)
     timing = Timing(0.5, 2.0, {"draft": 0.5, "verify": 1.0, "commit": 0.1}, 2.0)
-    return replace(_sample(prompt, repeat, Arm.METHOD, rounds, timing), equivalence=found)
+    return replace(_sample(prompt, repeat, Arm.METHOD, rounds, timing), equivalence=judged)
 
 
 def eager(prompt: int, slow: float = 2.0) -> Sample:
@@ -58,14 +60,17 @@ def test_speedups_come_from_paired_prompts() -> None:
     assert got.speedup.end_to_end.estimate == pytest.approx(4.5 / 2.5)
     assert got.speedup.spec_bench == pytest.approx(4.5 / 2.5)
     assert (got.speedup.prompts, got.repeats, got.excluded) == (12, 2, ())
-    assert [(one.name, one.speedup.prompts) for one in got.subtasks] == [("translation", 6), ("qa", 6)]
+    assert [(subtask.name, subtask.speedup.prompts) for subtask in got.subtasks] == [
+        ("translation", 6),
+        ("qa", 6),
+    ]
 
 
 def test_acceptance_speed_and_split_are_the_methods() -> None:
     got = summary(both())
     assert got.acceptance.pooled == pytest.approx(9 / 3)
     assert got.acceptance.steady == pytest.approx(4.0)
-    assert [one.rate for one in got.acceptance.positions] == [1.0, 1.0, 1.0, 0.0]
+    assert [position.rate for position in got.acceptance.positions] == [1.0, 1.0, 1.0, 0.0]
     assert (got.baseline.decode_tokens_per_s, got.method.decode_tokens_per_s) == (2.0, 4.0)
     expected = {"draft": 0.25, "verify": 0.5, "commit": 0.05, "search": 0.0, "host": 0.2}
     assert got.time_split == pytest.approx(expected)
@@ -74,11 +79,13 @@ def test_acceptance_speed_and_split_are_the_methods() -> None:
 
 @pytest.mark.parametrize("gone", [Arm.BASELINE, Arm.METHOD])
 def test_a_prompt_incomplete_in_one_arm_leaves_the_comparison_and_is_named(gone: Arm) -> None:
-    samples = [one for one in both() if (one.prompt_id, one.repeat, one.arm) != ("q3", 1, gone)]
+    samples = [
+        sample for sample in both() if (sample.prompt_id, sample.repeat, sample.arm) != ("q3", 1, gone)
+    ]
     got = summary(samples)
     assert got.excluded == ("q3",)
     assert got.speedup.prompts == 11
-    assert "1, incomplete: q3" in row(render(got), "excluded prompts")
+    assert "1, incomplete: q3" in row(run_table(got), "excluded prompts")
 
 
 def test_a_missing_second_turn_excludes_the_whole_question() -> None:
@@ -93,65 +100,68 @@ def test_failures_are_counted_by_reason_and_leave_no_numbers() -> None:
     got = summary(samples)
     assert got.failures == {"method: CUDA out of memory": 2}
     assert got.excluded == ("q0", "q1")
-    assert "2 x method: CUDA out of memory" in row(render(got), "FAILED")
+    assert "2 x method: CUDA out of memory" in row(run_table(got), "FAILED")
     assert got.speedup.decode is not None
     assert got.speedup.decode.estimate == pytest.approx(2.0)
 
 
 def test_a_violation_in_an_excluded_prompt_is_still_seen() -> None:
     broken = method(3, 0, Verdict.VIOLATION)
-    samples = [one for one in both() if one.key != ("q3", 0, 0, "baseline")]
-    samples = [broken if one.key == broken.key else one for one in samples]
+    samples = [sample for sample in both() if sample.key != ("q3", 0, 0, "baseline")]
+    samples = [broken if sample.key == broken.key else sample for sample in samples]
     got = summary(samples, exactness="greedy-exact")
     assert got.verdicts[Verdict.VIOLATION] == 1
-    assert "VIOLATION: 1 output" in render(got)
-    assert "first differs at 5" in row(render(got), "output")
+    assert "VIOLATION: 1 output" in run_table(got)
+    assert "first difference at token 5" in row(run_table(got), "answers")
 
 
 def test_a_baseline_unlike_itself_makes_the_run_invalid() -> None:
     slow = [baseline(p, r, 1.5 if (p + r) % 2 == 0 else 1.0) for p in range(12) for r in range(2)]
     got = summary([*slow, *[method(p, r) for p in range(12) for r in range(2)]])
     assert got.is_valid is False
-    assert render(got).splitlines()[2].startswith("INVALID: ")
-    assert "99%: FAILS  1.500x" in row(render(got), "A/A control")
+    assert run_table(got).splitlines()[2].startswith("INVALID: ")
+    assert row(run_table(got), "A/A").split()[4] == "1.500x"
+    assert row(run_table(got), "A/A").endswith("[99% interval] FAILS")
 
 
 def test_a_steady_baseline_passes_the_control() -> None:
     assert summary(both()).is_valid is True
-    assert "99%: holds  1.000x [1.000, 1.000]" in row(render(summary(both())), "A/A control")
+    line = row(run_table(summary(both())), "A/A")
+    assert "  1.000x [1.000, 1.000]  " in line
+    assert line.endswith("[99% interval] holds")
 
 
 def test_one_repeat_cannot_be_controlled_and_says_so() -> None:
     got = summary(both(repeats=1))
     assert got.is_valid is None
-    assert "not possible" in row(render(got), "A/A control")
+    assert "not possible" in row(run_table(got), "A/A")
 
 
 @pytest.mark.parametrize("prompts", [1, 3])
 def test_few_prompts_are_noted(prompts: int) -> None:
     got = summary(both(prompts=prompts))
     assert any(f"only {prompts} prompt" in note for note in got.notes)
-    assert "nan" not in render(got)
+    assert "nan" not in run_table(got)
 
 
 def test_a_lossy_method_is_called_lossy() -> None:
-    text = render(summary(both(), exactness="lossy"))
+    text = run_table(summary(both(), exactness="lossy"))
     assert "LOSSY: " in text
-    assert "LOSSY" not in render(summary(both(), exactness="greedy-exact"))
+    assert "LOSSY" not in run_table(summary(both(), exactness="greedy-exact"))
 
 
 def test_labels_become_notes() -> None:
-    got = summary(both(), partial=True, prompts="built-in", trained_by=None, exactness="greedy-exact")
-    assert got.notes == ("partial", "prompts: built-in")
-    assert row(render(got), "note").endswith("partial; prompts: built-in")
+    got = summary(both(), partial=True, prompts="builtin", trained_by=None, exactness="greedy-exact")
+    assert got.notes == ("a part of the task's questions", "built-in questions")
+    assert row(run_table(got), "note").endswith("a part of the task's questions; built-in questions")
 
 
 def test_an_autoregressive_run_has_a_control_and_no_speedup() -> None:
-    got = summary([one for one in both() if one.arm is Arm.BASELINE])
+    got = summary([sample for sample in both() if sample.arm is Arm.BASELINE])
     assert got.is_valid is True
     assert got.speedup.decode is None
     assert got.baseline.decode_tokens_per_s == 2.0
-    text = render(got)
+    text = run_table(got)
     assert row(text, "acceptance length").split()[2] == "-"
     assert row(text, "speedup").split()[1] == "-"
     assert row(text, "method tokens/s").split()[2] == "-"
@@ -164,54 +174,60 @@ def test_plain_decoding_against_itself_is_a_speedup_of_one() -> None:
     assert got.speedup.decode.estimate == 1.0
     assert got.acceptance.pooled == 1.0
     assert got.acceptance.per_drafted is None
-    assert row(render(got), "accepted by position").split()[-1] == "-"
+    assert row(run_table(got), "accepted by draft position").split()[-1] == "-"
 
 
 @pytest.mark.parametrize(
     "samples",
-    [[], [failure(one, "boom") for one in both()], [one for one in both() if one.arm is Arm.METHOD]],
+    [
+        [],
+        [failure(sample, "boom") for sample in both()],
+        [sample for sample in both() if sample.arm is Arm.METHOD],
+    ],
     ids=["nothing yet", "all failed", "method only"],
 )
 def test_a_run_without_a_comparison_prints_dashes_and_no_zeros(samples: list[Sample]) -> None:
-    text = render(summary(samples))
+    text = run_table(summary(samples))
     assert row(text, "speedup").split()[1] == "-"
     assert "0.000x" not in text
 
 
 def test_prompts_that_end_at_the_first_token_have_no_decode_speedup() -> None:
-    ended = [replace(one, ids=(1,), rounds=(), timing=Timing(0.5, 0.0, {}, 0.5)) for one in both()]
+    ended = [replace(sample, ids=(1,), rounds=(), timing=Timing(0.5, 0.0, {}, 0.5)) for sample in both()]
     got = summary(ended)
     assert got.speedup.decode is None
     assert got.speedup.end_to_end is not None
     assert got.speedup.end_to_end.estimate == 1.0
-    render(got)
+    run_table(got)
 
 
 def test_the_table_fits_a_terminal() -> None:
-    samples = [replace(one, subtask=f"subtask_{int(one.prompt_id[1:]) % 12}") for one in both(prompts=36)]
+    samples = [
+        replace(sample, subtask=f"subtask_{int(sample.prompt_id[1:]) % 12}") for sample in both(prompts=36)
+    ]
     samples += [failure(method(100 + i, 0), f"reason {i} " + "long " * 40) for i in range(9)]
-    text = render(summary(samples, exactness="lossy", prompts="built-in", long="word " * 50))
-    assert max(len(line) for line in text.splitlines()) <= 100
-    assert len(text.splitlines()) <= 32  # the worst of everything, with the quality rows of lossy output
+    text = run_table(summary(samples, exactness="lossy", prompts="built-in", long="word " * 50))
+    assert max(len(line) for line in text.splitlines()) <= COLUMNS
+    assert len(text.splitlines()) <= 34  # the worst of everything, with the quality rows of lossy output
     assert "and 6 more" in text
 
 
-def test_the_badge_of_a_certificate_takes_the_place_of_the_declaration() -> None:
+def test_what_a_certificate_says_takes_the_place_of_the_declaration() -> None:
     declared = run(exactness="greedy-exact")
-    assert "greedy-exact; " in render(summarise(declared, [], resamples=200))
-    proved = summarise(declared, [], resamples=200, badge="greedy-exact: proved")
-    assert "greedy-exact: proved; " in render(proved)
+    assert "greedy-exact; " in run_table(summarise(declared, [], resamples=200))
+    proved = summarise(declared, [], resamples=200, evidence="greedy-exact: proved")
+    assert "greedy-exact: proved; " in run_table(proved)
 
 
 def test_a_cost_only_run_says_so_and_shows_no_acceptance() -> None:
     labels = {"exactness": "lossy", "cost only": True, "draft cost": "heads"}
     given = replace(run(**labels), identity={"method": {"acceptance": [0.8, 0.7]}})
     got = summarise(given, both(), resamples=200)
-    text = render(got)
+    text = run_table(got)
     assert text.splitlines()[2].startswith("COST ONLY: ")
     assert row(text, "acceptance").split() == ["acceptance", "given:", "0.80", "0.70"]
     assert got.acceptance.pooled is None
-    assert all(one.acceptance_length is None for one in got.subtasks)
+    assert all(subtask.acceptance_length is None for subtask in got.subtasks)
     assert "cost only; draft cost: heads" in text
 
 
@@ -228,12 +244,12 @@ def probed(**labels: object) -> Run:
     return replace(run(**labels), attempts=attempts)
 
 
-def test_a_probed_run_predicts_its_speedup_and_holds_the_baseline_against_the_machine() -> None:
+def test_a_probed_run_predicts_its_speedup_and_compares_the_baseline_with_the_machine() -> None:
     got = summarise(probed(), both(), resamples=200)
     # 8 tokens in 2 rounds of 5 rows; draft 0.5 s, commit 0.1 s, host 0.4 s, of which 2.0 / 2.5 on the core
     assert got.predicted == pytest.approx(8 * 0.5 / (2 * 0.75 + 1.0 * 2.0 / 2.5))
-    assert row(render(got), "predicted").split()[1] == f"{got.predicted:.3f}x"
-    assert row(render(got), "baseline reads").split()[2:6] == ["2.0", "GB/s,", "50%", "of"]
+    assert row(run_table(got), "predicted").split()[4] == f"{got.predicted:.3f}x"
+    assert row(run_table(got), "baseline reads").split()[4:8] == ["2.0", "GB/s,", "50%", "of"]
 
 
 def test_the_level_widens_the_intervals() -> None:
@@ -253,8 +269,10 @@ def test_rounds_of_several_tokens_per_row_are_predicted_with_passes_of_one_row()
     assert got.predicted == pytest.approx(8 * 0.5 / (2 * 0.5 + 1.0 * 2.0 / 2.5))
 
 
-def test_the_method_is_held_against_the_eager_loop_by_prompt_in_the_first_repeat() -> None:
-    samples = [replace(one, timing=Timing(9.0, 9.0, {}, 9.0)) if one.repeat else one for one in both()]
+def test_the_method_is_compared_with_the_eager_loop_by_prompt_in_the_first_repeat() -> None:
+    samples = [
+        replace(sample, timing=Timing(9.0, 9.0, {}, 9.0)) if sample.repeat else sample for sample in both()
+    ]
     got = summary([*samples, *(eager(prompt) for prompt in range(12))]).against_eager
     assert got is not None
     assert got.prompts == 12
@@ -264,12 +282,12 @@ def test_the_method_is_held_against_the_eager_loop_by_prompt_in_the_first_repeat
     assert got.end_to_end.estimate == pytest.approx(9.0 / 2.5)
 
 
-def test_the_line_against_eager_says_that_it_is_not_the_headline() -> None:
-    text = render(summary([*both(), *(eager(prompt) for prompt in range(12))]))
-    line = row(text, "against eager")
-    assert line.startswith("  against eager         4.000x [4.000, 4.000]       3.600x [3.600, 3.600]  ")
+def test_the_line_over_an_eager_loop_says_that_it_is_not_the_headline() -> None:
+    text = run_table(summary([*both(), *(eager(prompt) for prompt in range(12))]))
+    line = row(text, "over an eager loop")
+    assert "  4.000x [4.000, 4.000]  3.600x [3.600, 3.600]  " in line
     assert line.endswith("[not the headline]")
-    assert len(line) <= 100
+    assert len(line) <= COLUMNS
 
 
 def test_nothing_but_that_line_depends_on_the_eager_arm() -> None:
@@ -278,24 +296,24 @@ def test_nothing_but_that_line_depends_on_the_eager_arm() -> None:
     changed = {"against_eager", "eager_failures", "notes"}
     names = {field.name for field in fields(Summary)} - changed
     assert {name for name in names if getattr(plain, name) != getattr(more, name)} == set()
-    assert more.notes == ("against eager: 9 of 12 prompts",)
+    assert more.notes == ("speedup over an eager loop: 9 of 12 prompts",)
     assert more.eager_failures == {"eager: boom": 1}
     kept = [
-        line for line in render(more).splitlines() if line.split()[0] not in ("against", "FAILED", "note")
+        line for line in run_table(more).splitlines() if line.split()[0] not in ("over", "FAILED", "note")
     ]
-    assert kept == render(plain).splitlines()
+    assert kept == run_table(plain).splitlines()
 
 
 @pytest.mark.parametrize("arm", [Arm.EAGER, Arm.METHOD])
 def test_without_a_pair_the_line_has_dashes(arm: Arm) -> None:
     samples = [*both(), *(eager(prompt) for prompt in range(12))]
-    got = summary([failure(one, "boom") if one.arm is arm else one for one in samples])
+    got = summary([failure(sample, "boom") if sample.arm is arm else sample for sample in samples])
     assert got.against_eager is not None
     assert (got.against_eager.prompts, got.against_eager.decode) == (0, None)
-    assert row(render(got), "against eager").split()[2] == "-"
+    assert row(run_table(got), "over an eager loop").split()[4] == "-"
 
 
 def test_runs_without_the_arm_have_no_such_line() -> None:
     got = summary(both())
     assert got.against_eager is None
-    assert "eager" not in render(got)
+    assert "eager" not in run_table(got)

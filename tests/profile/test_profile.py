@@ -10,9 +10,9 @@ import pytest
 
 from bench.errors import UserError
 from bench.metrics.roofline import Costs, Curve
-from bench.profile.card import measured_rows, static_card
-from bench.profile.figures import draw_profile, layers_figure, passes_figure
+from bench.profile.card import measured_card, static_card
 from bench.profile.records import Bandwidth, Level, MethodCost, Profile, load_profile, save_profile
+from bench.report.profiles import draw_profile, layers_figure, passes_figure
 from tests.harness import ROOT, save_random_model
 
 COSTS = Costs(100, 8, Curve((1, 2, 8), (0.010, 0.011, 0.016)), Curve((1, 8), (0.001, 0.002)), 0.002)
@@ -40,26 +40,27 @@ def row(text: str, label: str) -> list[str]:
 def test_the_card_says_what_bytes_and_bandwidth_allow() -> None:
     card = static_card(PROFILE, [100])
     assert row(card, "weights")[:2] == ["20.0", "MB"]
-    assert row(card, "roofline")[:2] == ["200", "tokens/s"]
+    assert row(card, "roofline")[:4] == ["at", "most", "200", "tokens/s"]
 
 
-def test_measured_rows_name_speed_shares_and_methods() -> None:
-    text = measured_rows(PROFILE)
-    assert "100 tokens/s, 50% of the roofline; dispatch 20% of a step" in text
-    assert row(text, "t(M), ms") == ["10.00", "11.00", "11.83", "12.67", "14.33", "16.00"]
-    assert row(text, "ms, one row") == ["1.000", "9.000", "1.000"]
+def test_measured_card_name_speed_shares_and_methods() -> None:
+    text = measured_card(PROFILE)
+    assert "100 tokens/s, 50% of the roofline; launch overhead 20% of a 1-row pass" in text
+    times, layer_times = (line.split()[3:] for line in text.splitlines() if line.startswith("its time, ms"))
+    assert times == ["10.00", "11.00", "11.83", "12.67", "14.33", "16.00"]
+    assert layer_times == ["1.000", "9.000", "1.000"]
     assert row(text, "kangaroo") == ["3.00", "4.00", "10.00", "1.00", "2.10x", "2.00x"]
     assert row(text, "not ready: medusa") == ["no", "weights"]
 
 
 def test_given_acceptance_is_never_shown_as_a_number() -> None:
     given = replace(PROFILE, methods=(replace(METHOD, is_cost_only=True),))
-    assert row(measured_rows(given), "kangaroo")[0] == "given"
+    assert row(measured_card(given), "kangaroo")[0] == "given"
 
 
 def test_peak_memory_is_shown_where_it_is_known() -> None:
     level = replace(PROFILE.levels[0], peak_allocated_bytes=2_000_000_000, peak_reserved_bytes=3_000_000_000)
-    text = measured_rows(replace(PROFILE, levels=(level,)))
+    text = measured_card(replace(PROFILE, levels=(level,)))
     assert "2.0 GB allocated, 3.0 GB reserved" in text
 
 

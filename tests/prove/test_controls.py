@@ -57,4 +57,4 @@ def test_a_refused_honest_variant_counts_as_an_escape() -> None:
 
 def test_the_listing_names_what_escaped() -> None:
     control = replace(CONTROLS[0], name="a silent mistake")
-    assert "a silent mistake                      ESCAPED (passes)" in control_lines([Outcome(control, None)])
+    assert "a silent mistake  ESCAPED (passes)" in control_lines([Outcome(control, None)])

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.metrics.summary import render, summarise
+from bench.metrics.summary import summarise
 from bench.records.codec import FIRST_VERSION, decode_sample, encode_sample, upgrade
 from bench.records.model import SCHEMA_VERSION, Arm, Verdict
 from bench.records.store import load_run, load_samples
+from bench.show.table import run_table
 
 DATA = Path(__file__).parent / "data"
 
@@ -22,7 +23,7 @@ def test_a_frozen_run_of_every_version_is_read(version: int) -> None:
     assert run.schema_version == SCHEMA_VERSION
     assert run.attempts[0]["device"]
     assert len({sample.key for sample in samples}) == len(samples) == 8
-    assert "layerskip on jsonl" in render(summarise(run, samples, resamples=20))
+    assert "layerskip on jsonl" in run_table(summarise(run, samples, resamples=20))
 
 
 def test_the_frozen_run_of_version_1_means_what_it_meant() -> None:

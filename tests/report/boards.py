@@ -41,6 +41,9 @@ class Plan:
     dtype: str = "bfloat16"
     is_shared: bool = False
     params: dict[str, Any] = field(default_factory=dict)
+    template: str = "6b7c8b8f"
+    runtime: dict[str, Any] = field(default_factory=dict)
+    """Settings of the runtime other than device, precision, threads and a length of 4096 tokens."""
     labels: dict[str, Any] = field(default_factory=dict)
     task: str = "spec_bench"
     seed: int = 0
@@ -72,7 +75,8 @@ def stored(plan: Plan, is_published: bool = False) -> StoredRun:
         "model": {"name": "vicuna_7b", "context": None},
         "model_weights": "a1b2c3d4e5f60718",
         "sampling": {"temperature": 0.0, "top_k": 0, "top_p": 1.0},
-        "runtime": {"device": "cuda", "dtype": None, "threads": None, "max_length": 4096},
+        "template": plan.template,
+        "runtime": {"device": "cuda", "dtype": None, "threads": None, "max_length": 4096, **plan.runtime},
         "max_new_tokens": 128,
         "seed": plan.seed,
     }
@@ -90,18 +94,18 @@ def stored(plan: Plan, is_published: bool = False) -> StoredRun:
     return StoredRun(run, tuple(_samples(plan, rng)), is_published)
 
 
-def save(one: StoredRun, root: Path) -> Path:
+def save(run: StoredRun, root: Path) -> Path:
     """The run on disk under ``root/runs``; its folder."""
-    folder = root / "runs" / one.run.run_id
+    folder = root / "runs" / run.run.run_id
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(asdict(one.run)))
-    lines = [json.dumps(encode_sample(sample)) for sample in one.samples]
+    (folder / "run.json").write_text(json.dumps(asdict(run.run)))
+    lines = [json.dumps(encode_sample(sample)) for sample in run.samples]
     (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return folder
 
 
 def _samples(plan: Plan, rng: random.Random) -> list[Sample]:
-    found: list[Sample] = []
+    samples: list[Sample] = []
     for place, subtask in enumerate(plan.subtasks):
         hardness = 1.0 - 0.06 * (SUBTASKS.index(subtask) if subtask in SUBTASKS else 0)
         for number in range(plan.questions):
@@ -109,8 +113,8 @@ def _samples(plan: Plan, rng: random.Random) -> list[Sample]:
             for repeat in range(plan.repeats):
                 slow = 1 + plan.drift * (repeat == (place * plan.questions + number) % 2)
                 question = (str(81 + 80 * SUBTASKS.index(subtask) + number), subtask, repeat)
-                found += _pair(plan, rng, question, base_s * slow, hardness)
-    return _with_failures(found, plan.fail)
+                samples += _pair(plan, rng, question, base_s * slow, hardness)
+    return _with_failures(samples, plan.fail)
 
 
 def _pair(
@@ -155,15 +159,15 @@ def _timing(per_token_s: float, draft_share: float) -> Timing:
 
 
 def _with_failures(samples: list[Sample], count: int) -> list[Sample]:
-    for place in [i for i, one in enumerate(samples) if one.arm is Arm.METHOD][:count]:
-        one = samples[place]
+    for place in [i for i, sample in enumerate(samples) if sample.arm is Arm.METHOD][:count]:
+        sample = samples[place]
         samples[place] = Sample(
-            one.prompt_id,
-            one.subtask,
-            one.turn,
-            one.repeat,
-            one.arm,
-            one.order,
+            sample.prompt_id,
+            sample.subtask,
+            sample.turn,
+            sample.repeat,
+            sample.arm,
+            sample.order,
             error="OutOfMemoryError: CUDA <full>",
         )
     return samples

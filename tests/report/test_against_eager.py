@@ -1,4 +1,4 @@
-"""The column "against eager": there where it was measured, nowhere else, and no rank depends on it."""
+"""The column "over an eager loop": there where it was measured, nowhere else, and no rank depends on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.report.answers import write_answers
 from bench.report.board import Section, sections
 from bench.report.build import build, write
 from bench.report.compare import compare_runs
-from bench.report.document import EAGER_NOTE, chapter_of
+from bench.report.document import EAGER_NOTE, section_chapter
 from bench.report.entries import StoredRun, entries
 from bench.report.tables import CSV_HEADER, csv_rows, section_tables
 from tests.report.boards import Plan, save, stored
@@ -22,14 +22,14 @@ FEW = 100
 KANGAROO, MEDUSA = Plan("kangaroo", 2.0, questions=3, limit=18), Plan("medusa", 1.5, questions=3, limit=18)
 
 
-def with_eager(one: StoredRun, failed: int = 0) -> StoredRun:
+def with_eager(run: StoredRun, failed: int = 0) -> StoredRun:
     """The run with a loop half as fast as its baseline in repeat 0, which fails on the first questions."""
-    slow = [_eager(sample) for sample in one.samples if sample.arm is Arm.BASELINE and sample.repeat == 0]
+    slow = [_eager(sample) for sample in run.samples if sample.arm is Arm.BASELINE and sample.repeat == 0]
     broken = [
-        Sample(each.prompt_id, each.subtask, each.turn, 0, Arm.EAGER, 2, error="OutOfMemoryError")
-        for each in slow[:failed]
+        Sample(sample.prompt_id, sample.subtask, sample.turn, 0, Arm.EAGER, 2, error="OutOfMemoryError")
+        for sample in slow[:failed]
     ]
-    return replace(one, samples=(*one.samples, *broken, *slow[failed:]))
+    return replace(run, samples=(*run.samples, *broken, *slow[failed:]))
 
 
 def _eager(sample: Sample) -> Sample:
@@ -39,39 +39,39 @@ def _eager(sample: Sample) -> Sample:
 
 
 def section(*runs: StoredRun) -> Section:
-    (found,) = sections(entries(runs, resamples=FEW))
-    return found
+    (board_section,) = sections(entries(runs, resamples=FEW))
+    return board_section
 
 
 def test_the_column_is_last_and_holds_a_dash_where_it_was_not_measured() -> None:
-    found = section(with_eager(stored(KANGAROO)), stored(MEDUSA))
-    table = section_tables(found)[0]
-    assert table.header[-1] == "against eager"
+    board_section = section(with_eager(stored(KANGAROO)), stored(MEDUSA))
+    table = section_tables(board_section)[0]
+    assert table.header[-1] == "over an eager loop"
     cells = {row[1]: row[-1] for row in table.rows}
     assert cells["medusa"] == "-"
-    speedup = found.ranked[0].entry.summary.speedup.decode
+    speedup = board_section.ranked[0].entry.summary.speedup.decode
     assert speedup is not None
     assert float(cells["kangaroo"].split("x")[0]) == pytest.approx(2 * speedup.estimate, rel=0.02)
-    assert EAGER_NOTE in chapter_of(found).remarks
+    assert EAGER_NOTE in section_chapter(board_section, ()).remarks
 
 
 def test_without_the_arm_there_is_neither_column_nor_remark() -> None:
-    found = section(stored(KANGAROO), stored(MEDUSA))
-    assert all("against eager" not in table.header for table in section_tables(found))
-    assert EAGER_NOTE not in chapter_of(found).remarks
-    assert csv_rows([found])[0] == CSV_HEADER
+    board_section = section(stored(KANGAROO), stored(MEDUSA))
+    assert all("over an eager loop" not in table.header for table in section_tables(board_section))
+    assert EAGER_NOTE not in section_chapter(board_section, ()).remarks
+    assert csv_rows([board_section])[0] == CSV_HEADER
 
 
-def test_failures_of_the_arm_take_no_rank_and_are_told_in_the_cell() -> None:
-    found = section(with_eager(stored(KANGAROO), failed=2))
-    assert [one.label for one in found.lossless] == ["kangaroo"]
-    assert section_tables(found)[0].rows[0][-1].endswith("on 16 of 18 questions")
+def test_failures_of_the_arm_take_no_rank_and_are_counted_in_the_cell() -> None:
+    board_section = section(with_eager(stored(KANGAROO), failed=2))
+    assert [row.label for row in board_section.lossless] == ["kangaroo"]
+    assert section_tables(board_section)[0].rows[0][-1].endswith("on 16 of 18 questions")
 
 
 def test_an_arm_that_always_failed_has_no_column() -> None:
-    found = section(with_eager(stored(KANGAROO), failed=18))
-    assert "against eager" not in section_tables(found)[0].header
-    assert csv_rows([found])[0] == CSV_HEADER
+    board_section = section(with_eager(stored(KANGAROO), failed=18))
+    assert "over an eager loop" not in section_tables(board_section)[0].header
+    assert csv_rows([board_section])[0] == CSV_HEADER
 
 
 def test_every_file_of_the_leaderboard_holds_it_and_failures_are_counted(tmp_path: Path) -> None:
@@ -79,12 +79,14 @@ def test_every_file_of_the_leaderboard_holds_it_and_failures_are_counted(tmp_pat
     board = build(tmp_path, resamples=FEW)
     assert board.failures == 2
     write(board, tmp_path)
-    assert all("against eager" in (tmp_path / f"leaderboard.{kind}").read_text() for kind in ("md", "html"))
+    assert all(
+        "over an eager loop" in (tmp_path / f"leaderboard.{kind}").read_text() for kind in ("md", "html")
+    )
     with (tmp_path / "leaderboard.csv").open(encoding="utf-8") as file:
         overall, *parts = csv.DictReader(file)
     assert (overall["subtask"], overall["against_eager_questions"]) == ("overall", "16")
     assert float(overall["against_eager_decode_low"]) <= float(overall["against_eager_decode"])
-    assert {one["against_eager_decode"] for one in parts} == {""}
+    assert {part["against_eager_decode"] for part in parts} == {""}
 
 
 def test_a_comparison_of_runs_and_an_export_do_without_the_arm(tmp_path: Path) -> None:

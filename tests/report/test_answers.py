@@ -13,7 +13,7 @@ from bench.metrics.counts import acceptance_length, spec_bench_speedup
 from bench.records.model import Arm
 from bench.report.__main__ import main
 from bench.report.answers import read_answers, write_answers
-from bench.report.rescore import render, scores, warnings
+from bench.report.rescore import scores, scores_text, warnings
 from tests.report.boards import SUBTASKS, Plan, save, stored
 
 FEW = 200
@@ -27,17 +27,17 @@ def words(text: str) -> int:
 
 def original_scores(method: Path, baseline: Path, subtask: str) -> tuple[float, float]:
     """Speedup and mean accepted tokens by the original script's formulas, written down anew."""
-    wanted = MT if subtask == "mt_bench" else (subtask,)
+    categories = MT if subtask == "mt_bench" else (subtask,)
     speeds: list[float] = []
     accepted: list[int] = []
     for record in map(json.loads, method.read_text().splitlines()):
-        if record["category"] in wanted:
+        if record["category"] in categories:
             choice = record["choices"][0]
             speeds.append(sum(choice["new_tokens"]) / sum(choice["wall_time"]))
             accepted += choice["accept_lengths"]
     plain: list[float] = []
     for record in map(json.loads, baseline.read_text().splitlines()):
-        if record["category"] in wanted:
+        if record["category"] in categories:
             choice = record["choices"][0]
             tokens = sum(words(text) - 1 for text in choice["turns"])
             plain.append(tokens / sum(choice["wall_time"]))
@@ -51,7 +51,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_a_file_per_arm_and_repeat(files: list[Path]) -> None:
-    assert [f"{one.parent.name}/{one.name}" for one in files] == [
+    assert [f"{path.parent.name}/{path.name}" for path in files] == [
         "run_1/vanilla.jsonl", "run_1/kangaroo.jsonl", "run_2/vanilla.jsonl", "run_2/kangaroo.jsonl",
     ]  # fmt: skip
 
@@ -61,18 +61,19 @@ def test_export_scored_there_and_imported_again_gives_the_same_numbers(
     files: list[Path], subtask: str
 ) -> None:
     baseline, method = files[:2]
-    found = {
-        one.subtask: one for one in scores(read_answers(method), read_answers(baseline), words, resamples=FEW)
+    by_subtask = {
+        score.subtask: score
+        for score in scores(read_answers(method), read_answers(baseline), words, resamples=FEW)
     }
     speedup, accepted = original_scores(method, baseline, subtask)
-    assert found[subtask].their_speedup == pytest.approx(speedup, rel=1e-12)
-    assert found[subtask].their_accepted == pytest.approx(accepted, rel=1e-12)
+    assert by_subtask[subtask].their_speedup == pytest.approx(speedup, rel=1e-12)
+    assert by_subtask[subtask].their_accepted == pytest.approx(accepted, rel=1e-12)
 
 
 def test_imported_figures_are_those_of_the_records(files: list[Path]) -> None:
-    samples = [one for one in stored(Plan("kangaroo", 1.9, 6, 0.72)).samples if one.repeat == 0]
-    method = [one for one in samples if one.arm is Arm.METHOD]
-    baseline = [one for one in samples if one.arm is Arm.BASELINE]
+    samples = [sample for sample in stored(Plan("kangaroo", 1.9, 6, 0.72)).samples if sample.repeat == 0]
+    method = [sample for sample in samples if sample.arm is Arm.METHOD]
+    baseline = [sample for sample in samples if sample.arm is Arm.BASELINE]
     overall = scores(read_answers(files[1]), read_answers(files[0]), words, resamples=FEW)[-1]
     assert overall.swift_speedup == pytest.approx(spec_bench_speedup(baseline, method), rel=1e-12)
     assert overall.acceptance_length == pytest.approx(acceptance_length(method), rel=1e-12)
@@ -101,7 +102,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def save_lines(path: Path, *records: dict[str, Any]) -> Path:
-    path.write_text("".join(f"{json.dumps(one)}\n" for one in records))
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     return path
 
 
@@ -139,22 +140,22 @@ def test_the_last_answer_to_a_question_counts(tmp_path: Path) -> None:
 
 
 def test_without_a_baseline_there_are_no_speedups(tmp_path: Path) -> None:
-    text = render(scores(read_answers(save_lines(tmp_path / "a.jsonl", record()))), [])
+    text = scores_text(scores(read_answers(save_lines(tmp_path / "a.jsonl", record()))), [])
     assert text.splitlines()[-1].split() == ["overall", "1", "-", "-", "-", "2.250", "2.250"]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "no answers"),
         ("{}\n", "line 1 is no answer"),
         (json.dumps(record(wall_time=[1.0])), "differ in length"),
     ],
 )
-def test_other_files_are_refused_by_line(tmp_path: Path, text: str, told: str) -> None:
+def test_other_files_are_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "odd.jsonl"
     path.write_text(text)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_answers(path)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from bench.metrics.intervals import Interval
 from bench.records.model import Verdict
-from bench.report.badge import badge
 from bench.report.board import Section, labels, ranks, sections
 from bench.report.entries import Entry, StoredRun, entries, pool, sampling_text
+from bench.report.tables import csv_rows, output_cell
 from tests.report.boards import BOARD, SUBTASKS, Plan, stored
 
 FEW = 200
@@ -21,8 +22,8 @@ def board(*plans: Plan) -> list[Section]:
 
 
 def single(plan: Plan) -> Entry:
-    (found,) = entries([stored(plan)], resamples=FEW)
-    return found
+    (entry,) = entries([stored(plan)], resamples=FEW)
+    return entry
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +52,16 @@ def test_a_rank_needs_intervals_that_separate(bounds: list[tuple[float, float]],
 
 
 def test_lossless_and_lossy_methods_are_ranked_apart(full: Section) -> None:
-    assert [(one.rank, one.label) for one in full.lossy] == [(1, "hamburger")]
-    assert "hamburger" not in [one.label for one in full.lossless]
-    assert [one.rank for one in full.lossless[:3]] == [1, 1, 3]
+    assert [(row.rank, row.label) for row in full.lossy] == [(1, "hamburger")]
+    assert "hamburger" not in [row.label for row in full.lossless]
+    assert [row.rank for row in full.lossless[:3]] == [1, 1, 3]
 
 
 def test_runs_that_cannot_be_believed_are_listed_with_the_reason(full: Section) -> None:
-    told = {one.label: one.reason for one in full.apart}
-    assert set(told) == {"draft_verify", "m2r2"}
-    assert "A/A control fails" in told["draft_verify"]
-    assert told["m2r2"] == "2 samples failed (method: OutOfMemoryError: CUDA <full>)"
+    reasons = {row.label: row.reason for row in full.unranked}
+    assert set(reasons) == {"draft_verify", "m2r2"}
+    assert "A/A control fails" in reasons["draft_verify"]
+    assert reasons["m2r2"] == "2 samples failed (method: OutOfMemoryError: CUDA <full>)"
 
 
 @pytest.mark.parametrize(
@@ -76,26 +77,56 @@ def test_runs_that_cannot_be_believed_are_listed_with_the_reason(full: Section) 
 def test_every_doubt_keeps_a_method_from_a_rank(plan: Plan, reason: str) -> None:
     (section,) = board(plan)
     assert not section.ranked
-    assert reason in section.apart[0].reason
+    assert reason in section.unranked[0].reason
 
 
 def test_other_questions_make_another_section_headed_by_what_was_asked() -> None:
     first, second = board(*BOARD)
     assert first.questions.startswith("72 of 480 official Spec-Bench questions (mt_bench, ")
     assert second.questions.startswith("30 of 480 official")
-    assert [one.label for one in second.lossless] == ["prompt_lookup"]
+    assert [row.label for row in second.lossless] == ["prompt_lookup"]
 
 
 def test_whole_question_sets_come_before_parts() -> None:
     whole = Plan("swift", subtasks=("qa",), questions=80, limit=None)
-    found = board(Plan("kangaroo"), whole)
-    assert [one.is_partial for one in found] == [False, True]
-    assert found[0].questions == "all 80 official Spec-Bench questions (qa)"
+    parts = board(Plan("kangaroo"), whole)
+    assert [section.is_partial for section in parts] == [False, True]
+    assert parts[0].questions == "all 80 official Spec-Bench questions (qa)"
 
 
 def test_other_devices_and_precisions_are_not_compared() -> None:
-    found = board(Plan("a"), Plan("b", device="H100"), Plan("c", dtype="float16"))
-    assert [len(one.ranked) for one in found] == [1, 1, 1]
+    parts = board(Plan("a"), Plan("b", device="H100"), Plan("c", dtype="float16"))
+    assert [len(section.ranked) for section in parts] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"template": "another"}, {"runtime": {"tier": "compiled"}}, {"runtime": {"max_length": 8192}}],
+    ids=["template", "tier", "longest sequence"],
+)
+def test_runs_that_differ_in_template_or_runtime_share_no_section(changes: dict[str, Any]) -> None:
+    parts = board(Plan("a"), Plan("b", **changes))
+    assert sorted([row.label for row in section.ranked] for section in parts) == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [({"tier": "compiled"}, "compiled tier"), ({"max_length": 8192}, "at most 8192 tokens")],
+)
+def test_sections_that_differ_in_tier_or_length_have_other_titles_and_other_keys_in_the_csv(
+    runtime: dict[str, Any], words: str
+) -> None:
+    parts = board(Plan("a"), Plan("b", runtime=runtime))
+    assert len({section.title for section in parts}) == len({section.anchor for section in parts}) == 2
+    assert [words in section.title for section in parts].count(True) == 1
+    header, *rows = csv_rows(parts)
+    first, second = (
+        {column: cell for column, cell in zip(header, row, strict=True) if column != "runs"}
+        for row in rows
+        if row[header.index("subtask")] == "overall"
+    )
+    assert first["section"] != second["section"]
+    assert first[next(iter(runtime))] != second[next(iter(runtime))]
 
 
 def test_runs_of_one_subtask_each_are_pooled_and_equal_the_run_of_them_all() -> None:
@@ -115,7 +146,7 @@ def test_of_two_runs_of_a_subtask_the_longer_one_counts() -> None:
 
 def test_pooled_runs_are_cut_to_the_repeats_that_all_have() -> None:
     runs = [stored(Plan("kangaroo", subtasks=(name,), repeats=n)) for name, n in (("qa", 2), ("rag", 4))]
-    assert {one.repeat for one in pool(runs)} == {0, 1}
+    assert {sample.repeat for sample in pool(runs)} == {0, 1}
 
 
 def test_variants_are_named_by_the_settings_in_which_they_differ() -> None:
@@ -124,9 +155,9 @@ def test_variants_are_named_by_the_settings_in_which_they_differ() -> None:
     assert labels(group[:1]) == ["layerskip"]
 
 
-def test_a_users_own_run_is_told_from_a_published_one() -> None:
+def test_a_users_own_run_is_labelled_as_such_beside_a_published_one() -> None:
     runs = [
-        StoredRun(one.run, one.samples, flag) for flag in (True, False) for one in [stored(Plan("swift"))]
+        StoredRun(run.run, run.samples, flag) for flag in (True, False) for run in [stored(Plan("swift"))]
     ]
     assert labels(entries(runs, resamples=FEW)) == ["swift", "swift (own run)"]
 
@@ -135,7 +166,7 @@ def test_a_users_own_run_is_told_from_a_published_one() -> None:
     ("plan", "text"),
     [
         (Plan("m"), "exact 144 of 144"),
-        (Plan("m", verdict=Verdict.TIE_EXPLAINED), "exact 0 of 144, 144 by ties"),
+        (Plan("m", verdict=Verdict.TIE_EXPLAINED), "exact 0 of 144, 144 explained by ties"),
         (Plan("m", verdict=Verdict.VIOLATION), "VIOLATION in 144 of 144"),
         (
             Plan("m", verdict=Verdict.UNCHECKED, exactness="sampling-exact"),
@@ -144,8 +175,8 @@ def test_a_users_own_run_is_told_from_a_published_one() -> None:
         (Plan("m", exactness="lossy"), "lossy"),  # whatever its verdicts are
     ],
 )
-def test_the_badge_follows_the_verdicts(plan: Plan, text: str) -> None:
-    assert badge(single(plan).summary) == text
+def test_the_words_on_the_output_follow_the_verdicts(plan: Plan, text: str) -> None:
+    assert output_cell(single(plan).summary) == text
 
 
 @pytest.mark.parametrize(
@@ -161,7 +192,7 @@ def test_sampling_in_words(sampling: dict[str, float], text: str) -> None:
 
 
 def test_the_baseline_alone_has_no_rank() -> None:
-    one = stored(Plan("autoregressive"))
-    alone = replace(one, samples=tuple(sample for sample in one.samples if sample.arm.value == "baseline"))
+    run = stored(Plan("autoregressive"))
+    alone = replace(run, samples=tuple(sample for sample in run.samples if sample.arm.value == "baseline"))
     (section,) = sections(entries([alone], resamples=FEW))
-    assert section.apart[0].reason == "the baseline alone"
+    assert section.unranked[0].reason == "the baseline alone"

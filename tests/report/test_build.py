@@ -12,9 +12,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from bench.report import build as build_module
+from bench.report import tables
 from bench.report.__main__ import main
 from bench.report.build import Leaderboard, build, differences, write
 from tests.report.boards import BOARD, Plan, save, stored
@@ -94,18 +98,42 @@ def test_the_page_parses_and_needs_nothing_from_elsewhere(built: Leaderboard) ->
     ids = set(page.ids)
     assert len(ids) == len(page.ids)
     assert all(
-        one.startswith("data:image/png;base64,") or (one[:1] == "#" and one[1:] in ids)
-        for one in page.references
+        reference.startswith("data:image/png;base64,") or (reference[:1] == "#" and reference[1:] in ids)
+        for reference in page.references
     )
     assert "@import" not in built.texts["leaderboard.html"]
 
 
 def test_published_runs_and_own_ones_are_read(built: Leaderboard) -> None:
-    assert {one.method: one.is_published for one in built.entries} == {
+    assert {entry.method: entry.is_published for entry in built.entries} == {
         "kangaroo": True,
         "hamburger": False,
         "m2r2": False,
     }
+
+
+def test_the_board_is_made_before_anything_that_explains_it(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def watch(module: ModuleType, name: str) -> None:
+        function = getattr(module, name)
+
+        def watched(*given: Any) -> Any:
+            calls.append(name)
+            return function(*given)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(tables, "ranking_row")
+    for name in ("section_chapter", "profile_chapters", "load_papers"):
+        watch(build_module, name)
+    build(results, resamples=20)
+    rows = calls.count("ranking_row")
+    assert rows == 2
+    assert calls[:rows] == ["ranking_row"] * rows
+    assert calls.index("section_chapter") < calls.index("profile_chapters") < calls.index("load_papers")
 
 
 def test_text_is_escaped_everywhere(built: Leaderboard) -> None:
@@ -146,7 +174,7 @@ def test_another_process_with_another_hash_seed_gives_the_same_bytes(
     assert done.stdout.strip() == digest(built)
 
 
-def test_a_changed_record_is_found_out(tmp_path: Path, results: Path, built: Leaderboard) -> None:
+def test_a_changed_record_is_detected(tmp_path: Path, results: Path, built: Leaderboard) -> None:
     shutil.copytree(results, tmp_path / "results")
     write(built, tmp_path / "results")
     assert differences(build(tmp_path / "results", resamples=100), tmp_path / "results") == []
@@ -172,7 +200,7 @@ def test_figures_of_sections_that_are_gone_are_removed(tmp_path: Path, built: Le
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "old.png").write_bytes(b"")
     write(built, tmp_path)
-    assert {one.name for one in (tmp_path / "figures").iterdir()} == set(built.pictures)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == set(built.pictures)
 
 
 def test_strict_and_check_set_the_exit_status(

@@ -10,7 +10,7 @@ import pytest
 import conf
 from bench.errors import UserError
 from bench.report.board import Section, sections
-from bench.report.claims import Claim, claim_table, compare, load_papers
+from bench.report.claims import Claim, claim_table, load_papers, match_claim
 from bench.report.entries import entries
 from tests.report.boards import Plan, stored
 
@@ -40,25 +40,27 @@ def measured() -> list[Section]:
 def test_every_paper_loads_and_explains_its_tags() -> None:
     papers = load_papers()
     assert len(papers) >= 10
-    assert all(one.claims and one.tags for one in papers)
-    assert "M" not in {tag for one in papers for tag in one.tags}  # figures from memory are not quoted
+    assert all(paper.claims and paper.tags for paper in papers)
+    assert "M" not in {tag for paper in papers for tag in paper.tags}  # figures from memory are not quoted
 
 
 def test_claims_name_methods_as_their_runs_are_named() -> None:
     """A variant such as conf/method/medusa/chain.yaml is run, and called, ``medusa-chain``."""
     folder = Path(conf.__file__).parent / "method"
-    known = {str(one.relative_to(folder).with_suffix("")).replace("/", "-") for one in folder.rglob("*.yaml")}
+    known = {
+        str(path.relative_to(folder).with_suffix("")).replace("/", "-") for path in folder.rglob("*.yaml")
+    }
     claimed = {claim.method for paper in load_papers() for claim in paper.claims}
     assert claimed - known == ELSEWHERE
 
 
 def test_a_claim_in_our_setting_gets_our_end_to_end_figures(measured: list[Section]) -> None:
-    found = compare(CLAIM, measured)
-    assert found.reason == ""
-    assert list(found.measured) == ["qa", "overall"]
+    matched = match_claim(CLAIM, measured)
+    assert matched.reason == ""
+    assert list(matched.measured) == ["qa", "overall"]
     interval = measured[0].lossless[0].entry.summary.speedup.end_to_end
     assert interval is not None
-    assert found.measured["overall"] == interval.estimate
+    assert matched.measured["overall"] == interval.estimate
 
 
 @pytest.mark.parametrize(
@@ -74,37 +76,37 @@ def test_a_claim_in_our_setting_gets_our_end_to_end_figures(measured: list[Secti
 def test_any_other_setting_is_not_comparable(
     measured: list[Section], change: dict[str, str], reason: str
 ) -> None:
-    found = compare(replace(CLAIM, **change), measured)
-    assert reason in found.reason
-    assert not found.measured
+    matched = match_claim(replace(CLAIM, **change), measured)
+    assert reason in matched.reason
+    assert not matched.measured
 
 
 def test_acceptance_lengths_carry_over_between_devices(measured: list[Section]) -> None:
     claim = replace(CLAIM, metric="acceptance_length", device="H100")
-    assert set(compare(claim, measured).measured) == {"qa", "overall"}
+    assert set(match_claim(claim, measured).measured) == {"qa", "overall"}
 
 
 def test_a_part_of_the_questions_is_not_comparable() -> None:
     part = sections(entries([stored(Plan("kangaroo"))], resamples=50))
-    assert "measured on 72 of 480" in compare(CLAIM, part).reason
+    assert "measured on 72 of 480" in match_claim(CLAIM, part).reason
 
 
-def test_ranges_and_single_figures_are_told_in_words() -> None:
+def test_ranges_and_single_figures_are_given_in_words() -> None:
     table = {paper.reference: claim_table(paper, []) for paper in load_papers()}
     assert table["arXiv 2404.12022"].rows[0][2:4] == ("1.90x to 3.00x", "not measured")
     assert "mt_bench 1.68x, " in table["arXiv 2404.18911"].rows[6][2]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("claims: []", "title"),
         ("- a", "no mapping"),
         ("title: a\nreference: b\ntags: {}\nclaims: [{tag: S}]", "figures"),
     ],
 )
-def test_a_malformed_file_is_named(tmp_path: Path, text: str, told: str) -> None:
+def test_a_malformed_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "odd.yaml").write_text(text)
     with pytest.raises(UserError, match=r"odd\.yaml is no list of claims") as error:
         load_papers(tmp_path)
-    assert told in error.value.what
+    assert message in error.value.what

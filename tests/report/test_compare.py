@@ -11,62 +11,64 @@ from bench.errors import UserError
 from bench.metrics.intervals import Interval
 from bench.records.model import Timing
 from bench.report.__main__ import main
-from bench.report.compare import Paired, compare_runs, render
+from bench.report.compare import Paired, compare_runs, comparison_text
 from bench.report.entries import StoredRun
 from tests.report.boards import Plan, save, stored
 
 FEW = 200
 
 
-def slowed(one: StoredRun, factor: float) -> StoredRun:
+def slowed(run: StoredRun, factor: float) -> StoredRun:
     """The same run on a machine that was slower throughout."""
 
     def slow(timing: Timing | None) -> Timing | None:
         return timing and replace(timing, decode_s=timing.decode_s * factor)
 
-    return replace(one, samples=tuple(replace(each, timing=slow(each.timing)) for each in one.samples))
+    return replace(run, samples=tuple(replace(sample, timing=slow(sample.timing)) for sample in run.samples))
 
 
-def test_a_run_cannot_be_told_from_itself() -> None:
-    one = stored(Plan("kangaroo"))
-    found = compare_runs(one, one, resamples=FEW)
-    assert found.relative.estimate == pytest.approx(1.0)
-    assert "cannot be told apart on the same 72 questions" in found.sentence()
+def test_a_run_equals_itself() -> None:
+    run = stored(Plan("kangaroo"))
+    paired = compare_runs(run, run, resamples=FEW)
+    assert paired.relative.estimate == pytest.approx(1.0)
+    assert "cannot be told apart on the same 72 questions" in paired.sentence()
 
 
 def test_the_faster_method_is_named_with_its_factor() -> None:
-    found = compare_runs(stored(Plan("slow", 1.5)), stored(Plan("fast", 1.8)), resamples=FEW)
-    assert found.relative.estimate == pytest.approx(1.2, rel=0.02)
-    assert found.sentence().startswith("fast decodes 1.2")
+    paired = compare_runs(stored(Plan("slow", 1.5)), stored(Plan("fast", 1.8)), resamples=FEW)
+    assert paired.relative.estimate == pytest.approx(1.2, rel=0.02)
+    assert paired.sentence().startswith("fast decodes 1.2")
     back = compare_runs(stored(Plan("fast", 1.8)), stored(Plan("slow", 1.5)), resamples=FEW)
     assert back.sentence().startswith("fast decodes 1.2")
 
 
 def test_a_slower_machine_during_one_run_cancels_out() -> None:
     first, second = stored(Plan("a", 1.5)), slowed(stored(Plan("b", 1.5)), 1.3)
-    found = compare_runs(first, second, resamples=FEW)
-    assert found.relative.estimate == pytest.approx(1.0, abs=0.02)
-    assert found.raw.estimate == pytest.approx(1 / 1.3, rel=0.02)
-    assert "the machine was not equally fast" in render(found)
+    paired = compare_runs(first, second, resamples=FEW)
+    assert paired.relative.estimate == pytest.approx(1.0, abs=0.02)
+    assert paired.raw.estimate == pytest.approx(1 / 1.3, rel=0.02)
+    assert "the machine was not equally fast" in comparison_text(paired)
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
         (Plan("b", device="H100"), "device is 'NVIDIA A100-SXM4-80GB' and 'H100'"),
         (Plan("b", dtype="float16"), "dtype is 'bfloat16' and 'float16'"),
+        (Plan("b", template="other"), "template is '6b7c8b8f' and 'other'"),
+        (Plan("b", runtime={"tier": "compiled"}), "runtime is "),
         (Plan("b", questions=5), "42 only in A, 0 only in B, 30 in both"),
     ],
 )
-def test_unlike_runs_are_refused(other: Plan, told: str) -> None:
+def test_unlike_runs_are_refused(other: Plan, message: str) -> None:
     with pytest.raises(UserError) as error:
         compare_runs(stored(Plan("a")), stored(other), resamples=FEW)
-    assert told in error.value.what
+    assert message in error.value.what
 
 
 def test_questions_that_failed_in_one_run_are_left_out_of_both() -> None:
-    found = compare_runs(stored(Plan("a")), stored(Plan("b", fail=2)), resamples=FEW)
-    assert found.questions == 71
+    paired = compare_runs(stored(Plan("a")), stored(Plan("b", fail=2)), resamples=FEW)
+    assert paired.questions == 71
 
 
 def test_the_sentence_holds_the_interval() -> None:

@@ -50,9 +50,9 @@ def test_the_two_figures_are_named_where_the_leaderboard_writes_them(results: Pa
 def test_a_block_is_replaced_and_nothing_else(block: str) -> None:
     old = block.replace("kangaroo", "old name")
     assert replace_block(f"before\n{old}\nafter\n", block) == f"before\n{block}\nafter\n"
-    found = stored_block(f"before\n{block}\nafter\n")
-    assert found is not None
-    assert found[1] == block
+    parsed = stored_block(f"before\n{block}\nafter\n")
+    assert parsed is not None
+    assert parsed[1] == block
 
 
 @pytest.mark.parametrize("text", ["no block", "two"])
@@ -73,11 +73,11 @@ def test_a_file_that_is_not_there_takes_two_lines(
 
 
 def test_the_readme_says_what_the_records_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = stored_block((ROOT / "README.md").read_text(encoding="utf-8"))
-    if found is None:
+    parsed = stored_block((ROOT / "README.md").read_text(encoding="utf-8"))
+    if parsed is None:
         pytest.skip("the README holds no excerpt")
     monkeypatch.chdir(ROOT)
-    folder, text = found
+    folder, text = parsed
     assert text == excerpt(folder), f"run: python -m bench.report excerpt {folder} --into README.md"
     shown = [line.split("](")[1].removesuffix(")") for line in text.splitlines() if line.startswith("![")]
     assert all((ROOT / name).is_file() for name in shown)

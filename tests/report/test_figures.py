@@ -62,13 +62,13 @@ def test_a_figure_names_its_axes_with_units_and_is_reproducible(
 
 def test_methods_differ_in_colour_or_marker() -> None:
     made = looks(pd.DataFrame({"method": [f"method {i}" for i in range(MOST_METHODS)]}))
-    assert len({(one["color"], one["marker"]) for one in made.values()}) == MOST_METHODS
+    assert len({(look["color"], look["marker"]) for look in made.values()}) == MOST_METHODS
 
 
 def test_a_method_looks_the_same_in_every_figure_of_a_section() -> None:
     known = pd.CategoricalDtype(NAMES)
-    one, both = (pd.DataFrame({"method": pd.Series(names, dtype=known)}) for names in (NAMES[1:], NAMES))
-    assert looks(one)["medusa"] == looks(both)["medusa"]
+    alone, both = (pd.DataFrame({"method": pd.Series(names, dtype=known)}) for names in (NAMES[1:], NAMES))
+    assert looks(alone)["medusa"] == looks(both)["medusa"]
 
 
 def test_a_png_is_a_png() -> None:
@@ -84,5 +84,5 @@ def test_a_roofline_joins_the_cost_curve() -> None:
 def test_a_sweep_of_exit_layers_and_draft_lengths_gets_a_heat_map() -> None:
     grid = [Plan("layerskip", params={"exit_layer": e, "draft_length": n}) for e in (2, 4) for n in (3, 6)]
     (section,) = sections(entries([stored(plan) for plan in grid], resamples=50))
-    names = [one.name for one in pictures(section)]
+    names = [picture.name for picture in pictures(section)]
     assert names == ["speedup", "acceptance", "time", "positions", "sweep-layerskip"]

@@ -26,12 +26,12 @@ def test_a_profile_shows_its_passes_above_the_roofline_and_predictions_beside_me
     assert chapter.title == "Cost of passes: tiny on A CPU, 1 thread, float32"
     assert passes.rows == (("100 tokens", "10.00", "11.00", "11.83", "12.67", "14.33", "16.00", "50%"),)
     assert methods.rows == (("kangaroo", "3.00", "4.00", "10.00", "1.00", "2.10x", "2.00x"),)
-    assert [one.name for one in chapter.pictures] == ["passes", "layers", "prediction"]
+    assert [picture.name for picture in chapter.pictures] == ["passes", "layers", "prediction"]
 
 
 def test_without_methods_nothing_is_predicted(tmp_path: Path) -> None:
     save_profile(tmp_path, replace(PROFILE, methods=(replace(METHOD, predicted=None),)))
-    assert [one.name for one in profile_chapters(tmp_path)[0].pictures] == ["passes", "layers"]
+    assert [picture.name for picture in profile_chapters(tmp_path)[0].pictures] == ["passes", "layers"]
 
 
 def test_a_published_profile_comes_first_and_an_own_one_of_the_same_name_keeps_its_own_anchor(

@@ -9,20 +9,19 @@ import pytest
 from bench.errors import UserError
 from bench.records.model import Arm, Round, Sample, Timing
 from bench.report.__main__ import main
-from bench.report.timeline import Origin, find_sample, timeline, timeline_page
-from bench.report.token_texts import pieces
+from bench.report.timeline import Origin, find_sample, pieces, timeline, timeline_page
 from tests.report.boards import Plan, save, stored
 from tests.report.test_build import outline
 
 
 def sample(*rounds: Round) -> Sample:
-    count = 1 + sum(one.emitted for one in rounds)
+    count = 1 + sum(round_.emitted for round_ in rounds)
     timing = Timing(0.1, 1.0, {}, 1.1)
     return Sample("q", "qa", 0, 0, Arm.METHOD, 0, ids=tuple(range(count)), rounds=rounds, timing=timing)
 
 
 @pytest.mark.parametrize(
-    ("one", "origins"),
+    ("round_", "origins"),
     [
         (Round(3, 3, 4, 3, "length"), ["accepted", "accepted", "accepted", "bonus"]),
         (Round(3, 1, 2, 3, "length"), ["accepted", "corrected"]),
@@ -32,8 +31,8 @@ def sample(*rounds: Round) -> Sample:
         (Round(9, 2, 3, 3, "length"), ["accepted", "accepted", "corrected"]),  # a tree of depth 3
     ],
 )
-def test_a_rounds_tokens_by_origin(one: Round, origins: list[str]) -> None:
-    first, *tokens = timeline(sample(one))
+def test_a_rounds_tokens_by_origin(round_: Round, origins: list[str]) -> None:
+    first, *tokens = timeline(sample(round_))
     assert (first.round, first.origin) == (0, Origin.FIRST)
     assert [token.origin.value for token in tokens] == origins
     assert {token.round for token in tokens} == {1}
@@ -54,8 +53,8 @@ def test_pieces_add_up_to_the_text_and_wait_for_whole_characters() -> None:
 
 
 def test_the_page_parses_and_escapes_the_text() -> None:
-    one = sample(Round(1, 1, 2, 1, "length", exit_layer=3))
-    text = timeline_page(one, timeline(one, ["<b>", "\n", "&"]), "kangaroo on q")
+    answer = sample(Round(1, 1, 2, 1, "length", exit_layer=3))
+    text = timeline_page(answer, timeline(answer, ["<b>", "\n", "&"]), "kangaroo on q")
     page = outline(text)
     assert not page.names & {"b", "script"}
     assert "&lt;b&gt;" in text

@@ -18,7 +18,7 @@ from torch import nn
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.show.machine_table import byte_size
+from bench.show.layout import byte_size
 from bench.train.data.batching import group_by_length
 from bench.train.memory.peak import peak_bytes
 from bench.train.trainers.modules import observe
