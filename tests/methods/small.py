@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen3Config
 
 from bench.records.model import Generation
-from bench.runtime.decoder import Decoder
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, Method
+from tests.runtime.models import AUTO
 
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
@@ -49,17 +50,17 @@ class SilentClock:
         return None
 
 
-def random_decoder(family: str = "llama", seed: int = 0, capacity: int = 256) -> Decoder:
-    """A decoder with random weights, fp32."""
+def random_decoder(family: str = "llama", seed: int = 0, capacity: int = 256, tier: Tier = AUTO) -> Decoder:
+    """A decoder with random weights, fp32; compiled passes take a tenth of the static tier's time."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(FAMILIES[family])
     model.config.architectures = [type(model).__name__]
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, capacity))
+    return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, capacity, tier))
 
 
 def scale_writers(decoder: Decoder, first: int, share: float) -> None:
-    """Let layers from `first` on change their rows `share` times as much."""
+    """Let layers from `first` on change their rows `share` times as much; not for compiled passes."""
     for index, layer in enumerate(decoder.layers[first:], first):
         assert layer.mlp is not None
         attention = replace(layer.attention, o=_scaled(layer.attention.o, share))

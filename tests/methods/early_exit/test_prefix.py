@@ -77,7 +77,7 @@ def test_watched_rows_are_those_of_a_plain_pass() -> None:
 
 def test_an_exit_before_idle_layers_accepts_everything() -> None:
     """With nothing behind the exit but layers that change no row, the draft is the target's."""
-    decoder = random_decoder()
+    decoder = random_decoder(tier="static")
     scale_writers(decoder, 4, 0.0)
     method = LayerSkip(exit_layer=4, draft_length=4)
     method.attach(decoder)
