@@ -15,7 +15,7 @@ import pytest
 from bench.compose.settings import Settings
 from bench.report.build import build
 from bench.runtime.loading import load_decoder
-from tests.harness import save_prompts, save_random_model
+from tests.harness import save_prompts, save_random_model, undrawn
 from tests.methods import checks
 from tests.methods.options import DEPTHS, first_fit, options, settings_of
 from tests.runtime.models import options as runtime_options
@@ -87,7 +87,13 @@ def rows(runs: Runs) -> list[dict[str, str]]:
     for option in OPTIONS:
         with contextlib.suppress(Exception):
             runs.resumed(option)
-    board = build(runs.results, resamples=20)
+    return report_rows(runs.results)
+
+
+def report_rows(results: Path) -> list[dict[str, str]]:
+    """The report of a results folder as a table."""
+    with undrawn():
+        board = build(results, resamples=20)
     return list(csv.DictReader(io.StringIO(board.texts["leaderboard.csv"])))
 
 
