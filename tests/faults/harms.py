@@ -27,6 +27,7 @@ import bench.measure.verdicts
 import bench.records.codec
 import bench.records.files
 import bench.records.store
+from bench.compose.settings import Settings
 from bench.measure.meters import TurnClock
 from methods.early_exit.layerskip import LayerSkip
 
@@ -78,8 +79,11 @@ class CountLines:
 
 
 def trace_lines(seen: Callable[[int], None]) -> None:
-    """Call `seen` with 1, 2, .. before every executed line of `TRACED`."""
-    numbers = count(1)
+    """Call `seen` with 1, 2, .. before every line of `TRACED` that a run executes.
+
+    Tracing begins with the run: all that a command does before takes twice as long when it is traced.
+    """
+    numbers, execute = count(1), bench.measure.runner.execute
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
         if event == "line":
@@ -89,7 +93,11 @@ def trace_lines(seen: Callable[[int], None]) -> None:
     def call(frame: FrameType, event: str, argument: object) -> Any:
         return line if frame.f_code.co_filename in TRACED else None
 
-    sys.settrace(call)
+    def traced(settings: Settings) -> bench.measure.runner.Outcome:
+        sys.settrace(call)
+        return execute(settings)
+
+    patch(bench.measure.runner, "execute", traced)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen3Config
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bench.records.model import Generation
-from bench.runtime.decoder import Decoder
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, Method
+from tests.runtime.models import AUTO
 
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
@@ -49,17 +51,33 @@ class SilentClock:
         return None
 
 
-def random_decoder(family: str = "llama", seed: int = 0, capacity: int = 256) -> Decoder:
-    """A decoder with random weights, fp32."""
+def config_of(family: str, **changes: Any) -> Any:
+    """The configuration of a small model, with some keys changed."""
+    config = type(FAMILIES[family])(**{**SHAPE, **changes})
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
+    return config
+
+
+def random_decoder(
+    family: str = "llama", seed: int = 0, capacity: int = 256, tier: Tier = AUTO, **changes: Any
+) -> Decoder:
+    """A decoder with random weights, fp32; compiled passes take a tenth of the static tier's time.
+
+    Args:
+        family: One of `FAMILIES`.
+        seed: Of the weights.
+        capacity: Slots of the cache.
+        tier: How passes run.
+        changes: Keys of the configuration that differ from `SHAPE`.
+    """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family])
-    model.config.architectures = [type(model).__name__]
+    model = AutoModelForCausalLM.from_config(config_of(family, **changes))
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, capacity))
+    return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, capacity, tier))
 
 
 def scale_writers(decoder: Decoder, first: int, share: float) -> None:
-    """Let layers from `first` on change their rows `share` times as much."""
+    """Let layers from `first` on change their rows `share` times as much; not for compiled passes."""
     for index, layer in enumerate(decoder.layers[first:], first):
         assert layer.mlp is not None
         attention = replace(layer.attention, o=_scaled(layer.attention.o, share))
@@ -72,10 +90,10 @@ def _scaled(linear: Linear, share: float) -> Linear:
     return Linear(linear.weight * share, None if linear.bias is None else linear.bias * share)
 
 
-def prompt(length: int = 12, seed: int = 3) -> Tensor:
+def prompt(length: int = 12, seed: int = 3, vocabulary: int = SHAPE["vocab_size"]) -> Tensor:
     """Random token ids, shape [length]."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(SHAPE["vocab_size"], (length,), generator=generator)
+    return torch.randint(vocabulary, (length,), generator=generator)
 
 
 def run(

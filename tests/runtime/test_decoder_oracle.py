@@ -1,11 +1,16 @@
 """The decoder gives transformers' logits, for every family and every way a method may cut a pass.
 
+Every test that takes a `pair` runs for every family, in one of the tiers; each family and each test meets all
+tiers (`tests.pairwise`).
+
 Shapes: T tokens, V vocabulary, L layers.
 """
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import pytest
@@ -17,6 +22,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Layer, Mlp, Skip, Tier
 from bench.runtime.delta import Projection
 from bench.runtime.linear import Linear
+from tests.pairwise import pairwise
 from tests.runtime.models import (
     AUTO,
     CONFIGS,
@@ -37,15 +43,41 @@ TREE_TOKENS = tokens(7, seed=3)
 TIERS = sorted({"static", AUTO})
 
 
+def users_of_pair(module: ModuleType) -> list[str]:
+    """Names of the tests that take a `pair`."""
+    classes = [value for value in vars(module).values() if inspect.isclass(value)]
+    functions = [value for owner in classes for value in vars(owner).values() if inspect.isfunction(value)]
+    return [
+        function.__qualname__
+        for function in functions
+        if function.__name__.startswith("test_") and "pair" in inspect.signature(function).parameters
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the tiers so that every two of test, family and tier meet."""
+    if "pair" in metafunc.fixturenames:
+        rows = pairwise(users_of_pair(metafunc.module), list(CONFIGS), TIERS)
+        chosen = [(family, tier) for test, family, tier in rows if test == metafunc.function.__qualname__]
+        metafunc.parametrize("pair", chosen, ids=["-".join(names) for names in chosen], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    family, tier = request.param
+    return tiny_pair(CONFIGS[family], tmp_path_factory.mktemp("checkpoint"), tier)
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS.values()), ids=list(CONFIGS))
+def static(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """In the static tier: on a CPU passes with a delta are that tier's."""
+    return tiny_pair(request.param, tmp_path_factory.mktemp("checkpoint"))
+
+
 @pytest.fixture(scope="module", params=TIERS)
 def tier(request: pytest.FixtureRequest) -> Tier:
     chosen: Tier = request.param
     return chosen
-
-
-@pytest.fixture(scope="module", params=list(CONFIGS.values()), ids=list(CONFIGS))
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tier: Tier) -> Pair:
-    return tiny_pair(request.param, tmp_path_factory.mktemp("checkpoint"), tier)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +116,7 @@ def tree_shape() -> tuple[Tensor, Tensor]:
 class TestPasses:
     """A pass over rows equals a fresh forward of the oracle."""
 
-    def test_prefill_gives_the_logits_behind_the_prompt(self, pair: Pair) -> None:
+    def test_prefill_gives_the_logits_after_the_prompt(self, pair: Pair) -> None:
         assert_same(pair.decoder.prefill(ids(PROMPT)), pair.logits(PROMPT)[-1:])
 
     def test_all_rows_of_a_prefill(self, pair: Pair) -> None:
@@ -100,7 +132,7 @@ class TestPasses:
         steps = [pair.decoder.step(ids([token]), base) for base, token in enumerate(PROMPT)]
         assert_same(torch.cat(steps), pair.logits(PROMPT))
 
-    def test_verifying_a_chain_behind_a_prefix(self, pair: Pair) -> None:
+    def test_verifying_a_chain_after_a_prefix(self, pair: Pair) -> None:
         pair.decoder.prefill(ids(PROMPT))
         got = pair.decoder.step(ids(MORE), len(PROMPT))
         assert_same(got, pair.logits(PROMPT + MORE)[len(PROMPT) :])
@@ -201,15 +233,15 @@ class TestTrees:
             path = [TREE_TOKENS[i] for i in path_to(node)]
             assert_same(got[node], pair.logits(PROMPT + path)[-1])
 
-    @pytest.mark.parametrize("node", range(len(TREE_PARENTS)))
-    def test_decoding_goes_on_behind_a_kept_path(self, pair: Pair, node: int) -> None:
-        self.run_tree(pair)
-        path = path_to(node)
-        pair.decoder.cache.keep(len(PROMPT), ids(path))
-        assert pair.decoder.cache.length == len(PROMPT) + len(path)
-        sequence = PROMPT + [TREE_TOKENS[i] for i in path] + MORE
-        got = pair.decoder.step(ids(MORE), len(PROMPT) + len(path))
-        assert_same(got, pair.logits(sequence)[-len(MORE) :])
+    def test_decoding_goes_on_after_any_kept_path(self, pair: Pair) -> None:
+        for node in range(len(TREE_PARENTS)):
+            self.run_tree(pair)
+            path = path_to(node)
+            pair.decoder.cache.keep(len(PROMPT), ids(path))
+            assert pair.decoder.cache.length == len(PROMPT) + len(path)
+            sequence = PROMPT + [TREE_TOKENS[i] for i in path] + MORE
+            got = pair.decoder.step(ids(MORE), len(PROMPT) + len(path))
+            assert_same(got, pair.logits(sequence)[-len(MORE) :])
 
     def test_a_tree_of_one_path_equals_a_chain(self, pair: Pair) -> None:
         decoder = pair.decoder
@@ -237,7 +269,7 @@ class TestReadOnlyRows:
             pair.oracle, [*sequence, extra], attention_mask=mask[None, None], position_ids=places[None]
         )[-1]
 
-    def test_rows_behind_written_ones(self, pair: Pair) -> None:
+    def test_rows_after_written_ones(self, pair: Pair) -> None:
         decoder, base, written = pair.decoder, len(PROMPT), MORE[:3]
         readers = [(MORE[3], 1, 1), (MORE[4], 3, 3), (MORE[5], 4, 3)]  # token, depth, written rows it sees
         decoder.prefill(ids(PROMPT))
@@ -290,7 +322,7 @@ class TestSkippedSubLayers:
         written = [0 if layer in skip.attention else len(PROMPT) for layer in range(3)]
         assert decoder.cache.lengths == written
 
-    def test_a_full_pass_mends_the_cache_behind_a_skipping_draft(self, pair: Pair) -> None:
+    def test_a_full_pass_mends_the_cache_after_a_skipping_draft(self, pair: Pair) -> None:
         decoder, base = pair.decoder, len(PROMPT)
         decoder.prefill(ids(PROMPT))
         for i, token in enumerate(MORE):
@@ -330,29 +362,24 @@ class LowRank:
 class TestDelta:
     """A delta changes the projections of its rows, and of no other."""
 
-    @pytest.fixture(params=list(CONFIGS.values()), ids=list(CONFIGS))
-    def pair(self, request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
-        """Static: on a CPU passes with a delta are that tier's."""
-        return tiny_pair(request.param, tmp_path)
-
-    def run(self, pair: Pair, delta: LowRank | None) -> Tensor:
-        decoder = pair.decoder
+    def run(self, static: Pair, delta: LowRank | None) -> Tensor:
+        decoder = static.decoder
         decoder.prefill(ids(PROMPT))
         rows = decoder.placement.chain(len(PROMPT), 3)
         return decoder.head(decoder.run_layers(decoder.embed(ids(MORE[:3])), rows, delta=delta))
 
-    def test_zero_delta_is_bit_equal_to_none(self, pair: Pair) -> None:
-        assert torch.equal(self.run(pair, LowRank(pair.decoder, 0, 0.0)), self.run(pair, None))
+    def test_zero_delta_is_bit_equal_to_none(self, static: Pair) -> None:
+        assert torch.equal(self.run(static, LowRank(static.decoder, 0, 0.0)), self.run(static, None))
 
-    def test_rows_without_delta_are_bit_equal_to_the_model(self, pair: Pair) -> None:
-        got, expected = self.run(pair, LowRank(pair.decoder, 2, 0.1)), self.run(pair, None)
+    def test_rows_without_delta_are_bit_equal_to_the_model(self, static: Pair) -> None:
+        got, expected = self.run(static, LowRank(static.decoder, 2, 0.1)), self.run(static, None)
         assert torch.equal(got[:2], expected[:2])
         assert float((got[2] - expected[2]).abs().max()) > 0.01
 
-    def test_rows_with_delta_equal_a_model_of_changed_weights(self, pair: Pair) -> None:
-        decoder = pair.decoder
+    def test_rows_with_delta_equal_a_model_of_changed_weights(self, static: Pair) -> None:
+        decoder = static.decoder
         delta = LowRank(decoder, 2, 0.1)
-        got = self.run(pair, delta)
+        got = self.run(static, delta)
         decoder.prefill(ids(PROMPT + MORE[:2]))
         original = list(decoder.layers)
         for index, layer in enumerate(original):
@@ -377,7 +404,7 @@ class TestLimits:
             llama.decoder.prefill(ids(tokens(49)))
         assert "runtime.max_length" in caught.value.fix
 
-    def test_a_gap_behind_the_valid_slots(self, llama: Pair) -> None:
+    def test_a_gap_after_the_valid_slots(self, llama: Pair) -> None:
         llama.decoder.prefill(ids(PROMPT))
         with pytest.raises(RuntimeError, match="behind 13 valid ones"):
             llama.decoder.step(ids(MORE[:1]), len(PROMPT) + 1)

@@ -11,27 +11,41 @@ from torch import Tensor
 
 import bench.runtime.linear
 from bench.runtime.linear import PACKED_SIZE, Linear, _Torch, rms_norm
+from tests.pairwise import pairwise
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
-def products(request: pytest.FixtureRequest) -> None:
-    """Every test runs by the compiled products, where there are any, and by torch's."""
+WEIGHTS = {"small": (40, 24), "ragged": (43, 24), "large": (800, 700)}
+PRODUCTS = ["compiled", "torch"]
+ROWS = [1, 3, 4, 7, 12, 13, 33]
+PREPACKED = [("torch", "large", rows, has_bias) for rows in (3, 4) for has_bias in (False, True)]
+"""Few rows take a transposed copy of a large weight, from 4 on the prepacked one."""
+
+
+@pytest.fixture
+def products(request: pytest.FixtureRequest) -> str:
+    """Which products multiply: the compiled ones, where there are any, or torch's."""
     if request.param == "torch":
         request.getfixturevalue("torch_products")
+    return str(request.param)
 
 
-@pytest.fixture(params=[(40, 24), (43, 24), (800, 700)], ids=["small", "ragged", "large"])
+@pytest.fixture
 def weight(request: pytest.FixtureRequest) -> Tensor:
-    shape: tuple[int, int] = request.param
+    """A random weight, shape [O, I]."""
+    shape = WEIGHTS[request.param]
     return normal(*shape) / math.sqrt(shape[1])
 
 
-@pytest.mark.parametrize("has_bias", [False, True], ids=["no bias", "bias"])
-@pytest.mark.parametrize("rows", [1, 3, 4, 7, 12, 13, 33])
+@pytest.mark.parametrize(
+    ("products", "weight", "rows", "has_bias"),
+    list(dict.fromkeys([*pairwise(PRODUCTS, list(WEIGHTS), ROWS, [False, True]), *PREPACKED])),
+    indirect=["products", "weight"],
+)
+@pytest.mark.usefixtures("products")
 class TestLinear:
     def test_equals_the_definition(self, weight: Tensor, rows: int, has_bias: bool) -> None:
         bias = normal(weight.shape[0], seed=1) if has_bias else None
@@ -52,6 +66,8 @@ class TestLinear:
         assert torch.allclose(linear(x.flip(0)).flip(0), linear(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("products", PRODUCTS, indirect=True)
+@pytest.mark.usefixtures("products")
 def test_gradients_flow_to_the_rows() -> None:
     linear, x = Linear(normal(40, 24), normal(40)), normal(3, 24).requires_grad_()
     (linear(x).sum() + linear.add_to(torch.zeros(3, 40), x).sum()).backward()
@@ -78,8 +94,12 @@ def is_prepacked(weight: Tensor) -> bool:
     return multiplier._packed is not None
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize(
+    ("products", "dtype", "rows"),
+    pairwise(PRODUCTS, [torch.float16, torch.bfloat16, torch.float64], [1, 8]),
+    indirect=["products"],
+)
+@pytest.mark.usefixtures("products")
 def test_other_precisions(dtype: torch.dtype, rows: int) -> None:
     weight, x = normal(800, 700).to(dtype) / 26, normal(rows, 700, seed=2).to(dtype)
     got = Linear(weight)(x)

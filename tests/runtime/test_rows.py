@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.rows import Placement
+from tests.pairwise import pairwise
 
 CAPACITY = 200
 
@@ -30,9 +31,10 @@ def chain_definition(base: int, count: int, window: int | None) -> list[list[boo
     ]
 
 
-@pytest.mark.parametrize("base", [0, 1, 5, 90])
-@pytest.mark.parametrize("count", [1, 2, 7, 64, 65, 100])
-@pytest.mark.parametrize("window", [None, 1, 4, 70, 500])
+@pytest.mark.parametrize(
+    ("base", "count", "window"),
+    pairwise([0, 1, 5, 90], [1, 2, 7, 64, 65, 100], [None, 1, 4, 70, 500]),
+)
 def test_chain_rows_see_what_came_before(base: int, count: int, window: int | None) -> None:
     rows = placement(window=window).chain(base, count)
     assert (rows.base, rows.writes) == (base, count)

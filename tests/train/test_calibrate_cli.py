@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from bench.train.calibrate import main
+from tests.command import Done, run_command
 from tests.harness import ROOT
 
 MODULES = ROOT / "bench" / "assets" / "tiny" / "modules"
 SMALL = ["per_subtask=1", "tokens=16", "max_nodes=2", "width=2"]
 
 
-def calibrate(method: str, weights: Path, log: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.train.calibrate", f"method={method}", f"method.weights={weights}"]
-    settings = [*SMALL, *overrides, f"hydra.run.dir={log}"]
-    return subprocess.run([*command, *settings], capture_output=True, text=True, cwd=ROOT, check=False)
+def calibrate(method: str, weights: Path, log: Path, *overrides: str) -> Done:
+    chosen = [f"method={method}", f"method.weights={weights}", f"hydra.run.dir={log}"]
+    return run_command(main, *chosen, *SMALL, *overrides)
 
 
 @pytest.mark.parametrize("method", ["medusa", "hidden_transfer"])

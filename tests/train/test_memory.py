@@ -43,7 +43,7 @@ def trainable(name: str) -> Any:
     "name", ["kangaroo", "kangaroo_tree", "medusa", "hidden_transfer", "m2r2", "hamburger_verified"]
 )
 def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None:
-    method, decoder = trainable(name), random_decoder()
+    method, decoder = trainable(name), random_decoder(tier="static")
     assert isinstance(method, Trainable)
     module = method.trainer().new_module(decoder)
     for weight in module.parameters():
@@ -62,7 +62,7 @@ def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None
 def test_a_whole_model_weighs_at_least_what_a_real_batch_takes(changes: dict[str, float]) -> None:
     method, decoder, recipe = (
         unattached(**changes),
-        random_decoder(),
+        random_decoder(tier="static"),
         JointRecipe(max_tokens=LENGTH, micro_tokens=128),
     )
     assert isinstance(method, FullTrainable)

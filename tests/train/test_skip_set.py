@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ from bench.errors import UserError
 from bench.runtime.decoder import NO_SKIP, Skip
 from bench.train.cli import _train_method
 from bench.train.data.heldout import Continuation, continue_greedily
-from bench.train.skip_set.cli import SkipSetConfig, search_ratios
+from bench.train.skip_set.cli import SkipSetConfig, main, search_ratios
 from bench.train.skip_set.rating import TextMatch, draft_cost, expected_rate, measured_rate
 from methods.core.autoregressive import Autoregressive
 from methods.skipping.sublayer_skip import SkippedModel, skip_of, sublayers
+from tests.command import Done, run_command
 from tests.harness import ROOT
 from tests.methods.skipping.skips import draft_verify
 from tests.methods.small import prompt, random_decoder
@@ -98,10 +97,9 @@ def test_each_ratio_starts_from_the_best_set_so_far_and_the_best_of_all_wins() -
     assert (sublayers(best), score, tries) == (6, 1.0, 12)
 
 
-def skip_set(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def skip_set(out: Path, *overrides: str) -> Done:
     small = ["per_subtask=1", "tokens=8", "ratios=[0.5]", "max_iter=1", "bayes_interval=0"]
-    command = [sys.executable, "-m", "bench.train.skip_set", *small, f"out={out}", f"hydra.run.dir={out}/log"]
-    return subprocess.run([*command, *overrides], capture_output=True, text=True, cwd=ROOT, check=False)
+    return run_command(main, *small, f"out={out}", f"hydra.run.dir={out}/log", *overrides)
 
 
 def test_the_set_becomes_the_module_of_the_method(tmp_path: Path) -> None:

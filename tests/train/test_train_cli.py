@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT, save_random_model
+from bench.train.cli import main
+from tests.command import Done, run_command
+from tests.harness import save_random_model
 
 
-def train(*overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.train", *overrides]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+def train(*overrides: str) -> Done:
+    return run_command(main, *overrides)
 
 
 @pytest.mark.parametrize(

@@ -1,116 +1,89 @@
-"""Every lossless method gives the target's own greedy ids, whatever the model, prompt, budget or end."""
+"""Every configured method keeps what it promises, whatever the model, prompt, budget or end.
+
+The methods are the yaml files of ``conf/method``: one that is new is checked by being there.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from bench.runtime.decoder import Decoder
-from bench.runtime.modules import save_module
+from bench.errors import UserError
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.sampling import Sampler
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Method
 from methods.core.chain import Draft, generate_chain
-from methods.early_exit.dynamic_exit import DynamicExit
-from methods.early_exit.layerskip import LayerSkip
-from methods.kangaroo.draft import Kangaroo
-from methods.lookup.lookahead import Lookahead
-from methods.lookup.prompt_lookup import PromptLookup
-from methods.lookup.suffix_automaton import SamDecoding
-from methods.lookup.token_recycling import TokenRecycling
-from tests.methods.early_exit.test_dynamic_exit import DEFAULTS as DEL
-from tests.methods.hamburger.hamburgers import saved_verified as random_hamburger
-from tests.methods.hidden_transfer.transfers import saved as random_hidden_transfer
-from tests.methods.kangaroo.test_kangaroo_tree import saved as random_kangaroo_tree
-from tests.methods.m2r2.test_m2r2 import saved as random_m2r2
-from tests.methods.medusa.test_medusa import saved as random_medusa
-from tests.methods.skipping.skips import draft_verify, swift
+from tests.methods import checks
+from tests.methods.options import Subject, attached, options, settings_of
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
-from tests.methods.two_model.test_two_model import saved as random_two_model
+from tests.pairwise import pairwise
+from tests.runtime.models import AUTO
+
+TIERS = sorted({"static", AUTO})
+SEARCHING = "method.window=6 method.bayes_interval=0 method.max_score=2.0"
+MORE = [
+    "lookahead method.ngram=3 method.window=1 method.guesses=2",
+    "layerskip method.exit_layer=1 method.draft_length=3",
+    "layerskip method.exit_layer=5 method.draft_length=6",
+    "layerskip method.exit_layer=5 method.draft_length=8 method.policy=dv",
+    "del method.stop=false",
+    "m2r2 method.threshold=0",
+    "m2r2 method.threshold=0 method.gate=arla",
+    "medusa method.tree=mc_sim_7b_63",
+    "medusa method.acceptance=typical",
+    "kangaroo method.threshold=0",
+    "kangaroo method.threshold=0.3",
+    "kangaroo_tree method.threshold=0.02",
+    "draft_verify method.skip_attention=[1,3] method.skip_mlp=[1,3,5] method.threshold=0.02",
+    f"swift method.threshold=0.02 {SEARCHING}",
+    "hamburger_verified method.confidence=0",
+    "two_model method.policy=static method.layers=1 method.width=32",
+]
+"""Beside every yaml as it is: settings that draft more on a random model, or otherwise."""
+CASES = [*options(), *MORE]
 
 
-def random_kangaroo(decoder: Decoder, folder: Path, threshold: float = 0.0) -> Kangaroo:
-    """Kangaroo with an adapter of random weights: it accepts next to nothing."""
-    method = Kangaroo(weights=str(folder), exit_layer=2, draft_length=4, threshold=threshold)
-    torch.manual_seed(1)
-    save_module(
-        folder, method.trainer().new_module(decoder).state_dict(), {"method": "kangaroo", "exit_layer": 2}
-    )
-    return method
+def subject_of(
+    case: str, factory: pytest.TempPathFactory, family: str = "llama", tier: Tier = AUTO
+) -> Subject:
+    """The method of a case, attached."""
+    component = settings_of(*case.split()).method
+    return attached(component, factory.mktemp("modules"), family=family, tier=tier)[1]
 
 
-METHODS: dict[str, Callable[[Decoder, Path], Method]] = {
-    "prompt_lookup": lambda decoder, folder: PromptLookup(max_ngram=3, draft_length=10),
-    "sam": lambda decoder, folder: SamDecoding(draft_length=39, growth=4),
-    "token_recycling": lambda decoder, folder: TokenRecycling(candidates=8, tree=None),
-    "two_model": lambda decoder, folder: random_two_model(decoder, folder),
-    "lookahead": lambda decoder, folder: Lookahead(ngram=5, window=7, guesses=7),
-    "lookahead-narrow": lambda decoder, folder: Lookahead(ngram=3, window=1, guesses=2),
-    "layerskip-shallow": lambda decoder, folder: LayerSkip(exit_layer=1, draft_length=3),
-    "layerskip-deep": lambda decoder, folder: LayerSkip(exit_layer=5, draft_length=6),
-    "layerskip-fsm": lambda decoder, folder: LayerSkip(exit_layer=4, draft_length=3, policy="fsm"),
-    "layerskip-dv": lambda decoder, folder: LayerSkip(exit_layer=5, draft_length=8, policy="dv"),
-    "del": lambda decoder, folder: DynamicExit(**DEL),
-    "del-to-length": lambda decoder, folder: DynamicExit(**{**DEL, "stop": False}),
-    "hidden_transfer": lambda decoder, folder: random_hidden_transfer(decoder, folder),
-    "m2r2": lambda decoder, folder: random_m2r2(decoder, folder),
-    "medusa": lambda decoder, folder: random_medusa(decoder, folder, tree="mc_sim_7b_63"),
-    "medusa-chain": lambda decoder, folder: random_medusa(decoder, folder, tree="chain"),
-    "kangaroo": lambda decoder, folder: random_kangaroo(decoder, folder),
-    "kangaroo_tree": lambda decoder, folder: random_kangaroo_tree(decoder, folder),
-    "hamburger_verified": lambda decoder, folder: random_hamburger(decoder, folder),
-    "kangaroo-cautious": lambda decoder, folder: random_kangaroo(decoder, folder, threshold=0.3),
-    "draft_verify": lambda decoder, folder: draft_verify(threshold=0.02),
-    "swift": lambda decoder, folder: swift(threshold=0.02),
-}
+@pytest.mark.parametrize(("case", "family", "tier"), pairwise(CASES, list(FAMILIES), TIERS))
+def test_greedy_ids_are_the_targets_own(
+    case: str, family: str, tier: Tier, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    try:
+        subject = subject_of(case, tmp_path_factory, family, tier)
+    except UserError as refusal:
+        if family == "llama":
+            raise
+        pytest.skip(refusal.what)
+    checks.check_greedy(subject)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", METHODS)
-def test_greedy_ids_are_the_targets_own(name: str, family: str, tmp_path: Path) -> None:
-    decoder = random_decoder(family)
-    baseline, method = Autoregressive(), METHODS[name](decoder, tmp_path)
-    baseline.attach(decoder)
-    method.attach(decoder)
-    for length in (1, 2, 17):
-        expected = run(baseline, prompt(length)).ids
-        assert run(method, prompt(length)).ids == expected
+@pytest.fixture(scope="module", params=CASES)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return subject_of(request.param, tmp_path_factory)
 
 
-@pytest.mark.parametrize("new", [1, 2, 3, 7])
-@pytest.mark.parametrize("name", METHODS)
-def test_budget_is_met_exactly(name: str, new: int, tmp_path: Path) -> None:
-    decoder = random_decoder()
-    method = METHODS[name](decoder, tmp_path)
-    method.attach(decoder)
-    got = run(method, prompt(), new=new)
-    assert len(got.ids) == new == 1 + sum(one.emitted for one in got.rounds)
+def test_sampled_answers_are_distributed_as_the_targets(subject: Subject) -> None:
+    checks.check_sampling(subject)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_output_ends_behind_the_end_token_even_inside_a_round(name: str, tmp_path: Path) -> None:
-    decoder = random_decoder()
-    baseline, method = Autoregressive(), METHODS[name](decoder, tmp_path)
-    baseline.attach(decoder)
-    method.attach(decoder)
-    full = run(baseline, prompt()).ids
-    for token in set(full[:12]):
-        end = frozenset({token})
-        got = run(method, prompt(), eos=end)
-        assert got.ids == full[: full.index(token) + 1]
+def test_budget_is_met_exactly(subject: Subject) -> None:
+    checks.check_budget(subject)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_cache_holds_all_but_the_newest_token_after_a_generation(name: str, tmp_path: Path) -> None:
-    decoder = random_decoder()
-    method = METHODS[name](decoder, tmp_path)
-    method.attach(decoder)
-    got = run(method, prompt(9), new=20)
-    assert decoder.cache.length == 9 + len(got.ids) - 1
+def test_output_ends_after_the_end_token_even_inside_a_round(subject: Subject) -> None:
+    checks.check_end(subject)
+
+
+def test_cache_holds_all_but_the_newest_token_after_a_generation(subject: Subject) -> None:
+    checks.check_cache(subject)
 
 
 class Scripted:
@@ -163,4 +136,4 @@ def test_rounds_are_counted_as_predicted(right: int, per_round: int) -> None:
 
     got = run(Whole(), prompt(), new=1 + 30)
     assert got.ids == future[:31]
-    assert [one.emitted for one in got.rounds] == [per_round] * (30 // per_round)
+    assert [round_.emitted for round_ in got.rounds] == [per_round] * (30 // per_round)

@@ -61,7 +61,7 @@ def test_typical_acceptance_waits_once() -> None:
 
 
 def test_replaying_reads_nothing_back() -> None:
-    graphed = taped(random_decoder())
+    graphed = taped(random_decoder(tier="static"))
     ids = torch.arange(10)
     with torch.inference_mode(), Reads() as reads:
         graphed.prefill(ids)

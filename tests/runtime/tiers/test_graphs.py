@@ -149,7 +149,7 @@ def test_a_skipped_sublayer_is_left_out_and_needs_no_recording_of_its_set() -> N
 
 
 def test_many_ranges_are_replayed_by_sublayer() -> None:
-    static, graphed = random_decoder(), taped(random_decoder())
+    static, graphed = random_decoder(tier="static"), taped(random_decoder(tier="static"))
     ids = prompt()
     ranges = [(0, stop) for stop in range(1, static.depth)] + [(start, static.depth) for start in range(4)]
     assert len(ranges) > MOST_RANGES
@@ -168,7 +168,7 @@ def test_many_ranges_are_replayed_by_sublayer() -> None:
 
 
 def test_a_prepared_decoder_records_nothing_more() -> None:
-    graphed = taped(random_decoder())
+    graphed = taped(random_decoder(tier="static"))
     method = Autoregressive()
     method.attach(graphed)
     run(method, prompt(), new=4)
@@ -183,7 +183,7 @@ def test_a_prepared_decoder_records_nothing_more() -> None:
 
 
 def test_a_companion_is_prepared_along() -> None:
-    graphed = taped(random_decoder())
+    graphed = taped(random_decoder(tier="static"))
     companion = graphed.companion(graphed.layers[:1], graphed.final_norm, capacity=20)
     assert isinstance(companion, GraphDecoder)
     companion.step(prompt(1), 0)
@@ -197,7 +197,7 @@ def test_a_companion_is_prepared_along() -> None:
 
 
 def test_padding_rows_touch_no_slot_that_is_read() -> None:
-    graphed = taped(random_decoder())
+    graphed = taped(random_decoder(tier="static"))
     graphed.prefill(prompt())
     before = [store.clone() for store in graphed.cache._stores]
     graphed.step(prompt(9), 12)  # the bucket has 10 rows
@@ -207,7 +207,7 @@ def test_padding_rows_touch_no_slot_that_is_read() -> None:
 
 
 def test_the_last_slot_can_be_written() -> None:
-    static, graphed = random_decoder(), taped(random_decoder())
+    static, graphed = random_decoder(tier="static"), taped(random_decoder(tier="static"))
     ids = prompt(256)
     static.prefill(ids[:246])
     graphed.prefill(ids[:246])
@@ -218,14 +218,14 @@ def test_the_last_slot_can_be_written() -> None:
 
 
 def test_a_gap_in_the_cache_is_refused_as_on_the_static_tier() -> None:
-    graphed = taped(random_decoder())
+    graphed = taped(random_decoder(tier="static"))
     graphed.prefill(prompt())
     with pytest.raises(RuntimeError, match="behind 12 valid ones"):
         graphed.step(prompt(1), 14)
 
 
 def test_passes_that_are_not_recorded_are_counted() -> None:
-    graphed = taped(random_decoder())
+    graphed = taped(random_decoder(tier="static"))
     ids = prompt(200)
     graphed.prefill(ids[:20])
     graphed.step(ids[: MOST_ROWS + 1], 20)

@@ -1,0 +1,102 @@
+"""Every configured method by the real runner: an interrupted run is resumed, and the report has its row."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench.compose.settings import Settings
+from bench.report.build import build
+from bench.runtime.loading import load_decoder
+from tests.harness import save_prompts, save_random_model, undrawn
+from tests.methods import checks
+from tests.methods.options import DEPTHS, first_fit, options, settings_of
+from tests.runtime.models import options as runtime_options
+
+OPTIONS = options()
+
+
+@dataclass
+class Runs:
+    """One run of each method, interrupted and resumed, all in one results folder.
+
+    Args:
+        folder: For models, prompts, modules and results.
+    """
+
+    folder: Path
+    _resumed: dict[str, checks.Resumed] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def resumed(self, option: str) -> checks.Resumed:
+        """The run of that method, which is measured when first asked for."""
+        if option not in self._resumed:
+            self._resumed[option] = checks.interrupt_and_resume(self.settings(option))
+        return self._resumed[option]
+
+    def settings(self, option: str, *overrides: str) -> Settings:
+        """Settings of a small run with random modules, on the shallowest model that the method accepts."""
+        prompts = self.folder / "prompts.jsonl"
+        save_prompts(prompts, ["Tell me a story."], ["What is the capital?"])
+        tiny = [*overrides, "task=jsonl", f"task.path={prompts}", "max_new_tokens=6", "measure=quick"]
+        tiny += [f"results_dir={self.results}", "model.prompts=official", "measure.resamples=20"]
+        settings = settings_of(option, *tiny)
+        models = [self.model(depth) for depth in DEPTHS]
+        loads = [
+            (json.loads((path / "config.json").read_text()), partial(load_decoder, path, runtime_options()))
+            for path in models
+        ]
+        modules = self.folder / "modules" / option
+        component, subject = first_fit(settings.method, modules, loads)
+        path = next(
+            path for path, depth in zip(models, DEPTHS, strict=True) if depth == subject.decoder.depth
+        )
+        return replace(
+            settings, method=component, model=replace(settings.model, path=str(path), modules=None)
+        )
+
+    def model(self, depth: int) -> Path:
+        """A checkpoint of a small random model."""
+        path = self.folder / f"model-{depth}"
+        return path if path.is_dir() else save_random_model(path, depth)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_interrupted_run_is_resumed_and_judged(option: str, runs: Runs) -> None:
+    checks.check_resumed(runs.resumed(option))
+
+
+@pytest.fixture(scope="module")
+def rows(runs: Runs) -> list[dict[str, str]]:
+    """The report of all runs as a table; a run that fails has its own test above."""
+    for option in OPTIONS:
+        with contextlib.suppress(Exception):
+            runs.resumed(option)
+    return report_rows(runs.results)
+
+
+def report_rows(results: Path) -> list[dict[str, str]]:
+    """The report of a results folder as a table."""
+    with undrawn():
+        board = build(results, resamples=20)
+    return list(csv.DictReader(io.StringIO(board.texts["leaderboard.csv"])))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_run_has_its_row_in_the_report(option: str, runs: Runs, rows: list[dict[str, str]]) -> None:
+    checks.check_row(runs.resumed(option), rows)
