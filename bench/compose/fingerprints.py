@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.compose.components import resolve_path
+from bench.runtime.gguf import gguf_hash, is_gguf, read_gguf
 from bench.runtime.loading import weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
 
@@ -15,6 +16,8 @@ _HASHED_BYTES = 1 << 20
 
 def shape_hash(folder: Path) -> str:
     """Stands for random weights: they follow from the shape."""
+    if is_gguf(folder):
+        return "random-" + gguf_hash(read_gguf(folder))[:9]
     return "random-" + hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:9]
 
 
@@ -22,8 +25,10 @@ def checkpoint_hash(folder: Path) -> str:
     """16 hex digits over a checkpoint: its config, and name, size and first MiB of every weight file.
 
     The whole of a 13 GB file would take a minute to read; a retrained or converted checkpoint differs at
-    once.
+    once. Of a GGUF file, the header and the beginning of every tensor are read.
     """
+    if is_gguf(folder):
+        return gguf_hash(read_gguf(folder))
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in weight_files(folder):
         digest.update(f"{file.name} {file.stat().st_size}".encode())

@@ -1,6 +1,7 @@
-"""Where a model's files are: a local folder, a folder shipped with the package, or a Hugging Face repository.
+"""Where a model's files are: local, shipped with the package, on a package index, or on the Hugging Face Hub.
 
-Whatever the reference, the result is a local folder; what stands in the way is said with its fix.
+Whatever the reference, the result is a local folder or GGUF file; what stands in the way is said with its
+fix.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from huggingface_hub.errors import (
 )
 
 from bench.errors import UserError
+from bench.fetch.models import PREFIX as FETCH_PREFIX
+from bench.fetch.models import cached_model, fetch_model
+from bench.runtime.gguf import is_gguf
 
 PACKAGE_PREFIX = "package:"
 """Marks a folder relative to the one that holds the ``bench`` package: shipped weights."""
@@ -50,10 +54,11 @@ _MODEL = Keys()
 
 
 def resolve(reference: str, revision: str | None) -> Path:
-    """The local folder of a model with its weights, downloaded first where it has to be.
+    """The local folder, or the GGUF file, of a model with its weights, downloaded first where it has to be.
 
     Args:
-        reference: A folder, ``package:`` and a folder inside the installed project, or a Hub repository id.
+        reference: A folder, a GGUF file, ``package:`` and a folder inside the installed project,
+            ``fetch:`` and a model of `bench.fetch`, or a Hub repository id.
         revision: Branch, tag or commit of a Hub repository; None is its default branch.
 
     Raises:
@@ -84,8 +89,10 @@ def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: K
     """
     if reference.startswith(PACKAGE_PREFIX):
         return _shipped(reference)
+    if reference.startswith(FETCH_PREFIX):
+        return fetch_model(reference.removeprefix(FETCH_PREFIX))
     folder = Path(reference).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or is_gguf(folder):
         if revision not in (None, _DEFAULT_BRANCH):
             raise UserError(
                 f"{keys.revision}={revision} is set, but {reference} is a local folder",
@@ -101,12 +108,15 @@ def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: K
 
 
 def _is_local(reference: str) -> bool:
-    return reference.startswith(PACKAGE_PREFIX) or Path(reference).expanduser().is_dir()
+    path = Path(reference).expanduser()
+    return reference.startswith((PACKAGE_PREFIX, FETCH_PREFIX)) or path.is_dir() or is_gguf(path)
 
 
 def resolved_here(reference: str, revision: str | None) -> Path | None:
     """The local folder of a model if it needs no network: a folder, or a repository in the cache."""
-    if reference.startswith(PACKAGE_PREFIX) or Path(reference).expanduser().is_dir():
+    if reference.startswith(FETCH_PREFIX):
+        return cached_model(reference.removeprefix(FETCH_PREFIX))
+    if _is_local(reference):
         return resolve(reference, revision)
     try:
         return Path(snapshot_download(reference, revision=revision, local_files_only=True))

@@ -1,8 +1,8 @@
-"""From an ordinary Hugging Face checkpoint to a decoder.
+"""From an ordinary Hugging Face checkpoint, or a GGUF file, to a decoder.
 
-Weights come from safetensors (one file or an index of shards), shapes and flags from ``config.json``. Loading
-is strict: every missing, unexpected or misshapen tensor is named. Pickled ``.bin`` weights are refused with
-the way to convert.
+Weights come from safetensors (one file or an index of shards), shapes and flags from ``config.json``; a GGUF
+file (`bench.runtime.gguf`) holds both. Loading is strict: every missing, unexpected or misshapen tensor is
+named. Pickled ``.bin`` weights are refused with the way to convert.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +22,8 @@ from bench.errors import UserError
 from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
+from bench.runtime.gguf import GgufTensors, is_gguf, read_gguf
+from bench.runtime.gguf_config import gguf_config
 from bench.runtime.linear import Linear
 from bench.runtime.room import damaged, require_room
 from bench.runtime.rope import rotary_tables
@@ -85,7 +87,7 @@ def _obstacle_to_compiling(device: torch.device, dtype: torch.dtype) -> tuple[st
 
 
 def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
-    """Load the checkpoint in `folder`.
+    """Load the checkpoint in `folder`, or in the GGUF file of that path.
 
     Raises:
         UserError: If files are missing, pickled, of an unsupported architecture, larger than the memory, or
@@ -93,6 +95,8 @@ def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
     """
     config = load_config(folder)
     require_room(weight_files(folder), options.device, options.dtype)
+    if is_gguf(folder):
+        return build_decoder(config, GgufTensors(read_gguf(folder), options.device, options.dtype), options)
     return build_decoder(config, dict(_tensors(folder, options)), options)
 
 
@@ -102,12 +106,12 @@ def load_config(folder: Path) -> Any:  # noqa: ANN401
     Raises:
         UserError: If there is none, it cannot be read, or the architecture is not supported.
     """
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not is_gguf(folder):
         raise UserError(
             f"{folder} holds no config.json, so it is not a Hugging Face checkpoint",
-            "point model.path at a folder with config.json and *.safetensors, or at a hub id",
+            "point model.path at a folder with config.json and *.safetensors, a .gguf file, or a hub id",
         )
-    config = _read_config(folder)
+    config = gguf_config(read_gguf(folder)) if is_gguf(folder) else _read_config(folder)
     decoder_config(config)  # refuses before gigabytes are read
     return config
 
@@ -122,7 +126,15 @@ def _read_config(folder: Path) -> Any:  # noqa: ANN401
         ) from error
 
 
-def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptions) -> Decoder:  # noqa: ANN401
+class TensorStore(Protocol):
+    """Tensors by name, each to be taken once: a dictionary, or a file that reads them when they are taken."""
+
+    def pop(self, name: str, default: None, /) -> Tensor | None: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
+def build_decoder(config: Any, tensors: TensorStore, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
     """Build a decoder from a transformers configuration and named tensors.
 
     Args:
@@ -185,7 +197,7 @@ def _layer(source: _Source, shape: DecoderConfig, index: int) -> Layer:
 class _Source:
     """Takes tensors by name, checks shapes, and in the end accounts for every one."""
 
-    def __init__(self, shape: DecoderConfig, tensors: dict[str, Tensor], device: torch.device) -> None:
+    def __init__(self, shape: DecoderConfig, tensors: TensorStore, device: torch.device) -> None:
         self._offset = shape.norm_offset
         self._device = device
         self._tensors = tensors
@@ -245,11 +257,13 @@ def _tensors(folder: Path, options: RuntimeOptions) -> Iterator[tuple[str, Tenso
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Safetensors files of a checkpoint, from its index where there is one.
+    """Safetensors files of a checkpoint, from its index where there is one; a GGUF file is its own.
 
     Raises:
         UserError: If there are none, or the index names a file that is not there.
     """
+    if is_gguf(folder):
+        return [folder]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))

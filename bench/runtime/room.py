@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from bench.errors import UserError
+from bench.runtime.gguf import gguf_parameters, is_gguf, read_gguf
 from bench.runtime.modules import count_parameters
 
 GIB = 1 << 30
@@ -19,7 +20,7 @@ def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype
     """Refuse weights that cannot fit; the cache and a CPU's rearranged copies come on top and are not asked.
 
     Args:
-        files: The checkpoint's safetensors files.
+        files: The checkpoint's safetensors files, or its GGUF file.
         device: Where the weights will lie.
         dtype: In which precision.
 
@@ -53,6 +54,8 @@ def damaged(file: Path, error: SafetensorError) -> UserError:
 
 
 def _parameters(file: Path) -> int:
+    if is_gguf(file):
+        return gguf_parameters(read_gguf(file))
     try:
         return count_parameters(file)
     except SafetensorError as error:

@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from bench.errors import UserError
+from bench.runtime.gguf import gguf_end_ids, is_gguf, read_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,11 +21,13 @@ _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a checkpoint's folder.
+    """The tokenizer in a checkpoint's folder, or in its GGUF file.
 
     Raises:
         UserError: If there is none, a library that its format needs is not installed, or it cannot be read.
     """
+    if is_gguf(folder):
+        return _gguf_tokenizer(folder)
     if not any((folder / name).is_file() for name in _FILES):
         raise UserError(
             f"{folder} holds no tokenizer (none of {', '.join(_FILES)})",
@@ -43,7 +46,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def eos_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int] = ()) -> frozenset[int]:
-    """End tokens: of ``generation_config.json`` where there is one, of the tokenizer, and `stop_ids`.
+    """End tokens: of ``generation_config.json`` or a GGUF file's metadata, of the tokenizer, and `stop_ids`.
 
     Raises:
         UserError: If the tokenizer has no token of one of `stop_ids`.
@@ -55,10 +58,27 @@ def eos_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence
             "set model.stop_ids=[] or to ids of this model; those that it declares count anyway",
         )
     found = {tokenizer.eos_token_id, *stop_ids}
+    if is_gguf(folder):
+        found |= gguf_end_ids(read_gguf(folder))
     if (folder / "generation_config.json").is_file():
         configured = GenerationConfig.from_pretrained(folder).eos_token_id
         found |= set(configured) if isinstance(configured, list) else {configured}
     return frozenset(one for one in found if one is not None)
+
+
+def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that a GGUF file describes, converted by transformers."""
+    read_gguf(file)  # refuses a damaged file in words of its own
+    try:
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
+            file.parent, gguf_file=file.name
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"transformers cannot make a tokenizer of {file}: {(str(error) or repr(error)).splitlines()[0]}",
+            "set model.tokenizer to a folder or a Hub id that holds this model's tokenizer",
+        ) from error
+    return tokenizer
 
 
 def _require_sentencepiece(folder: Path) -> None:
