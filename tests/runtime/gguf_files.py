@@ -1,6 +1,6 @@
-"""Miniature GGUF files, written as llama.cpp's converter writes them: names, metadata, rows of queries and keys.
+"""Miniature GGUF files, with the names, the metadata and the row order of llama.cpp's converter.
 
-Quantised by the library `gguf` where it can; other types are made of random blocks with a scale of a sane size.
+The library `gguf` quantises where it can; other types are made of random blocks with a small scale.
 """
 
 from __future__ import annotations
@@ -54,19 +54,20 @@ def write_gguf(
         model: The model.
         architecture: Its name in GGUF.
         kind: Quantisation of matrices whose rows have whole blocks; others are F32, as llama.cpp has it.
-        metadata: More keys, without the architecture's name; a key with ``general.`` or ``tokenizer.`` as it is.
+        metadata: More keys, without the architecture's name unless they belong to no architecture.
         extra: More tensors.
-        vocabulary: Tokens of a byte-level tokenizer; by default none is written.
+        vocabulary: Tokens of a byte-level tokenizer, the last one merged of the first two; none by default.
     """
     writer = gguf.GGUFWriter(path, architecture)
     _add_shape(writer, model.config)
     for key, value in (metadata or {}).items():
-        _add_value(writer, key if key.startswith(("general.", "tokenizer.", "split.")) else f"{architecture}.{key}", value)
+        is_general = key.startswith(("tokenizer.", "split."))
+        _add_value(writer, key if is_general else f"{architecture}.{key}", value)
     if vocabulary is not None:
         writer.add_tokenizer_model("gpt2")
         writer.add_token_list(vocabulary)
         writer.add_token_types([1] * len(vocabulary))
-        writer.add_token_merges([])
+        writer.add_token_merges([f"{vocabulary[0]} {vocabulary[1]}"])
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
