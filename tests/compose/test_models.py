@@ -17,6 +17,7 @@ from bench.compose.settings import DTYPES, ModelConfig, RuntimeConfig
 from bench.compose.workbench import options_for
 from bench.convert.cli import ConvertConfig
 from bench.errors import UserError
+from bench.fetch.models import PREFIX as FETCH_PREFIX
 from bench.runtime.hub import PACKAGE_PREFIX
 from bench.runtime.loading import load_decoder
 from bench.runtime.room import require_room
@@ -92,9 +93,10 @@ def test_models_that_are_gated_say_so() -> None:
     }
 
 
-def test_what_is_not_published_is_shipped_or_ones_own() -> None:
+def test_what_is_not_on_the_hub_is_shipped_fetched_or_ones_own() -> None:
     for file in set(FILES) - set(PUBLISHED):
-        assert file.stem == "local" or str(OmegaConf.load(file).path).startswith(PACKAGE_PREFIX)
+        is_own = file.stem in ("local", "auto")
+        assert is_own or str(OmegaConf.load(file).path).startswith((PACKAGE_PREFIX, FETCH_PREFIX))
 
 
 class TestPrecision:
