@@ -30,29 +30,37 @@ def settle_model(
 ) -> tuple[DictConfig, Mapping[str, str | None]]:
     """`composed` and the chosen options with smollm2 or tiny in the place of ``model=auto``.
 
+    A model that has to be fetched is fetched here, before anything slow is imported or loaded.
+
     Args:
         composed: Hydra's tree; not changed.
         choices: Chosen option of every config group.
+
+    Raises:
+        UserError: If a model that was named cannot be fetched.
     """
-    if choices.get("model") != AUTOMATIC:
-        return composed, choices
-    is_own_path = composed.model.path != f"{PREFIX}{PREFERRED}"
-    reason = None if composed.bench.plan or is_own_path else _obstacle()
-    if reason is None:
-        return composed, {**choices, "model": PREFERRED}
-    log.warning("model=auto takes %s: %s", SHIPPED, reason)
+    is_automatic = choices.get("model") == AUTOMATIC
+    path = "" if OmegaConf.is_missing(composed.model, "path") else str(composed.model.path)
+    obstacle = None
+    if path.startswith(PREFIX) and not composed.bench.plan:
+        obstacle = _obstacle(path.removeprefix(PREFIX))
+    if obstacle is None:
+        return composed, {**choices, "model": PREFERRED} if is_automatic else choices
+    if not is_automatic:
+        raise obstacle
+    log.warning("model=auto takes %s: %s", SHIPPED, obstacle.what)
     settled = copy.deepcopy(composed)
     _replace(settled.model)
     return settled, {**choices, "model": SHIPPED}
 
 
 @cache
-def _obstacle() -> str | None:
-    """Why the preferred model cannot be had; tried once for all runs of a process."""
+def _obstacle(name: str) -> UserError | None:
+    """Why a model cannot be fetched; tried once for all runs of a process."""
     try:
-        fetch_model(PREFERRED)
+        fetch_model(name)
     except UserError as error:
-        return error.what
+        return error
     return None
 
 

@@ -77,6 +77,11 @@ def test_what_the_command_line_sets_stays(attempts: list[str]) -> None:
     assert (got.model.stop_ids, got.model.context) == ([], None)
 
 
+def test_a_model_that_was_named_is_not_replaced(attempts: list[str]) -> None:
+    with pytest.raises(UserError, match="smollm2 cannot be fetched"):
+        settled("model=smollm2", "method=autoregressive")
+
+
 def test_a_path_of_ones_own_needs_no_network(attempts: list[str]) -> None:
     got = settled("model=auto", "method=autoregressive", "model.path=./my.gguf")
     assert (got.model.name, got.model.path) == ("smollm2", "./my.gguf")
@@ -101,17 +106,11 @@ def test_a_method_without_modules_names_the_model_it_would_need_them_for(
 
 def command(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line with an empty cache and no index."""
-    alone = {
-        "XDG_CACHE_HOME": str(tmp_path),
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": "",
-        "PYTHONPATH": str(ROOT),
-    }
+    no_index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", bench.fetch.models.FOLDER_VARIABLE: ""}
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         cwd=tmp_path,
-        env={key: value for key, value in os.environ.items() if key != bench.fetch.models.FOLDER_VARIABLE}
-        | alone,
+        env={**os.environ, **no_index, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
