@@ -38,13 +38,21 @@ class Linear:
         compiled: The compiled product, where there is one.
     """
 
-    __slots__ = ("_multiplier", "bias", "compiled", "weight")
+    __slots__ = ("_multiplier", "_weight", "bias", "compiled")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight = weight
         self.bias = bias
         self.compiled = compiled_product(weight, bias)
+        self._weight = weight if self.compiled is None else None  # else the product holds the only copy
         self._multiplier: Product | _Torch = self.compiled or _Torch(weight, bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """Shape [O, I]; made of the compiled product's copy when it is first read, and then kept."""
+        if self._weight is None:
+            assert self.compiled is not None
+            self._weight = self.compiled.unpacked()
+        return self._weight
 
     def __call__(self, x: Tensor) -> Tensor:
         """Product of `x` [R, I], shape [R, O]."""
@@ -61,7 +69,8 @@ class Linear:
     @property
     def parameters(self) -> int:
         """Weights and biases, counted once however often they are stored."""
-        return self.weight.numel() + (0 if self.bias is None else self.bias.numel())
+        weights = self.weight.numel() if self.compiled is None else self.compiled.weights
+        return weights + (0 if self.bias is None else self.bias.numel())
 
 
 class _Torch:

@@ -61,6 +61,15 @@ class Product:
             return self(x).add_(residual)
         return self._product(x, residual.contiguous())
 
+    @property
+    def weights(self) -> int:
+        """Number of weights, O times I."""
+        return self._outputs * self._packed.shape[1]
+
+    def unpacked(self) -> Tensor:
+        """The weights as checkpoints store them, shape [O, I]; a copy."""
+        return self._packed.transpose(1, 2).reshape(self._width, -1)[: self._outputs]
+
     def _product(self, x: Tensor, residual: Tensor | None) -> Tensor:
         x = x.contiguous()
         rows = x.shape[0]
