@@ -19,6 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from bench.compose.automatic_model import settle_model
 from bench.compose.mistakes import explain, is_lost_job
 from bench.compose.settings import Settings, register_schema, settings_from
 from bench.errors import UserError
@@ -133,7 +134,7 @@ def _status_of_child(status: int) -> int:
 
 def _settings(composed: DictConfig) -> Settings:
     try:
-        return settings_from(composed, HydraConfig.get().runtime.choices)
+        return settings_from(*settle_model(composed, HydraConfig.get().runtime.choices))
     except Exception as error:
         raise explain(error) or error from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.compose.components import resolve_path
 from bench.compose.settings import Settings
+from bench.runtime.gguf import gguf_hash, is_gguf, read_gguf
 from bench.runtime.loading import weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
 
@@ -54,7 +55,9 @@ def run_identity(
 
 
 def shape_hash(folder: Path) -> str:
-    """Hash for random weights, which follow from the shape in ``config.json``."""
+    """Hash for random weights, which follow from the shape in ``config.json``, or in a GGUF file."""
+    if is_gguf(folder):
+        return "random-" + gguf_hash(read_gguf(folder))[:9]
     return "random-" + hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:9]
 
 
@@ -62,7 +65,10 @@ def checkpoint_hash(folder: Path) -> str:
     """16 hex digits over a checkpoint: its config, and name, size and first MiB of every weight file.
 
     Reading all of a 13 GB file would take a minute; a retrained or converted checkpoint differs at its start.
+    Of a GGUF file, the header and the beginning of every tensor are read.
     """
+    if is_gguf(folder):
+        return gguf_hash(read_gguf(folder))
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in weight_files(folder):
         digest.update(f"{file.name} {file.stat().st_size}".encode())

@@ -43,7 +43,8 @@ class ModelConfig:
     """The target model.
 
     Args:
-        path: Folder, Hugging Face id, or ``package:`` path of shipped weights.
+        path: Folder, GGUF file, Hugging Face id, ``package:`` path of shipped weights, or ``fetch:`` and a
+            model of `bench.fetch`.
         name: Short name in tables and run ids; where empty, `settings_from` takes the last part of `path`.
         revision: Branch, tag or commit of a Hugging Face repository.
         prompts: Which questions the tasks use: ``builtin`` suits the embedded model, ``official`` real ones.

@@ -1,6 +1,6 @@
-"""Finds a model's files: in a local folder, a folder shipped with the package, or a Hugging Face repository.
+"""Finds a model's files: local, shipped with the package, on a package index, or in a Hub repository.
 
-The result is always a local folder; every error says how to fix it.
+The result is always a local folder or GGUF file; every error says how to fix it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from huggingface_hub.errors import (
 
 from bench import PACKAGE_PREFIX
 from bench.errors import UserError
+from bench.runtime.gguf import is_gguf
+from bench.runtime.package_index import PREFIX as FETCH_PREFIX
+from bench.runtime.package_index import cached_model, fetch_model
 
 _PROJECT = Path(__file__).resolve().parents[2]
 COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -48,10 +51,11 @@ _MODEL = Keys()
 
 
 def resolve(reference: str, revision: str | None) -> Path:
-    """The local folder of a model with its weights, downloaded first if necessary.
+    """The local folder, or GGUF file, of a model with its weights, downloaded first if necessary.
 
     Args:
-        reference: A folder, ``package:`` and a folder inside the installed project, or a Hub repository id.
+        reference: A folder, a GGUF file, ``package:`` and a folder inside the installed project,
+            ``fetch:`` and a model of `bench.fetch`, or a Hub repository id.
         revision: Branch, tag or commit of a Hub repository; None is its default branch.
 
     Raises:
@@ -82,8 +86,10 @@ def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: K
     """
     if reference.startswith(PACKAGE_PREFIX):
         return _shipped(reference)
+    if reference.startswith(FETCH_PREFIX):
+        return fetch_model(reference.removeprefix(FETCH_PREFIX))
     folder = Path(reference).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or is_gguf(folder):
         if revision not in (None, _DEFAULT_BRANCH):
             raise UserError(
                 f"{keys.revision}={revision} is set, but {reference} is a local folder",
@@ -99,11 +105,14 @@ def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: K
 
 
 def _is_local(reference: str) -> bool:
-    return reference.startswith(PACKAGE_PREFIX) or Path(reference).expanduser().is_dir()
+    path = Path(reference).expanduser()
+    return reference.startswith((PACKAGE_PREFIX, FETCH_PREFIX)) or path.is_dir() or is_gguf(path)
 
 
 def resolved_here(reference: str, revision: str | None) -> Path | None:
-    """The local folder of a model if it needs no network; None for a repository that is not in the cache."""
+    """The local folder of a model if it needs no network; None for what is not in a cache yet."""
+    if reference.startswith(FETCH_PREFIX):
+        return cached_model(reference.removeprefix(FETCH_PREFIX))
     if _is_local(reference):
         return resolve(reference, revision)
     try:

@@ -40,13 +40,21 @@ class Linear:
         compiled: The compiled product; None on other devices, in other precisions or without a C compiler.
     """
 
-    __slots__ = ("_multiplier", "bias", "compiled", "weight")
+    __slots__ = ("_multiplier", "_weight", "bias", "compiled")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight = weight
         self.bias = bias
         self.compiled = compiled_product(weight, bias)
+        self._weight = weight if self.compiled is None else None  # else the product holds the only copy
         self._multiplier: CompiledProduct | _Torch = self.compiled or _Torch(weight, bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """Shape [O, I]; made of the compiled product's copy when it is first read, and then kept."""
+        if self._weight is None:
+            assert self.compiled is not None
+            self._weight = self.compiled.unpacked()
+        return self._weight
 
     def __call__(self, x: Tensor) -> Tensor:
         """Product of `x` [R, I], shape [R, O]."""
@@ -63,7 +71,8 @@ class Linear:
     @property
     def parameters(self) -> int:
         """Weights and biases, counted once however many copies of them are stored."""
-        return self.weight.numel() + (0 if self.bias is None else self.bias.numel())
+        weights = self.weight.numel() if self.compiled is None else self.compiled.weights
+        return weights + (0 if self.bias is None else self.bias.numel())
 
 
 class _Torch:
@@ -133,6 +142,15 @@ class CompiledProduct:
         if self._is_ragged:
             return self(x).add_(residual)
         return self._product(x, residual.contiguous())
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, O times I."""
+        return self._outputs * self._packed.shape[1]
+
+    def unpacked(self) -> Tensor:
+        """The weights as checkpoints store them, shape [O, I]; a copy."""
+        return self._packed.transpose(1, 2).reshape(self._width, -1)[: self._outputs]
 
     def _product(self, x: Tensor, residual: Tensor | None) -> Tensor:
         x = x.contiguous()

@@ -1,8 +1,8 @@
-"""From an ordinary Hugging Face checkpoint to a decoder.
+"""From an ordinary Hugging Face checkpoint, or a GGUF file, to a decoder.
 
-Weights come from safetensors (one file or an index of shards), shapes and flags from ``config.json``. Loading
-is strict: every missing, unexpected or misshapen tensor is named. Pickled ``.bin`` weights are refused; the
-message says how to convert them.
+Weights come from safetensors (one file or an index of shards), shapes and flags from ``config.json``; a GGUF
+file (`bench.runtime.gguf`) holds both. Loading is strict: every missing, unexpected or misshapen tensor is
+named. Pickled ``.bin`` weights are refused; the message says how to convert them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from bench.errors import UserError
 from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier, Weights
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
+from bench.runtime.gguf import GgufTensors, is_gguf, read_gguf
+from bench.runtime.gguf_config import gguf_config
 from bench.runtime.linear import Linear
-from bench.runtime.modules import CheckpointTensors, damaged, require_room
+from bench.runtime.modules import CheckpointTensors, TensorStore, damaged, require_room
 from bench.runtime.rows import Placement, rotary_tables
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
 from bench.runtime.tiers.compiled.library import Missing, library
@@ -104,7 +106,7 @@ def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
     """Load a checkpoint.
 
     Args:
-        folder: With ``config.json`` and safetensors weights.
+        folder: With ``config.json`` and safetensors weights; or a GGUF file.
         options: Where and how it runs.
 
     Raises:
@@ -113,6 +115,8 @@ def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
     """
     config = load_config(folder)
     require_room(weight_files(folder), options.device, options.dtype)
+    if is_gguf(folder):
+        return build_decoder(config, GgufTensors(read_gguf(folder), options.device, options.dtype), options)
     return build_decoder(config, dict(_tensors(folder, options)), options)
 
 
@@ -122,12 +126,12 @@ def load_config(folder: Path) -> Any:  # noqa: ANN401
     Raises:
         UserError: If there is no ``config.json``, it cannot be read, or the architecture is not supported.
     """
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not is_gguf(folder):
         raise UserError(
             f"{folder} holds no config.json, so it is not a Hugging Face checkpoint",
-            "point model.path at a folder with config.json and *.safetensors, or at a hub id",
+            "point model.path at a folder with config.json and *.safetensors, a .gguf file, or a hub id",
         )
-    config = _read_config(folder)
+    config = gguf_config(read_gguf(folder)) if is_gguf(folder) else _read_config(folder)
     decoder_config(config)  # refuses an unsupported one before gigabytes are read
     return config
 
@@ -142,7 +146,7 @@ def _read_config(folder: Path) -> Any:  # noqa: ANN401
         ) from error
 
 
-def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptions) -> Decoder:  # noqa: ANN401
+def build_decoder(config: Any, tensors: TensorStore, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
     """Build a decoder from a transformers configuration and named tensors.
 
     Args:
@@ -165,7 +169,7 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
     return _KINDS[options.tier](weights, KVCache(*slots), placement)
 
 
-def read_weights(shape: DecoderConfig, tensors: dict[str, Tensor], device: torch.device) -> Weights:
+def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.device) -> Weights:
     """The weights of a model from its named tensors, which are removed from the dictionary as they are used.
 
     Raises:
@@ -238,11 +242,13 @@ def _tensors(folder: Path, options: RuntimeOptions) -> Iterator[tuple[str, Tenso
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Safetensors files of a checkpoint: those of its index if it has one, else ``model.safetensors``.
+    """Safetensors files of a checkpoint: those of its index if it has one; a GGUF file is its own.
 
     Raises:
         UserError: If there are none, or the index names a file that is missing.
     """
+    if is_gguf(folder):
+        return [folder]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.files import replacing, write_text
+from bench.runtime.gguf import gguf_parameters, is_gguf, read_gguf
 from bench.runtime.linear import Linear
 
 WEIGHTS_FILE = "module.safetensors"
@@ -158,6 +159,14 @@ def require_fit(
         raise UserError(f"{source} does not fit this model: {_listed(problems)}", fix)
 
 
+class TensorStore(Protocol):
+    """Tensors by name, each to be taken once: a dictionary, or a file that reads them when they are taken."""
+
+    def pop(self, name: str, default: None, /) -> Tensor | None: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
 class CheckpointTensors:
     """Tensors of a checkpoint to take by name; checks shapes, and finally that none is left over.
 
@@ -169,7 +178,7 @@ class CheckpointTensors:
         device: Where the tensors are.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], norm_offset: float, device: torch.device) -> None:
+    def __init__(self, tensors: TensorStore, norm_offset: float, device: torch.device) -> None:
         self._tensors = tensors
         self._norm_offset = norm_offset
         self._device = device
@@ -224,7 +233,7 @@ def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype
     products use, need memory as well.
 
     Args:
-        files: The checkpoint's safetensors files.
+        files: The checkpoint's safetensors files, or its GGUF file.
         device: Where the weights will be.
         dtype: Their precision.
 
@@ -264,6 +273,8 @@ def damaged(file: Path, error: SafetensorError) -> UserError:
 
 
 def _parameters(file: Path) -> int:
+    if is_gguf(file):
+        return gguf_parameters(read_gguf(file))
     try:
         return count_parameters(file)
     except SafetensorError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
+from bench.runtime.gguf import gguf_end_ids, is_gguf, read_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,13 +50,15 @@ class Template(StrEnum):
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a checkpoint's folder.
+    """The tokenizer in a checkpoint's folder, or in its GGUF file.
 
     Raises:
         UserError: If there is none, it cannot be read, or a library that reads its format is not installed.
     """
     from transformers import AutoTokenizer  # slow to import
 
+    if is_gguf(folder):
+        return _gguf_tokenizer(folder)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(
             f"{folder} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)})",
@@ -74,7 +77,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def eos_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int] = ()) -> frozenset[int]:
-    """End tokens: those of ``generation_config.json`` if there is one, the tokenizer's, and `stop_ids`.
+    """End tokens: of ``generation_config.json`` or a GGUF file's metadata, of the tokenizer, and `stop_ids`.
 
     Raises:
         UserError: If one of `stop_ids` is beyond the tokenizer's vocabulary.
@@ -88,10 +91,29 @@ def eos_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence
             "set model.stop_ids=[] or to ids of this model; the end tokens it declares count anyway",
         )
     ends = {tokenizer.eos_token_id, *stop_ids}
+    if is_gguf(folder):
+        ends |= gguf_end_ids(read_gguf(folder))
     if (folder / "generation_config.json").is_file():
         configured = GenerationConfig.from_pretrained(folder).eos_token_id
         ends |= set(configured) if isinstance(configured, list) else {configured}
     return frozenset(token for token in ends if token is not None)
+
+
+def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that a GGUF file describes, converted by transformers."""
+    from transformers import PreTrainedTokenizerFast  # slow to import
+
+    read_gguf(file)  # refuses a damaged file with a message of its own
+    try:
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
+            file.parent, gguf_file=file.name
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"transformers cannot make a tokenizer of {file}: {(str(error) or repr(error)).splitlines()[0]}",
+            "set model.tokenizer to a folder or a Hub id that holds this model's tokenizer",
+        ) from error
+    return tokenizer
 
 
 class ChatFormat:

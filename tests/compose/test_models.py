@@ -20,6 +20,7 @@ from bench.convert.cli import ConvertConfig
 from bench.errors import UserError
 from bench.runtime.loading import load_decoder
 from bench.runtime.modules import require_room
+from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 from tests.harness import save_random_model
 from tests.runtime.models import options
 
@@ -92,9 +93,10 @@ def test_models_that_are_gated_say_so() -> None:
     }
 
 
-def test_what_is_not_published_is_shipped_or_ones_own() -> None:
+def test_what_is_not_on_the_hub_is_shipped_fetched_or_ones_own() -> None:
     for file in set(FILES) - set(PUBLISHED):
-        assert file.stem == "local" or str(OmegaConf.load(file).path).startswith(PACKAGE_PREFIX)
+        is_own = file.stem in ("local", "auto")
+        assert is_own or str(OmegaConf.load(file).path).startswith((PACKAGE_PREFIX, FETCH_PREFIX))
 
 
 class TestPrecision:

@@ -124,3 +124,12 @@ def test_rms_norm_divides_by_the_root_mean_square(dtype: torch.dtype, shape: tup
     tolerance = {torch.float32: 1e-6, torch.float64: 1e-12}.get(dtype, 0.05)
     assert torch.allclose(got.double(), expected, atol=tolerance)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("outputs", [1, 16, 37])
+def test_weights_come_back_bit_by_bit(outputs: int) -> None:
+    weight = torch.randn(outputs, 24)
+    linear = Linear(weight.clone())
+    assert linear.parameters == weight.numel()
+    assert torch.equal(linear.weight, weight)
+    assert linear.weight is linear.weight

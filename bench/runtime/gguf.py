@@ -1,0 +1,225 @@
+"""Checkpoints in one GGUF file, as llama.cpp writes them: the header, and the weights by transformers' names.
+
+The library `gguf` reads the file and dequantises. Undone here is what llama.cpp's converter does to tensors:
+it renames them, orders the rows of Llama's queries and keys for its own rotary embedding, and adds one to
+Gemma's norms. Tensors are dequantised when they are taken, one after the other. What is not in the tables is
+refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, ReaderTensor
+from gguf.quants import dequantize
+from torch import Tensor
+
+from bench.errors import UserError
+
+SUFFIX = ".gguf"
+QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "gemma")
+"""Values of ``general.architecture``; llama.cpp converts Mistral as ``llama``."""
+_OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_INSIDE = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+"""Parts of the model and of a layer: their names in GGUF and in transformers."""
+ROTARY = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+"""Tensors that belong to the configuration, see `bench.runtime.gguf_config`."""
+_END_TOKENS = ("eos", "eot", "eom")
+_HASHED_BYTES = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """What stands in a file's header, and its tensors, mapped into memory and not read.
+
+    Args:
+        path: The file.
+        metadata: Single values by key; lists, such as the vocabulary, are left out.
+        tensors: By their names in the file.
+        header_bytes: Where the first tensor begins.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, ReaderTensor]
+    header_bytes: int
+
+    @property
+    def architecture(self) -> str:
+        """One of `ARCHITECTURES`."""
+        return str(self.metadata["general.architecture"])
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - of any type that the file gives it
+        """A value of the architecture's own, by its key without the architecture's name."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    def require(self, key: str) -> Any:  # noqa: ANN401 - as above
+        """As `get`, for a value that the file must hold."""
+        value = self.get(key)
+        if value is None:
+            raise UserError(
+                f"{self.path} does not say its {self.architecture}.{key}",
+                "convert the model again with llama.cpp's convert_hf_to_gguf.py",
+            )
+        return value
+
+
+class GgufTensors:
+    """The weights by the names of transformers, each one dequantised when it is taken.
+
+    Args:
+        file: The file.
+        device: Of the tensors.
+        dtype: Of the tensors.
+    """
+
+    def __init__(self, file: GgufFile, device: torch.device, dtype: torch.dtype) -> None:
+        self._file, self._device, self._dtype = file, device, dtype
+        names = [name for name in file.tensors if name not in ROTARY]
+        self._left = {transformers_name(name, file.architecture): name for name in names}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._left)
+
+    def pop(self, name: str, default: None, /) -> Tensor | None:
+        """The tensor of that name, which is then no longer among these; None if there is none."""
+        stored = self._left.pop(name, None)
+        if stored is None:
+            return default
+        values = gguf_values(self._file.tensors[stored])
+        if self._file.architecture == "llama" and re.search(r"\.attn_[qk]\.", stored):
+            is_query = ".attn_q." in stored
+            heads = self._file.require("attention.head_count")
+            values = _as_halves(
+                values, heads if is_query else self._file.get("attention.head_count_kv", heads)
+            )
+        if self._file.architecture == "gemma" and stored.endswith("norm.weight"):
+            values = values - 1
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._dtype)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether `path` is a checkpoint in one GGUF file."""
+    return path.suffix == SUFFIX and path.is_file()
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read the header of a file; a file that was read before and has not changed is not read again.
+
+    Raises:
+        UserError: If it is damaged, a part of several files, or of an architecture or a quantisation that is
+            not supported.
+    """
+    state = path.stat()
+    return _read(path, state.st_mtime_ns, state.st_size)
+
+
+def gguf_end_ids(file: GgufFile) -> frozenset[int]:
+    """Tokens that the file's metadata name as the end of a text, a turn or a message."""
+    ids = [file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in _END_TOKENS]
+    return frozenset(token for token in ids if token is not None)
+
+
+def gguf_parameters(file: GgufFile) -> int:
+    """Number of weights."""
+    return sum(tensor.n_elements for tensor in file.tensors.values())
+
+
+def gguf_hash(file: GgufFile) -> str:
+    """16 hex digits over the header, the file's size, and the first 4 KiB of every tensor."""
+    with file.path.open("rb") as opened:
+        digest = hashlib.sha256(opened.read(file.header_bytes))
+    digest.update(str(file.path.stat().st_size).encode())
+    for tensor in file.tensors.values():
+        digest.update(tensor.data.reshape(-1).view(np.uint8)[:_HASHED_BYTES].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def gguf_values(tensor: ReaderTensor) -> np.ndarray[Any, Any]:
+    """A tensor in fp32, in the order of transformers: outputs first."""
+    if tensor.tensor_type == GGMLQuantizationType.F32:
+        return np.array(tensor.data)  # a copy: the mapped file is not writable
+    return dequantize(tensor.data, tensor.tensor_type)
+
+
+def transformers_name(name: str, architecture: str) -> str:
+    """A tensor's name in transformers; an unknown one keeps its own, and loading refuses it."""
+    part, _, kind = name.rpartition(".")
+    if part in _OUTSIDE:
+        return f"{_OUTSIDE[part]}.{kind}"
+    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", part)
+    if layer is None or layer[2] not in _INSIDE:
+        return name
+    inside = _INSIDE[layer[2]]
+    if (architecture, layer[2]) == ("phi3", "ffn_up"):  # gate and up in one matrix, as in its checkpoint
+        inside = "mlp.gate_up_proj"
+    return f"model.layers.{layer[1]}.{inside}.{kind}"
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed_ns: int, size: int) -> GgufFile:
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as GGUF: {str(error).splitlines()[0]}",
+            "download it again; it is damaged, cut short or newer than the installed gguf package",
+        ) from error
+    metadata = {
+        key: field.contents() for key, field in reader.fields.items() if field.types[0] != GGUFValueType.ARRAY
+    }
+    file = GgufFile(path, metadata, {one.name: one for one in reader.tensors}, int(reader.data_offset))
+    _require_supported(file, is_swapped=reader.byte_order != "I")
+    return file
+
+
+def _require_supported(file: GgufFile, *, is_swapped: bool) -> None:
+    """Refuse by name what would otherwise be read wrongly."""
+    architecture = file.metadata.get("general.architecture")
+    experts = file.metadata.get(f"{architecture}.expert_count", 0)
+    if architecture not in ARCHITECTURES or experts:
+        mixture = f" with {experts} experts" if experts else ""
+        raise UserError(
+            f"{file.path}: GGUF architecture {architecture}{mixture} is not supported",
+            f"use a file of one of: {', '.join(ARCHITECTURES)} (Llama and Mistral are both llama)",
+        )
+    if file.metadata.get("split.count", 0) > 1 or is_swapped or "token_embd.weight" not in file.tensors:
+        raise UserError(
+            f"{file.path} is one of several parts, of another byte order, or holds no model",
+            "join parts with 'llama-gguf-split --merge', or download the model as one file",
+        )
+    kinds = {tensor.tensor_type.name for tensor in file.tensors.values()}
+    unknown = sorted(kinds - set(QUANTISATIONS))
+    if unknown:
+        raise UserError(
+            f"{file.path}: tensors of type {', '.join(unknown)} are not supported",
+            f"use a file of these types: {', '.join(QUANTISATIONS)}",
+        )
+
+
+def _as_halves(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """Rows of a query or key projection, or its bias, from rotated pairs as neighbours to pairs as halves."""
+    pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(values.shape)

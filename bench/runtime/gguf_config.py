@@ -1,0 +1,115 @@
+"""The transformers configuration of a GGUF file: what llama.cpp's metadata say under other names.
+
+Differs from transformers' own reading of GGUF: the factors of Llama 3's and Phi-3's rotary embedding, Phi-3's
+and Mistral's window, Qwen3's head width and the family Gemma are read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GemmaConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
+
+from bench.errors import UserError
+from bench.runtime.gguf import ROTARY, GgufFile, gguf_values
+
+_CONFIGS: Mapping[str, tuple[type[Any], str]] = {
+    "llama": (LlamaConfig, "LlamaForCausalLM"),
+    "qwen2": (Qwen2Config, "Qwen2ForCausalLM"),
+    "qwen3": (Qwen3Config, "Qwen3ForCausalLM"),
+    "phi3": (Phi3Config, "Phi3ForCausalLM"),
+    "gemma": (GemmaConfig, "GemmaForCausalLM"),
+}
+"""By ``general.architecture``: the transformers configuration, and the architecture's name there."""
+_SPECIAL = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+
+
+def gguf_config(file: GgufFile) -> Any:  # noqa: ANN401
+    """The transformers configuration that the file's metadata describe.
+
+    llama.cpp converts Mistral as ``llama``; it is taken for Mistral where the file tells a sliding window.
+
+    Raises:
+        UserError: If a value is missing, or the scaling rule of the rotary embedding is not supported.
+    """
+    make, name = _CONFIGS[file.architecture]
+    options = _family_options(file)
+    if file.architecture == "llama" and options["sliding_window"] is not None:
+        make, name = MistralConfig, "MistralForCausalLM"
+    heads, width = file.require("attention.head_count"), file.require("embedding_length")
+    head_dim = file.get("attention.key_length", width // heads)
+    return make(
+        architectures=[name],
+        vocab_size=int(file.tensors["token_embd.weight"].shape[-1]),
+        hidden_size=width,
+        intermediate_size=file.require("feed_forward_length"),
+        num_hidden_layers=file.require("block_count"),
+        num_attention_heads=heads,
+        num_key_value_heads=file.get("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        max_position_embeddings=file.require("context_length"),
+        rms_norm_eps=file.require("attention.layer_norm_rms_epsilon"),
+        rope_parameters=_rope_parameters(file, head_dim),
+        tie_word_embeddings="output.weight" not in file.tensors,
+        attention_bias="blk.0.attn_q.bias" in file.tensors,
+        mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
+        **{key: file.metadata.get(f"tokenizer.ggml.{token}_token_id") for key, token in _SPECIAL.items()},
+        **options,
+    )
+
+
+def _family_options(file: GgufFile) -> dict[str, Any]:
+    """Options that only some families have."""
+    window = file.get("attention.sliding_window") or None  # 0 stands for none
+    if file.architecture == "llama":
+        return {"sliding_window": window}
+    if file.architecture == "phi3":
+        return {"sliding_window": window, "original_max_position_embeddings": _original_context(file)}
+    return {"hidden_act": "gelu_pytorch_tanh"} if file.architecture == "gemma" else {}
+
+
+def _original_context(file: GgufFile) -> int:
+    """Longest sequence before the rotary embedding was rescaled."""
+    return int(file.get("rope.scaling.original_context_length", file.require("context_length")))
+
+
+def _rope_parameters(file: GgufFile, head_dim: int) -> dict[str, Any]:
+    """The rotary embedding's rule, as transformers writes it.
+
+    Llama 3's rule is stored as a factor for each frequency; the rule ``longrope`` with the same factors for
+    short and long sequences computes the same angles.
+    """
+    base: dict[str, Any] = {"rope_theta": file.get("rope.freq_base", 10000.0)}
+    rotated = file.get("rope.dimension_count", head_dim)
+    if rotated != head_dim:
+        base["partial_rotary_factor"] = rotated / head_dim
+    original = _original_context(file)
+    kind = file.get("rope.scaling.type", "none")
+    factor = file.get("rope.scaling.factor", file.get("rope.scale_linear"))
+    if "rope_factors_long.weight" in file.tensors:
+        short, long = (gguf_values(file.tensors[name]).tolist() for name in ROTARY[1:])
+        attention = file.get("rope.scaling.attn_factor")
+        return _longrope(base, short, long, original, attention)
+    if "rope_freqs.weight" in file.tensors:
+        factors = gguf_values(file.tensors[ROTARY[0]]).tolist()
+        return _longrope(base, factors, factors, original, 1.0)
+    if kind == "linear" or (kind == "none" and factor not in (None, 0, 1)):
+        return base | {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        betas = {f"beta_{end}": file.get(f"rope.scaling.yarn_beta_{end}") for end in ("fast", "slow")}
+        lengths = {"factor": factor, "original_max_position_embeddings": original}
+        return base | {"rope_type": "yarn"} | lengths | betas
+    if kind == "none":
+        return base | {"rope_type": "default"}
+    raise UserError(
+        f"{file.path}: the rotary embedding's scaling {kind!r} is not supported",
+        "use a model with none, or one of: linear, yarn, longrope",
+    )
+
+
+def _longrope(
+    base: dict[str, Any], short: list[float], long: list[float], original: int, attention: float | None
+) -> dict[str, Any]:
+    factors = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    return base | factors | {"original_max_position_embeddings": original, "attention_factor": attention}
