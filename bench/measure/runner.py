@@ -81,7 +81,6 @@ class Session:
         self._clock = turn_clock(bench.decoder.device)
         self._memory = MemoryMeter(bench.decoder.device)
         self._energy = energy_meter(bench.decoder.device)
-        self._answers = {sample.key: sample for sample in load_samples(store.folder) if sample.error is None}
 
     def run(self) -> None:
         """Measure every cell that is not complete."""
@@ -106,21 +105,18 @@ class Session:
         with tqdm(cells, unit="turn", disable=None, mininterval=0.5) as bar:
             for cell in bar:
                 for sample in self._measure(cell):
-                    stored = self._store.append(sample)
-                    if stored.error is None:
-                        self._answers[stored.key] = stored
-                    figures.add(stored)
+                    figures.add(self._store.append(sample))
                 bar.set_postfix_str(figures.text())
 
     def _missing(self, cell: Cell) -> list[Arm]:
         """Arms of a cell still to be decoded, in this repeat's order."""
-        return [arm for arm in arms_of(cell, self._bench.arms) if key_of(cell, arm) not in self._store.done]
+        return [arm for arm in arms_of(cell, self._bench.arms) if key_of(cell, arm) not in self._store.good]
 
     def _measure(self, cell: Cell) -> list[Sample]:
         """Decode a cell with every arm that is missing, then judge the outputs."""
         blanks = [_failure(cell, arm, place, "not decoded") for place, arm in enumerate(self._missing(cell))]
         samples = {blank.arm: self._try(blank, cell, self._decode) for blank in blanks}
-        baseline = samples.get(Arm.BASELINE) or self._answers.get(key_of(cell, Arm.BASELINE))
+        baseline = samples.get(Arm.BASELINE) or self._store.good.get(key_of(cell, Arm.BASELINE))
         judge = partial(self._judged, baseline=baseline)
         return [self._try(sample, cell, judge) for sample in samples.values()]
 
@@ -181,7 +177,7 @@ class Session:
         source = Arm.BASELINE if self._settings.measure.history == "frozen" else arm
         answers = []
         for turn in range(cell.turn):
-            before = self._answers.get(key_of(replace(cell, turn=turn), source))
+            before = self._store.good.get(key_of(replace(cell, turn=turn), source))
             if before is None:
                 raise UserError(f"turn {turn + 1} of this prompt failed", "see the error of that turn")
             answers.append(before.text)

@@ -45,13 +45,13 @@ class RunStore:
     Attributes:
         run: The run with every attempt's environment, this start's last.
         folder: Where its files are.
-        done: Keys of the good samples; failed ones are measured again.
+        good: The samples without an error, by key; failed ones are measured again.
     """
 
-    def __init__(self, run: Run, folder: Path, done: set[Key], lock: int, samples: int) -> None:
+    def __init__(self, run: Run, folder: Path, good: dict[Key, Sample], lock: int, samples: int) -> None:
         self.run = run
         self.folder = folder
-        self.done = done
+        self.good = good
         self._lock = lock
         self._samples = samples
 
@@ -102,8 +102,8 @@ class RunStore:
         _write_run(folder, run)
         samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(samples, sum(map(len, file.whole)))
-        done = {key for key, sample in file.samples.items() if sample.error is None}
-        return cls(run, folder, done, lock, samples)
+        good = {key: sample for key, sample in file.samples.items() if sample.error is None}
+        return cls(run, folder, good, lock, samples)
 
     @property
     def attempt(self) -> int:
@@ -117,12 +117,12 @@ class RunStore:
             UserError: If it cannot be written; everything before it stays intact.
             ValueError: If a good sample with this key is stored already or a number is not finite.
         """
-        if sample.key in self.done:
+        if sample.key in self.good:
             raise ValueError(f"sample {sample.key} is stored already, a second one is refused")
         sample = replace(sample, attempt=self.attempt)
         self._write(to_line(sample))
         if sample.error is None:
-            self.done.add(sample.key)
+            self.good[sample.key] = sample
         return sample
 
     def note(self, name: str, facts: Mapping[str, Any]) -> None:

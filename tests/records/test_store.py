@@ -130,7 +130,7 @@ def test_resuming_adds_an_attempt_and_knows_what_is_done(tmp_path: Path) -> None
         first.append(failed("q2"))
     with RunStore.open(tmp_path, replace(RUN, attempts=({"device": "cpu A", "pid": 2},))) as second:
         assert second.attempt == 1
-        assert second.done == {good().key}  # the failed one is tried again
+        assert second.good.keys() == {good().key}  # the failed one is tried again
         assert second.append(good("q2")).attempt == 1
     assert load_run(second.folder).attempts == ({"device": "cpu A"}, {"device": "cpu A", "pid": 2})
     assert [sample.error for sample in load_samples(second.folder)] == [None, None]
@@ -207,7 +207,7 @@ def test_a_changed_digit_is_found_although_the_line_is_still_a_sample(tmp_path: 
     with pytest.raises(UserError, match="line 1 is no sample: its checksum is that of another line"):
         load_samples(store.folder)
     with RunStore.open(tmp_path, RUN) as store:
-        assert store.done == set()
+        assert store.good == {}
 
 
 def test_a_whole_line_of_another_code_is_refused_and_never_touched(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_an_interrupt_in_mid_line_leaves_no_torn_line(
         with pytest.raises(KeyboardInterrupt):
             store.append(good())
         assert lines(store.folder) == []
-        assert store.done == set()
+        assert store.good == {}
 
 
 def test_a_results_root_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
