@@ -127,7 +127,8 @@ class HiddenTransfer(TreeMethod):
         self._projections = projections[: tree.depth]
         self._layouts: dict[int, tuple[Tensor, Tensor]] = {}
         itself = torch.ones(1, 1, dtype=torch.bool, device=decoder.device)
-        self._root_layout = torch.arange(tree.depth, device=decoder.device), self._transfer.sees(itself)[:, 1:]
+        offsets = torch.arange(tree.depth, device=decoder.device)
+        self._root_layout = offsets, self._transfer.sees(itself)[:, 1:]
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         taps = self._entry_taps()
