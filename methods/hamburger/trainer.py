@@ -73,7 +73,7 @@ class HamburgerTrainer:
         tokens = torch.tensor(ids, device=decoder.device)
         decoder.cache.truncate(0)
         hidden = decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)))
-        values = [0.0, *entropies(decoder.head(hidden)).tolist()]  # entry i is of the prediction of token i
+        values = [0.0, *entropies(decoder.head(hidden)).tolist()]  # entry i is for the prediction of token i
         reader = cache(partial(self._reader, model, decoder, len(ids)))  # made once, and only if needed
         examples: list[Example] = []
         for start, end in _answer_spans(is_answer):
@@ -192,7 +192,7 @@ class KnownText(Sampler):
 
 
 class _NoClock:
-    """A clock for decoding that nobody times."""
+    """A clock that measures nothing."""
 
     def phase(self, name: PhaseName) -> AbstractContextManager[None]:
         return nullcontext()

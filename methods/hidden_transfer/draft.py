@@ -108,7 +108,8 @@ class HiddenTransfer(TreeMethod):
         if configured != transfer:
             raise UserError(
                 f"the projections in {self._weights} were trained as {transfer}, not as {configured}",
-                "leave method.steps, enter and stride null and set source and isolate as trained, or train",
+                "leave method.steps, enter and stride null and set source and isolate as trained, or train "
+                "new projections",
             )
         shape = (len(transfer.layers), decoder.config.width, decoder.config.width)
         tensors = load_module(self._weights, {WEIGHT: shape}, decoder.embedding)
@@ -126,7 +127,8 @@ class HiddenTransfer(TreeMethod):
         self._projections = projections[: tree.depth]
         self._layouts: dict[int, tuple[Tensor, Tensor]] = {}
         itself = torch.ones(1, 1, dtype=torch.bool, device=decoder.device)
-        self._alone = torch.arange(tree.depth, device=decoder.device), self._transfer.sees(itself)[:, 1:]
+        offsets = torch.arange(tree.depth, device=decoder.device)
+        self._root_layout = offsets, self._transfer.sees(itself)[:, 1:]
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         taps = self._entry_taps()
@@ -200,7 +202,7 @@ class HiddenTransfer(TreeMethod):
     def _rows_after_anchor(self, base: int) -> Tensor:
         """Pseudo rows [k, d] of the last committed row, at ``base - 1``, in a partial pass of their own."""
         decoder, transfer = self._decoder, self._transfer
-        offsets, sees = self._alone
+        offsets, sees = self._root_layout
         rows = decoder.embedding[:0]
         for active, start, stop in transfer.spans(decoder.depth)[1:]:
             source = self._anchor[start] if active == 1 or transfer.source == "real" else rows[-1:]
