@@ -1,8 +1,8 @@
-"""The command line of a benchmark: Hydra composes, one job measures, the result goes to stdout.
+"""The command line of a benchmark: Hydra composes the settings, a job measures, the result goes to stdout.
 
-Exit status: 0 done; 1 some work failed, its record says why; 2 a mistake of the user, told in two lines on
-stderr; 130 interrupted. One failing run of a sweep does not stop the others. torch is imported inside the job
-only, so that ``--help`` and ``--cfg`` answer at once.
+Exit status: 0 done; 1 some work failed, its record says why; 2 a mistake of the user, explained in two lines
+on stderr; 130 interrupted. A failing run of a sweep does not stop the others. Only jobs import torch, so that
+``--help`` and ``--cfg`` answer at once.
 """
 
 import logging
@@ -29,20 +29,19 @@ log = logging.getLogger(__name__)
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
 OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 STATUS_FILE = "status"
-"""Written into Hydra's folder of a sweep's job: its exit status, which no launcher hands back to us."""
+"""File in Hydra's folder of a sweep's job that holds its exit status, which no launcher returns."""
 PLAN_FILE = "plan_s"
-"""Likewise: seconds that the job's plan estimates."""
+"""File in the same folder that holds the seconds that the job's plan estimates."""
 
 
 class SweepTally(Callback):
     """Ends a sweep with the worst status of its jobs, whichever process ran them."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
-        """Read what the jobs left behind; Hydra calls this where the sweep was started."""
+        """Read the files that the jobs wrote; Hydra calls this in the process that started the sweep."""
         folders = [path for path in Path(str(config.hydra.sweep.dir)).glob("*") if path.is_dir()]
-        _tell_total(
-            [float(path.read_text(encoding="utf-8")) for one in folders for path in one.glob(PLAN_FILE)]
-        )
+        plans = [folder / PLAN_FILE for folder in folders if (folder / PLAN_FILE).is_file()]
+        _print_total([float(path.read_text(encoding="utf-8")) for path in plans])
         statuses = [_read_status(folder) for folder in folders if folder.name.isdigit()]
         bad = sum(status != OK for status in statuses)
         if bad:
@@ -53,9 +52,9 @@ class SweepTally(Callback):
 
 
 def job(composed: DictConfig) -> None:
-    """One run. Ends a single run with its exit status; a job of a sweep leaves it in its folder."""
+    """Run once. A single run exits with its status; a job of a sweep writes the status to its folder."""
     isolated = composed.bench.isolate and not composed.bench.plan
-    status = _survive(run_isolated(lambda: _attempt(composed))) if isolated else _attempt(composed)
+    status = _status_of_child(run_isolated(lambda: _attempt(composed))) if isolated else _attempt(composed)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         folder = Path(HydraConfig.get().runtime.output_dir)
         (folder / STATUS_FILE).write_text(str(status), encoding="utf-8")
@@ -70,20 +69,20 @@ def main() -> None:
 
 
 def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> None:
-    """Let Hydra compose the command line and run `job`; the error contract of every such command.
+    """Let Hydra compose the command line and run `job`, with the exit statuses of this module.
 
     Args:
-        job: Gets the composed tree.
+        job: Called with the composed tree.
         config: Name of the primary yaml file.
-        kept: What an interrupt leaves, told to the user.
+        kept: What remains after an interrupt, for the message.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
 
     @wraps(job)
     def guarded(composed: DictConfig) -> None:
         try:
             job(composed)
-        except Exception as error:  # here, since Hydra announces what escapes a job in a line of its own
+        except Exception as error:  # caught here, since Hydra prints a line about what escapes a job
             mistake = explain(error)
             if mistake is None:
                 raise
@@ -101,12 +100,12 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         if not is_lost_job(error):
             raise
         first = str(error).partition("\n")[0]
-        sys.stderr.write(f"a run was lost: {first}\nits logs lie beside that file; {kept}\n")
+        sys.stderr.write(f"a run was lost: {first}\nits logs are beside that file; {kept}\n")
         sys.exit(FAILED)
 
 
 def _attempt(composed: DictConfig) -> int:
-    """Run the job and say on stderr what went wrong; the job boundary: only an interrupt escapes."""
+    """Run the job and report errors on stderr; only an interrupt is raised again."""
     try:
         settings = _settings(composed)
         return _plan(settings) if settings.plan else _execute(settings)
@@ -117,11 +116,11 @@ def _attempt(composed: DictConfig) -> int:
         return FAILED
 
 
-def _survive(status: int) -> int:
-    """The exit status of an isolated run; one that was killed is a failed run, and the next one follows.
+def _status_of_child(status: int) -> int:
+    """The exit status of an isolated run. A run that was killed has failed, and a sweep goes on.
 
     Raises:
-        KeyboardInterrupt: If the run was interrupted, as the whole command is then.
+        KeyboardInterrupt: If the run was interrupted, which interrupts the whole command.
     """
     if status in (INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
@@ -159,19 +158,19 @@ def _plan(settings: Settings) -> int:
 
 
 def report_mistake(mistake: UserError) -> int:
-    """Tell a user's mistake in two lines on stderr; the exit status."""
+    """Print a user's mistake in two lines on stderr and return the exit status."""
     sys.stderr.write(f"error: {' '.join(mistake.what.split())}\nfix: {' '.join(mistake.fix.split())}\n")
     return MISTAKE
 
 
-def _tell_total(estimates: list[float]) -> None:
-    """Last line of a sweep's plan: the time of all of its runs that have an estimate."""
+def _print_total(estimates: list[float]) -> None:
+    """Print the last line of a sweep's plan: the time of all of its runs that have an estimate."""
     if estimates:
         hours = sum(estimates) / 3600
         print(f"{len(estimates)} runs, estimated {hours:.1f} h in all", flush=True)  # noqa: T201 - as above
 
 
 def _read_status(folder: Path) -> int:
-    """Status of a sweep's job; a job that left none died."""
+    """Status of a sweep's job; a job without a status file was killed."""
     path = folder / STATUS_FILE
     return int(path.read_text(encoding="utf-8")) if path.exists() else FAILED

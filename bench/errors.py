@@ -1,6 +1,9 @@
-"""The one exception that means "the user can mend this": the command line prints it without a traceback."""
+"""The exception for mistakes that the user can correct; the command line prints it without a traceback."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -19,5 +22,11 @@ class UserError(ValueError):
         self.fix = fix
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
-        """Both lines survive the way from another process."""
+        """Keep both lines when another process raised the error."""
         return type(self), (self.what, self.fix)
+
+
+def nearest(wrong: str, options: Sequence[str]) -> str | None:
+    """The option that a misspelt name probably means, for "did you mean"; None if none is close."""
+    matches = difflib.get_close_matches(wrong, options, n=1)
+    return matches[0] if matches else None

@@ -66,7 +66,7 @@ def settings_for(
     model: Path, prompts: Path, results: Path, *overrides: str, method: str = "layerskip"
 ) -> Settings:
     """Settings of one run on that model and those prompts."""
-    wanted = [
+    chosen = [
         "model=local",
         f"model.path={model}",
         f"method={method}",
@@ -78,4 +78,4 @@ def settings_for(
         "measure.resamples=200",
         *overrides,
     ]
-    return composed_settings(*wanted)
+    return composed_settings(*chosen)

@@ -280,9 +280,9 @@ def test_isolated_runs_share_no_process_and_see_the_gpus_of_their_parent(
         for name in ("isolated", "local")
     ]
     isolated, shared = ([line.split() for line in lines if line.startswith("process")] for lines in seen)
-    assert len({one[1] for one in isolated}) == 2
-    assert len({one[1] for one in shared}) == 1
-    assert [one[3] for one in isolated] == ["3", "3"]
+    assert len({line[1] for line in isolated}) == 2
+    assert len({line[1] for line in shared}) == 1
+    assert [line[3] for line in isolated] == ["3", "3"]
 
 
 def test_a_single_run_may_be_isolated_and_ends_with_its_status(folder: Path) -> None:
@@ -364,15 +364,15 @@ def test_a_sweep_on_slurm_is_one_array_task_per_run(folder: Path, slurm: Path) -
 
 @needs_submitit
 @pytest.mark.parametrize(
-    ("minutes", "told"), [(600, "preempted"), (1, "timed-out")], ids=["preempted", "out of time"]
+    ("minutes", "reason"), [(600, "preempted"), (1, "timed-out")], ids=["preempted", "out of time"]
 )
 def test_a_task_that_slurm_ends_early_is_requeued_and_runs_again(
-    folder: Path, slurm: Path, minutes: int, told: str
+    folder: Path, slurm: Path, minutes: int, reason: str
 ) -> None:
     done = bench(folder, "-m", "launch=slurm", f"hydra.launcher.timeout_min={minutes}", "seed=9")
     assert done.returncode == 0, done.stderr
     logs = "".join(path.read_text() for path in folder.rglob("*_log.err"))
-    assert f"this job is {told}" in logs
+    assert f"this job is {reason}" in logs
     assert "Requeued job" in logs
     assert "table of kangaroo" in "".join(path.read_text() for path in folder.rglob("*_log.out"))
 

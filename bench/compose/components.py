@@ -1,38 +1,30 @@
-"""Objects that a yaml file names: a constructor (``_target_``) and its parameters, built in this one place.
+"""Objects that a yaml file names, and the checks that every configured key and value has to pass.
 
-Methods and tasks are such objects. One may live in any importable package; nothing is registered, and the
-constructor's signature is the list of valid keys.
+Methods and tasks are components: a constructor (``_target_``) and its parameters, built in this one place. A
+component may live in any importable package; nothing is registered, and the constructor's signature is the
+list of valid keys. Hydra itself refuses a misspelt key; ``+key=value`` and keys left open are checked here.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import hydra.errors
 import hydra.utils
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench.errors import UserError
-
-PACKAGE_PREFIX = "package:"
-"""Marks a path relative to where this package is installed: shipped weights, wherever the command runs."""
+from bench import PACKAGE_PREFIX
+from bench.errors import UserError, nearest
 
 HYDRA_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")
 """Instructions to Hydra's `instantiate`, not parameters."""
 
 PLUGIN_GROUP = "bench.methods"
-"""Entry-point group through which an installed package declares the modules of its methods to be trusted."""
-
-
-def resolve_path(path: str) -> str:
-    """`path` with a leading ``package:`` replaced by the folder that holds the ``bench`` package."""
-    if not path.startswith(PACKAGE_PREFIX):
-        return path
-    return str(Path(__file__).resolve().parents[2] / path.removeprefix(PACKAGE_PREFIX))
+"""Entry points of this group name the modules of an installed package that Hydra may build methods from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +35,8 @@ class Component:
         group: Config group it belongs to: ``method`` or ``task``.
         name: Name of its yaml file.
         target: Dotted path of the constructor.
-        params: Keyword arguments, as written: only `build` resolves ``package:`` paths, so run ids do not
-            depend on where the package is installed.
+        params: Keyword arguments, as written. Only `build` resolves ``package:`` paths, so that run ids do
+            not depend on where the package is installed.
     """
 
     group: str
@@ -68,7 +60,7 @@ class Component:
         target = str(node["_target_"])
         return cls(group, (name or target.rpartition(".")[2]).replace("/", "-"), target, params)
 
-    def build(self) -> Any:  # noqa: ANN401 - what it is, is the yaml's choice; callers check the protocol
+    def build(self) -> Any:  # noqa: ANN401 - the yaml decides the type; callers check the protocol
         """The object.
 
         Raises:
@@ -84,27 +76,32 @@ class Component:
 
     def _constructor(self) -> Callable[..., Any]:
         try:
-            found = hydra.utils.get_object(self.target)
+            constructor = hydra.utils.get_object(self.target)
         except Exception as error:  # Hydra passes on whatever the import raised
             raise UserError(
                 f"{self.group}={self.name}: cannot import {self.target} ({_first_line(error)})",
                 f"correct _target_ in conf/{self.group}/{self.name}.yaml, or install its package",
             ) from error
-        if not callable(found):
+        if not callable(constructor):
             raise UserError(
                 f"{self.target} is not a constructor", f"correct _target_ of {self.group}={self.name}"
             )
-        return found  # type: ignore[no-any-return]
+        return constructor  # type: ignore[no-any-return]
 
     def _check_keys(self, constructor: Callable[..., Any]) -> None:
         known = inspect.signature(constructor).parameters
-        if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
             return
         for key in self.params:
             if key not in known and key not in HYDRA_KEYS:
-                raise UserError(*unknown_key(f"{self.group}.{key}", [f"{self.group}.{one}" for one in known]))
-        for key, one in known.items():
-            if one.default is one.empty and key not in self.params and one.kind is not one.VAR_POSITIONAL:
+                raise UserError(
+                    *unknown_key(f"{self.group}.{key}", [f"{self.group}.{name}" for name in known])
+                )
+        for key, parameter in known.items():
+            is_required = (
+                parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+            )
+            if is_required and key not in self.params:
                 raise UserError(
                     f"{self.group}={self.name} needs {self.group}.{key}", f"add +{self.group}.{key}=..."
                 )
@@ -119,23 +116,11 @@ class Component:
         return error
 
 
-_NOT_YET = {
-    "device_map": (
-        "a model cannot be spread over several devices yet: {key} does not exist",
-        "leave it out: one device must hold the whole model; runtime.dtype=bfloat16 halves what fp32 needs",
-    )
-}
-"""Keys that users bring from other tools, for what this one does not do, and the two lines about them."""
-
-
-def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
-    """The two lines about a key that does not exist: the nearest one first, then all there are."""
-    refused = _NOT_YET.get(key.rpartition(".")[2])
-    if refused is not None:
-        return refused[0].format(key=key), refused[1]
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown key {key}", f"{hint}known: {', '.join(sorted(known))}"
+def resolve_path(path: str) -> str:
+    """`path` with a leading ``package:`` replaced by the folder that holds the ``bench`` package."""
+    if not path.startswith(PACKAGE_PREFIX):
+        return path
+    return str(Path(__file__).resolve().parents[2] / path.removeprefix(PACKAGE_PREFIX))
 
 
 def by(key: str, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a value of any yaml type
@@ -154,12 +139,101 @@ def by(key: str, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a value of
     return values[key]
 
 
+def require_choice(key: str, value: str, options: Sequence[str]) -> None:
+    """Refuse a value that is not among the options.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if value not in options:
+        raise UserError(
+            f"{key} must be one of {', '.join(options)}, got {value!r}", f"use {key}={options[0]}"
+        )
+
+
+def require_least(key: str, value: float | None, least: int) -> None:
+    """Refuse a value below `least`; None passes.
+
+    Raises:
+        UserError: If it is below, or not a number.
+    """
+    if value is not None and not value >= least:  # also refuses nan
+        raise UserError(f"{key} must be at least {least}, got {value}", f"use {key}={least} or more")
+
+
+def require_known(node: DictConfig, prefix: str = "") -> None:
+    """Refuse keys that ``+key=value`` forced into a part that has a schema; nothing would read them."""
+    schema = OmegaConf.get_type(node)
+    if not is_dataclass(schema):
+        return
+    known = [prefix + field.name for field in fields(schema)]
+    for key in map(str, node):
+        if prefix + key not in known:
+            raise UserError(*unknown_key(prefix + key, known))
+        has_value = not (OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key))
+        child = node[key] if has_value else None
+        if isinstance(child, DictConfig):
+            require_known(child, f"{prefix}{key}.")
+
+
+def require_complete(composed: DictConfig) -> None:
+    """Refuse keys that were left open (``???``)."""
+    missing = list(_missing(OmegaConf.to_container(composed, resolve=False), ""))
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} must be given", f"add {' '.join(f'{key}=...' for key in missing)}"
+        )
+
+
+def require_modules(composed: DictConfig, choices: Mapping[str, str | None]) -> None:
+    """Refuse a method whose weights default to a folder that this model does not have."""
+    raw = OmegaConf.to_container(composed.method, resolve=False)
+    if composed.model.modules is not None or not isinstance(raw, dict):
+        return
+    for key, value in ((str(key), value) for key, value in raw.items()):
+        if isinstance(value, str) and "${model.modules}" in value:
+            method, model = choices.get("method"), choices.get("model")
+            raise UserError(
+                f"method={method} needs modules trained for model={model}, and none are shipped",
+                f"add method.{key}=FOLDER: 'python -m bench.train method={method} model={model}' trains it, "
+                "'python -m bench.convert' makes it of published modules",
+            )
+
+
+_NOT_YET = {
+    "device_map": (
+        "a model cannot be spread over several devices yet: {key} does not exist",
+        "leave it out: one device must hold the whole model; runtime.dtype=bfloat16 halves what fp32 needs",
+    )
+}
+"""Keys that users know from other tools, for what this one cannot do yet, with the two lines to print."""
+
+
+def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
+    """What to print about a key that does not exist: the nearest key first, then all there are."""
+    refused = _NOT_YET.get(key.rpartition(".")[2])
+    if refused is not None:
+        return refused[0].format(key=key), refused[1]
+    near = nearest(key, known)
+    hint = f"did you mean {near}? " if near else ""
+    return f"unknown key {key}", f"{hint}known: {', '.join(sorted(known))}"
+
+
+def _missing(node: object, prefix: str) -> Iterator[str]:
+    """Keys left open; `OmegaConf.missing_keys` fails on interpolations that point to such a key."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if value == MISSING:
+                yield f"{prefix}{key}"
+            yield from _missing(value, f"{prefix}{key}.")
+
+
 def _resolved(value: Any) -> Any:  # noqa: ANN401 - walks a tree of yaml values
     """`value` with every ``package:`` path in it resolved."""
     if isinstance(value, Mapping):
-        return {key: _resolved(one) for key, one in value.items()}
+        return {key: _resolved(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolved(one) for one in value]
+        return [_resolved(item) for item in value]
     return resolve_path(value) if isinstance(value, str) else value
 
 
@@ -168,7 +242,7 @@ def _trusted() -> AbstractContextManager[Any]:
     whitelist = getattr(hydra.utils, "execution_whitelist", None)
     if whitelist is None:
         return nullcontext()
-    plugins = [f"{one.value.partition(':')[0]}.*" for one in entry_points(group=PLUGIN_GROUP)]
+    plugins = [f"{point.value.partition(':')[0]}.*" for point in entry_points(group=PLUGIN_GROUP)]
     context: AbstractContextManager[Any] = whitelist("methods.*", "bench.tasks.*", "bench.train.*", *plugins)
     return context
 

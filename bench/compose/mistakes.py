@@ -1,6 +1,5 @@
-"""What Hydra and OmegaConf complain about, in two lines: which value is wrong, and what to write instead."""
+"""Errors of Hydra, OmegaConf and the disk as two lines: which value is wrong, and what to write instead."""
 
-import difflib
 import errno
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -8,19 +7,19 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bench.compose.components import unknown_key
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 
 NODELESS_GROUPS = ("experiment", "launch")
-"""Config groups that set keys elsewhere, so that no key of the composed tree bears their name."""
+"""Config groups without a key of their own name in the composed tree: they set keys elsewhere."""
 
 _DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
-"""What an operating system says of a folder that takes no files."""
+"""Errors of the operating system for a folder that files cannot be written to."""
 
 SEE = "see the options with 'python -m bench --help' and the keys with '--cfg job'"
 
 
 def explain(error: BaseException) -> UserError | None:
-    """`error` as a user's mistake, or None where it is not one."""
+    """`error` as a user's mistake, or None where it is something else."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, MissingConfigException):
@@ -52,12 +51,12 @@ def explain(error: BaseException) -> UserError | None:
 
 
 def is_lost_job(error: BaseException) -> bool:
-    """Whether submitit says that a job of a sweep left no result: killed, out of memory, cancelled."""
+    """Whether submitit reports a job of a sweep that left no result: killed, out of memory, cancelled."""
     return type(error).__module__.startswith("submitit.")
 
 
 def _config_error(error: BaseException) -> OmegaConfBaseException | None:
-    """The complaint of OmegaConf underneath `error`, if that is what it is about."""
+    """The OmegaConf error that caused `error`, if there is one."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -73,8 +72,8 @@ def _unknown_option(error: MissingConfigException) -> UserError:
         return UserError(
             f"the launcher {option} is not installed", "pip install 'self-speculative-bench[launch]'"
         )
-    near = difflib.get_close_matches(option, options, n=1)
-    hint = f"did you mean {group}={near[0]}? " if near else ""
+    near = nearest(option, options)
+    hint = f"did you mean {group}={near}? " if near else ""
     return UserError(f"unknown {group} {option!r}", f"{hint}options: {', '.join(sorted(options))}")
 
 
@@ -84,7 +83,7 @@ def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> UserError:
     if not isinstance(parent, DictConfig):
         return UserError(_one_line(error), SEE)
     prefix = key.rpartition(".")[0]
-    names = [str(one) for one in parent if one not in ("hydra", "_target_")]
+    names = [str(name) for name in parent if name not in ("hydra", "_target_")]
     known = [f"{prefix}.{name}" if prefix else name for name in names]
     if not prefix:
         known += NODELESS_GROUPS
@@ -93,7 +92,7 @@ def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> UserError:
 
 def _bad_value(error: BaseException, root: OmegaConfBaseException) -> UserError:
     key = root.full_key or "a value"
-    return UserError(f"{key}: {_one_line(root)}", f"change {key}; see what it holds now with '--cfg job'")
+    return UserError(f"{key}: {_one_line(root)}", f"change {key}; see its value now with '--cfg job'")
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""What a run is told: the schema of the configuration, and the step from Hydra's tree to plain dataclasses.
+"""The settings of a run: the schema of the configuration, and the step from Hydra's tree to dataclasses.
 
-Hydra merges yaml files and the command line into the schema `Config`, so a misspelt key or a wrong type fails
-before anything runs. `settings_from` turns the tree into `Settings`, once; nothing below knows of Hydra.
-A method and a task are a `Component`: a constructor and its parameters. The schema is not frozen: OmegaConf
-takes that to mean "no overrides".
+Hydra merges yaml files and the command line into the schema `Config`, so that a misspelt key or a wrong type
+fails before anything runs. `settings_from` turns the tree into `Settings`; nothing below knows of Hydra. A
+method and a task are a `Component`: a constructor and its parameters. The schema is not frozen, because
+OmegaConf would then refuse every override.
 """
 
 import copy
@@ -15,9 +15,16 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench.compose.bounds import require_choice, require_least
-from bench.compose.components import PACKAGE_PREFIX, Component, by
-from bench.compose.composed import require_complete, require_known, require_modules
+from bench import PACKAGE_PREFIX
+from bench.compose.components import (
+    Component,
+    by,
+    require_choice,
+    require_complete,
+    require_known,
+    require_least,
+    require_modules,
+)
 from bench.errors import UserError
 from bench.plan.devices import GPUS
 
@@ -39,16 +46,16 @@ class ModelConfig:
         path: Folder, Hugging Face id, or ``package:`` path of shipped weights.
         name: Short name in tables and run ids; where empty, `settings_from` takes the last part of `path`.
         revision: Branch, tag or commit of a Hugging Face repository.
-        prompts: Which questions the tasks ask: ``builtin`` suits the embedded model, ``official`` real ones;
-            for ``auto``, `settings_from` takes the built-in ones for shipped weights, else the official ones.
+        prompts: Which questions the tasks use: ``builtin`` suits the embedded model, ``official`` real ones.
+            For ``auto``, `settings_from` takes the built-in ones for shipped weights, else the official ones.
         template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
         modules: Folder with one subfolder of trained modules per method; None when there is none.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
-        questions: Most built-in questions asked of a subtask if ``task.limit`` is not given; None is all.
-        weights: ``stored``, or ``random`` ones of ``config.json``'s shape; then only times mean anything.
+        questions: Most built-in questions of a subtask if ``task.limit`` is not given; None is all.
+        weights: ``stored``, or ``random`` in the shape of ``config.json``; then only times mean anything.
         tokenizer: Folder or Hugging Face id of the tokenizer; None is that of `path`.
         dtype: Precision on CUDA if ``runtime.dtype`` is not given: that of the published weights.
-        stop_ids: Token ids that end an answer, beside those that the checkpoint itself declares.
+        stop_ids: Token ids that end an answer, in addition to those that the checkpoint declares.
     """
 
     path: str = MISSING
@@ -72,8 +79,8 @@ class ModelConfig:
             require_choice("model.dtype", self.dtype, DTYPES)
         require_least("model.context", self.context, 1)
         require_least("model.questions", self.questions, 1)
-        for one in self.stop_ids:
-            require_least("model.stop_ids", one, 0)
+        for token in self.stop_ids:
+            require_least("model.stop_ids", token, 0)
 
 
 @dataclass
@@ -144,11 +151,10 @@ class MeasureConfig:
         level: Confidence level of the intervals.
         resamples: Bootstrap resamples.
         history: Later turns follow the arm's own answers (``free``) or the baseline's (``frozen``).
-        eager: Decode by the tier ``eager`` as well, for the speedup that papers report: over a textbook loop.
-            In the first repeat only, in turn with the other arms: a ratio that is quoted beside papers' needs
-            less precision than the headline, and the loop is slow. Switched on for a run that is measured
-            already, it adds these samples at a later time than those that they are compared with. No effect
-            with ``runtime.tier=eager``, where the baseline is that loop.
+        eager: Also decode with a textbook loop (tier ``eager``), which papers report their speedups over. In
+            the first repeat only, interleaved with the other arms: the loop is slow, and its ratio needs less
+            precision than the headline. Switched on for a run that is measured already, it adds samples
+            later than those they are compared with. No effect if ``runtime.tier`` is ``eager`` already.
     """
 
     repeats: int = 2
@@ -170,12 +176,12 @@ class MeasureConfig:
 
 @dataclass
 class BenchConfig:
-    """How the command goes about it.
+    """What the command does with the runs.
 
     Args:
-        plan: List the runs, how far each is and what it will take, and measure nothing.
-        device: GPU that the plan reckons for, one of `bench.plan.devices.DEVICES`; None is the one found
-        here. isolate: Give every run a process of its own.
+        plan: Print each run's progress and what it will take, and measure nothing.
+        device: GPU that the plan estimates for, one of `bench.plan.devices.GPUS`; None is this machine's.
+        isolate: Give every run a process of its own.
     """
 
     plan: bool = False
@@ -209,13 +215,13 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One run, fully told.
+    """Everything that is set for one run.
 
     Args:
         method: The method under test; its name is that of its yaml file.
         task: The questions; its name is that of its yaml file.
-        plan: Whether to say what would be done instead of doing it.
-        plan_device: GPU that the plan reckons for; None is the one found here.
+        plan: Whether to print what would be done instead of doing it.
+        plan_device: GPU that the plan estimates for; None is this machine's.
         config: The resolved tree as plain dicts and lists, for the record; ``package:`` paths as written.
     """
 
@@ -234,12 +240,12 @@ class Settings:
 
     @property
     def has_eager_arm(self) -> bool:
-        """Whether the eager arm decodes: it is asked for, and it is not the baseline itself."""
+        """Whether there is an eager arm: it is switched on, and the baseline is not that loop already."""
         return self.measure.eager and self.runtime.tier != "eager"
 
 
 def register_schema() -> None:
-    """Make the schema known to Hydra; ``conf/bench.yaml`` names it first in its defaults."""
+    """Store the schema where Hydra finds it; ``conf/bench.yaml`` names it first in its defaults."""
     ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
     OmegaConf.register_new_resolver("by", by, replace=True)
 
@@ -256,7 +262,7 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
     """
     require_known(composed)
     require_complete(composed)
-    if not composed.bench.plan:  # a plan says itself what is missing
+    if not composed.bench.plan:  # a plan lists what is missing
         require_modules(composed, choices)
     composed = _settled(composed)
     tree, plain = OmegaConf.to_object(composed), OmegaConf.to_container(composed, resolve=True)
@@ -279,9 +285,9 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
 
 
 def _settled(composed: DictConfig) -> DictConfig:
-    """`composed` with a model name and a prompt source that follow from ``model.path``.
+    """`composed` with the model name and prompt source that follow from ``model.path`` unless they are set.
 
-    The yaml files do not hold them, so another path never keeps the embedded model's name or questions.
+    The yaml files do not set them, so that another path does not keep the embedded model's name or questions.
     """
     settled = copy.deepcopy(composed)
     model, path = settled.model, str(settled.model.path)

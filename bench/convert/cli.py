@@ -17,8 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.bounds import require_choice
-from bench.compose.composed import require_complete, require_known
+from bench.compose.components import require_choice, require_complete, require_known
 from bench.compose.settings import ModelConfig
 from bench.errors import UserError
 

@@ -21,7 +21,8 @@ from bench.convert.published import only_tensors
 from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
-from methods.hamburger.model import HamburgerModel, HamburgerShape
+from methods.hamburger.checkpoint import HamburgerShape
+from methods.hamburger.module import HamburgerModel
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
+from methods.core.tree_choice import PUBLISHED
 from methods.core.trees import Tree
 from methods.medusa.draft import head_shapes
-from methods.medusa.published_trees import PUBLISHED
 
 log = logging.getLogger(__name__)
 

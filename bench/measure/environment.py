@@ -1,7 +1,7 @@
-"""Provenance of a run: which machine, versions, code and settings measured it.
+"""Provenance of a run: the machine, versions, code and settings that measured it.
 
-Best effort: a value that cannot be had is None and `missing` says why; nothing here stops a run. No personal
-data: no host or user name, and the home folder is written ``~``.
+A value that cannot be read is None and `missing` says why; nothing here stops a run. No personal data: no
+host or user name, and the home folder is written ``~``.
 """
 
 import hashlib
@@ -29,8 +29,9 @@ THREAD_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
 )
 CODE = ("bench", "methods", "conf", "pyproject.toml")
-"""What can change a measurement; results are written beside it and must not make the code look changed."""
+"""What can change a measurement; results lie in the same repository, but are no change of the code."""
 ROOT = Path(__file__).parents[2]
+THIS_FILE = "bench/measure/environment.py"
 GIT_TIMEOUT_S = 10.0
 
 
@@ -58,7 +59,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """What tables call the device: the GPU's name, or the CPU's with torch's threads."""
+    """The device's name in tables: the GPU's, or the CPU's with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -70,7 +71,7 @@ def gpu_state(device: torch.device, missing: dict[str, str]) -> dict[str, Any] |
 
     Args:
         device: Where the model decodes.
-        missing: Takes the reason for each value that cannot be had.
+        missing: Filled with the reason for each value that cannot be read.
     """
     if device.type != "cuda":
         missing["gpu"] = f"the device is {device.type}"
@@ -92,8 +93,8 @@ def gpu_state(device: torch.device, missing: dict[str, str]) -> dict[str, Any] |
 def other_processes(process_ids: list[int] | None, own: int, is_on_gpu: bool) -> int | None:
     """Number of processes on the GPU besides this one.
 
-    Inside a container NVML reports the host's process numbers, so ours is not among them although it is on
-    the GPU; then one of the strangers is this process.
+    Inside a container NVML reports the host's process numbers, so this process is listed under a number that
+    it does not know.
 
     Args:
         process_ids: All processes on the GPU; None where unknown.
@@ -102,7 +103,7 @@ def other_processes(process_ids: list[int] | None, own: int, is_on_gpu: bool) ->
     """
     if process_ids is None:
         return None
-    others = len([one for one in process_ids if one != own])
+    others = len([number for number in process_ids if number != own])
     is_unlisted = is_on_gpu and own not in process_ids
     return max(0, others - is_unlisted)
 
@@ -140,14 +141,12 @@ def _versions(missing: dict[str, str]) -> dict[str, str | None]:
 def _git(missing: dict[str, str]) -> dict[str, str | None]:
     """Commit of the code and a hash of what was changed since; `diff` is None for a clean tree."""
     try:
-        _run_git(
-            "ls-files", "--error-unmatch", "bench/environment.py"
-        )  # a venv may lie in another repository
+        _run_git("ls-files", "--error-unmatch", THIS_FILE)  # a venv may lie in another repository
         commit = _run_git("rev-parse", "HEAD").decode().strip()
         return {"commit": commit, "diff": _diff_hash()}
     except (OSError, subprocess.SubprocessError) as error:
-        told = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
-        missing["git"] = _without_home(told[0] if told else f"git: {type(error).__name__}")
+        lines = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
+        missing["git"] = _without_home(lines[0] if lines else f"git: {type(error).__name__}")
         return {"commit": None, "diff": None}
 
 
@@ -166,7 +165,7 @@ def _run_git(*arguments: str) -> bytes:
 
 
 def usable_cores() -> int | None:
-    """Cores that this process may run on; None where the system does not tell."""
+    """Cores that this process may run on; None where the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
@@ -212,7 +211,7 @@ def _numerics(missing: dict[str, str]) -> dict[str, Any]:
     for name, reading in readings.items():
         try:
             values[name] = reading()
-        except RuntimeError as error:  # torch's old flags refuse to be read where only its new ones were set
+        except RuntimeError as error:  # torch's old flags cannot be read if only its new ones were set
             values[name] = None
             missing[f"numerics.{name}"] = str(error).partition(",")[0]
     return values

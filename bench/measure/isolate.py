@@ -1,8 +1,8 @@
-"""A run in a process of its own, so that nothing of one method's run reaches the next.
+"""A run in a process of its own, so that nothing of one run reaches the next.
 
-The process is forked before torch is imported: it brings up its own torch, CUDA context, memory pools and
-compiled kernels, and takes them with it when it ends. Unlike a job of submitit's local launcher it sees the
-GPUs that its parent sees, writes to the same terminal, and may die without ending the sweep.
+The process is forked before torch is imported: it has its own torch, CUDA context, memory pools and compiled
+kernels, which end with it. Unlike a job of submitit's local launcher it sees the GPUs of its parent, writes
+to the same terminal, and may die without ending the sweep.
 """
 
 import os
@@ -20,14 +20,14 @@ _POLLS, _POLL_S = 10, 0.1
 def run_isolated(job: Callable[[], int]) -> int:
     """Run `job` in a child process and wait for it.
 
-    Whatever ends the wait, Ctrl-C and SIGTERM among it, ends the child as well; its samples are on disk. So
-    does a SIGKILL of this process: a child that lived on would measure beside the next start.
+    Whatever ends the wait, such as Ctrl-C or SIGTERM, also ends the child, whose samples are on disk. So does
+    a SIGKILL of this process: a child that lived on would disturb the measurements of the next start.
 
     Returns:
         The job's exit status; minus the signal's number where the child was killed by one.
 
     Raises:
-        RuntimeError: If torch is loaded already: the child would share what it should have for itself.
+        RuntimeError: If torch is loaded already, because the child would share its state.
     """
     if "torch" in sys.modules:
         raise RuntimeError("an isolated run must be started by a process that has not imported torch")
@@ -56,9 +56,9 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 def _end(child: int) -> None:
-    """A terminal's Ctrl-C reaches the child as well, so only one that goes on is told to stop.
+    """Wait for the child, then stop it: a terminal's Ctrl-C reaches it as well, so it may be ending already.
 
-    By SIGTERM: what a shell starts in the background is deaf to SIGINT.
+    With SIGTERM, because a process that a shell started in the background ignores SIGINT.
     """
     for _ in range(_POLLS):
         if os.waitpid(child, os.WNOHANG)[0]:
@@ -69,7 +69,7 @@ def _end(child: int) -> None:
 
 
 def _end_with_parent(child_end: int) -> None:
-    """Die when the other end of the pipe closes, which the kernel does however the parent ends."""
+    """End this process when the parent's end of the pipe closes, which the kernel does however it ends."""
 
     def wait() -> None:
         os.read(child_end, 1)
@@ -79,7 +79,7 @@ def _end_with_parent(child_end: int) -> None:
 
 
 def _run_and_exit(job: Callable[[], int]) -> NoReturn:
-    """Never returns: the parent's clean-up is the parent's."""
+    """Run the job and end the process without the clean-up that belongs to the parent."""
     status = 1
     try:
         status = job()

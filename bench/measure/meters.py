@@ -1,8 +1,8 @@
 """What is measured around a turn: wall time by phase, CPU time, peak memory, energy.
 
-CUDA is only touched where the device is CUDA. A turn is timed between two synchronisations, phases between
-events on the current stream, which are read after the turn. Nothing else synchronises but
-`TurnClock.first_token`, once.
+CUDA is used only if the device is CUDA. A turn is timed between two synchronisations; phases are timed
+between events on the current stream, which are read after the turn. Besides these two, only
+`TurnClock.first_token` synchronises, once.
 """
 
 import time
@@ -14,11 +14,9 @@ from typing import Protocol, Self
 
 import torch
 
-from bench.measure.nvml import NvmlDevice
-from bench.records.model import Timing
-from methods.core.base import PhaseName
+from bench.measure.nvml import NvmlDevice, nvml_device
+from bench.records.model import PHASES, PhaseName, Timing
 
-PHASES: tuple[PhaseName, ...] = ("draft", "verify", "commit", "search")
 EVENT_POOL = 4096
 """Events made before the first turn, two per phase: some 600 rounds; a longer turn adds its own."""
 
@@ -34,20 +32,20 @@ class Event(Protocol):
 
 
 class PhaseTimer(Protocol):
-    """Reads time at the borders of phases."""
+    """Reads the time where a phase begins or ends."""
 
     def reset(self) -> None:
         """Forget the last turn."""
 
     def mark(self, phase: int) -> None:
-        """A border of phase number `phase`: its begin, then its end, by turns."""
+        """Begin phase number `phase`, or end it if it has begun."""
 
     def seconds(self) -> list[float]:
         """Time per phase; called after the turn, when the device is idle."""
 
 
 class HostPhaseTimer:
-    """Phases by the host's clock: right where the host computes."""
+    """Phases by the host's clock, for devices on which the host itself computes."""
 
     def __init__(self, wall: Callable[[], float] = time.perf_counter) -> None:
         self._wall = wall
@@ -94,7 +92,7 @@ class EventPhaseTimer:
         self._phases.append(phase)
 
     def seconds(self) -> list[float]:
-        """Time per phase; events come in pairs, since phases do not nest."""
+        """Time per phase, from pairs of events: phases do not nest."""
         totals = [0.0] * len(PHASES)
         for begin in range(0, len(self._phases) - 1, 2):
             milliseconds = self._events[begin].elapsed_time(self._events[begin + 1])
@@ -103,7 +101,7 @@ class EventPhaseTimer:
 
 
 class _Phase:
-    """The context of one phase, made once per clock: entering it costs two calls and no object."""
+    """The context of one phase, made once per clock, so that entering it creates no object."""
 
     __slots__ = ("_clock", "_number")
 
@@ -128,7 +126,7 @@ class TurnClock:
         timing = clock.timing()
 
     Args:
-        phases: Reads phases; None times the turn alone, which bounds what reading them costs.
+        phases: Reads phases; None times only the turn, which shows what reading phases costs.
         synchronize: Waits for the device.
         wall: Seconds of a monotonic clock.
         cpu: CPU seconds of this thread. The decoding thread takes part in every parallel kernel, so wall/CPU
@@ -174,12 +172,12 @@ class TurnClock:
         """Time inside the ``with`` block belongs to `name`.
 
         Raises:
-            RuntimeError: On entering, if a phase is open or the first token is not out.
+            RuntimeError: On entering, if a phase is open or `first_token` was not called yet.
         """
         return self._contexts[name]
 
     def first_token(self) -> None:
-        """The prefill is over and its token is known: decoding starts. Waits for the device.
+        """Mark the end of the prefill: its token is known and decoding starts. Waits for the device.
 
         Raises:
             RuntimeError: If called twice in a turn or inside a phase.
@@ -209,11 +207,8 @@ class TurnClock:
 
     def _enter(self, number: int) -> None:
         if self._open is not None or self._first_s is None:
-            why = (
-                "the first token is not out"
-                if self._first_s is None
-                else f"{PHASES[self._open or 0]} is open"
-            )
+            is_early = self._first_s is None
+            why = "the first token is not out" if is_early else f"{PHASES[self._open or 0]} is open"
             raise RuntimeError(f"phase {PHASES[number]} must not start: {why}")
         self._open = number
         if self._phases is not None:
@@ -239,7 +234,7 @@ def turn_clock(device: torch.device, *, has_phases: bool = True) -> TurnClock:
 
 
 def synchronizer(device: torch.device) -> Callable[[], None]:
-    """What waits until the device has done all it was given."""
+    """A function that waits until the device has finished all its work."""
     return partial(torch.cuda.synchronize, device) if device.type == "cuda" else _nothing
 
 
@@ -249,14 +244,14 @@ def _cuda_event() -> Event:
 
 
 def _nothing() -> None:
-    """The host waits for nothing: its kernels return when they are done."""
+    """On the host there is nothing to wait for: its kernels return when they are done."""
 
 
 class MemoryMeter:
     """Peak memory that PyTorch had allocated on a GPU, weights included.
 
-    None on a CPU: the process's peak resident size (`ru_maxrss`) never falls, so it could not tell one arm
-    from another.
+    None on a CPU: the process's peak resident size (`ru_maxrss`) never falls, so all arms would share the
+    highest peak.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -287,7 +282,7 @@ class EnergyMeter:
         self._begin_j: float | None = None
 
     def start(self) -> None:
-        """Energy is counted from here."""
+        """Begin to count."""
         self._begin_j = self._read()
 
     def joules(self) -> float | None:
@@ -297,3 +292,8 @@ class EnergyMeter:
 
     def _read(self) -> float | None:
         return None if self._device is None else self._device.energy_j()
+
+
+def energy_meter(device: torch.device) -> EnergyMeter:
+    """A meter for this device."""
+    return EnergyMeter(nvml_device(device)[0] if device.type == "cuda" else None)

@@ -1,4 +1,4 @@
-"""What nvidia-ml-py (extra ``gpu``) tells about one GPU; None where it or a value is missing."""
+"""What nvidia-ml-py (extra ``gpu``) reports of one GPU; None if the library or a value is missing."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -26,8 +26,8 @@ class NvmlDevice:
 
     def driver(self) -> str | None:
         """Version of the driver."""
-        told = self._read("driver", self._library.nvmlSystemGetDriverVersion)
-        return None if told is None else str(told)
+        version = self._read("driver", self._library.nvmlSystemGetDriverVersion)
+        return None if version is None else str(version)
 
     def energy_j(self) -> float | None:
         """Energy since the driver was loaded, in joules."""
@@ -53,7 +53,7 @@ class NvmlDevice:
         """Processes that compute on the GPU, as the host numbers them."""
         library, handle = self._library, self._handle
         processes = self._read("processes", lambda: library.nvmlDeviceGetComputeRunningProcesses(handle))
-        return None if processes is None else [int(one.pid) for one in processes]
+        return None if processes is None else [int(process.pid) for process in processes]
 
     def _read(self, name: str, reading: Callable[[], Reading]) -> Reading | None:
         try:
@@ -64,9 +64,9 @@ class NvmlDevice:
 
 
 def nvml_device(device: torch.device) -> tuple[NvmlDevice | None, str | None]:
-    """The GPU behind a torch device, or None and the reason.
+    """The GPU of a torch device, or None and the reason.
 
-    Found by its UUID, since ``CUDA_VISIBLE_DEVICES`` renumbers GPUs for torch and not for NVML.
+    Identified by its UUID, since ``CUDA_VISIBLE_DEVICES`` renumbers GPUs for torch and not for NVML.
     """
     if device.type != "cuda":
         return None, f"the device is {device.type}"

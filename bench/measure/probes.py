@@ -1,8 +1,8 @@
 """Timed passes of a decoder: what rows, layers, the head, the host and the memory cost on this machine.
 
-Probes take turns and each keeps its fastest turn: whatever else the machine does can only add. A turn is
-timed right behind an untimed call of the same probe, for decoding repeats itself as well: on a CPU a pass is
-some percent slower behind one of another kind, which has left other weights in the caches.
+Probes run in turn and each keeps its fastest time, because other work on the machine can only add to it. Each
+timed call follows an untimed call of the same probe, since decoding repeats its passes as well: on a CPU a
+pass is a few percent slower after one of another kind, which leaves other weights in the caches.
 
 Shapes: M rows of a pass, L layers.
 """
@@ -30,12 +30,12 @@ Key = TypeVar("Key", bound=Hashable)
 LEAST_TURNS = 3
 ROW_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 _COLUMNS = 4096
-_BUFFER_BYTES = 1 << 28  # beyond the last cache of a CPU; a run should not set aside a second model on a GPU
+_BUFFER_BYTES = 1 << 28  # larger than a CPU's caches, and not a second model in a GPU's memory
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """How long to probe: so many turns, or fewer once the time is up, but never below `LEAST_TURNS`."""
+    """How long to probe: `most` turns, or fewer once `limit_s` is reached, but at least `LEAST_TURNS`."""
 
     most: int = 5
     limit_s: float = 2.0
@@ -45,8 +45,8 @@ class Turns:
 def fastest(
     calls: Mapping[Key, Callable[[], object]], turns: Turns, synchronize: Callable[[], None]
 ) -> dict[Key, float]:
-    """Seconds of each call at its fastest; one turn is every call twice, the second time timed."""
-    found = dict.fromkeys(calls, math.inf)
+    """Seconds of each call at its fastest; a turn makes every call twice and times the second one."""
+    best = dict.fromkeys(calls, math.inf)
     begun = time.perf_counter()
     for turn in range(turns.most):
         if turn >= LEAST_TURNS and time.perf_counter() - begun > turns.limit_s:
@@ -57,24 +57,25 @@ def fastest(
             start = time.perf_counter()
             call()
             synchronize()
-            found[key] = min(found[key], time.perf_counter() - start)
-    return found
+            best[key] = min(best[key], time.perf_counter() - start)
+    return best
 
 
-def row_counts(wanted: Iterable[int]) -> list[int]:
-    """The entries of `ROW_COUNTS` that a curve needs to answer for the wanted numbers of rows."""
-    above = {next((one for one in ROW_COUNTS if one >= count), ROW_COUNTS[-1]) for count in wanted}
-    below = {max(one for one in ROW_COUNTS if one <= count) for count in wanted}
+def row_counts(numbers: Iterable[int]) -> list[int]:
+    """The entries of `ROW_COUNTS` between which a curve holds these numbers of rows."""
+    numbers = set(numbers)
+    above = {next((rows for rows in ROW_COUNTS if rows >= number), ROW_COUNTS[-1]) for number in numbers}
+    below = {max(rows for rows in ROW_COUNTS if rows <= number) for number in numbers}
     return sorted({1} | above | below)
 
 
 def measure_costs(decoder: Decoder, context: int, rows: Iterable[int], turns: Turns) -> Costs:
-    """Time passes of the target behind `context` random tokens; the cache is left with those.
+    """Time passes of the target after `context` random tokens, which stay in the cache.
 
     Args:
         decoder: The target.
-        context: Tokens in the cache; cut to what leaves room for the largest pass.
-        rows: Row counts of the curve; 1 is always one of them.
+        context: Tokens in the cache; fewer if there is no room for the largest pass otherwise.
+        rows: Row counts of the curve; 1 is always added.
         turns: How long to probe.
     """
     counts = sorted({1, *rows})
@@ -87,13 +88,13 @@ def measure_costs(decoder: Decoder, context: int, rows: Iterable[int], turns: Tu
         calls["pass", count] = partial(decoder.step, ids[:count], context)
         calls["head", count] = partial(decoder.head, hidden[:count])
     calls["dispatch", 1] = partial(thin.step, torch.zeros_like(ids[:1]), 0)
-    found = fastest(calls, turns, synchronizer(decoder.device))
+    times = fastest(calls, turns, synchronizer(decoder.device))
     decoder.cache.truncate(context)
     passes, heads = (
-        Curve.of({count: seconds for (what, count), seconds in found.items() if what == kind})
+        Curve.of({count: seconds for (what, count), seconds in times.items() if what == kind})
         for kind in ("pass", "head")
     )
-    return Costs(context, decoder.depth, passes, heads, found["dispatch", 1])
+    return Costs(context, decoder.depth, passes, heads, times["dispatch", 1])
 
 
 def measure_ranges(decoder: Decoder, context: int, turns: Turns) -> dict[int, float]:
@@ -104,14 +105,14 @@ def measure_ranges(decoder: Decoder, context: int, turns: Turns) -> dict[int, fl
     place = decoder.placement.chain(context, 1)
     stops = sorted({1, min(2, depth), max(1, depth // 4), max(1, depth // 2), depth})
     calls = {stop: partial(decoder.run_layers, hidden, place, 0, stop) for stop in stops}
-    found = fastest(calls, turns, synchronizer(decoder.device))
+    times = fastest(calls, turns, synchronizer(decoder.device))
     decoder.cache.truncate(context)
-    return found
+    return times
 
 
 @torch.inference_mode()
 def fill_cache(decoder: Decoder, context: int, more: int) -> Tensor:
-    """Run `context` seeded random tokens; `more` further ones, shape [more]."""
+    """Prefill `context` seeded random tokens and return `more` further ones, shape [more]."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(decoder.config.vocab, (context + more,), generator=generator).to(decoder.device)
     decoder.prefill(ids[:context])
@@ -119,13 +120,13 @@ def fill_cache(decoder: Decoder, context: int, more: int) -> Tensor:
 
 
 def read_bandwidth(size_bytes: int, dtype: torch.dtype, device: torch.device, turns: Turns) -> float:
-    """Bytes per second at which the device reads a buffer over and over: the better of two kernels.
+    """Bytes per second at which the device reads a buffer again and again: the better of two kernels.
 
-    A matrix-vector product is what decoding does; a sum reads without multiplying. Nothing is written back,
-    as in decoding: a copy would count two directions.
+    Decoding consists of matrix-vector products; a sum reads without multiplying. Like decoding, neither
+    writes the buffer back; a copy would count two directions.
 
     Args:
-        size_bytes: Of the buffer; far above the last cache to measure memory, or a model's own size.
+        size_bytes: Of the buffer: far above the CPU's caches to measure memory, or a model's own size.
         dtype: Of its elements.
         device: Where it lies.
         turns: How long to probe.

@@ -1,16 +1,16 @@
-"""Measures prompts x turns x repeats, the arms interleaved, every pair on disk before the next begins.
+"""Measures prompts x turns x repeats with the arms interleaved; every pair is on disk before the next begins.
 
 Order is ABBA: repeat 0 decodes baseline then method, repeat 1 method then baseline, and so on, turn by turn,
-so that a slow drift of the machine falls on both arms alike; an eager arm comes behind them in repeat 0. The
-harness cuts outputs at the end token and the budget, recounts them, and judges them against the target. A
-sample that fails is a record with its error; the run goes on.
+so that a slow drift of the machine affects both arms alike; an eager arm comes last in repeat 0. The harness
+cuts outputs at the end token and the budget, recounts them, and judges them against the target. A sample that
+fails is stored with its error, and the run goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,41 +19,32 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.compose.settings import Settings
-from bench.compose.workbench import Workbench, build_workbench
+from bench.compose.settings import Settings, WarmupConfig
+from bench.compose.workbench import Cell, Workbench, arms_of, build_workbench, cells_of, key_of
 from bench.errors import UserError
-from bench.measure.cells import Cell, arms_of, cells_of, key_of
 from bench.measure.environment import environment, is_gpu_shared
-from bench.measure.meters import EnergyMeter, MemoryMeter, turn_clock
-from bench.measure.nvml import nvml_device
+from bench.measure.meters import MemoryMeter, energy_meter, turn_clock
 from bench.measure.probes import probe, row_counts
-from bench.measure.progress import LiveFigures
-from bench.measure.verdicts import first_divergence, judge, reference_nll
-from bench.measure.warmup import warm_up
+from bench.measure.verdicts import check_counts, judged
 from bench.metrics.summary import render, summarise
-from bench.prove.certificates import badge_of, source_hash
-from bench.records.checks import check_identities
-from bench.records.model import Arm, Equivalence, Sample, Verdict
-from bench.records.sample_file import to_line
+from bench.prove.certificates import badge_of
+from bench.prove.source import source_hash
+from bench.records.codec import to_line
+from bench.records.model import Arm, Prompt, Round, Sample
 from bench.records.store import RunStore, load_samples
 from bench.runtime.sampling import Sampler
-from bench.runtime.tiers.graphs import GraphDecoder
+from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.tasks.chat import prompt_hash
 from bench.tasks.checkers import is_right
-from methods.core.base import Budget, Exactness
+from methods.core.base import Budget, Exactness, Method, Stateful
 
 log = logging.getLogger(__name__)
+_WARMUP_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to.
-
-    Args:
-        table: The final table, plain text.
-        run_dir: Folder of the records.
-        failures: Samples that failed.
-    """
+    """The result of a run: its table as plain text, its folder, and how many samples failed."""
 
     table: str
     run_dir: Path
@@ -68,51 +59,44 @@ def execute(settings: Settings) -> Outcome:
     """
     bench = build_workbench(settings)
     block = environment(bench.decoder.device, bench.decoder.dtype)
-    block |= {"gpu_shared": is_gpu_shared(block), "source": source_hash(settings.method.target)}
-    block |= {"tier": bench.decoder.tier}
+    block |= {"gpu_shared": is_gpu_shared(block), "tier": bench.decoder.tier}
+    block |= {"source": source_hash(settings.method.target, bench.decoder.tier)}
     run = replace(bench.run, attempts=(block,))
     with RunStore.open(settings.results_dir, run) as store:
         Session(settings, bench, store).run()
         folder, run = store.folder, store.run
     samples = load_samples(folder)
     badge = badge_of(run, settings.results_dir)
-    summary = summarise(run, samples, resamples=settings.measure.resamples, seed=settings.seed, badge=badge)
+    level, resamples = settings.measure.level, settings.measure.resamples
+    summary = summarise(run, samples, level=level, resamples=resamples, seed=settings.seed, badge=badge)
     return Outcome(render(summary), folder, sum(sample.error is not None for sample in samples))
 
 
 class Session:
-    """One attempt at a run.
-
-    Args:
-        settings: What to measure.
-        bench: With what.
-        store: Where it goes; knows what is measured already.
-    """
+    """One start of a run: measures with the objects of `bench` what `store` does not hold yet."""
 
     def __init__(self, settings: Settings, bench: Workbench, store: RunStore) -> None:
         self._settings, self._bench, self._store = settings, bench, store
         self._clock = turn_clock(bench.decoder.device)
         self._memory = MemoryMeter(bench.decoder.device)
-        self._energy = EnergyMeter(nvml_device(bench.decoder.device)[0])
+        self._energy = energy_meter(bench.decoder.device)
         self._answers = {sample.key: sample for sample in load_samples(store.folder) if sample.error is None}
 
     def run(self) -> None:
         """Measure every cell that is not complete."""
-        cells = [cell for cell in self._all_cells() if self._missing(cell)]
+        bench, prompts = self._bench, self._bench.task.prompts
+        cells = [cell for cell in cells_of(prompts, self._settings.measure.repeats) if self._missing(cell)]
         if not cells:
             return
-        first, longest = (
-            self._bench.task.prompts[0],
-            max(self._bench.task.prompts, key=lambda one: len(one.turns[0])),
-        )
+        longest = max(prompts, key=lambda prompt: len(prompt.turns[0]))
         warmup, most = self._settings.measure.warmup, self._settings.max_new_tokens
-        rows = warm_up(self._bench, (first, longest), warmup, most)
-        context = len(self._bench.chat.prompt_ids(first.turns[:1], ())) + most // 2
-        self._store.note("probe", asdict(probe(self._bench.decoder, context, row_counts(rows))))
-        decoder = self._bench.decoder
+        rows = warm_up(bench, (prompts[0], longest), warmup, most)
+        context = len(bench.chat.prompt_ids(prompts[0].turns[:1], ())) + most // 2
+        self._store.note("probe", asdict(probe(bench.decoder, context, row_counts(rows))))
+        decoder = bench.decoder
         before = decoder.tally.recorded if isinstance(decoder, GraphDecoder) else 0
         self._measure_all(cells)
-        if isinstance(decoder, GraphDecoder):  # a turn that had to record a graph took longer for it
+        if isinstance(decoder, GraphDecoder):  # a turn that had to record a graph took longer
             late = decoder.tally.recorded - before
             self._store.note("graphs", asdict(decoder.tally) | {"recorded_while_measuring": late})
 
@@ -127,26 +111,20 @@ class Session:
                     figures.add(stored)
                 bar.set_postfix_str(figures.text())
 
-    def _all_cells(self) -> Iterator[Cell]:
-        return cells_of(self._bench.task.prompts, self._settings.measure.repeats)
-
     def _missing(self, cell: Cell) -> list[Arm]:
         """Arms of a cell still to be decoded, in this repeat's order."""
-        order = arms_of(cell, self._bench.arms)
-        return [arm for arm in order if key_of(cell, arm) not in self._store.done]
+        return [arm for arm in arms_of(cell, self._bench.arms) if key_of(cell, arm) not in self._store.done]
 
     def _measure(self, cell: Cell) -> list[Sample]:
-        """Decode a cell by every arm that is missing, then judge what came out."""
-        samples = {}
-        for place, arm in enumerate(self._missing(cell)):
-            blank = _failure(cell, arm, place, "not decoded")
-            samples[arm] = self._try(blank, cell, self._decode)
+        """Decode a cell with every arm that is missing, then judge the outputs."""
+        blanks = [_failure(cell, arm, place, "not decoded") for place, arm in enumerate(self._missing(cell))]
+        samples = {blank.arm: self._try(blank, cell, self._decode) for blank in blanks}
         baseline = samples.get(Arm.BASELINE) or self._answers.get(key_of(cell, Arm.BASELINE))
         judge = partial(self._judged, baseline=baseline)
         return [self._try(sample, cell, judge) for sample in samples.values()]
 
     def _try(self, sample: Sample, cell: Cell, work: Callable[[Cell, Sample], Sample]) -> Sample:
-        """What `work` makes of a sample; whatever goes wrong inside it becomes the record of a failure."""
+        """The sample that `work` returns; an exception inside it becomes the record of a failure."""
         try:
             return work(cell, sample)
         except UserError as mistake:
@@ -180,14 +158,14 @@ class Session:
             peak_reserved_bytes=self._memory.peak_reserved_bytes(),
             energy_j=energy_j,
         )
-        check_identities(sample)
+        check_counts(sample)
         return sample
 
     def _budget(self, prompt_tokens: int) -> Budget:
-        """The tokens asked for, or as many as fit behind the prompt.
+        """As many tokens as are set, or as fit after the prompt.
 
         Raises:
-            UserError: If not even one fits.
+            UserError: If there is no room for a single token.
         """
         room = self._bench.decoder.capacity - prompt_tokens
         if room < 1:
@@ -198,7 +176,7 @@ class Session:
         return Budget(min(self._settings.max_new_tokens, room), self._bench.eos_ids)
 
     def _prompt_ids(self, cell: Cell, arm: Arm) -> Tensor:
-        """The conversation so far: on the arm's own answers, or on the baseline's (``measure.history``)."""
+        """The conversation so far: with the arm's own answers, or the baseline's (``measure.history``)."""
         source = Arm.BASELINE if self._settings.measure.history == "frozen" else arm
         answers = []
         for turn in range(cell.turn):
@@ -210,42 +188,109 @@ class Session:
         return torch.tensor(ids, dtype=torch.int64, device=self._bench.decoder.device)
 
     def _sampler(self, sample: Sample) -> Sampler:
-        """A sampler seeded by what is decoded, not by when or by which arm."""
+        """A sampler whose seed depends on the turn, and neither on the arm nor on the time."""
         name = f"{self._settings.seed}|{sample.prompt_id}|{sample.turn}|{sample.repeat}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
         return Sampler(self._bench.sampling, self._bench.decoder.device, seed)
 
     def _judged(self, cell: Cell, sample: Sample, baseline: Sample | None) -> Sample:
-        """The sample with the verdict on its output and with its quality."""
+        """The sample with its verdict and its quality."""
         if sample.error is not None:
             return sample
-        if sample.arm is Arm.METHOD:
-            sample = replace(sample, equivalence=self._judge(cell, sample, baseline))
-        graded = self._graded(cell, sample)
-        to_line(graded)  # a number that cannot be stored is this sample's failure, not the run's
-        return graded
-
-    def _judge(self, cell: Cell, method: Sample, baseline: Sample | None) -> Equivalence:
-        """The verdict on a method's sample; lossy and sampled output is compared, not judged."""
-        if baseline is None or baseline.error is not None:
-            return Equivalence(Verdict.UNCHECKED)
-        is_same_prompt = baseline.prompt_hash == method.prompt_hash
-        if self._bench.run.labels["exactness"] == Exactness.GREEDY_EXACT:
-            baseline_ids = baseline.ids if is_same_prompt else ()
-            return judge(self._bench.decoder, self._prompt_ids(cell, Arm.METHOD), method.ids, baseline_ids)
-        divergence = first_divergence(method.ids, baseline.ids) if is_same_prompt else None
-        return Equivalence(Verdict.UNCHECKED, first_divergence=divergence)
-
-    def _graded(self, cell: Cell, sample: Sample) -> Sample:
-        """The sample with its quality: right or not where a check tells; in lossy runs its likelihood."""
+        prompt_ids = partial(self._prompt_ids, cell, sample.arm)
+        promise = Exactness(self._bench.run.labels["exactness"])
+        sample = judged(sample, baseline, self._bench.decoder, prompt_ids, promise)
         if cell.prompt.checks:
             sample = replace(sample, is_right=is_right(cell.prompt.checks[cell.turn], sample.text))
-        if self._bench.run.labels["exactness"] != Exactness.LOSSY:
-            return sample
-        nll = reference_nll(self._bench.decoder, self._prompt_ids(cell, sample.arm), sample.ids)
-        return replace(sample, reference_nll=nll)
+        to_line(sample)  # a number that cannot be stored is this sample's failure, not the run's
+        return sample
 
 
 def _failure(cell: Cell, arm: Arm, order: int, error: str) -> Sample:
-    """The record of a decode that came to nothing."""
+    """The record of a turn that failed."""
     return Sample(cell.prompt.id, cell.prompt.subtask, cell.turn, cell.repeat, arm, order, error=error)
+
+
+def warm_up(
+    bench: Workbench, prompts: Sequence[Prompt], settings: WarmupConfig, max_new_tokens: int
+) -> set[int]:
+    """Decode each prompt's first turn with every arm until two successive timings agree, up to the cap.
+
+    A prompt that does not fit the context is left out: its failure is recorded when it is measured. A method
+    that learns from prompts forgets these. Then the decoder prepares for the longest conversation.
+
+    Returns:
+        The numbers of rows, the root's included, that the rounds had.
+    """
+    rows = {1}
+    for method in bench.arms.values():
+        for prompt in prompts:
+            ids = torch.tensor(bench.chat.prompt_ids(prompt.turns[:1], ()), device=bench.decoder.device)
+            room = bench.decoder.capacity - ids.numel()
+            if room >= 1:
+                budget = Budget(min(_WARMUP_TOKENS, max_new_tokens, room), bench.eos_ids)
+                rows |= {
+                    step.drafted + 1 for step in _decode_until_steady(bench, method, ids, budget, settings)
+                }
+        if isinstance(method, Stateful):
+            method.reset()
+    bench.decoder.prepare(_longest(bench, max_new_tokens))
+    return rows
+
+
+def _longest(bench: Workbench, max_new_tokens: int) -> int:
+    """Tokens of the conversation with the most characters, its answers included; at most the context."""
+    longest = max(bench.task.prompts, key=lambda prompt: sum(map(len, prompt.turns)))
+    tokens = sum(len(bench.chat.prompt_ids((turn,), ())) + max_new_tokens for turn in longest.turns)
+    return min(tokens, bench.decoder.capacity)
+
+
+def _decode_until_steady(
+    bench: Workbench, method: Method, prompt_ids: Tensor, budget: Budget, settings: WarmupConfig
+) -> tuple[Round, ...]:
+    """Rounds of the last decode; none if it failed."""
+    clock = turn_clock(bench.decoder.device)
+    before = float("inf")
+    rounds: tuple[Round, ...] = ()
+    for _ in range(settings.max_rounds):
+        sampler = Sampler(bench.sampling, bench.decoder.device, 0)
+        try:
+            with torch.inference_mode(), clock:
+                rounds = method.generate(prompt_ids, budget, sampler, clock).rounds
+            timing = clock.timing()
+        except Exception:
+            log.warning("warm-up failed; the measurement will record why", exc_info=True)
+            return ()
+        seconds = timing.prefill_s + timing.decode_s
+        if abs(seconds - before) <= settings.tolerance * seconds:
+            break
+        before = seconds
+    return rounds
+
+
+class LiveFigures:
+    """The figures beside the progress bar: speed of every arm and acceptance length since this start."""
+
+    def __init__(self) -> None:
+        self._tokens = dict.fromkeys(Arm, 0)
+        self._seconds = dict.fromkeys(Arm, 0.0)
+        self._rounds = self._failed = 0
+
+    def add(self, sample: Sample) -> None:
+        if sample.timing is None:
+            self._failed += 1
+            return
+        self._tokens[sample.arm] += len(sample.ids) - 1
+        self._seconds[sample.arm] += sample.timing.decode_s
+        if sample.arm is Arm.METHOD:
+            self._rounds += len(sample.rounds)
+
+    def text(self) -> str:
+        """Such as ``baseline 310 tok/s, method 450 tok/s, 3.1 tokens/round``."""
+        spent = {arm: seconds for arm, seconds in self._seconds.items() if seconds}
+        parts = [f"{arm.value} {self._tokens[arm] / seconds:.0f} tok/s" for arm, seconds in spent.items()]
+        if self._rounds:
+            parts.append(f"{self._tokens[Arm.METHOD] / self._rounds:.2f} tokens/round")
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        return ", ".join(parts)

@@ -1,23 +1,25 @@
-"""Is the output still the model's own? A verdict per sample, by teacher-forcing, never by the method's word.
+"""Checks of one sample: do its counts agree, and is its output the target's own, whatever the method claims?
 
-Greedy output is *exact* if every token is the target's argmax given the tokens before it, computed the way
-the baseline computes: one row per pass. Passes of several rows multiply in another order, so two nearly equal
-logits may swap; such a token is *tie-explained* if its logit lies within a margin scaled to the precision.
-Everything else is a *violation*, an answer that is cut short or goes on too long among it.
+Greedy output is *exact* if every token is the target's argmax given the tokens before it, computed as the
+baseline computes: one row per pass. Passes of several rows add in another order, so two nearly equal logits
+may swap; such a token is *tie-explained* if its logit lies within a margin scaled to the precision.
+Everything else is a *violation*, including an answer that ends too early or too late.
 
 Shapes: P prompt tokens, N output tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from bench.records.model import Equivalence, Verdict
+from bench.metrics.counts import accepted_counts, is_cut
+from bench.records.model import Arm, Equivalence, Sample, Verdict
 from bench.runtime.decoder import Decoder
+from methods.core.base import Exactness
 
 FP32_MARGIN = 1e-5
 """Largest logit gap in fp32 that the order of summation may explain; 1e-6 is typical on a CPU."""
@@ -27,12 +29,12 @@ HALF_ULPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the target thought of one emitted token.
+    """How the target rates one emitted token.
 
     Args:
         margin: Best logit minus the emitted token's logit; 0 for the argmax.
         tie_margin: Best minus second-best logit.
-        rank: Tokens ahead of the emitted one, ties broken by the lower id.
+        rank: Number of tokens with a higher logit; of equal logits, the lower id comes first.
         tolerance: Largest margin that counts as a tie here.
     """
 
@@ -40,6 +42,84 @@ class Step:
     tie_margin: float
     rank: int
     tolerance: float
+
+
+def check_counts(sample: Sample) -> None:
+    """Check that the counts of a sample agree with each other; the runner calls this before it stores one.
+
+    Raises:
+        ValueError: If prefill plus rounds do not emit exactly the ids, if a round before the last one was
+            cut, or if the cache entries or the histogram of accepted lengths disagree with the rounds.
+    """
+    emitted = 1 + sum(step.emitted for step in sample.rounds)
+    if emitted != len(sample.ids):
+        raise ValueError(
+            f"sample {sample.key}: prefill and rounds emitted {emitted} of {len(sample.ids)} ids"
+        )
+    cut = [index for index, step in enumerate(sample.rounds) if is_cut(step)]
+    if cut and cut != [len(sample.rounds) - 1]:
+        raise ValueError(f"sample {sample.key}: only the last round may be cut, got rounds {cut}")
+    if sample.kv_entries is not None:
+        _check_entries(sample, sample.kv_entries)
+    _check_histogram(sample)
+
+
+def _check_entries(sample: Sample, entries: int) -> None:
+    """A pass adds at least one cache entry, and at most one per token that its round emits."""
+    full = [step.emitted for step in sample.rounds if not is_cut(step)]
+    if not len(full) <= entries <= sum(full):
+        raise ValueError(
+            f"sample {sample.key}: {entries} cache entries for {len(sample.rounds)} rounds, "
+            f"{len(full)} of them whole, which have read {sum(full)} tokens"
+        )
+
+
+def _check_histogram(sample: Sample) -> None:
+    histogram = accepted_counts(sample.rounds)
+    rounds, accepted = len(sample.rounds), sum(step.accepted for step in sample.rounds)
+    if sum(histogram) != rounds:
+        raise ValueError(f"sample {sample.key}: histogram holds {sum(histogram)} of {rounds} rounds")
+    if (total := sum(length * count for length, count in enumerate(histogram))) != accepted:
+        raise ValueError(f"sample {sample.key}: histogram holds {total} of {accepted} accepted tokens")
+
+
+def judged(
+    sample: Sample,
+    baseline: Sample | None,
+    decoder: Decoder,
+    prompt_ids: Callable[[], Tensor],
+    promise: Exactness,
+) -> Sample:
+    """The sample with its verdict if it is a method's and, in lossy runs, its likelihood under the target.
+
+    Args:
+        sample: Without an error.
+        baseline: The baseline's sample of the same turn; None if there is none.
+        decoder: The target.
+        prompt_ids: Makes the prompt of this sample, shape [P].
+        promise: What the method promises: greedy output gets a verdict, other output is only compared.
+    """
+    if sample.arm is Arm.METHOD:
+        sample = replace(sample, equivalence=_equivalence(sample, baseline, decoder, prompt_ids, promise))
+    if promise is Exactness.LOSSY:
+        sample = replace(sample, reference_nll=reference_nll(decoder, prompt_ids(), sample.ids))
+    return sample
+
+
+def _equivalence(
+    method: Sample,
+    baseline: Sample | None,
+    decoder: Decoder,
+    prompt_ids: Callable[[], Tensor],
+    promise: Exactness,
+) -> Equivalence:
+    if baseline is None or baseline.error is not None:
+        return Equivalence(Verdict.UNCHECKED)
+    is_same_prompt = baseline.prompt_hash == method.prompt_hash
+    if promise is Exactness.GREEDY_EXACT:
+        return judge(decoder, prompt_ids(), method.ids, baseline.ids if is_same_prompt else ())
+    divergence = first_divergence(method.ids, baseline.ids) if is_same_prompt else None
+    return Equivalence(Verdict.UNCHECKED, first_divergence=divergence)
 
 
 def judge(
@@ -51,8 +131,8 @@ def judge(
         decoder: The target.
         prompt_ids: The prompt the output belongs to, shape [P].
         ids: The method's output.
-        baseline_ids: The baseline's output for the same prompt; empty if it answered another one, and then
-            every token is judged by itself.
+        baseline_ids: The baseline's output for the same prompt; empty if its prompt was another one, and then
+            every token is judged on its own.
     """
     divergence = first_divergence(ids, baseline_ids)
     if divergence is None:
@@ -60,8 +140,10 @@ def judge(
     steps = teacher_force(decoder, prompt_ids, ids)
     worst = max(steps, key=lambda step: step.margin - step.tolerance)
     at = steps[min(divergence, len(steps) - 1)]
-    is_cut = 0 < divergence == min(len(ids), len(baseline_ids))  # same tokens, another end: no tie does that
-    is_tie = worst.margin <= worst.tolerance and not is_cut
+    has_other_end = (
+        0 < divergence == min(len(ids), len(baseline_ids))
+    )  # same tokens, but no tie ends an answer
+    is_tie = worst.margin <= worst.tolerance and not has_other_end
     return Equivalence(
         verdict=Verdict.TIE_EXPLAINED if is_tie else Verdict.VIOLATION,
         first_divergence=divergence,
@@ -72,16 +154,16 @@ def judge(
 
 
 def first_divergence(ids: Sequence[int], baseline_ids: Sequence[int]) -> int | None:
-    """Index of the first token that differs, or is there in one output only; None for equal outputs."""
-    for index, (one, other) in enumerate(zip(ids, baseline_ids, strict=False)):
-        if one != other:
+    """Index of the first token that differs or that only one output has; None for equal outputs."""
+    for index, (token, other) in enumerate(zip(ids, baseline_ids, strict=False)):
+        if token != other:
             return index
     return None if len(ids) == len(baseline_ids) else min(len(ids), len(baseline_ids))
 
 
 @torch.inference_mode()
 def teacher_force(decoder: Decoder, prompt_ids: Tensor, ids: Sequence[int]) -> list[Step]:
-    """The target's view of each output token, N steps of one row as the baseline would take them."""
+    """How the target rates each output token, in N passes of one row, as the baseline computes them."""
     logits = decoder.prefill(prompt_ids)
     steps = [_step(logits[0], ids[0])]
     for offset, token in enumerate(ids[:-1]):
@@ -95,7 +177,7 @@ def teacher_force(decoder: Decoder, prompt_ids: Tensor, ids: Sequence[int]) -> l
 def reference_nll(decoder: Decoder, prompt_ids: Tensor, ids: Sequence[int]) -> float:
     """Negative log-likelihood of an output under the target in nats, summed over its N tokens.
 
-    One teacher-forced pass: a likelihood, unlike a verdict, does not hang on the order of summation.
+    One teacher-forced pass of all rows: unlike a verdict, a likelihood hardly changes with the order of sums.
     """
     tokens = torch.tensor(ids, device=prompt_ids.device)
     whole = torch.cat([prompt_ids, tokens[:-1]])

@@ -12,10 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.records.model import Round, Sample, Timing, Verdict
-
-PHASES = ("draft", "verify", "commit", "search")
-"""Phases of decode time (`methods.core.base.PhaseName`); the rest is host time."""
+from bench.records.model import PHASES, Round, Sample, Timing, Verdict
 
 
 class UndefinedError(ValueError):

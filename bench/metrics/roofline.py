@@ -165,13 +165,19 @@ def predicted_speedup(
     return tokens_per_round * step_s / round_s
 
 
-def predict(costs: Costs, samples: Sequence[Sample]) -> float:
+def predict(costs: Costs, samples: Sequence[Sample], *, several_tokens_per_row: bool = False) -> float:
     """Decode speedup that `costs` promise for the rounds of these samples, pooled over all rounds.
 
     Passes of the target cost what they cost alone; draft, commit and host time are the samples' own, less the
     share that other work kept the thread from its core (wall over CPU time). What the measured speedup lacks
     is lost inside verification (rows beside the drafted ones, masks, the acceptance rule); what it has beyond
     is a baseline loop slower than its passes.
+
+    Args:
+        costs: Of the target's passes.
+        samples: Of the method.
+        several_tokens_per_row: Each pass reads one row, see `methods.core.base.Traits`; otherwise it reads
+            the drafted tokens and the root.
 
     Raises:
         UndefinedError: If there is no round, or the samples were timed without phases.
@@ -181,7 +187,8 @@ def predict(costs: Costs, samples: Sequence[Sample]) -> float:
     if not rounds or not all(timing.phases_s for timing in timings):
         raise UndefinedError("a prediction needs rounds, and times by phase")
     count = len(rounds)
-    verify_s = sum(costs.verify_s(one.drafted + 1, one.exit_layer) for one in rounds)
+    rows = [1 if several_tokens_per_row else step.drafted + 1 for step in rounds]
+    verify_s = sum(costs.verify_s(read, step.exit_layer) for read, step in zip(rows, rounds, strict=True))
     wall_s = sum(timing.prefill_s + timing.decode_s for timing in timings)
     own = min(1.0, sum(timing.cpu_s for timing in timings) / wall_s)
     draft_s = own * sum(timing.phases_s.get("draft", 0.0) for timing in timings)

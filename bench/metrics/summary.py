@@ -41,6 +41,7 @@ def summarise(
     run: Run,
     samples: Sequence[Sample],
     *,
+    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
     badge: str | None = None,
@@ -54,7 +55,7 @@ def summarise(
     good = [one for one in samples if one.error is None]
     baseline, method = _arm(compared, Arm.BASELINE), _arm(compared, Arm.METHOD)
     all_method = _arm(good, Arm.METHOD)
-    draws = _Draws(resamples, seed)
+    draws = _Draws(level, resamples, seed)
     speedup = draws.speedup(baseline, method)
     probe = _probe(run)
     against_eager = _against_eager(eager, method if _arm(samples, Arm.METHOD) else baseline, draws)
@@ -90,6 +91,7 @@ def summarise(
 class _Draws:
     """How intervals are drawn."""
 
+    level: float
     resamples: int
     seed: int
 
@@ -112,10 +114,14 @@ class _Draws:
         return _defined(self._aa, _totals(baseline, per_question)) if baseline else None
 
     def _ratio(self, arms: Sequence[Totals]) -> Interval:
-        return stats.paired_speedup(arms[0], arms[1], resamples=self.resamples, seed=self.seed)
+        return stats.paired_speedup(
+            arms[0], arms[1], level=self.level, resamples=self.resamples, seed=self.seed
+        )
 
     def _geometric(self, arms: Sequence[Totals]) -> Interval:
-        return stats.geometric_speedup(arms[0], arms[1], resamples=self.resamples, seed=self.seed)
+        return stats.geometric_speedup(
+            arms[0], arms[1], level=self.level, resamples=self.resamples, seed=self.seed
+        )
 
     def _aa(self, totals: Totals) -> AaCheck:
         return stats.aa_check(totals, resamples=self.resamples, seed=self.seed)
@@ -193,10 +199,10 @@ def _probe(run: Run) -> Probe | None:
 
 
 def _predicted(run: Run, probe: Probe | None, method: Sequence[Sample]) -> float | None:
-    """None too where rounds do not tell the rows of their verification."""
-    if probe is None or run.labels.get("several tokens per row"):
+    if probe is None:
         return None
-    return _defined(partial(roofline.predict, probe.costs), method)
+    has_one_row = bool(run.labels.get("several tokens per row"))
+    return _defined(partial(roofline.predict, probe.costs, several_tokens_per_row=has_one_row), method)
 
 
 def _figures(arm: Sequence[Sample]) -> ArmFigures:

@@ -1,6 +1,6 @@
-"""GPUs that a plan can reckon for: memory and bandwidth by their makers' data sheets.
+"""GPUs that a plan can estimate for: memory and bandwidth from their makers' data sheets.
 
-A plan made on a laptop tells what a run will take on the machine it is meant for. Knows nothing of torch.
+So a plan made on a laptop says what a run will take on the machine it is meant for. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Gpu:
 
     Args:
         title: Its name.
-        memory_bytes: Of its memory.
+        memory_bytes: Size of its memory.
         bytes_per_s: Peak bandwidth of its memory.
     """
 
@@ -50,6 +50,6 @@ _WORDS = {
 
 
 def recognised(name: str) -> Gpu | None:
-    """The GPU that a driver calls by this name, or None if it is not in the table."""
-    found = [key for key, words in _WORDS.items() if all(word in name for word in words)]
-    return GPUS[found[0]] if found else None
+    """The GPU with this name in its driver, or None if it is not in the table."""
+    keys = [key for key, words in _WORDS.items() if all(word in name for word in words)]
+    return GPUS[keys[0]] if keys else None

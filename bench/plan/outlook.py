@@ -1,10 +1,10 @@
-"""What a run will take, told before it starts: what must be fetched or trained first, memory, and time.
+"""Estimates for a run before it starts: what must be fetched or trained first, memory, and time.
 
-Nothing is downloaded and no weight is loaded: model and modules are built of tensors without storage and
-counted. Memory is what the decoder sets aside for certain; activations and the driver come on top. Time is an
-estimate that errs on the long side where it can: every answer as long as it may be, every method no faster
-than the baseline, each token the reading of all weights and of the cache at the bandwidth of the data sheet.
-Prefill is left out, and how much slower than that an eager loop is.
+Nothing is downloaded and no weights are loaded: model and modules are built of tensors without storage and
+counted. Memory is what the decoder is certain to allocate; activations and the driver come on top. Time is an
+upper estimate in most parts: every answer has its full length, no method is faster than the baseline, and
+each token reads all weights and the cache at the bandwidth of the data sheet. It leaves out the prefill, and
+that an eager loop is slower than that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from transformers import LlamaConfig
 
 from bench.compose.components import resolve_path
-from bench.compose.fingerprints import module_parameters
+from bench.compose.identity import module_parameters
 from bench.compose.settings import ModelConfig, RuntimeConfig, Settings
 from bench.compose.workbench import options_for
 from bench.metrics.roofline import ceiling_tokens_per_s, step_bytes
@@ -29,7 +29,6 @@ from bench.runtime.hub import resolved_here
 from bench.runtime.loading import RuntimeOptions, load_config, weight_files
 from bench.runtime.modules import PROVENANCE_FILE
 from bench.runtime.random_weights import empty_decoder
-from bench.show.machine_table import byte_size
 from bench.tasks.task import Fetched
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import FullTrainable, Method, Trainable
@@ -47,7 +46,7 @@ class Size:
         weight_bytes: Of the model's weights.
         pass_bytes: Of the weights that a decode step reads.
         token_bytes: Of keys and values of one token.
-        capacity: Tokens that the cache is set aside for.
+        capacity: Tokens that the cache has room for.
         module_bytes: Of the method's modules.
     """
 
@@ -59,27 +58,27 @@ class Size:
 
     @property
     def cache_bytes(self) -> int:
-        """Set aside for keys and values."""
+        """Allocated for keys and values."""
         return self.token_bytes * self.capacity
 
     @property
     def total_bytes(self) -> int:
-        """All that is set aside for certain."""
+        """All that is certain to be allocated."""
         return self.weight_bytes + self.cache_bytes + self.module_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a plan knows of one run.
+    """The estimates for one run.
 
     Args:
         samples: Answers that the run decodes, of all arms and repeats.
         longest: Most tokens of an answer.
-        context: Tokens in the cache at half an answer, mean; the prompt counts where it is at hand.
-        size: None if the model's shape is not known here.
-        gpu: What time is reckoned for; None if there is none, or it is not in the table.
-        missing: What has to be fetched or made first.
-        is_startable: Whether all that identifies the run is at hand.
+        context: Mean number of tokens in the cache at half an answer; includes the prompt if it is here.
+        size: None if the model's shape is unknown.
+        gpu: The GPU that time is estimated for; None if there is none, or it is not in the table.
+        missing: What has to be fetched or trained first, one sentence each.
+        is_startable: Whether everything that identifies the run is on this machine.
     """
 
     samples: int
@@ -104,11 +103,11 @@ class Outlook:
         return None if self.token_s is None else self.samples * self.longest * self.token_s
 
 
-def foresee(settings: Settings) -> Outlook:
-    """What is known of a run without network and weights.
+def estimate(settings: Settings) -> Outlook:
+    """The estimates for a run, made without network and weights.
 
     Raises:
-        UserError: If a setting cannot be met whatever is fetched.
+        UserError: If a setting cannot be met, whatever is fetched.
     """
     method: Method = settings.method.build()
     turns, characters, is_task_here = _questions(settings)
@@ -132,42 +131,8 @@ def foresee(settings: Settings) -> Outlook:
     )
 
 
-def outlook_lines(outlook: Outlook) -> list[str]:
-    """The estimates in words, one line each, and what comes first."""
-    first = [f"  first   {one}" for one in outlook.missing]
-    if outlook.size is None:
-        return ["  memory  unknown: neither the checkpoint nor its shape is here", *first]
-    return [_memory_line(outlook.size, outlook.gpu), _time_line(outlook), *first]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the largest unit that leaves a number above one."""
-    for unit, scale in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * scale:
-            return f"{seconds / scale:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _memory_line(size: Size, gpu: Gpu | None) -> str:
-    modules = byte_size(size.module_bytes)
-    parts = f"weights {byte_size(size.weight_bytes)}, modules {modules}, cache {byte_size(size.cache_bytes)}"
-    line = f"  memory  about {byte_size(size.total_bytes)}: {parts} for {size.capacity} tokens"
-    if gpu is None:
-        return line
-    verdict = "has" if size.total_bytes <= gpu.memory_bytes else "DOES NOT FIT:"
-    return f"{line}; {gpu.title}: {verdict} {byte_size(gpu.memory_bytes)}"
-
-
-def _time_line(outlook: Outlook) -> str:
-    if outlook.gpu is None or outlook.seconds is None or outlook.token_s is None:
-        return f"  time    no estimate without a GPU: add bench.device={'|'.join(GPUS)}"
-    rate = f"{1e3 * outlook.token_s:.1f} ms a token at {outlook.gpu.bytes_per_s / 1e9:.0f} GB/s"
-    work = f"{outlook.samples} answers of up to {outlook.longest} tokens, {rate}"
-    return f"  time    estimated {duration(outlook.seconds)} on {outlook.gpu.title}: {work}"
-
-
 def _questions(settings: Settings) -> tuple[int, int, bool]:
-    """Turns to ask, mean characters of a prompt where it is known, and whether the prompts are here."""
+    """Number of turns, mean characters of a prompt (0 if unknown), and whether the prompts are here."""
     task = settings.task.build()
     unfetched = task.unfetched_turns() if isinstance(task, Fetched) else None
     if unfetched is not None:
@@ -198,7 +163,7 @@ def _holds_weights(folder: Path) -> bool:
 
 
 def _gpu(settings: Settings) -> Gpu | None:
-    """The GPU that is named, or the one that the run would take."""
+    """The GPU that is set, or the one that the run would use."""
     if settings.plan_device is not None:
         return GPUS[settings.plan_device]
     if settings.runtime.device == "cpu" or not torch.cuda.is_available():
@@ -207,18 +172,18 @@ def _gpu(settings: Settings) -> Gpu | None:
 
 
 def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transformers configuration
-    """Configuration of a checkpoint: its own, or what we know of it by name; None for an unknown one."""
+    """Configuration of a checkpoint: its own, or the one shipped for its name; None without either."""
     if folder is not None:
         return load_config(folder)
     known: Any = OmegaConf.to_container(OmegaConf.load(KNOWN_SHAPES))
-    for one in known:
-        if path in one["checkpoints"]:
-            return LlamaConfig(**one["shape"], architectures=["LlamaForCausalLM"])
+    for entry in known:
+        if path in entry["checkpoints"]:
+            return LlamaConfig(**entry["shape"], architectures=["LlamaForCausalLM"])
     return None
 
 
 def planned_options(runtime: RuntimeConfig, model: ModelConfig, gpu: Gpu | None) -> RuntimeOptions:
-    """How the model would lie in memory: on this machine, or on a GPU that need not be in it."""
+    """Where and how the model would lie in memory, on this machine or on a GPU that it may not have."""
     options = options_for(runtime, model)
     if gpu is None or runtime.dtype is not None:
         return options
@@ -227,7 +192,7 @@ def planned_options(runtime: RuntimeConfig, model: ModelConfig, gpu: Gpu | None)
 
 
 def find_empty(model: ModelConfig, options: RuntimeOptions) -> tuple[Decoder | None, bool]:
-    """The model without storage, None if its shape is not known; and whether it need not be fetched."""
+    """The model without storage, None if its shape is unknown; and whether it is on this machine."""
     folder = resolved_here(model.path, model.revision)
     is_here = folder is not None and (model.weights == "random" or _holds_weights(folder))
     return _empty(folder if is_here else None, model.path, options), is_here
@@ -235,7 +200,7 @@ def find_empty(model: ModelConfig, options: RuntimeOptions) -> tuple[Decoder | N
 
 @cache
 def _empty(folder: Path | None, path: str, options: RuntimeOptions) -> Decoder | None:
-    """The model without storage, kept for the other runs of a sweep; None if its shape is not known."""
+    """The model without storage, cached for the other runs of a sweep; None if its shape is unknown."""
     config = _shape(folder, path)
     return None if config is None else empty_decoder(config, options)
 
@@ -252,7 +217,7 @@ def _size(settings: Settings, method: Method, decoder: Decoder) -> Size:
 
 
 def _module_parameters(settings: Settings, method: Method, decoder: Decoder) -> int:
-    """Parameters beside the model: as stored, else as training would make them."""
+    """Parameters of the method's modules: as stored, else as training would make them."""
     weights = settings.method.params.get("weights")
     if weights is None:
         return 0
@@ -261,7 +226,7 @@ def _module_parameters(settings: Settings, method: Method, decoder: Decoder) -> 
         return stored
     with decoder.device:
         if isinstance(method, Trainable):
-            return sum(one.numel() for one in method.trainer().new_module(decoder).parameters())
+            return sum(tensor.numel() for tensor in method.trainer().new_module(decoder).parameters())
         if isinstance(method, FullTrainable):
-            return sum(one.numel() for one in method.model_trainer().new_model(decoder).parameters())
-    return 0  # fitted to a model without tensors of its own, such as layers to skip
+            return sum(tensor.numel() for tensor in method.model_trainer().new_model(decoder).parameters())
+    return 0  # fitted to the model but without tensors, such as a set of layers to skip

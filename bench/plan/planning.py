@@ -1,14 +1,15 @@
-"""``bench.plan=true``: which run a command means, how far it is, and what it would take."""
+"""``bench.plan=true``: which run a command means, how much of it is measured, and what it would take."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from bench.compose.settings import Settings
-from bench.compose.workbench import draw_up
-from bench.measure.cells import arms_of, cells_of, key_of
-from bench.plan.outlook import foresee, outlook_lines
+from bench.compose.workbench import arms_of, cells_of, key_of, prepare_run
+from bench.plan.devices import GPUS, Gpu
+from bench.plan.outlook import Outlook, Size, estimate
 from bench.records.store import load_run, load_samples
+from bench.show.machine_table import byte_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,8 @@ class Planned:
     """What `execute` would do.
 
     Args:
-        text: Id of the run and how much of it is measured; memory, time, and what must be had first.
-        seconds: The time, an estimate; None where there is none.
+        text: The run's id and progress, memory, time, and what must be fetched or trained first.
+        seconds: Estimated time; None if there is no estimate.
     """
 
     text: str
@@ -26,24 +27,58 @@ class Planned:
 
 def plan(settings: Settings) -> Planned:
     """What `execute` would do, and what it would take. Fetches nothing and loads no weights."""
-    outlook = foresee(settings)
+    outlook = estimate(settings)
     progress = _progress(settings) if outlook.is_startable else _unstarted(settings, outlook.samples)
     return Planned("\n".join([progress, *outlook_lines(outlook)]), outlook.seconds)
 
 
+def outlook_lines(outlook: Outlook) -> list[str]:
+    """The estimates in words, one line each, then what must be done first."""
+    first = [f"  first   {task}" for task in outlook.missing]
+    if outlook.size is None:
+        return ["  memory  unknown: neither the checkpoint nor its shape is here", *first]
+    return [_memory_line(outlook.size, outlook.gpu), _time_line(outlook), *first]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit that leaves a number above one."""
+    for unit, scale in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * scale:
+            return f"{seconds / scale:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _progress(settings: Settings) -> str:
-    drawn = draw_up(settings)
-    folder = settings.results_dir / "runs" / drawn.run.run_id
-    cells = cells_of(drawn.task.prompts, settings.measure.repeats)
-    wanted = {key_of(cell, arm) for cell in cells for arm in arms_of(cell, drawn.arms)}
+    prepared = prepare_run(settings)
+    folder = settings.results_dir / "runs" / prepared.run.run_id
+    cells = cells_of(prepared.task.prompts, settings.measure.repeats)
+    keys = {key_of(cell, arm) for cell in cells for arm in arms_of(cell, prepared.arms)}
     has_begun = (folder / "run.json").is_file()  # a start that was killed at once leaves an empty folder
     stored = load_samples(folder) if has_begun and load_run(folder) else []
-    done = sum(sample.error is None and sample.key in wanted for sample in stored)
-    state = "complete" if done == len(wanted) else "not started" if not stored else "incomplete"
-    return f"{drawn.run.run_id}  {done} of {len(wanted)} samples  {state}"
+    done = sum(sample.error is None and sample.key in keys for sample in stored)
+    state = "complete" if done == len(keys) else "not started" if not stored else "incomplete"
+    return f"{prepared.run.run_id}  {done} of {len(keys)} samples  {state}"
 
 
 def _unstarted(settings: Settings, samples: int) -> str:
-    """A run whose id is not known yet, for it depends on what is still to be fetched."""
+    """A run whose id is not known yet, because it depends on what has to be fetched."""
     names = settings.method.name, settings.task.name, settings.model.name
     return f"{'-'.join(names)}  0 of {samples} samples  not started"
+
+
+def _memory_line(size: Size, gpu: Gpu | None) -> str:
+    modules = byte_size(size.module_bytes)
+    parts = f"weights {byte_size(size.weight_bytes)}, modules {modules}, cache {byte_size(size.cache_bytes)}"
+    line = f"  memory  about {byte_size(size.total_bytes)}: {parts} for {size.capacity} tokens"
+    if gpu is None:
+        return line
+    verdict = "has" if size.total_bytes <= gpu.memory_bytes else "DOES NOT FIT:"
+    return f"{line}; {gpu.title}: {verdict} {byte_size(gpu.memory_bytes)}"
+
+
+def _time_line(outlook: Outlook) -> str:
+    if outlook.gpu is None or outlook.seconds is None or outlook.token_s is None:
+        return f"  time    no estimate without a GPU: add bench.device={'|'.join(GPUS)}"
+    rate = f"{1e3 * outlook.token_s:.1f} ms a token at {outlook.gpu.bytes_per_s / 1e9:.0f} GB/s"
+    work = f"{outlook.samples} answers of up to {outlook.longest} tokens, {rate}"
+    return f"  time    estimated {duration(outlook.seconds)} on {outlook.gpu.title}: {work}"

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from bench.cli import run_composed
-from bench.compose.bounds import require_least
+from bench.compose.components import require_least
 from bench.compose.settings import ModelConfig, RuntimeConfig, Settings, register_schema, settings_from
 from bench.errors import UserError
 

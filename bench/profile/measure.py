@@ -10,18 +10,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.measure.meters import EnergyMeter, MemoryMeter, turn_clock
-from bench.measure.nvml import nvml_device
+from bench.measure.meters import MemoryMeter, energy_meter, turn_clock
 from bench.measure.probes import Turns, measure_costs, measure_ranges, read_bandwidth, weight_bytes
 from bench.metrics import counts as metrics
 from bench.metrics import roofline
 from bench.metrics.roofline import Costs
 from bench.profile.records import Bandwidth, Level, MethodCost
-from bench.records.model import Arm, Sample
+from bench.records.model import PHASES, Arm, Sample
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Budget, Method
+from methods.core.base import Budget, Method, traits_of
 
 
 def measure_bandwidth(decoder: Decoder, buffer_bytes: int, turns: Turns) -> Bandwidth:
@@ -59,7 +58,7 @@ def measure_method(
     """
     baseline = Autoregressive()
     baseline.attach(decoder)
-    memory, energy = MemoryMeter(decoder.device), EnergyMeter(nvml_device(decoder.device)[0])
+    memory, energy = MemoryMeter(decoder.device), energy_meter(decoder.device)
     _decode(baseline, decoder, prompts[0], tokens, Arm.BASELINE)  # warms up, and is not counted
     _decode(method, decoder, prompts[0], tokens, Arm.METHOD)
     memory.reset()
@@ -72,7 +71,7 @@ def measure_method(
         energies.append(energy.joules())
     rounds = [one for sample in ours for one in sample.rounds]
     timings = [one.timing for one in ours if one.timing is not None]
-    phases = {phase: sum(one.phases_s[phase] for one in timings) for phase in metrics.PHASES}
+    phases = {phase: sum(one.phases_s[phase] for one in timings) for phase in PHASES}
     return MethodCost(
         name=name,
         prompts=len(prompts),
@@ -85,15 +84,12 @@ def measure_method(
         commit_s=phases["commit"],
         baseline_tokens=sum(metrics.decode_work(one).tokens for one in theirs),
         baseline_s=sum(metrics.decode_work(one).seconds for one in theirs),
-        predicted=_predicted(method, costs, ours),
+        predicted=roofline.predict(
+            costs, ours, several_tokens_per_row=traits_of(method).several_tokens_per_row
+        ),
         peak_allocated_bytes=memory.peak_bytes(),
         energy_j=None if None in energies else sum(one for one in energies if one is not None),
     )
-
-
-def _predicted(method: Method, costs: Costs, samples: Sequence[Sample]) -> float | None:
-    """None where rounds do not tell the rows of their verification."""
-    return None if getattr(method, "emits_behind_one_row", False) else roofline.predict(costs, samples)
 
 
 @torch.inference_mode()

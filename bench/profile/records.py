@@ -16,7 +16,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.metrics import roofline
 from bench.metrics.roofline import Costs
-from bench.records.sample_file import write_atomically
+from bench.records.files import write_text
 
 SCHEMA_VERSION = 1
 """Raised whenever a stored field changes its meaning."""
@@ -160,8 +160,7 @@ def save_profile(results: Path, profile: Profile) -> Path:
     path = results / "profiles" / f"{profile.model}-{device}-{digest}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(profile), indent=1, allow_nan=False) + "\n"
-        write_atomically(path, text.encode())
+        write_text(path, json.dumps(asdict(profile), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror}", "set results_dir to a folder that can be"

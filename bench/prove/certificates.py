@@ -1,39 +1,39 @@
-"""Certificates: what was proved of a method's output, for which source, and what a table may say of it.
+"""Certificates: what was proved of a method's output, for which code, and what a table may say of a run.
 
-A certificate is a JSON file under ``results/certificates``, named by the method and the hash of its source.
-The source is the method's own module and every module of ours that computes its output: whatever it imports,
-at any remove, from ``methods``, from ``bench.runtime`` and from its own package, with the C files beside
-them. One changed line in any of them makes another hash, and tables fall back to the method's word. Settings
-do not enter the hash; a setting that makes a method lossy changes what it declares.
+A certificate is a JSON file in ``results/certificates``. It is about one method with one set of settings, the
+code that decodes (`bench.prove.source`), and the places it was checked in: device, and the tier of each
+precision. A run may show it only where all of these are its own. Trained weights may differ: they decide what
+is drafted, never what is accepted.
+
+New code keeps a certificate if it decodes a fixed battery of prompts into the same ids, rounds and counts
+(`bench.prove.battery`); the hashes of all code that did are kept in the certificate.
 
 This module knows nothing of torch.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
+from bench.records.files import write_text
 from bench.records.model import Run
 
 FOLDER = "certificates"
 SHIPPED = Path(__file__).parents[2] / "results" / "published"
 """Where the repository has its own certificates; a package installed without them has none."""
-HASH_LENGTH = 8
-SHARED_SOURCE = ("methods", "bench.runtime")
-SCHEMA_VERSION = 1
+KEY_LENGTH = 8
+SCHEMA_VERSION = 2
 
 GREEDY, SAMPLING, LOSSY = "greedy-exact", "sampling-exact", "lossy"
 """Values of `methods.core.base.Exactness`, which imports torch."""
 
-PROVES = {GREEDY: ("greedy",), SAMPLING: ("greedy", "sampling")}
+PROVES = {GREEDY: ("rules", "greedy"), SAMPLING: ("rules", "greedy", "sampling")}
 """Checks that must have been made and passed for a promise to count as proved."""
 
 
@@ -50,8 +50,8 @@ class Check:
     """One check of one method.
 
     Args:
-        kind: ``greedy`` (fp32, strict), ``greedy half`` or ``sampling``.
-        subject: The model, and what else sets this check apart.
+        kind: ``rules``, ``premises``, ``greedy`` (float32, token for token), ``greedy half`` or ``sampling``.
+        subject: The model, and what else distinguishes this check.
         status: How it ended.
         detail: One line: what was seen, or why nothing could be.
         figures: Counts and statistics.
@@ -64,9 +64,33 @@ class Check:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def is_telling(self) -> bool:
-        """Whether acceptance was put to the test: where every draft is rejected, any rule looks exact."""
+    def is_conclusive(self) -> bool:
+        """Whether drafts were accepted: where every draft is rejected, any acceptance rule looks exact."""
         return not self.figures.get("drafted") or bool(self.figures.get("accepted"))
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Code that decoded the battery as the certificate says.
+
+    Args:
+        source: See `bench.prove.source.source_hash`.
+        commit: Of the repository, None where it is not known.
+        created: When it was proved, or when the certificate was carried over to it, ISO 8601.
+    """
+
+    source: str
+    commit: str | None
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where passes run: ``cpu`` or ``cuda``, the tier, the precision."""
+
+    device: str
+    tier: str
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,42 +101,48 @@ class Certificate:
         method: Name of its yaml file.
         target: Dotted path of its constructor.
         params: Its settings.
-        source_hash: See `source_hash`.
+        device: ``cpu`` or ``cuda``.
+        tiers: The tier that was checked, by precision.
         declared: What the method promises, ``greedy`` and ``sampling``.
         checks: In the order they were made.
         controls: By broken variant, the kind of check that caught it; None if none did.
+        transcript: What the battery decoded, by name: hashes of ids, rounds and counts.
+        code: Code with this transcript, the one that was proved first.
         settings: Size of the proof.
-        created: When, ISO 8601.
-        versions: Of Python and the packages that compute.
+        versions: Of Python and the packages that compute, and the device's name.
     """
 
     method: str
     target: str
     params: Mapping[str, Any]
-    source_hash: str
+    device: str
+    tiers: Mapping[str, str]
     declared: Mapping[str, str]
     checks: tuple[Check, ...]
     controls: Mapping[str, str | None]
+    transcript: Mapping[str, str]
+    code: tuple[Code, ...]
     settings: Mapping[str, Any]
-    created: str
     versions: Mapping[str, Any]
     schema_version: int = SCHEMA_VERSION
 
     def proves(self, promise: str) -> bool:
-        """Whether checks bear this promise out: made, telling, passed; none failed, no control escaped."""
+        """Whether the checks support this promise: made, conclusive and passed; no control escaped."""
         if promise not in PROVES or not self.are_controls_caught:
             return False
-        passed = {one.kind for one in self.checks if one.status is Status.PASSED and one.is_telling}
+        passed = {
+            check.kind for check in self.checks if check.status is Status.PASSED and check.is_conclusive
+        }
         return not self.failures and passed.issuperset(PROVES[promise])
 
     @property
     def failures(self) -> tuple[Check, ...]:
         """Checks that failed."""
-        return tuple(one for one in self.checks if one.status is Status.FAILED)
+        return tuple(check for check in self.checks if check.status is Status.FAILED)
 
     @property
     def are_controls_caught(self) -> bool:
-        """Whether the checks told every broken variant from an exact method."""
+        """Whether every variant that is broken on purpose was caught."""
         return bool(self.controls) and all(self.controls.values())
 
     @property
@@ -120,9 +150,33 @@ class Certificate:
         """``FAILED``, or for greedy and sampled output ``proved``, ``named lossy``, ``not provable here``."""
         if self.failures:
             return "FAILED"
-        states = [f"{name} {self._state(promise)}" for name, promise in self.declared.items()]
-        alike = {state.partition(" ")[2] for state in states}
-        return ", ".join(states) if len(alike) > 1 else alike.pop() if alike else Status.SKIPPED.value
+        states = {name: self._state(promise) for name, promise in self.declared.items()}
+        if len(set(states.values())) > 1:
+            return ", ".join(f"{name} {state}" for name, state in states.items())
+        return next(iter(states.values()), Status.SKIPPED.value)
+
+    @property
+    def key(self) -> str:
+        """What distinguishes it from other certificates of the method: settings, places and code."""
+        parts = [_without_weights(self.params), self.device, dict(self.tiers), self.code[-1].source]
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+    def covers(self, place: Place) -> bool:
+        """Whether it was made on this device and, for this precision, on this tier."""
+        return self.device == place.device and self.tiers.get(place.dtype) == place.tier
+
+    def has_settings(self, params: Mapping[str, Any]) -> bool:
+        """Whether it is about these settings; weights are left aside."""
+        return bool(_without_weights(self.params) == _without_weights(params))
+
+    def is_about(self, source: str) -> bool:
+        """Whether code of this hash was proved, or decodes as the proved code does."""
+        return any(code.source == source for code in self.code)
+
+    def carried(self, code: Code) -> Certificate:
+        """The same certificate for new code of the same transcript."""
+        return replace(self, code=(*self.code, code))
 
     def _state(self, promise: str) -> str:
         if promise == LOSSY:
@@ -131,131 +185,85 @@ class Certificate:
 
 
 def save(certificate: Certificate, results: Path) -> Path:
-    """Write a certificate under `results`; the file appears whole or not at all."""
-    path = _path(results, certificate.method, certificate.source_hash)
+    """Write a certificate into `results`; the file appears whole or not at all."""
+    path = results / FOLDER / f"{certificate.method}-{certificate.key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(certificate), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(asdict(certificate), indent=2) + "\n")
     return path
 
 
-def load(results: Path, method: str, source: str) -> Certificate | None:
-    """The certificate of a method in this very version, or None."""
-    path = _path(results, method, source)
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["schema_version"] != SCHEMA_VERSION or found["source_hash"] != source:
-        return None
-    found["checks"] = tuple(Check(**{**one, "status": Status(one["status"])}) for one in found["checks"])
-    return Certificate(**found)
-
-
-def badge(results: Path, method: str, source: str | None, promise: str) -> str:
-    """What a table may say of a method's output.
-
-    A proof on another machine is evidence, not proof for this one: a shipped certificate is told apart.
-
-    Args:
-        results: Folder that holds the certificates made here.
-        method: Name of its yaml file.
-        source: Hash of the source that was measured; None where the record does not tell.
-        promise: What the method declared under the sampler it was measured with.
-    """
-    if promise not in PROVES:
-        return promise
-    own = load(results, method, source) if source else None
-    certificate = load(SHIPPED, method, source) if source and own is None else own
-    if certificate is None:
-        return f"{promise}: declared, not proved"
-    if certificate.failures:
-        return f"{promise}: declared, REFUTED by its certificate"
-    if not certificate.proves(promise):
-        return f"{promise}: declared, not proved"
-    return f"{promise}: proved" if own else f"{promise}: proved as shipped, not here"
+def certificates_of(method: str, results: Path) -> Iterator[tuple[Path, Certificate]]:
+    """All certificates of a method in `results`, with their files; those of older schemas are passed over."""
+    for path in sorted((results / FOLDER).glob(f"{method}-*.json")):
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.get("schema_version") == SCHEMA_VERSION and fields["method"] == method:
+            yield path, _parsed(fields)
 
 
 def badge_of(run: Run, results: Path) -> str:
-    """The badge of a measured run; a run whose attempts had different sources has no proof."""
-    promise = str(run.labels.get("exactness", "exactness not stated"))
-    sources = {attempt.get("source") for attempt in run.attempts}
-    return badge(results, run.method, sources.pop() if len(sources) == 1 else None, promise)
+    """What a table may say of the output of a measured run.
 
-
-def source_hash(target: str) -> str:
-    """Hash over everything that computes a method's output; see the module's docstring.
-
-    Args:
-        target: Dotted path of the constructor, ``package.module.Class``.
-
-    Raises:
-        ValueError: If no module on that path has source.
+    A proof on another machine is evidence, not proof for this one: a shipped certificate is named as such.
     """
-    digest = hashlib.sha256()
-    for name, path in sorted(_closure(_module_of(target)).items()):
-        digest.update(name.encode() + b"\0" + path.read_bytes())
-        for beside in _c_sources(path):
-            digest.update(beside.name.encode() + b"\0" + beside.read_bytes())
-    return digest.hexdigest()[:HASH_LENGTH]
+    promise = str(run.labels.get("exactness", "exactness not stated"))
+    if promise not in PROVES:
+        return promise
+    return f"{promise}: {_standing(run, promise, results)}"
 
 
-def _path(results: Path, method: str, source: str) -> Path:
-    return results / FOLDER / f"{method}-{source}.json"
+def _standing(run: Run, promise: str, results: Path) -> str:
+    sources = {attempt.get("source") for attempt in run.attempts}
+    source = sources.pop() if len(sources) == 1 else None
+    if source is None:  # not on record, or the code changed between two attempts
+        return "declared, not proved"
+    for folder, ending in ((results, ""), (SHIPPED, " as shipped, not here")):
+        known = [entry for _, entry in certificates_of(run.method, folder) if entry.is_about(source)]
+        exact = [entry for entry in known if _fits(entry, run)]
+        if exact:
+            return _verdict_of(exact[-1], promise, source, ending)
+        if known:
+            return f"declared, proved only {_places(known)}"
+    return "declared, not proved"
 
 
-def _module_of(target: str) -> str:
-    """The longest part of a dotted path that is a module."""
-    name = target.rpartition(".")[0]
-    while name and _source(name) is None:
-        name = name.rpartition(".")[0]
-    if not name:
-        raise ValueError(f"{target} lies in no module with source")
-    return name
+def _fits(certificate: Certificate, run: Run) -> bool:
+    params = {key: value for key, value in run.identity.get("method", {}).items() if key != "target"}
+    return certificate.has_settings(params) and certificate.covers(_place_of(run))
 
 
-def _closure(module: str) -> dict[str, Path]:
-    """Files of a module and of all that it imports from the packages that count."""
-    packages = (*SHARED_SOURCE, module.partition(".")[0])
-    found: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        path = _source(name)
-        if name in found or path is None:
-            continue
-        found[name] = path
-        waiting += [
-            one
-            for one in _imports(name, path)
-            if any(one == package or one.startswith(f"{package}.") for package in packages)
-        ]
-    return found
+def _place_of(run: Run) -> Place:
+    attempt = run.attempts[-1]
+    device = "cuda" if attempt.get("gpu") else "cpu"
+    return Place(device, str(run.labels.get("tier")), str(attempt.get("dtype")))
 
 
-def _c_sources(path: Path) -> list[Path]:
-    """C files beside a module: it compiles them, and no import names them."""
-    return sorted(path.parent.glob("*.[ch]"))
+def _verdict_of(certificate: Certificate, promise: str, source: str, ending: str) -> str:
+    if certificate.failures:
+        return "declared, REFUTED by its certificate"
+    if not certificate.proves(promise):
+        return "declared, not proved"
+    first = certificate.code[0]
+    if first.source == source:
+        return f"proved{ending}"
+    return f"proved{ending} at {(first.commit or first.source)[:KEY_LENGTH]}, behaviour unchanged since"
 
 
-def _imports(name: str, path: Path) -> Iterator[str]:
-    """Dotted names that a module imports; of ``from a import b`` both a and a.b, whichever is a module."""
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            source = resolve_name("." * node.level + (node.module or ""), package)
-            yield source
-            yield from (f"{source}.{one.name}" for one in node.names)
+def _places(certificates: list[Certificate]) -> str:
+    """Where, or with which settings, certificates of the same code were made."""
+    places = {
+        f"with {tier} passes in {dtype} on {certificate.device}"
+        for certificate in certificates
+        for dtype, tier in certificate.tiers.items()
+    }
+    return f"for other settings, or {' and '.join(sorted(places))}"
 
 
-def _source(name: str) -> Path | None:
-    """The file of a module; None for what is no module or has no source."""
-    try:
-        spec = find_spec(name)
-    except (ImportError, AttributeError, ValueError):  # a part of the name is no package
-        return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
+def _without_weights(params: Mapping[str, Any]) -> Any:  # noqa: ANN401 - plain JSON
+    kept = {key: value for key, value in params.items() if key != "weights"}
+    return json.loads(json.dumps(kept))  # tuples become lists, as they are once stored
+
+
+def _parsed(fields: dict[str, Any]) -> Certificate:
+    checks = tuple(Check(**{**check, "status": Status(check["status"])}) for check in fields["checks"])
+    code = tuple(Code(**entry) for entry in fields["code"])
+    return Certificate(**{**fields, "checks": checks, "code": code})

@@ -7,9 +7,11 @@ claims to be exact failed and every control was caught, 1 otherwise, 2 for a mis
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import compose
 from hydra.core.config_store import ConfigStore
@@ -25,9 +27,14 @@ from bench.cli import FAILED, OK, STATUS_FILE, report_mistake, run_composed
 from bench.compose.components import Component
 from bench.compose.mistakes import explain
 from bench.errors import UserError
+from bench.prove.certificates import Check
 from bench.prove.config import ProveConfig
 
+if TYPE_CHECKING:
+    from bench.prove.crew import Crew
+
 GROUP = "method"
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -50,11 +57,11 @@ def split_choice(arguments: Sequence[str]) -> tuple[ChoiceSweep | Glob | None, l
     """
     chosen, rest = None, list[str]()
     for argument in arguments:
-        found = _choice(argument) if argument.startswith(f"{GROUP}=") else None
-        if found is None:
+        choice = _choice(argument) if argument.startswith(f"{GROUP}=") else None
+        if choice is None:
             rest.append(argument)
         else:
-            chosen = found
+            chosen = choice
     return chosen, rest
 
 
@@ -82,45 +89,68 @@ def _names(chosen: ChoiceSweep | Glob | None) -> list[str]:
     """The methods to prove: those chosen, else the one named, else all that the search path holds."""
     options = GlobalHydra.instance().config_loader().get_group_options(GROUP)
     if isinstance(chosen, ChoiceSweep):
-        return [str(one) for one in chosen.list or ()]
+        return [str(name) for name in chosen.list or ()]
     if isinstance(chosen, Glob):
         names = list(chosen.filter(options))
         if not names:
             raise UserError("no method fits the pattern", f"options: {', '.join(options)}")
         return names
-    named = [one for one in HydraConfig.get().overrides.task if one.startswith(f"{GROUP}=")]
+    named = [item for item in HydraConfig.get().overrides.task if item.startswith(f"{GROUP}=")]
     return [str(HydraConfig.get().runtime.choices[GROUP])] if named else list(options)
 
 
 def _prove(composed: DictConfig, names: list[str]) -> int:
-    """Prove and print; the exit status."""
-    from bench.prove.certificates import save
-    from bench.prove.control_run import caught_by
-    from bench.prove.crew import Crew
-    from bench.prove.listing import certificate_lines, control_lines, table
-    from bench.prove.models import Models
-    from bench.prove.sampling import SETTINGS
-
+    """Prove or carry over, and print; the exit status."""
     config: ProveConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     components = [_component(name) for name in names]
+    what = "carrying over certificates of" if config.carry else "proving"
+    log.info("%s %s on %s: loading", what, ", ".join(names), config.model.name or config.model.path)
+    from bench.prove.crew import Crew
+    from bench.prove.models import Models
+
     models = Models(config)
-    models.configured("fp32")  # a mistake about the model is told before the work begins
-    alpha = config.alpha / (len(names) * len(SETTINGS))
-    certificates = []
-    with Crew(config, models, alpha) as crew:
-        outcomes = crew.controls()
-        _say(control_lines(outcomes))
-        for one in crew.certificates(components, caught_by(outcomes)):
-            certificates.append(one)
-            _say(f"\n{certificate_lines(one, str(save(one, Path(config.results_dir))))}")
+    models.configured("fp32")  # a mistake about the model is reported before the work begins
+    with Crew(config, models, _progress) as crew:
+        return (_carry if config.carry else _certify)(crew, config, components)
+
+
+def _certify(crew: Crew, config: ProveConfig, components: list[Component]) -> int:
+    from bench.prove.certificates import save
+    from bench.prove.control_run import caught_by
+    from bench.prove.listing import certificate_lines, control_lines, table
+
+    outcomes, certificates = crew.controls(), []
+    _say(control_lines(outcomes))
+    for certificate in crew.certificates(components, caught_by(outcomes)):
+        certificates.append(certificate)
+        path = save(certificate, Path(config.results_dir))
+        _say(f"\n{certificate_lines(certificate, str(path))}")
     _say(f"\n{table(certificates)}")
-    is_sound = all(one.is_as_expected for one in outcomes) and not any(one.failures for one in certificates)
-    return OK if is_sound else FAILED
+    are_controls_caught = all(outcome.is_as_expected for outcome in outcomes)
+    return OK if are_controls_caught and not any(made.failures for made in certificates) else FAILED
+
+
+def _carry(crew: Crew, config: ProveConfig, components: list[Component]) -> int:
+    """Keep certificates for code that decodes the battery as the proved code did."""
+    from bench.prove.carry import carry
+
+    status = OK
+    prover = crew.prover
+    for component, hashes in zip(components, crew.transcripts(components), strict=True):
+        outcome = carry(component, prover, hashes, Path(config.results_dir))
+        _say(outcome.text)
+        status = status if outcome.is_kept else FAILED
+    return status
+
+
+def _progress(what: str, check: Check | None) -> None:
+    """A line of progress on stderr."""
+    log.info("%s: %s", what, check.status if check is not None else "passed all checks")
 
 
 def _component(name: str) -> Component:
     """The configured method of that name, with the other overrides of the command line."""
-    others = [one for one in HydraConfig.get().overrides.task if not one.startswith(f"{GROUP}=")]
+    others = [item for item in HydraConfig.get().overrides.task if not item.startswith(f"{GROUP}=")]
     try:
         composed = compose("prove", [*others, f"{GROUP}={name}"])
         return Component.from_node(GROUP, name, OmegaConf.to_container(composed.method, resolve=True))

@@ -15,7 +15,7 @@ LEAST = {"prompts": 1, "max_new_tokens": 2, "draws": 200, "tokens": 2, "seed": 0
 
 @dataclass
 class ProveConfig:
-    """What a proof can be told.
+    """Settings of a proof.
 
     Args:
         method: The method, or with a choice list or ``glob(*)`` several; each gets a certificate.
@@ -25,9 +25,10 @@ class ProveConfig:
         max_new_tokens: Tokens per prompt.
         draws: Sampled generations per setting of the sampler.
         tokens: Tokens per sampled generation.
-        alpha: Chance that any sampling test of the whole command fails although every method is exact.
+        alpha: Chance that a sampling test fails although the method is exact.
         seed: Start of every random stream.
         jobs: Processes; None is one per core for a small model on the CPU, and one otherwise.
+        carry: Prove nothing; keep certificates for code that decodes a fixed battery of prompts as before.
         results_dir: Certificates go to its subfolder ``certificates``.
     """
 
@@ -38,9 +39,10 @@ class ProveConfig:
     max_new_tokens: int = 64
     draws: int = 2000
     tokens: int = 4
-    alpha: float = 1e-3
+    alpha: float = 1e-6
     seed: int = 0
     jobs: int | None = None
+    carry: bool = False
     results_dir: str = "results"
 
     def __post_init__(self) -> None:
@@ -58,4 +60,4 @@ class ProveConfig:
                 "leave runtime.dtype out",
             )
         if not 0 < self.alpha < 1:
-            raise UserError(f"alpha must lie in (0, 1), got {self.alpha}", "use alpha=0.001")
+            raise UserError(f"alpha must lie in (0, 1), got {self.alpha}", "use alpha=1e-6")

@@ -1,4 +1,4 @@
-"""Holds the checks against methods broken on purpose: what catches each, and that honest ones pass."""
+"""Puts methods that are broken on purpose through the checks: each must be caught, honest ones must pass."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from bench.prove.certificates import Check, Status
 from bench.prove.controls import TRIED, Control
 from bench.prove.greedy import check_exact
 from bench.prove.models import Models
+from bench.prove.premises import check_premises
 from bench.prove.sampling import SETTINGS, check_sampling
 from bench.prove.subject import DEPTHS
 from bench.prove.targets import FAMILIES
+from bench.runtime.sampling import Sampling
+
+KINDS = ("premises", "greedy", "sampling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +38,33 @@ class Outcome:
 
 def run_controls(models: Models, alpha: float) -> tuple[Outcome, ...]:
     """Every control through the checks that methods go through, at the same sizes."""
-    return tuple(Outcome(one, catch(one, models, alpha)) for one in TRIED)
+    return tuple(Outcome(control, catch(control, models, alpha)) for control in TRIED)
 
 
 def caught_by(outcomes: tuple[Outcome, ...]) -> dict[str, str | None]:
     """By broken variant, the kind of check that caught it; a refused honest one counts as an escape."""
-    found = {
-        one.control.name: one.caught.kind if one.caught else None for one in outcomes if one.control.is_broken
-    }
-    return found | {one.control.name: None for one in outcomes if not one.is_as_expected}
+    broken = [outcome for outcome in outcomes if outcome.control.is_broken]
+    kinds = {outcome.control.name: outcome.caught.kind if outcome.caught else None for outcome in broken}
+    return kinds | {outcome.control.name: None for outcome in outcomes if not outcome.is_as_expected}
 
 
-def catch(control: Control, models: Models, alpha: float) -> Check | None:
-    """The first check that a variant fails; None if it passes all."""
-    return next((one for one in _checks(control, models, alpha) if one.status is Status.FAILED), None)
+def catch(control: Control, models: Models, alpha: float, kinds: tuple[str, ...] = KINDS) -> Check | None:
+    """The first check of these kinds that a variant fails; None if it passes all."""
+    checks = (check for kind in kinds for check in _checks(kind, control, models, alpha))
+    return next((check for check in checks if check.status is Status.FAILED), None)
 
 
-def _checks(control: Control, models: Models, alpha: float) -> Iterator[Check]:
-    """The checks, those of the control's own kind first."""
-    kinds = ("sampling", "greedy") if control.kind == "sampling" else ("greedy", "sampling")
-    for kind in kinds:
-        yield from _greedy(control, models) if kind == "greedy" else _sampling(control, models, alpha)
-
-
-def _greedy(control: Control, models: Models) -> Iterator[Check]:
+def _checks(kind: str, control: Control, models: Models, alpha: float) -> Iterator[Check]:
+    if kind == "sampling":
+        yield from _sampling(control, models, alpha)
+        return
     for family in FAMILIES:
         target = models.random(family, DEPTHS[0], "fp32")
         method = control.build()
         method.attach(target.decoder)
-        yield check_exact(method, target)
+        samplings = (Sampling(), SETTINGS[0])
+        is_greedy = kind == "greedy"
+        yield check_exact(method, target) if is_greedy else check_premises(method, target, samplings, 0)
 
 
 def _sampling(control: Control, models: Models, alpha: float) -> Iterator[Check]:

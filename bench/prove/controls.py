@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bench.records.model import Generation
-from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.sampling import Sampler
 from methods.core.acceptance import Accepted, accept, accept_greedy, accept_tree
@@ -38,7 +38,8 @@ class Control:
 
     Args:
         name: The mistake.
-        kind: The check that is meant to catch it, ``greedy`` or ``sampling``; empty for an honest variant.
+        kind: The check of the output that catches it, ``greedy`` or ``sampling``; ``premises`` where only a
+            look into the rounds does; empty for an honest variant.
         build: Makes the method.
     """
 
@@ -109,7 +110,7 @@ class Branches(Lossless):
         token, candidates = root, []
         for _ in range(self._tree.depth):
             candidates.append(_guess(self._decoder, token)[0].topk(self._tree.width).indices)
-            token = candidates[-1][1:2]  # the second best leads on, so that accepted paths leave gaps behind
+            token = candidates[-1][1:2]  # the second best leads on, so that accepted paths have gaps
         return TreeDraft(tree, tree.gather(root, torch.stack(candidates)), "length")
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
@@ -128,18 +129,15 @@ class Branches(Lossless):
 class StaleRows(Branches):
     """The accepted path is not moved: the rows of rejected nodes stay where it belongs."""
 
-    def attach(self, decoder: Decoder) -> None:
-        broken, cache = copy(decoder), _Unmoved.__new__(_Unmoved)
-        cache.__dict__.update(decoder.cache.__dict__)
-        broken.cache = cache
-        super().attach(broken)
+    def verify(self, draft: TreeDraft, base: int) -> Tensor:
+        logits = super().verify(draft, base)
+        end = base + draft.tokens.numel()
+        self._rows = [store[:, :, base:end].clone() for store in self._decoder.cache.stores]
+        return logits
 
-
-class _Unmoved(KVCache):
-    """A cache that forgets to move the rows of an accepted path."""
-
-    def keep(self, base: int, path: Tensor, layers: range | None = None) -> None:
-        self.lengths = [base + path.numel()] * len(self.lengths)
+    def commit(self, path: tuple[int, ...], base: int) -> None:
+        for store, rows in zip(self._decoder.cache.stores, self._rows, strict=True):
+            store[:, :, base : base + len(path)] = rows[:, :, : len(path)]
 
 
 class WrongPosition(Branches):
@@ -154,6 +152,32 @@ class WrongPosition(Branches):
 
     def commit(self, path: tuple[int, ...], base: int) -> None:
         self._slip = path[-1] - (len(path) - 1)
+
+
+class UnevenPasses(Chain):
+    """On a tier whose passes over several rows have other logits than those over one: 1 % larger."""
+
+    def attach(self, decoder: Decoder) -> None:
+        super().attach(decoder)
+        self._decoder = copy(decoder)
+        self._decoder.step = partial(_uneven_step, decoder)  # type: ignore[method-assign]
+
+
+def _uneven_step(decoder: Decoder, tokens: Tensor, base: int) -> Tensor:
+    logits = decoder.step(tokens, base)
+    return logits if tokens.numel() == 1 else 1.01 * logits
+
+
+class LeftoverState(Chain):
+    """The first logits of an answer are mixed with those of the prompt before."""
+
+    _last: Tensor | None = None
+
+    def prefill(self, prompt_ids: Tensor) -> Tensor:
+        own = super().prefill(prompt_ids)
+        mixed = own if self._last is None else (own + self._last) / 2
+        self._last = own
+        return mixed
 
 
 class TokenDependentStop(Chain):
@@ -171,7 +195,7 @@ class TokenDependentStop(Chain):
 def one_too_many(
     draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler
 ) -> Tensor:
-    """Counts one drafted token more than the target agreed to, where there is one."""
+    """Counts one drafted token more than the target agreed to, if one is left."""
     right = accept(draft, draft_probs, target_logits, sampler)
     agreed = right.numel() - 1
     if agreed == draft.numel():
@@ -182,7 +206,7 @@ def one_too_many(
 def unwarped_bonus(
     draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler
 ) -> Tensor:
-    """Draws the token behind a fully accepted draft at temperature 1 and without cuts."""
+    """Draws the token after a fully accepted draft at temperature 1 and without cuts."""
     right = accept(draft, draft_probs, target_logits, sampler)
     if sampler.is_greedy or right.numel() <= draft.numel():
         return right
@@ -208,11 +232,11 @@ def second_chance(tree: Tree, tokens: Tensor, target_logits: Tensor, sampler: Sa
     """Draws twice and keeps what accepts more."""
     first = accept_tree(tree, tokens, target_logits, sampler)
     second = accept_tree(tree, tokens, target_logits, sampler)
-    return max(first, second, key=lambda one: len(one.path))
+    return max(first, second, key=lambda accepted: len(accepted.path))
 
 
 def _guess(decoder: Decoder, token: Tensor) -> Tensor:
-    """Draft logits [1, V] behind a token [1]: the head on its embedding and the first layer's MLP."""
+    """Draft logits [1, V] after a token [1]: the head on its embedding and the first layer's MLP."""
     place = decoder.placement.chain(0, 1)  # not looked at: the one attention is left out
     return decoder.head(decoder.run_layers(decoder.embed(token), place, 0, 1, skip=_NO_ATTENTION))
 
@@ -220,8 +244,10 @@ def _guess(decoder: Decoder, token: Tensor) -> Tensor:
 HONEST = (Control("honest chain", "", Chain), Control("honest tree", "", Branches))
 CONTROLS = (
     Control("off-by-one acceptance", "greedy", lambda: Chain(one_too_many)),
-    Control("stale rows behind a tree", "greedy", StaleRows),
+    Control("stale rows after a tree", "greedy", StaleRows),
     Control("wrong position after compaction", "greedy", WrongPosition),
+    Control("verification unlike plain passes", "premises", UnevenPasses),
+    Control("state left by the prompt before", "greedy", LeftoverState),
     Control("unwarped bonus token", "sampling", lambda: Chain(unwarped_bonus)),
     Control("dropped residual", "sampling", lambda: Chain(no_residual)),
     Control("argmax acceptance under sampling", "sampling", lambda: Chain(greedy_whatever_the_sampler)),
@@ -229,4 +255,4 @@ CONTROLS = (
     Control("second draw in a tree", "sampling", lambda: Branches(second_chance)),
 )
 TRIED = (*HONEST, *CONTROLS)
-"""All that the checks are held against, in the order they are told."""
+"""All variants that the checks are tried on, in the order they are listed."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from types import TracebackType
+from typing import Any
 
 from bench.compose.components import Component
 from bench.compose.workbench import SMALL_MODEL
 from bench.measure.environment import usable_cores
 from bench.prove.certificates import Certificate, Check
 from bench.prove.config import ProveConfig
-from bench.prove.control_run import Outcome, catch, run_controls
+from bench.prove.control_run import Outcome, catch
 from bench.prove.controls import TRIED
 from bench.prove.models import Models
-from bench.prove.prover import Prover
+from bench.prove.prover import Prover, Step
+
+Report = Callable[[str, Check | None], None]
+"""Called as each check ends: what was checked, and the check; None for a control that passed all of them."""
 
 
 class Crew:
@@ -26,15 +30,21 @@ class Crew:
     Args:
         config: Sizes of the proof and how many processes; None is one per core where that is sensible.
         models: This process's own.
-        alpha: Level of a single sampling test.
+        report: See `Report`.
     """
 
-    def __init__(self, config: ProveConfig, models: Models, alpha: float) -> None:
-        self._config, self._models, self._alpha = config, models, alpha
+    def __init__(self, config: ProveConfig, models: Models, report: Report) -> None:
+        self._worker = Worker(config, models)
+        self._report = report
         self._pool: ProcessPoolExecutor | None = None
         jobs = config.jobs or sensible_jobs(models)
         if jobs > 1:  # not forked: a fork in a process with running threads may never return
-            self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (config, alpha))
+            self._pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (config,))
+
+    @property
+    def prover(self) -> Prover:
+        """This process's own."""
+        return self._worker.prover
 
     def __enter__(self) -> Crew:
         return self
@@ -47,10 +57,12 @@ class Crew:
 
     def controls(self) -> tuple[Outcome, ...]:
         """What became of every control; see `bench.prove.control_run`."""
-        if self._pool is None:
-            return run_controls(self._models, self._alpha)
-        found = [self._pool.submit(_catch, index) for index in range(len(TRIED))]
-        return tuple(Outcome(one, check.result()) for one, check in zip(TRIED, found, strict=True))
+        caught = self._results([("catch", index) for index in range(len(TRIED))])
+        outcomes = []
+        for control, check in zip(TRIED, caught, strict=True):
+            self._report(f"control: {control.name}", check)
+            outcomes.append(Outcome(control, check))
+        return tuple(outcomes)
 
     def certificates(
         self, components: Sequence[Component], controls: Mapping[str, str | None]
@@ -62,15 +74,39 @@ class Crew:
             controls: By broken variant, which check caught it; goes into every certificate.
 
         Raises:
-            UserError: As `bench.prove.prover.Prover.certify`.
+            UserError: As `bench.prove.prover.Prover.declared`.
         """
+        prover = self.prover
+        promises = [prover.declared(component) for component in components]
+        started = [self._start(*pair) for pair in zip(components, promises, strict=True)]
+        for component, declared, results in zip(components, promises, started, strict=True):
+            checks = []
+            for check in results:
+                if isinstance(check, Check):
+                    checks.append(check)
+                    self._report(f"{component.name}: {check.kind}, {check.subject}", check)
+                else:
+                    hashes = check
+            certificate = prover.certificate(component, declared, checks, hashes)
+            yield replace(certificate, controls=dict(controls))
+
+    def transcripts(self, components: Sequence[Component]) -> Iterator[dict[str, str]]:
+        """What each method decodes the battery into, in their order; see `bench.prove.battery`."""
+        return self._results([("transcript", component) for component in components])
+
+    def _start(self, component: Component, declared: dict[str, str]) -> Iterator[Any]:
+        """Begin all work on a method: its checks in order, then its transcript."""
+        steps = self.prover.steps(declared)
+        return self._results(
+            [*(("check", component, step, declared) for step in steps), ("transcript", component)]
+        )
+
+    def _results(self, tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """Results of calls of `Worker`, each its name and arguments, in order; all are begun at once."""
         if self._pool is None:
-            prover = Prover(self._config, self._models, self._alpha)
-            made = (prover.certify(one) for one in components)
-        else:
-            waiting: list[Future[Certificate]] = [self._pool.submit(_certify, one) for one in components]
-            made = (one.result() for one in waiting)
-        return (replace(one, controls=dict(controls)) for one in made)
+            return (getattr(self._worker, name)(*arguments) for name, *arguments in tasks)
+        waiting = [self._pool.submit(_call, *task) for task in tasks]
+        return (future.result() for future in waiting)
 
 
 def sensible_jobs(models: Models) -> int:
@@ -81,26 +117,39 @@ def sensible_jobs(models: Models) -> int:
     return usable_cores() or os.cpu_count() or 1
 
 
-class _Worker:
-    """What a process of the crew keeps between its checks."""
+class Worker:
+    """What a process keeps between its checks.
 
-    def __init__(self, config: ProveConfig, alpha: float) -> None:
-        self.models, self.alpha = Models(config), alpha
-        self.models.configured("fp32")  # settles the threads, also for checks on other models
-        self.prover = Prover(config, self.models, alpha)
+    Args:
+        config: Sizes of the proof.
+        models: Of this process; made here if None.
+    """
+
+    def __init__(self, config: ProveConfig, models: Models | None = None) -> None:
+        self._alpha = config.alpha
+        self._models = models or Models(config)
+        self._models.configured("fp32")  # settles the threads, also for checks on other models
+        self.prover = Prover(config, self._models)
+
+    def catch(self, index: int) -> Check | None:
+        """The check that a control fails, by its place in `TRIED`."""
+        return catch(TRIED[index], self._models, self._alpha)
+
+    def check(self, component: Component, step: Step, declared: dict[str, str]) -> Check:
+        """See `Prover.check`."""
+        return self.prover.check(component, step, declared)
+
+    def transcript(self, component: Component) -> dict[str, str]:
+        """See `Prover.transcript`."""
+        return self.prover.transcript(component)
 
 
-_workers: list[_Worker] = []
+_workers: list[Worker] = []
 
 
-def _begin(config: ProveConfig, alpha: float) -> None:
-    _workers.append(_Worker(config, alpha))
+def _begin(config: ProveConfig) -> None:
+    _workers.append(Worker(config))
 
 
-def _catch(index: int) -> Check | None:
-    worker = _workers[0]
-    return catch(TRIED[index], worker.models, worker.alpha)
-
-
-def _certify(component: Component) -> Certificate:
-    return _workers[0].prover.certify(component)
+def _call(name: str, *arguments: Any) -> Any:  # noqa: ANN401
+    return getattr(_workers[0], name)(*arguments)

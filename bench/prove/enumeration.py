@@ -31,7 +31,7 @@ class Cells:
 
     Args:
         chances: Probability of every cell: a whole answer, or a prefix standing for its unlikely branches.
-        inner: Prefixes that are told apart further, the empty one included.
+        inner: Prefixes that are split further, the empty prefix included.
         length: Tokens of an answer (n).
     """
 
@@ -104,13 +104,13 @@ def enumerate_answers(decoder: Decoder, prompt: Tensor, sampler: Sampler, length
 def fit(cells: Cells, answers: Iterable[Sequence[int]]) -> Fit:
     """Pearson's chi-square test and total variation of sampled answers against the true distribution.
 
-    Cells of small expectation are merged into one. An answer in a cell of probability zero settles the
-    matter: the target never says it.
+    Cells of small expectation are merged into one. An answer in a cell of probability zero
+    decides by itself: the target never gives it.
 
     Raises:
         ValueError: If there are no answers.
     """
-    counts = Counter(cells.cell(one) for one in answers)
+    counts = Counter(cells.cell(answer) for answer in answers)
     total = sum(counts.values())
     if total == 0:
         raise ValueError("a fit needs at least one answer")
@@ -132,7 +132,7 @@ def fit(cells: Cells, answers: Iterable[Sequence[int]]) -> Fit:
         statistic=statistic,
         freedom=freedom,
         distance=sum(abs(seen - mean) for seen, mean in pairs) / (2 * total),
-        noise=sum(math.sqrt(2 * one * (1 - one) / (math.pi * total)) for one in chances) / 2,
+        noise=sum(math.sqrt(2 * chance * (1 - chance) / (math.pi * total)) for chance in chances) / 2,
         impossible=impossible,
     )
 

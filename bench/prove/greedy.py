@@ -39,7 +39,7 @@ class Wrong:
 
 
 def check_exact(method: Method, target: Target) -> Check:
-    """The strict arm: every token is the target's own, or the check fails and names the first wrong one."""
+    """In float32 every token is the target's own, or the check fails and names the first wrong token."""
     generations: list[Generation] = []
     for index, answer in enumerate(target.answers):
         generations.append(_answer(method, target, index))
@@ -51,21 +51,21 @@ def check_exact(method: Method, target: Target) -> Check:
 
 
 def check_verdicts(method: Method, target: Target) -> Check:
-    """The arm in half precision: no token may lie further from the best than rounding explains."""
-    generations, found = [], list[Equivalence]()
+    """In half precision no token may lie further below the best one than rounding explains."""
+    generations, verdicts = [], list[Equivalence]()
     wrong: Wrong | None = None
     for index, answer in enumerate(target.answers):
         generations.append(_answer(method, target, index))
-        found.append(judge(target.decoder, target.prompts[index], generations[-1].ids, answer))
-        if found[-1].verdict is Verdict.VIOLATION and wrong is None:
+        verdicts.append(judge(target.decoder, target.prompts[index], generations[-1].ids, answer))
+        if verdicts[-1].verdict is Verdict.VIOLATION and wrong is None:
             wrong = first_wrong(generations[-1], answer, index)
-    counts = {one.value: sum(each.verdict is one for each in found) for one in Verdict}
+    counts = {kind.value: sum(each.verdict is kind for each in verdicts) for kind in Verdict}
     figures = {
         **_figures(generations, counts[Verdict.EXACT]),
         "ties": counts[Verdict.TIE_EXPLAINED],
         "violations": counts[Verdict.VIOLATION],
-        "tie_margins": [each.tie_margin for each in found if each.tie_margin is not None],
-        "ranks": [each.rank for each in found if each.rank is not None],
+        "tie_margins": [each.tie_margin for each in verdicts if each.tie_margin is not None],
+        "ranks": [each.rank for each in verdicts if each.rank is not None],
     }
     status = Status.PASSED if wrong is None else Status.FAILED
     return Check("greedy half", target.name, status, str(wrong or _coverage(generations)), figures)
@@ -76,7 +76,7 @@ def first_wrong(generation: Generation, answer: tuple[int, ...], prompt: int) ->
     token = first_divergence(generation.ids, answer)
     if token is None:
         return None
-    ends = accumulate((one.emitted for one in generation.rounds), initial=1)  # [rounds + 1], prefill first
+    ends = accumulate((each.emitted for each in generation.rounds), initial=1)  # [rounds + 1], prefill first
     number = next((index for index, end in enumerate(ends) if token < end), len(generation.rounds))
     got = generation.ids[token] if token < len(generation.ids) else None
     return Wrong(prompt, token, number, got, answer[token] if token < len(answer) else None)
@@ -89,7 +89,7 @@ def _answer(method: Method, target: Target, index: int) -> Generation:
 
 def _figures(generations: list[Generation], exact: int) -> dict[str, object]:
     drafted, accepted, rounds = accepted_share(generations)
-    tokens = sum(len(one.ids) for one in generations)
+    tokens = sum(len(answer.ids) for answer in generations)
     return {
         "answers": len(generations),
         "exact": exact,

@@ -10,16 +10,25 @@ from bench.prove.certificates import Certificate, Check, Status
 from bench.prove.control_run import Outcome
 
 COLUMNS = 100
-_HEADER = ("method", "greedy fp32", "greedy bf16", "chi-square p", "TV (chance)", "controls", "verdict")
+_HEADER = (
+    "method",
+    "rounds",
+    "greedy fp32",
+    "greedy bf16",
+    "chi-square p",
+    "TV (chance)",
+    "controls",
+    "verdict",
+)
 _COUNTS = ("exact", "answers", "accepted", "drafted", "rounds")
-_WIDTHS = (24, 12, 22, 13, 16, 9, 0)
+_WIDTHS = (20, 8, 12, 22, 13, 16, 9, 0)
 
 
 def certificate_lines(certificate: Certificate, path: str) -> str:
     """One method's certificate."""
     declared = ", ".join(dict.fromkeys(certificate.declared.values())) or "nothing: it fits no model here"
     lines = [f"{certificate.method}: {certificate.verdict}", f"  declares      {declared}"]
-    lines += [f"  {kind:<13} {told}" for kind, told in _check_lines(certificate.checks)]
+    lines += [f"  {kind:<13} {text}" for kind, text in _check_lines(certificate.checks)]
     lines.append(f"  certificate   {path}")
     return "\n".join(_fit(line) for line in lines)
 
@@ -27,12 +36,12 @@ def certificate_lines(certificate: Certificate, path: str) -> str:
 def control_lines(outcomes: Sequence[Outcome]) -> str:
     """What caught each broken variant."""
     lines = ["controls: methods broken on purpose must be caught, honest ones must pass"]
-    for one in outcomes:
-        state = "caught" if one.caught else "passes"
-        state = state if one.is_as_expected else f"ESCAPED ({state})"
-        lines.append(f"  {one.control.name:<37} {state}{f' by {one.caught.kind}' if one.caught else ''}")
-        if one.caught:
-            lines.append(f"    {one.caught.subject}: {one.caught.detail}")
+    for outcome in outcomes:
+        state = f"caught by {outcome.caught.kind}" if outcome.caught else "passes"
+        state = state if outcome.is_as_expected else f"ESCAPED ({state})"
+        lines.append(f"  {outcome.control.name:<37} {state}")
+        if outcome.caught:
+            lines.append(f"    {outcome.caught.subject}: {outcome.caught.detail}")
     return "\n".join(_fit(line) for line in lines)
 
 
@@ -42,9 +51,10 @@ def table(certificates: Sequence[Certificate]) -> str:
 
 
 def _row(certificate: Certificate) -> tuple[str, ...]:
-    caught = Counter(bool(one) for one in certificate.controls.values())
+    caught = Counter(bool(kind) for kind in certificate.controls.values())
     return (
         certificate.method,
+        _rounds(certificate),
         _exact(certificate),
         _half(certificate),
         *_sampling(certificate),
@@ -53,11 +63,18 @@ def _row(certificate: Certificate) -> tuple[str, ...]:
     )
 
 
+def _rounds(certificate: Certificate) -> str:
+    watched = _made(certificate, "premises")
+    return str(sum(check.figures["rounds"] for check in watched)) if watched else "-"
+
+
 def _exact(certificate: Certificate) -> str:
     made = _made(certificate, "greedy")
     if not made:
         return "-"
-    return f"{sum(one.figures['exact'] for one in made)}/{sum(one.figures['answers'] for one in made)}"
+    return (
+        f"{sum(check.figures['exact'] for check in made)}/{sum(check.figures['answers'] for check in made)}"
+    )
 
 
 def _half(certificate: Certificate) -> str:
@@ -72,31 +89,35 @@ def _sampling(certificate: Certificate) -> tuple[str, str]:
     made = _made(certificate, "sampling")
     if not made:
         return "-", "-"
-    worst = max(made, key=lambda one: one.figures["distance"] - one.figures["noise"]).figures
-    least = min(one.figures["p_value"] for one in made)
+    worst = max(made, key=lambda check: check.figures["distance"] - check.figures["noise"]).figures
+    least = min(check.figures["p_value"] for check in made)
     return f"{least:.2g}", f"{worst['distance']:.3f} ({worst['noise']:.3f})"
 
 
 def _made(certificate: Certificate, kind: str) -> list[Check]:
-    return [one for one in certificate.checks if one.kind == kind and one.figures]
+    return [check for check in certificate.checks if check.kind == kind and check.figures]
 
 
 def _check_lines(checks: Sequence[Check]) -> Iterator[tuple[str, str]]:
     """Kind and findings of every check; checks that passed on several random models share a line."""
-    alike = [one for one in checks if one.kind == "greedy" and one.subject.startswith("random ")]
-    alike = [one for one in alike if one.status is Status.PASSED]
+    passed = [check for check in checks if check.status is Status.PASSED and check.figures]
+    watched = [check for check in passed if check.kind == "premises"]
+    greedy = [check for check in passed if check.kind == "greedy" and check.subject.startswith("random ")]
     for check in checks:
-        if check not in alike:
-            yield check.kind, f"{check.subject}: {_told(check)}"
-        elif check is alike[0]:
-            total = {name: sum(one.figures[name] for one in alike) for name in _COUNTS}
-            yield check.kind, f"{len(alike)} random models: {_counted(total)}"
+        if check not in watched and check not in greedy:
+            yield check.kind, f"{check.subject}: {_words(check)}"
+        elif check in watched[:1]:
+            rounds, rows = (sum(each.figures[name] for each in watched) for name in ("rounds", "rows"))
+            yield "premises", f"{len(watched)} random models: hold in {rounds} rounds, {rows} rows of logits"
+        elif check in greedy[:1]:
+            total = {name: sum(each.figures[name] for each in greedy) for name in _COUNTS}
+            yield check.kind, f"{len(greedy)} random models: {_counted(total)}"
 
 
-def _told(check: Check) -> str:
+def _words(check: Check) -> str:
     if check.status is not Status.PASSED:
         return f"{check.status.upper()}, {check.detail}"
-    return check.detail if check.kind == "sampling" else _counted(check.figures)
+    return check.detail if check.kind in ("sampling", "rules") else _counted(check.figures)
 
 
 def _counted(figures: Mapping[str, Any]) -> str:

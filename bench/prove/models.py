@@ -8,28 +8,30 @@ from typing import Literal
 
 import torch
 
-from bench.compose.components import resolve_path
+from bench.compose.components import Component, resolve_path
 from bench.compose.workbench import options_for, settle_threads
 from bench.prove.config import ProveConfig
 from bench.prove.sampling import Toy
+from bench.prove.subject import first_fit
 from bench.prove.targets import CONTEXT, Target, model_target, random_target
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions
+from methods.core.base import Method
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RANDOM_TOKENS = 40
-"""Tokens decoded greedily by a random model behind each of its prompts."""
+"""Tokens decoded by a random model after each of its prompts."""
 
 
 class Models:
-    """Makes a model when it is first asked for.
+    """Makes each model at its first use.
 
     Args:
         config: Which one, where, and how much is decoded.
 
     Raises:
-        UserError: If the device asked for is not there.
+        UserError: If there is no such device.
     """
 
     def __init__(self, config: ProveConfig) -> None:
@@ -44,6 +46,11 @@ class Models:
     def name(self) -> str:
         """The configured model's."""
         return self._config.model.name or Path(resolve_path(self._config.model.path)).name
+
+    @property
+    def tiers(self) -> dict[str, str]:
+        """The tier that passes run on, by precision as records name it."""
+        return {str(DTYPES[name]).removeprefix("torch."): self._tier(name) for name in DTYPES}
 
     def configured(self, precision: Precision) -> Target:
         """The configured model with built-in prompts.
@@ -73,6 +80,19 @@ class Models:
             self._settle(self._random[key].decoder)
         return self._random[key]
 
+    def fitted(self, component: Component, family: str, precision: Precision) -> tuple[Method, Target]:
+        """A method with random modules on the shallowest random model of a family that it accepts.
+
+        Raises:
+            UserError: If it accepts none.
+        """
+
+        def build(depth: int) -> Target:
+            return self.random(family, depth, precision)
+
+        depth, method = first_fit(component, lambda depth: build(depth).decoder, self._config.seed)
+        return method, build(depth)
+
     def toy(self, depth: int) -> Toy:
         """A random model whose answers are enumerated."""
         if depth not in self._toys:
@@ -88,10 +108,7 @@ class Models:
         settle_threads(decoder, self._config.runtime.threads)
 
     def _small(self, precision: Precision) -> RuntimeOptions:
-        tier = self._tier(precision)
-        return RuntimeOptions(
-            self.device, DTYPES[precision], CONTEXT, tier if tier == "compiled" else "static"
-        )
+        return RuntimeOptions(self.device, DTYPES[precision], CONTEXT, self._tier(precision))
 
     def _tier(self, precision: Precision) -> Tier:
         """The tier that a benchmark takes; compiled passes are there for fp32 alone."""

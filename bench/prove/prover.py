@@ -8,19 +8,23 @@ noted as not provable there, and proves nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import TypeVar
 
 from bench.compose.components import Component
 from bench.errors import UserError
 from bench.measure.environment import environment
-from bench.prove.certificates import LOSSY, Certificate, Check, Status, source_hash
+from bench.prove.battery import transcript
+from bench.prove.certificates import LOSSY, Certificate, Check, Code, Status
 from bench.prove.config import ProveConfig
 from bench.prove.greedy import check_exact, check_verdicts
 from bench.prove.models import DTYPES, Models, Precision
-from bench.prove.sampling import SETTINGS, check_sampling, told
+from bench.prove.premises import check_premises
+from bench.prove.rules import check_rules
+from bench.prove.sampling import SETTINGS, check_sampling, words_of
+from bench.prove.source import source_hash
 from bench.prove.subject import attach_shipped, first_fit
 from bench.prove.targets import FAMILIES, Target
 from bench.runtime.sampling import Sampler, Sampling
@@ -31,57 +35,39 @@ log = logging.getLogger(__name__)
 Place = TypeVar("Place")
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One check to be made.
+
+    Args:
+        kind: See `bench.prove.certificates.Check`.
+        place: Family of a random model, number of a sampler's setting, or "" for the configured model.
+    """
+
+    kind: str
+    place: str = ""
+
+
 class Prover:
-    """Checks methods one after the other.
+    """Makes the checks of methods, one at a time.
 
     Args:
         config: Sizes of the proof.
         models: On what.
-        alpha: Level of a single sampling test.
     """
 
-    def __init__(self, config: ProveConfig, models: Models, alpha: float) -> None:
-        self._config, self._models, self._alpha = config, models, alpha
-        block = environment(models.device, DTYPES["fp32"])
-        self._versions = {**block["versions"], "device": block["device"], "commit": block["git"]["commit"]}
+    def __init__(self, config: ProveConfig, models: Models) -> None:
+        self._config, self._models = config, models
+        self.device, self.tiers = models.device.type, models.tiers
 
-    def certify(self, component: Component) -> Certificate:
-        """Check one method; the certificate says nothing of controls yet.
+    def declared(self, component: Component) -> dict[str, str]:
+        """What the method promises, asked once it is attached to some model; empty if it refuses all.
 
         Raises:
             UserError: If its constructor cannot be imported, or refuses its settings.
         """
         component.build()
-        declared, checks = self._declared(component), list[Check]()
-        if declared.get("greedy") != LOSSY:
-            checks += self._greedy(component)
-        if declared.get("sampling") != LOSSY:
-            checks += [self._sampling(component, one) for one in SETTINGS]
-        config = self._config
-        return Certificate(
-            method=component.name,
-            target=component.target,
-            params=dict(component.params),
-            source_hash=source_hash(component.target),
-            declared=declared,
-            checks=tuple(checks),
-            controls={},
-            settings={
-                "model": self._models.name,
-                "prompts": config.prompts,
-                "max_new_tokens": config.max_new_tokens,
-                "draws": config.draws,
-                "tokens": config.tokens,
-                "alpha_per_test": self._alpha,
-                "seed": config.seed,
-            },
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=self._versions,
-        )
-
-    def _declared(self, component: Component) -> dict[str, str]:
-        """What the method promises, asked once it is attached to some model; empty if it refuses all."""
-        for attach in (self._shipped, partial(self._random, "llama")):
+        for attach in (self._shipped, self._on_random_llama):
             try:
                 method, _ = attach("fp32", component)
             except UserError:
@@ -93,41 +79,101 @@ class Prover:
             }
         return {}
 
-    def _greedy(self, component: Component) -> list[Check]:
-        """Strict in fp32 wherever the method fits; verdicts in bf16 on the model it was made for."""
-        name = self._models.name
-        strict = _guarded("greedy", name, check_exact, lambda: self._shipped("fp32", component))
-        checks = [strict]
-        for family in FAMILIES:
-            attach = partial(self._random, family, "fp32", component)
-            checks.append(_guarded("greedy", f"random {family}", check_exact, attach))
-        half = self._shipped if strict.status is not Status.SKIPPED else partial(self._random, "llama")
-        checks.append(_guarded("greedy half", name, check_verdicts, lambda: half("bf16", component)))
-        return checks
+    def steps(self, declared: dict[str, str]) -> list[Step]:
+        """The checks that these promises ask for, the quick ones that name a round first."""
+        greedy, sampling = (declared.get(name) != LOSSY for name in ("greedy", "sampling"))
+        steps: list[Step] = []
+        if greedy or sampling:
+            steps.append(Step("rules"))
+        if greedy:
+            steps += [Step("premises", family) for family in FAMILIES]
+            steps += [Step("greedy"), *(Step("greedy", family) for family in FAMILIES), Step("greedy half")]
+        if sampling:
+            steps += [Step("sampling", str(index)) for index in range(len(SETTINGS))]
+        return steps
+
+    def check(self, component: Component, step: Step, declared: dict[str, str]) -> Check:
+        """Make one check; a method that breaks down fails it."""
+        if step.kind == "rules":
+            return check_rules()
+        if step.kind == "sampling":
+            return self._sampling(component, SETTINGS[int(step.place)])
+        subject = f"random {step.place}" if step.place else self._models.name
+        if step.kind == "premises":
+            samplings = (Sampling(), SETTINGS[0]) if declared.get("sampling") != LOSSY else (Sampling(),)
+
+            def check(method: Method, target: Target) -> Check:
+                return check_premises(method, target, samplings, self._config.seed)
+        else:
+            check = check_verdicts if step.kind == "greedy half" else check_exact
+        return _guarded(step.kind, subject, check, lambda: self._attached(component, step))
+
+    def transcript(self, component: Component) -> dict[str, str]:
+        """See `bench.prove.battery`; empty if the method breaks down."""
+        try:
+            return transcript(component, self._models, self._config.seed)
+        except Exception:
+            log.warning("the battery of %s broke down", component.name, exc_info=True)
+            return {}
+
+    def certificate(
+        self, component: Component, declared: dict[str, str], checks: Sequence[Check], hashes: dict[str, str]
+    ) -> Certificate:
+        """All that was found; nothing is said of controls yet."""
+        models, config = self._models, self._config
+        block = environment(models.device, DTYPES["fp32"])
+        sizes = ("prompts", "max_new_tokens", "draws", "tokens", "alpha", "seed")
+        return Certificate(
+            method=component.name,
+            target=component.target,
+            params=dict(component.params),
+            device=self.device,
+            tiers=self.tiers,
+            declared=declared,
+            checks=tuple(checks),
+            controls={},
+            transcript=hashes,
+            code=(self.code(component),),
+            settings={"model": models.name, **{name: getattr(config, name) for name in sizes}},
+            versions={**block["versions"], "device": block["device"]},
+        )
+
+    def code(self, component: Component) -> Code:
+        """The code that decodes here and now."""
+        block = environment(self._models.device, DTYPES["fp32"])
+        source = source_hash(component.target, self.tiers["float32"])
+        return Code(source, block["git"]["commit"], datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def _attached(self, component: Component, step: Step) -> tuple[Method, Target]:
+        precision: Precision = "bf16" if step.kind == "greedy half" else "fp32"
+        if step.place:
+            return self._models.fitted(component, step.place, precision)
+        if step.kind == "greedy half":  # where the shipped modules do not fit, a random model has to do
+            try:
+                return self._shipped(precision, component)
+            except UserError:
+                return self._on_random_llama(precision, component)
+        return self._shipped(precision, component)
 
     def _sampling(self, component: Component, sampling: Sampling) -> Check:
-        """On the smallest toy that the method fits."""
-        models, seed = self._models, self._config.seed
+        """On the smallest enumerated model that the method fits."""
+        models, config = self._models, self._config
 
         def attach() -> tuple[Method, int]:
-            depth, method = first_fit(component, lambda depth: models.toy(depth).decoder, seed)
+            depth, method = first_fit(component, lambda depth: models.toy(depth).decoder, config.seed)
             return method, depth
 
         def check(method: Method, depth: int) -> Check:
-            return check_sampling(method, models.toy(depth), sampling, self._alpha)
+            return check_sampling(method, models.toy(depth), sampling, config.alpha)
 
-        return _guarded("sampling", told(sampling), check, attach)
+        return _guarded("sampling", words_of(sampling), check, attach)
 
     def _shipped(self, precision: Precision, component: Component) -> tuple[Method, Target]:
         target = self._models.configured(precision)
         return attach_shipped(component, target.decoder), target
 
-    def _random(self, family: str, precision: Precision, component: Component) -> tuple[Method, Target]:
-        def build(depth: int) -> Target:
-            return self._models.random(family, depth, precision)
-
-        depth, method = first_fit(component, lambda depth: build(depth).decoder, self._config.seed)
-        return method, build(depth)
+    def _on_random_llama(self, precision: Precision, component: Component) -> tuple[Method, Target]:
+        return self._models.fitted(component, "llama", precision)
 
 
 def _guarded(

@@ -61,7 +61,7 @@ def first_fit(
     """The method with random modules on the shallowest model that it accepts, and that model's depth.
 
     Raises:
-        UserError: If it accepts none; the complaint is about the deepest one.
+        UserError: If it accepts none; the message is about the deepest.
     """
     refusal: UserError | None = None
     for depth in depths:

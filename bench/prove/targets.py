@@ -1,7 +1,7 @@
 """What methods are proved on: a model in some precision with prompts and its own greedy answers.
 
-Random models are narrow and their layers speak softly, so that drafts from the first ones are often right: a
-proof in which nothing is accepted proves little.
+Random models are narrow and their layers change little, so that drafts from the first layers are often right:
+a proof in which nothing is accepted proves little.
 
 Shapes: P prompt tokens, V vocabulary.
 """
@@ -28,7 +28,8 @@ from transformers import (
 
 from bench.compose.settings import ModelConfig
 from bench.errors import UserError
-from bench.records.model import Generation
+from bench.prove.oracle import Oracle
+from bench.records.model import Generation, PhaseName
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
@@ -36,7 +37,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
 from bench.tasks.spec_bench import read_builtin
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Budget, Method, PhaseName
+from methods.core.base import Budget, Method
 
 FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
@@ -50,7 +51,7 @@ FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
 
 CONTEXT = 128
 SCRATCH = 256
-"""Cache slots behind prompt and answer: draft trees need some."""
+"""Cache slots beyond prompt and answer: draft trees need some."""
 VOCABULARY = 96
 PROMPT_LENGTHS = (1, 2, 17)
 QUIET = 0.2
@@ -76,12 +77,14 @@ class Target:
         decoder: The model.
         prompts: Token ids, each of shape [P].
         budget: When an answer ends.
+        oracle: The same weights in an independent implementation; None where there is none.
     """
 
     name: str
     decoder: Decoder
     prompts: tuple[Tensor, ...]
     budget: Budget
+    oracle: Oracle | None = None
 
     @cached_property
     def answers(self) -> tuple[tuple[int, ...], ...]:
@@ -106,9 +109,9 @@ def model_target(name: str, model: ModelConfig, options: RuntimeOptions, *, coun
     """
     path = resolve(model.path, model.revision)
     tokenizer = load_tokenizer(path)
-    chat, asked = ChatFormat(tokenizer, model.template), read_builtin().prompts
-    chosen = [asked[index * len(asked) // count] for index in range(min(count, len(asked)))]
-    ids = [chat.prompt_ids(one.turns[:1], ()) for one in chosen]
+    chat, questions = ChatFormat(tokenizer, model.template), read_builtin().prompts
+    chosen = [questions[index * len(questions) // count] for index in range(min(count, len(questions)))]
+    ids = [chat.prompt_ids(question.turns[:1], ()) for question in chosen]
     length = max(map(len, ids)) + new + SCRATCH
     decoder = load_decoder(path, replace(options, max_length=min(options.max_length, length)))
     room = decoder.capacity - max(map(len, ids))
@@ -117,14 +120,14 @@ def model_target(name: str, model: ModelConfig, options: RuntimeOptions, *, coun
             f"the longest prompt has {max(map(len, ids))} tokens, the context holds {decoder.capacity}",
             "prove with fewer prompts (prompts=1), or another model",
         )
-    prompts = tuple(torch.tensor(one, device=options.device) for one in ids)
+    prompts = tuple(torch.tensor(prompt, device=options.device) for prompt in ids)
     ends = eos_ids(path, tokenizer, model.stop_ids)
     return Target(name, decoder, prompts, Budget(min(new, room), ends))
 
 
 def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int, seed: int) -> Target:
     """A random model of a family with random prompts of a few lengths; nothing ends an answer early."""
-    decoder = random_decoder(family, depth, options, vocabulary=VOCABULARY, seed=seed)
+    model = random_model(family, depth, options, vocabulary=VOCABULARY, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     prompts = tuple(
         torch.randint(VOCABULARY, (length,), generator=generator).to(options.device)
@@ -132,26 +135,32 @@ def random_target(family: str, depth: int, options: RuntimeOptions, *, new: int,
     )
     return Target(
         f"random {family} of {depth} layers",
-        decoder,
+        as_decoder(model, options),
         prompts,
         Budget(min(new, CONTEXT - max(PROMPT_LENGTHS)), frozenset()),
+        Oracle(model),
     )
 
 
-def random_decoder(
+def random_model(
     family: str, depth: int, options: RuntimeOptions, *, vocabulary: int, seed: int, spread: float = 0.25
-) -> Decoder:
-    """A decoder with random weights of standard deviation `spread`, the same on every device."""
+) -> Any:  # noqa: ANN401 - transformers' classes are not typed
+    """A model of transformers with random weights of deviation `spread`, the same on every device."""
     build, flags = FAMILIES[family]
     config = build(**_shape(vocabulary, depth, spread), **flags)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        for name, value in model.named_parameters():
+            if _is_quiet(name):
+                value.data *= QUIET
     model.config.architectures = [type(model).__name__]
-    tensors = {
-        name: (value * QUIET if _is_quiet(name) else value).to(options.device, options.dtype, copy=True)
-        for name, value in model.state_dict().items()
-    }
+    return model.to(options.device, options.dtype)
+
+
+def as_decoder(model: Any, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
+    """The decoder under test with a copy of the weights of a model of transformers."""
+    tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return build_decoder(model.config, tensors, options)
 
 
@@ -176,5 +185,5 @@ def _is_quiet(name: str) -> bool:
 
 def accepted_share(generations: Sequence[Generation]) -> tuple[int, int, int]:
     """Drafted and accepted tokens and rounds of some answers: whether they put the method to the test."""
-    rounds = [one for generation in generations for one in generation.rounds]
-    return sum(one.drafted for one in rounds), sum(one.accepted for one in rounds), len(rounds)
+    rounds = [each for generation in generations for each in generation.rounds]
+    return sum(each.drafted for each in rounds), sum(each.accepted for each in rounds), len(rounds)

@@ -1,24 +1,104 @@
-"""A sample as plain JSON and back, exactly.
+"""Records as JSON and back, exactly: one sample, one line, a whole file of lines, and records of older code.
 
 Rounds are stored as one list per field, ``{"drafted": [...], "accepted": [...], ...}``: a tenth of the size
-of one object per round, and ready for a data frame. Every record names its schema version.
+of one object per round, and ready for a data frame.
+
+A line of ``samples.jsonl`` is one sample followed by a checksum of everything before it, so that a flipped
+bit is noticed even where the line is still valid JSON. A last line without its newline is torn: a crash cut
+it. A damaged line is not what was written; the next start sets it aside. A line that is what was written but
+holds no sample that this code knows belongs to other code, and is never touched.
+
+Every record names the schema version it was written with. Reading takes it through one function per step,
+from its version to the next and on to `SCHEMA_VERSION`; writing always uses the newest. To change the meaning
+of a stored field: raise `SCHEMA_VERSION`, add the step from the version before it here, and keep a file of
+the old version under ``tests/records/data`` that must stay readable. A new field with a default needs
+neither.
 """
 
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, fields
+import json
+import logging
+import os
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Round, Sample, Timing, Verdict
-from bench.records.upgrade import SAMPLE_STEPS, upgrade
+from bench.errors import UserError
+from bench.records.files import write_bytes
+from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Key, Round, Sample, Timing, Verdict
 
+log = logging.getLogger(__name__)
+
+Step = Callable[[dict[str, Any]], dict[str, Any]]
+"""From a plain record of one version to one of the next."""
+
+RUN_STEPS: Mapping[int, Step] = {}
+"""For ``run.json``, by the version that a step starts from. Version 1 is the first: there is no step yet."""
+SAMPLE_STEPS: Mapping[int, Step] = {}
+"""For one line of ``samples.jsonl``."""
+FIRST_VERSION = 1
+"""The version of a record that names none, as the first stored samples."""
+
+DAMAGED_FILE = "samples.damaged.jsonl"
+"""Beside the record file: the damaged lines that were set aside, unchanged."""
 ROUND_FIELDS = tuple(field.name for field in fields(Round))
+_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\s*$')
+
+
+class DamagedLineError(ValueError):
+    """A line is not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFile:
+    """What a record file holds.
+
+    Args:
+        samples: By key: the first good one, or else the last failed one.
+        whole: The lines that hold samples, each with its newline.
+        damaged: The lines that do not, each with its newline.
+        problems: What is wrong with each damaged line, by file and line number.
+    """
+
+    samples: dict[Key, Sample]
+    whole: Sequence[bytes]
+    damaged: Sequence[bytes]
+    problems: Sequence[str]
+
+
+def upgrade(
+    record: Mapping[str, Any], steps: Mapping[int, Step], newest: int = SCHEMA_VERSION
+) -> dict[str, Any]:
+    """The record as version `newest` would have written it, with ``schema_version`` set to that.
+
+    Args:
+        record: As stored; not changed.
+        steps: By the version each starts from; a version without a step is stored the same way in the next.
+        newest: Version to reach.
+
+    Raises:
+        UserError: If this code does not know the record's version.
+    """
+    version = record.get("schema_version", FIRST_VERSION)
+    if not isinstance(version, int) or not FIRST_VERSION <= version <= newest:
+        known = f"{FIRST_VERSION}" if newest == FIRST_VERSION else f"{FIRST_VERSION} to {newest}"
+        raise UserError(
+            f"has schema version {version}, this code knows {known}",
+            "use the version of the benchmark that wrote it, or measure again into another folder",
+        )
+    upgraded = dict(record)
+    for start in range(version, newest):
+        upgraded = steps[start](upgraded) if start in steps else upgraded
+    return upgraded | {"schema_version": newest}
 
 
 def encode_sample(sample: Sample) -> dict[str, Any]:
     """A sample as plain JSON; times keep every bit."""
     record: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
     record |= {field.name: getattr(sample, field.name) for field in fields(sample)}
-    record["rounds"] = {name: [getattr(one, name) for one in sample.rounds] for name in ROUND_FIELDS}
+    record["rounds"] = {name: [getattr(step, name) for step in sample.rounds] for name in ROUND_FIELDS}
     record["timing"] = asdict(sample.timing) if sample.timing else None
     record["equivalence"] = asdict(sample.equivalence) if sample.equivalence else None
     return record
@@ -45,7 +125,7 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def _decode_rounds(columns: Mapping[str, list[Any]]) -> tuple[Round, ...]:
-    """Rounds from their columns; a column that came later holds its field's default."""
+    """Rounds from their columns; a column added after the record was written holds its field's default."""
     if unknown := set(columns) - set(ROUND_FIELDS):
         raise KeyError(f"rounds have unknown columns {sorted(unknown)}")
     count = len(columns[ROUND_FIELDS[0]])
@@ -61,3 +141,99 @@ def _column(columns: Mapping[str, list[Any]], field: Field[Any], count: int) -> 
 
 def _decode_equivalence(record: Mapping[str, Any] | None) -> Equivalence | None:
     return Equivalence(**{**record, "verdict": Verdict(record["verdict"])}) if record else None
+
+
+def to_line(sample: Sample) -> bytes:
+    """A sample as a line of the file.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    text = json.dumps(encode_sample(sample), separators=(",", ":"), allow_nan=False)
+    return f'{text[:-1]},"crc32":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+
+
+def from_line(line: bytes) -> Sample:
+    """The inverse of `to_line`; also reads lines written before there were checksums.
+
+    Args:
+        line: Without its newline.
+
+    Raises:
+        DamagedLineError: If the line is not what was written.
+        UserError: If its schema version is unknown.
+        KeyError, TypeError, ValueError, AttributeError: If it is what was written and no sample.
+    """
+    checksum = _CHECKSUM.search(line)
+    if checksum is None:
+        return _without_checksum(line)
+    text = line[: checksum.start()] + b"}"
+    if zlib.crc32(text) != int(checksum[1], 16):
+        raise DamagedLineError("its checksum is that of another line")
+    return decode_sample(json.loads(text))
+
+
+def _without_checksum(line: bytes) -> Sample:
+    """Without a checksum, a line of other code looks like a damaged one, and counts as damaged."""
+    try:
+        return decode_sample(json.loads(line))
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedLineError(repr(error)) from error
+
+
+def read_samples(path: Path) -> SampleFile:
+    """Read a record file; nothing is changed.
+
+    Raises:
+        UserError: If other code wrote a line, with file and line number.
+    """
+    *lines, torn = path.read_bytes().split(b"\n")
+    if torn:
+        log.warning("%s ends in a torn line, which is dropped: that sample is measured again", path)
+    samples: dict[Key, Sample] = {}
+    whole, damaged, problems = list[bytes](), list[bytes](), list[str]()
+    for number, line in enumerate(lines, start=1):
+        try:
+            sample = _parse(line, f"{path}, line {number}")
+        except DamagedLineError as error:
+            damaged.append(line + b"\n")
+            problems.append(f"{path}, line {number} is no sample: {error}")
+            continue
+        whole.append(line + b"\n")
+        if sample.key in samples and samples[sample.key].error is None:
+            log.warning("%s, line %d: sample %s is there twice, the first counts", path, number, sample.key)
+        else:
+            samples[sample.key] = sample
+    return SampleFile(samples, whole, damaged, problems)
+
+
+def _parse(line: bytes, place: str) -> Sample:
+    try:
+        return from_line(line)
+    except DamagedLineError:
+        raise
+    except UserError as error:
+        raise UserError(f"{place} {error.what}", error.fix) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{place} is no sample that this code knows: {error!r}",
+            "use the code that wrote it, or move the run's folder away to measure it anew",
+        ) from error
+
+
+def set_aside(path: Path, file: SampleFile) -> None:
+    """Move the damaged lines of a record file to `DAMAGED_FILE`; a crash in between loses none of them.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    aside = path.with_name(DAMAGED_FILE)
+    with aside.open("ab") as kept:
+        kept.writelines(file.damaged)
+        kept.flush()
+        os.fsync(kept.fileno())
+    write_bytes(path, b"".join(file.whole))
+    for problem in file.problems:
+        log.warning("%s; it is kept in %s, and what it held is measured again", problem, aside)

@@ -5,13 +5,10 @@ Columns carry their unit (``_s``, ``_bytes``); counts and times only, ratios are
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError
-from bench.metrics.counts import PHASES
 from bench.records.codec import ROUND_FIELDS
-from bench.records.model import Sample
+from bench.records.model import PHASES, Sample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,31 +41,13 @@ def rounds_frame(samples: Sequence[Sample]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = [
-        (*_key(sample), i, *(getattr(one, name) for name in ROUND_FIELDS))
+        (*_key(sample), i, *(getattr(step, name) for name in ROUND_FIELDS))
         for sample in samples
-        for i, one in enumerate(sample.rounds)
+        for i, step in enumerate(sample.rounds)
     ]
     frame = pd.DataFrame(rows, columns=[*_KEY, "round", *ROUND_FIELDS])
     counts = ("turn", "repeat", "round", "drafted", "accepted", "emitted", "depth", "exit_layer")
     return frame.astype(dict.fromkeys(counts, "Int64"))
-
-
-def export_parquet(samples: Sequence[Sample], folder: Path) -> tuple[Path, Path]:
-    """Write ``samples.parquet`` and ``rounds.parquet`` into `folder`; returns their paths.
-
-    Raises:
-        UserError: If the folder cannot be written.
-    """
-    paths = (folder / "samples.parquet", folder / "rounds.parquet")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, frame in zip(paths, (to_frame(samples), rounds_frame(samples)), strict=True):
-            frame.to_parquet(path, index=False)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written: {error}", "choose another folder, or free space"
-        ) from error
-    return paths
 
 
 def _key(sample: Sample) -> tuple[Any, ...]:
@@ -87,7 +66,8 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 
 def _counts(sample: Sample) -> dict[str, int]:
-    drafted, accepted = sum(one.drafted for one in sample.rounds), sum(one.accepted for one in sample.rounds)
+    drafted = sum(step.drafted for step in sample.rounds)
+    accepted = sum(step.accepted for step in sample.rounds)
     values = (len(sample.ids), len(sample.rounds), drafted, accepted)
     return dict(zip(_COUNTS, values, strict=True))
 

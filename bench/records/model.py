@@ -1,19 +1,30 @@
-"""Plain data of a benchmark: what was asked, what every round did, what was measured.
+"""Plain data of a benchmark: the prompts, what every round did, what was measured.
 
-Records hold counts and times, never ratios; ratios are computed by `bench.metrics.counts`. Times are seconds
-(`_s`). This module knows nothing of torch, files or clocks.
+Records hold counts and times, never ratios; `bench.metrics.counts` computes those. Times are seconds (`_s`).
+This module knows nothing of torch, files or clocks.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, get_args
+
+from bench.errors import UserError
 
 SCHEMA_VERSION = 1
-"""Raised whenever a stored field changes its meaning; `bench.records.store` refuses versions it does not
-know."""
+"""Raised whenever a stored field changes its meaning; see `bench.records.codec.upgrade`."""
+
+PhaseName = Literal["draft", "verify", "commit", "search"]
+"""A phase of decode time; the rest is host time."""
+PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+
+Key = tuple[str, int, int, str]
+"""`Sample.key`: prompt id, turn, repeat, arm."""
 
 
 class Arm(StrEnum):
@@ -26,7 +37,7 @@ class Arm(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What became of the model's own output."""
+    """How a method's output relates to the target's own."""
 
     EXACT = "exact"
     TIE_EXPLAINED = "tie-explained"
@@ -66,9 +77,9 @@ class Round:
         accepted: Drafted tokens that the target agreed to, along one path.
         emitted: Tokens committed; ``accepted + 1`` unless the harness cut the output inside the round.
         depth: Longest drafted path; equals `drafted` for a chain.
-        stop: Why drafting stopped: ``length``, ``confidence``, ``match``, ``budget`` or the method's own
-            word.
-        exit_layer: Layer the draft left the target at, where that varies.
+        stop: Why drafting stopped: ``length``, ``confidence``, ``match``, ``budget``, or a word of the
+            method's own.
+        exit_layer: Layer after which the draft left the target, where that varies.
     """
 
     drafted: int
@@ -87,7 +98,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a method returns: every token it committed and how it came by them.
+    """What a method returns: every token it committed, and the rounds that produced them.
 
     The first token comes from the prefill; each round adds its `emitted` tokens.
     """
@@ -95,32 +106,33 @@ class Generation:
     ids: tuple[int, ...]
     rounds: tuple[Round, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Counts of the method's own by name, such as ``search_steps``; of all the work, so `cut` keeps them.
+    """The method's own counts by name, such as ``search_steps``. They count all work done, so `cut` keeps
+    them.
 
-    ``kv_entries`` is set by methods that merge history: entries of the target's cache behind the prompt's;
-    without it there is one per token but the newest.
+    ``kv_entries`` is set by methods that merge history: cache entries of the answer. Without it, every token
+    of the answer but the newest has its own entry.
     """
 
     def __post_init__(self) -> None:
-        emitted = 1 + sum(one.emitted for one in self.rounds)
+        emitted = 1 + sum(step.emitted for step in self.rounds)
         if emitted != len(self.ids):
             raise ValueError(f"prefill and rounds emitted {emitted} tokens, the output holds {len(self.ids)}")
 
     def cut(self, max_new_tokens: int, eos_ids: frozenset[int]) -> Generation:
-        """The same generation ended at its first end token and at exactly `max_new_tokens`.
+        """The same generation, ended at its first end token and at `max_new_tokens` tokens at most.
 
-        Rounds past the cut are dropped; the round that the cut falls into keeps its drafted and accepted
-        counts (that work was done) and emits less.
+        Rounds after the cut are dropped. The round that the cut falls into keeps its drafted and accepted
+        counts, since that work was done, and emits less.
         """
         end = next((i + 1 for i, token in enumerate(self.ids) if token in eos_ids), len(self.ids))
         end = min(end, max_new_tokens)
         kept: list[Round] = []
         seen = 1
-        for one in self.rounds:
+        for step in self.rounds:
             if seen >= end:
                 break
-            emitted = min(one.emitted, end - seen)
-            kept.append(replace(one, emitted=emitted))
+            emitted = min(step.emitted, end - seen)
+            kept.append(replace(step, emitted=emitted))
             seen += emitted
         return Generation(self.ids[:end], tuple(kept), self.counts)
 
@@ -134,8 +146,8 @@ class Timing:
         decode_s: From the first token to the last.
         phases_s: Decode time by phase: ``draft``, ``verify``, ``commit``, ``search``; the rest of `decode_s`
             is host time.
-        cpu_s: CPU time of the decoding thread over prefill and decode; a wall/CPU ratio well above 1 tells
-            contention.
+        cpu_s: CPU time of the decoding thread over prefill and decode; a wall/CPU ratio well above 1 shows
+            that other work took the cores.
     """
 
     prefill_s: float
@@ -155,7 +167,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Equivalence:
-    """How an output stands to the baseline's for the same prompt.
+    """How an output compares with the baseline's for the same prompt.
 
     Args:
         verdict: Exact, explained by a numerical tie, a violation, or unchecked (lossy, sampled, or failed).
@@ -199,11 +211,11 @@ class Sample:
     attempt: int = 0
     """Which start of the run measured this sample; each attempt has its own environment in ``run.json``."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Counts of the method's own, see `Generation.counts`."""
+    """The method's own counts, see `Generation.counts`."""
     reference_nll: float | None = None
     """In runs of lossy methods: negative log-likelihood of `ids` under the target in nats, summed."""
     is_right: bool | None = None
-    """Whether the answer is right, where the prompt brings a check that can tell."""
+    """Whether the answer is right; None where the prompt has no check."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
@@ -213,21 +225,21 @@ class Sample:
 
     @property
     def kv_entries(self) -> int | None:
-        """Cache entries of the answer, of methods that merge history; see `Generation.counts`."""
+        """Cache entries of the answer, for methods that merge history; see `Generation.counts`."""
         return self.counts.get("kv_entries")
 
     @property
-    def key(self) -> tuple[str, int, int, str]:
+    def key(self) -> Key:
         """What makes a sample unique within a run: prompt, turn, repeat, arm."""
         return (self.prompt_id, self.turn, self.repeat, self.arm.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One comparison: a method against the baseline on a task, with all that identifies it.
+    """One comparison of a method with the baseline on a task.
 
     Args:
-        run_id: ``<method>-<task>-<model>-<8 hex>``; the hash covers `identity`.
+        run_id: See `run_id`.
         identity: Resolved settings that change ids or times: method, task, model, sampling, runtime, seed.
         config: The whole resolved configuration.
         attempts: Environment block of every start of this run, oldest first.
@@ -241,5 +253,34 @@ class Run:
     config: Mapping[str, Any]
     attempts: tuple[Mapping[str, Any], ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
-    """Facts that tables must show: exactness, ``partial``, prompt source, re-implementation, trained by."""
+    """Facts that tables must show, such as exactness, prompt source, ``partial`` and re-implementation."""
     schema_version: int = SCHEMA_VERSION
+
+
+def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> str:
+    """``<method>-<task>-<model>-<8 hex>``: names for people, and a hash of the whole identity.
+
+    Raises:
+        UserError: If a name cannot be part of a folder name.
+        ValueError: If the identity holds something that is not plain JSON.
+    """
+    for name in (method, task, model):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+            raise UserError(
+                f"name {name!r} cannot be part of a folder name",
+                "use letters, digits, '.', '_' and '-' in names",
+            )
+    digest = hashlib.sha256(canonical(identity).encode()).hexdigest()
+    return f"{method}-{task}-{model}-{digest[:8]}"
+
+
+def canonical(identity: Mapping[str, Any]) -> str:
+    """An identity as JSON text that does not depend on the order of its keys.
+
+    Raises:
+        ValueError: If it holds something that is not plain JSON.
+    """
+    try:
+        return json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"the identity of a run must be plain JSON: {error}") from error

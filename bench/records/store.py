@@ -1,41 +1,41 @@
 """Where runs live on disk: one folder per run, samples appended line by line, nothing lost to a crash.
 
-Layout: ``<results>/runs/<run_id>/run.json`` (who, what, every attempt's environment) and ``samples.jsonl``
-(one finished turn per line). A run is resumed by opening it again; it never mixes settings, devices or schema
-versions, and one process at a time writes to it. Rounds are stored as columns, so a file stays small and
-loads exactly; see `bench.records.sample_file` for torn and damaged lines.
+Layout: ``<results>/runs/<run_id>/run.json`` (settings, and the environment of every start) and
+``samples.jsonl`` (one decoded turn per line). Opening a run again resumes it. A run never mixes settings,
+machines or schema versions, and one process at a time writes to it. See `bench.records.codec` for the lines.
+
+The settings name the folder. The machine does not, so that a run is found wherever it was measured; but a
+start on another machine is refused, because one run holds the timings of one machine.
 """
 
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from bench.errors import UserError
-from bench.records.frames import export_parquet, rounds_frame, to_frame
-from bench.records.identity import check_machine, check_settings, run_id
-from bench.records.lock import acquire, release, renew
-from bench.records.model import Run, Sample
-from bench.records.sample_file import Key, SampleFile, read_samples, set_aside, to_line, write_atomically
-from bench.records.upgrade import RUN_STEPS, upgrade
-
-__all__ = [
-    "Key",
-    "RunStore",
-    "export_parquet",
-    "load_run",
-    "load_samples",
-    "rounds_frame",
-    "run_id",
-    "to_frame",
-]
+from bench.records.codec import RUN_STEPS, SampleFile, read_samples, set_aside, to_line, upgrade
+from bench.records.files import acquire, release, renew, write_text
+from bench.records.model import Key, Run, Sample, canonical
 
 log = logging.getLogger(__name__)
 
+MACHINE = {
+    "device": "device",
+    "cpu.model": "CPU",
+    "dtype": "precision",
+    "versions.torch": "torch",
+    "versions.cuda": "CUDA",
+}
+"""Facts of an environment block that make another machine when they differ, and what to call them.
+
+``device`` is the GPU's model, or the CPU's with torch's thread count; the CPU counts on a GPU as well, since
+it launches the kernels. Two machines alike in all of these count as the same: host names are not recorded.
+"""
 _NO_SAMPLES = SampleFile({}, (), (), ())
 
 
@@ -45,7 +45,7 @@ class RunStore:
     Attributes:
         run: The run with every attempt's environment, this start's last.
         folder: Where its files are.
-        done: Keys of the samples that need no more work; failed ones are not among them.
+        done: Keys of the good samples; failed ones are measured again.
     """
 
     def __init__(self, run: Run, folder: Path, done: set[Key], lock: int, samples: int) -> None:
@@ -62,8 +62,9 @@ class RunStore:
         Damaged samples are set aside, so that they are measured again.
 
         Args:
-            root: The results root. run: The run, with this start's environment as its only attempt;
-            ``device`` names the hardware in it.
+            root: The results root.
+            run: The run, with this start's environment as its only attempt; its ``device`` names the
+                hardware.
 
         Raises:
             UserError: If another process writes to the run, if the stored run has another identity, another
@@ -101,7 +102,7 @@ class RunStore:
         _write_run(folder, run)
         samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(samples, sum(map(len, file.whole)))
-        done = {key for key, one in file.samples.items() if one.error is None}
+        done = {key for key, sample in file.samples.items() if sample.error is None}
         return cls(run, folder, done, lock, samples)
 
     @property
@@ -125,7 +126,11 @@ class RunStore:
         return sample
 
     def note(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Add facts to this start's environment, such as what was probed; UserError if they cannot be."""
+        """Add facts to this start's environment, such as what was probed.
+
+        Raises:
+            UserError: If they cannot be written.
+        """
         *earlier, last = self.run.attempts
         self.run = replace(self.run, attempts=(*earlier, {**last, name: facts}))
         try:
@@ -187,7 +192,7 @@ def load_samples(folder: Path) -> list[Sample]:
     empty list.
 
     Raises:
-        UserError: If a line is damaged or another code's, with file and line number.
+        UserError: If a line is damaged or other code wrote it, with file and line number.
     """
     path = folder / "samples.jsonl"
     file = read_samples(path) if path.exists() else _NO_SAMPLES
@@ -199,15 +204,60 @@ def load_samples(folder: Path) -> list[Sample]:
     return list(file.samples.values())
 
 
-def _check_resumable(stored: Run, run: Run, found: Mapping[Key, Sample], folder: Path) -> None:
+def check_settings(stored: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to continue a run with another identity.
+
+    Raises:
+        UserError: Naming every difference.
+    """
+    if canonical(stored) == canonical(new):
+        return
+    new = json.loads(canonical(new))  # tuples become lists, as they did in the stored one
+    keys = sorted(key for key in {*stored, *new} if stored.get(key) != new.get(key))
+    differences = ", ".join(f"{key} is {stored.get(key)!r}, not {new.get(key)!r}" for key in keys)
+    raise UserError(
+        f"{folder} belongs to a run with other settings: {differences}",
+        "choose another results folder, or move this run away",
+    )
+
+
+def check_machine(measured: Iterable[Mapping[str, Any]], here: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to add the timings of this machine to those of another; warn where only the code differs.
+
+    Args:
+        measured: Environment blocks that stored samples were measured in.
+        here: This start's block.
+        folder: The run's, for the message.
+
+    Raises:
+        UserError: Naming every fact of `MACHINE` that differs.
+    """
+    for block in measured:
+        pairs = [(name, _fact(block, key), _fact(here, key)) for key, name in MACHINE.items()]
+        if other := [f"{name} {there!r}, not {now!r}" for name, there, now in pairs if there != now]:
+            raise UserError(
+                f"{folder} holds samples of another machine ({'; '.join(other)}); timings must not mix",
+                "resume on the same machine, or choose another results folder: results_dir=...",
+            )
+        if block.get("git") != here.get("git"):
+            log.warning(
+                "%s holds samples measured by other code; delete it to measure all of it anew", folder
+            )
+
+
+def _fact(block: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - a value of a record
+    group, _, name = key.rpartition(".")
+    return ((block.get(group) or {}) if group else block).get(name)
+
+
+def _check_resumable(stored: Run, run: Run, samples: Mapping[Key, Sample], folder: Path) -> None:
     check_settings(stored.identity, run.identity, folder)
-    measured = {one.attempt for one in found.values() if one.error is None}  # a failure holds no timing
+    measured = {sample.attempt for sample in samples.values() if sample.error is None}  # failures: no timing
     check_machine([stored.attempts[number] for number in sorted(measured)], run.attempts[0], folder)
 
 
 def _write_run(folder: Path, run: Run) -> None:
-    text = json.dumps(asdict(run), indent=1, allow_nan=False)
-    write_atomically(folder / "run.json", text.encode())
+    write_text(folder / "run.json", json.dumps(asdict(run), indent=1, allow_nan=False))
 
 
 def _truncate(file: int, size: int) -> None:

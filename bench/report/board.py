@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from bench.metrics.intervals import Interval
 from bench.records.model import Arm, Verdict
-from bench.report.entries import QUESTIONS_PER_SUBTASK, Entry, Setting
+from bench.report.entries import Entry, Setting
+from bench.tasks.spec_bench import QUESTIONS_PER_SUBTASK
 
 _LONGEST_VALUE = 20
 

@@ -25,9 +25,7 @@ from bench.metrics.summary import Summary, summarise
 from bench.prove.certificates import badge_of
 from bench.records.model import Arm, Run, Sample
 from bench.records.store import load_run, load_samples
-
-QUESTIONS_PER_SUBTASK = 80
-"""Of the official file and of the built-in one alike."""
+from bench.tasks.spec_bench import QUESTIONS_PER_SUBTASK
 
 
 @dataclass(frozen=True, slots=True)

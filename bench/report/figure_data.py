@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.metrics.counts import PHASES
-from bench.records.model import Arm, Sample
+from bench.records.model import PHASES, Arm, Sample
 from bench.report import curves, figures
 from bench.report.board import Apart, Ranked, Section
 from bench.report.picture import Picture
@@ -179,7 +178,7 @@ def _phases(label: str, samples: Sequence[Sample]) -> list[tuple[str, str, float
     rounds = sum(len(one.rounds) for one in samples)
     if not rounds:
         return []
-    totals = {name: sum(one.phases_s.get(name, 0.0) for one in timings) for name in PHASES}
+    totals: dict[str, float] = {name: sum(one.phases_s.get(name, 0.0) for one in timings) for name in PHASES}
     totals["host"] = sum(one.host_s for one in timings)
     return [(label, name, 1e3 * total / rounds) for name, total in totals.items()]
 

@@ -1,7 +1,8 @@
-"""The key/value store: preallocated once, addressed by slot, rolled back by moving a length.
+"""The key/value store: allocated once, addressed by slot, rolled back by shortening a length.
 
-A slot is written by one row of one pass. A chain's slots equal its positions; a tree's rows take consecutive
-slots while their positions repeat, and `keep` moves an accepted path down to where a chain would have put it.
+Each row of a pass writes one slot per layer. The slots of a chain equal its positions. The rows of a tree
+take consecutive slots while their positions repeat; `KVCache.keep` then moves the accepted path to the slots
+that a chain would have used.
 
 Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows.
 """
@@ -18,10 +19,10 @@ from bench.runtime.transfer import upload
 
 
 class KVCache:
-    """Keys and values of every layer, each layer with its own valid length.
+    """Keys and values of every layer, each layer with its own number of valid slots.
 
-    Layers may run ahead of others while a draft is under way (an early exit fills the shallow ones only).
-    Reading past a layer's valid length is an error, so stale rows can never be attended to.
+    During a draft some layers may be ahead of others: an early exit fills only the shallow ones. Reading past
+    a layer's valid slots is an error, so outdated rows can never be attended to.
 
     Args:
         layers: Number of layers (L).
@@ -29,11 +30,14 @@ class KVCache:
         capacity: Slots (S).
         head_dim: Head width (D).
         dtype: Of keys and values.
-        device: Where they live.
+        device: Where they are stored.
+
+    Attributes:
+        lengths: Valid slots of each layer, L numbers.
     """
 
     spare: ClassVar[int] = 0
-    """Slots behind the capacity."""
+    """Slots allocated beyond the capacity."""
 
     def __init__(
         self,
@@ -52,12 +56,12 @@ class KVCache:
 
     @property
     def stores(self) -> list[Tensor]:
-        """Keys and values of each layer, shape [2, Hkv, S, D]; only the valid slots mean anything."""
+        """Keys and values of each layer, shape [2, Hkv, S + spare, D]; only valid slots mean anything."""
         return self._stores
 
     @property
     def length(self) -> int:
-        """Valid slots of every layer; the layers must agree, as they do between rounds.
+        """Valid slots, the same number in every layer, as it is between rounds.
 
         Raises:
             RuntimeError: If some layers are ahead of others.
@@ -69,23 +73,25 @@ class KVCache:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes one token occupies over all layers."""
+        """Bytes that one token occupies over all layers."""
         store = self._stores[0]
         return len(self._stores) * store.element_size() * 2 * store.shape[1] * store.shape[3]
 
     def write(self, layer: int, base: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Store rows at slots ``base ..`` of one layer and return all its valid keys and values.
 
+        Writing below the layer's length discards the slots after the new rows.
+
         Args:
             layer: Layer index.
-            base: First slot; must not leave a gap behind the valid slots.
-            rows: Keys, then values, of every row, shape [R, 2 Hkv, D]; R may be 0 for rows that only read.
+            base: First slot to write, at most the layer's length: no slot may be left out.
+            rows: Keys, then values, of every row, shape [R, 2 Hkv, D]; R is 0 for a pass that only reads.
 
         Returns:
             Views of keys and values, each shape [Hkv, base + R, D].
 
         Raises:
-            RuntimeError: If the slots would leave a gap or exceed the capacity.
+            RuntimeError: If the rows would leave a gap or exceed the capacity.
         """
         count = rows.shape[0]
         end = base + count
@@ -100,10 +106,10 @@ class KVCache:
         return keys, values
 
     def advance(self, layers: Iterable[int], base: int, count: int) -> None:
-        """Take note that a pass writes `count` rows at slots ``base ..`` of these layers by itself.
+        """Move the lengths for a pass that writes `count` rows at slots ``base ..`` of these layers itself.
 
         Raises:
-            RuntimeError: As `KVCache.write`.
+            RuntimeError: If the rows would leave a gap or exceed the capacity.
         """
         end = base + count
         for layer in layers:
@@ -113,38 +119,35 @@ class KVCache:
                 self.lengths[layer] = end
 
     def truncate(self, length: int) -> None:
-        """Forget every slot from `length` on, in the layers that have got so far."""
-        self.lengths = [min(one, length) for one in self.lengths]
+        """Discard all slots from `length` on; layers that hold fewer stay as they are."""
+        self.lengths = [min(held, length) for held in self.lengths]
 
     def keep(self, base: int, path: Tensor, layers: range | None = None) -> None:
-        """Compact an accepted tree path: slots ``base + path[i]`` move to ``base + i``, the rest go.
+        """Keep an accepted tree path: slot ``base + path[i]`` moves to ``base + i``, all later slots go.
 
         All layers move in two kernels.
 
         Args:
             base: Slot of the tree's first row.
-            path: Row indices of the accepted path in order, strictly increasing, shape [A], int64.
-            layers: Layers to compact; all by default.
+            path: Rows of the accepted path, counted from that row, strictly increasing, shape [A], int64.
+            layers: Layers to change; all by default.
 
         Raises:
-            RuntimeError: If a layer holds fewer rows than the path has; none is moved then.
+            RuntimeError: If a layer holds fewer rows than the path has; no layer is changed then.
         """
         end = base + path.numel()
         chosen = range(len(self._stores)) if layers is None else layers
-        self._require_rows(chosen, base, end)
+        if any(self.lengths[layer] < end for layer in chosen):
+            raise RuntimeError(f"cannot keep slots {base}..{end - 1} of layers that hold {self.lengths}")
         block = self._block[chosen.start : chosen.stop : chosen.step]  # [l, 2, Hkv, S, D]
         block[:, :, :, base:end] = block.index_select(3, upload(base + path, block.device))
         for layer in chosen:
             self.lengths[layer] = end
 
     def sibling(self, layers: int, capacity: int) -> Self:
-        """An empty cache of the same kind for other layers of the same heads."""
+        """An empty cache of the same kind, head count and head width, for other layers."""
         store = self._stores[0]
         return type(self)(layers, store.shape[1], capacity, store.shape[3], store.dtype, store.device)
-
-    def _require_rows(self, layers: range, base: int, end: int) -> None:
-        if any(self.lengths[layer] < end for layer in layers):
-            raise RuntimeError(f"cannot keep slots {base}..{end - 1} of layers that hold {self.lengths}")
 
     def _misplaced(self, layer: int, base: int, end: int) -> RuntimeError:
         return RuntimeError(

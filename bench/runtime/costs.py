@@ -1,7 +1,7 @@
 """What a pass costs on this machine: seconds of a layer and of the head by number of rows.
 
-For methods whose schedule depends on measured costs. They time nothing themselves: they ask for these once,
-when they are attached.
+A method whose schedule depends on measured costs calls `measure_costs` once, when it is attached to a
+decoder.
 
 Shapes: R rows, L layers.
 """
@@ -20,17 +20,18 @@ from bench.runtime.decoder import Decoder
 
 CONTEXT = 128
 """Tokens in the cache while timing."""
-TURNS = 5
+REPEATS = 5
+"""Timings of each pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassCosts:
-    """Seconds by number of rows; between measured numbers linear, beyond the largest one its rate per row.
+    """Seconds by number of rows: between the timed numbers interpolated, outside them that of the nearest.
 
     Args:
         rows: Numbers of rows that were timed, ascending.
-        layer_s: Of one layer.
-        head_s: Of the final norm and the LM head.
+        layer_s: Seconds of one layer at each of them.
+        head_s: Seconds of the final norm and the LM head.
     """
 
     rows: tuple[int, ...]
@@ -48,27 +49,34 @@ class PassCosts:
 
 @torch.inference_mode()
 def measure_costs(decoder: Decoder, rows: Sequence[int]) -> PassCosts:
-    """Time passes of these many rows, in turns; of each the fastest counts, since noise can only add.
+    """Time passes of several sizes, alternating; the fastest of each counts, since noise can only add time.
 
     Empties the cache.
+
+    Args:
+        decoder: The model to time.
+        rows: Numbers of rows, ascending.
     """
     context = max(1, min(CONTEXT, decoder.capacity - max(rows)))
     ids = torch.zeros(max(rows), dtype=torch.int64, device=decoder.device)
     decoder.prefill(torch.zeros(context, dtype=torch.int64, device=decoder.device))
     passes, heads = [float("inf")] * len(rows), [float("inf")] * len(rows)
-    for _ in range(TURNS):
+    for _ in range(REPEATS):
         for place, count in enumerate(rows):
             hidden = decoder.embed(ids[:count])
             spot = decoder.placement.chain(context, count)
             passes[place] = min(passes[place], _seconds(decoder, lambda: decoder.run_layers(hidden, spot)))  # noqa: B023 - called at once
             heads[place] = min(heads[place], _seconds(decoder, lambda: decoder.head(hidden)))  # noqa: B023
     decoder.cache.truncate(0)
-    return PassCosts(tuple(rows), tuple(one / decoder.depth for one in passes), tuple(heads))
+    return PassCosts(tuple(rows), tuple(seconds / decoder.depth for seconds in passes), tuple(heads))
 
 
 def _seconds(decoder: Decoder, call: Callable[[], object]) -> float:
+    is_cuda = decoder.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.synchronize(decoder.device)  # earlier work is not part of this call
     begun = time.perf_counter()
     call()
-    if decoder.device.type == "cuda":
+    if is_cuda:
         torch.cuda.synchronize(decoder.device)
     return time.perf_counter() - begun

@@ -1,32 +1,34 @@
-"""The one transformer that every method runs on: embed, any range of layers, head.
+"""The one transformer that every method runs on: embedding, any range of layers, head.
 
-Rows of a single sequence, no batch axis. A pass is three calls: ``embed`` ids to rows, ``run_layers`` over
-some layers (writing keys and values to the cache), ``head`` to logits. Early exit, resuming, skipping
-sub-layers, trees, read-only rows and low-rank deltas are options of ``run_layers``; no method needs a model
-file of its own.
+It runs rows of a single sequence; there is no batch axis. A pass is three calls: ``embed`` turns token ids
+into rows, ``run_layers`` runs them through some layers and writes their keys and values to the cache,
+``head`` turns them into logits. Early exit, resuming at a layer, skipping sub-layers, trees, read-only rows
+and low-rank changes are options of ``run_layers``, so no method needs a model file of its own.
 
-Shapes: R rows, d width, H query heads, Hkv key/value heads, G = H / Hkv, D head width, N visible slots, V
-vocabulary.
+Shapes: R rows, d width, L layers, H query heads, Hkv key/value heads, G = H / Hkv, D head width, f MLP width,
+N visible slots, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.runtime.attention import attend
 from bench.runtime.cache import KVCache
 from bench.runtime.delta import Delta
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, rms_norm
-from bench.runtime.rope import rotate
-from bench.runtime.rows import Placement, Rows
+from bench.runtime.rows import Placement, Rows, rotate
 
 Tier = Literal["eager", "static", "compiled", "graph"]
+Taps = MutableMapping[int, Tensor]
+"""Rows entering chosen layers, by layer; the caller puts the keys, a pass the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,35 @@ class Mlp:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer; drafters may do without an MLP."""
+    """One decoder layer; a drafter's may have no MLP."""
 
     attention: Attention
     mlp: Mlp | None
 
+    def projections(self) -> Iterator[Linear]:
+        """Its two or four projections, in the order of the arithmetic."""
+        yield from (self.attention.qkv, self.attention.o)
+        if self.mlp is not None:
+            yield from (self.mlp.gate_up, self.mlp.down)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model's shape and all its weights."""
+
+    config: DecoderConfig
+    embedding: Tensor  # [V, d]
+    layers: Sequence[Layer]
+    final_norm: Tensor  # [d]; of the norm before the head
+    lm_head: Linear  # [V, d]
+
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Sub-layers left out: their rows pass unchanged and a skipped attention writes no keys or values."""
+    """Layers whose attention or MLP a pass leaves out.
+
+    Rows pass a skipped sub-layer unchanged; a skipped attention writes no keys or values.
+    """
 
     attention: frozenset[int] = frozenset()
     mlp: frozenset[int] = frozenset()
@@ -69,46 +91,33 @@ NO_SKIP = Skip()
 
 
 class Decoder:
-    """A loaded model with its cache; a pass is launched kernel by kernel: the tier ``static``.
+    """A loaded model with its cache. This class is the tier ``static``: a pass is launched kernel by kernel.
+
+    All tensors that are passed in or out lie on `device` and, token ids apart, have the dtype `dtype`.
 
     Args:
-        config: Shape and family flags.
-        embedding: Token embeddings, shape [V, d].
-        layers: Layer weights in order.
-        final_norm: Weight of the norm before the head, shape [d].
-        lm_head: Projection to the vocabulary.
-        cache: Key/value store; one for all arms, emptied before each generation.
-        placement: Positions and masks over the same capacity.
+        weights: The model; its parts become attributes of the decoder.
+        cache: Key/value store; all arms share it, and it is emptied before each generation.
+        placement: Positions and masks for the same capacity.
     """
 
     tier: Tier = "static"
 
-    def __init__(
-        self,
-        config: DecoderConfig,
-        embedding: Tensor,
-        layers: Sequence[Layer],
-        final_norm: Tensor,
-        lm_head: Linear,
-        cache: KVCache,
-        placement: Placement,
-    ) -> None:
-        self.config = config
-        self.embedding = embedding
-        self.layers = list(layers)
-        self.final_norm = final_norm
-        self.lm_head = lm_head
+    def __init__(self, weights: Weights, cache: KVCache, placement: Placement) -> None:
+        self.config, self.layers = weights.config, list(weights.layers)
+        self.embedding, self.final_norm, self.lm_head = weights.embedding, weights.final_norm, weights.lm_head
         self.cache = cache
         self.placement = placement
-        self.device, self.dtype = embedding.device, embedding.dtype
-        self._query_width = config.heads + config.kv_heads  # heads that are rotated
-        self._groups = config.heads // config.kv_heads
-        self._score_scale = config.head_dim**-0.5
-        self._weighs_plainly = self.device.type == "cpu" and self.dtype in (torch.float32, torch.float64)
-        self._no_bias = torch.zeros(1, dtype=self.dtype, device=self.device)
+        self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self._rotated_heads = self.config.heads + self.config.kv_heads
         # Rounded to the rows' precision, as the reference implementation rounds it.
-        scale = torch.tensor(config.embed_scale, dtype=self.dtype, device=self.device)
-        self._embed_scale = None if config.embed_scale == 1.0 else scale
+        scale = torch.tensor(self.config.embed_scale, dtype=self.dtype, device=self.device)
+        self._embed_scale = None if self.config.embed_scale == 1.0 else scale
+
+    @property
+    def weights(self) -> Weights:
+        """Shape and weights, as another decoder of the same model takes them."""
+        return Weights(self.config, self.embedding, self.layers, self.final_norm, self.lm_head)
 
     @property
     def depth(self) -> int:
@@ -117,17 +126,14 @@ class Decoder:
 
     @property
     def parameters(self) -> int:
-        """Weights of the model, norms left out; a tied head counts once."""
+        """Weights of the model without its norms; a tied head counts once."""
         return self.pass_parameters + (0 if self.config.tied_head else self.embedding.numel())
 
     @property
     def pass_parameters(self) -> int:
-        """Weights that a pass reads: all but the embedding, of which it takes a row per token."""
-        linears = [self.lm_head]
-        for layer in self.layers:
-            linears += [layer.attention.qkv, layer.attention.o]
-            linears += [layer.mlp.gate_up, layer.mlp.down] if layer.mlp is not None else []
-        return sum(one.parameters for one in linears)
+        """Weights that a pass reads: all but the embedding, of which it reads only one row per token."""
+        layers = sum(linear.parameters for layer in self.layers for linear in layer.projections())
+        return self.lm_head.parameters + layers
 
     @property
     def capacity(self) -> int:
@@ -135,7 +141,7 @@ class Decoder:
         return self.cache.capacity
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Rows entering layer 0 for token ids [R], shape [R, d]."""
+        """Rows entering layer 0, shape [R, d], for token ids [R], int64."""
         rows = F.embedding(ids, self.embedding)
         return rows if self._embed_scale is None else rows * self._embed_scale
 
@@ -148,25 +154,93 @@ class Decoder:
         *,
         skip: Skip = NO_SKIP,
         delta: Delta | None = None,
-        taps: MutableMapping[int, Tensor] | None = None,
+        taps: Taps | None = None,
     ) -> Tensor:
-        """Run rows through layers ``start .. stop - 1``.
+        """Run rows through layers ``start .. stop - 1`` and write their keys and values to the cache.
 
         Args:
             hidden: Rows entering layer `start`, shape [R, d]; never changed in place.
-            rows: Their slots, positions and mask.
+            rows: Their slots, positions and mask, made by `placement`.
             start: First layer.
             stop: One past the last layer; all layers by default.
             skip: Sub-layers to leave out.
-            delta: Added to projections of some rows.
-            taps: Filled with the rows entering layer l for every key l it holds (l = 0 is the embedding, l =
-                L what the final norm sees); keys outside ``start .. stop`` are left alone.
+            delta: Changes to the projections of some rows.
+            taps: For every key l from `start` to `stop`, filled with the rows entering layer l, shape [R, d];
+                l = L is what the final norm sees. Other keys are left alone.
 
         Returns:
             Rows leaving layer ``stop - 1``, before the final norm, shape [R, d].
+
+        Raises:
+            RuntimeError: If the rows would leave a gap in the cache of one of these layers.
         """
-        stop = self.depth if stop is None else stop
-        for index in range(start, stop):
+        return self._pass(hidden, rows, range(start, self.depth if stop is None else stop), skip, delta, taps)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Final norm and LM head: logits [R, V] of rows [R, d]. An early exit calls it on shallow rows."""
+        return self.lm_head(rms_norm(hidden, self.final_norm, self.config.norm_eps))
+
+    def prefill(self, ids: Tensor, taps: Taps | None = None) -> Tensor:
+        """Empty the cache and run a prompt through all layers.
+
+        Args:
+            ids: The prompt, shape [P], int64.
+            taps: As for `run_layers`.
+
+        Returns:
+            Logits of the token after the prompt, shape [1, V].
+
+        Raises:
+            UserError: If the prompt is longer than the capacity.
+        """
+        self.cache.truncate(0)
+        hidden = self.run_layers(self.embed(ids), self.placement.chain(0, ids.numel()), taps=taps)
+        return self.head(hidden[-1:])
+
+    def step(self, ids: Tensor, base: int) -> Tensor:
+        """Run consecutive tokens through all layers.
+
+        Args:
+            ids: The tokens, shape [R], int64.
+            base: Position of the first one: the number of tokens before it, all of them in the cache.
+
+        Returns:
+            Logits of the token after each, shape [R, V].
+
+        Raises:
+            RuntimeError: If the cache holds fewer than `base` tokens.
+            UserError: If the tokens exceed the capacity.
+        """
+        return self.head(self.run_layers(self.embed(ids), self.placement.chain(base, ids.numel())))
+
+    def companion(self, layers: Sequence[Layer], final_norm: Tensor, capacity: int | None = None) -> Decoder:
+        """A decoder of other layers, such as a drafter's, with this model's embedding, head and tier.
+
+        Args:
+            layers: Its layers.
+            final_norm: Weight of its last norm, shape [d].
+            capacity: Slots of its own, empty cache; as many as here by default.
+        """
+        cache = self.cache.sibling(len(layers), self.capacity if capacity is None else capacity)
+        weights = replace(self.weights, layers=layers, final_norm=final_norm)
+        return type(self)(weights, cache, self.placement)
+
+    def adopt(self, other: Decoder) -> None:
+        """Prepare `other`, a second decoder of the same method, whenever this one is prepared."""
+
+    def prepare(self, longest: int) -> None:
+        """Empty the cache; on the graph tier, also record passes like those so far.
+
+        Args:
+            longest: Tokens of the longest sequence to come.
+        """
+        self.cache.truncate(0)
+
+    def _pass(
+        self, hidden: Tensor, rows: Rows, layers: range, skip: Skip, delta: Delta | None, taps: Taps | None
+    ) -> Tensor:
+        """`run_layers` as this tier does it."""
+        for index in layers:
             if taps is not None and index in taps:
                 taps[index] = hidden
             layer = self.layers[index]
@@ -174,36 +248,9 @@ class Decoder:
                 hidden = self._attend(index, layer.attention, hidden, rows, delta)
             if layer.mlp is not None and index not in skip.mlp:
                 hidden = self._feed_forward(index, layer.mlp, hidden, delta)
-        if taps is not None and stop in taps:
-            taps[stop] = hidden
+        if taps is not None and layers.stop in taps:
+            taps[layers.stop] = hidden
         return hidden
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Final norm and LM head, logits [R, V]; early exits use it on shallow rows too."""
-        return self.lm_head(rms_norm(hidden, self.final_norm, self.config.norm_eps))
-
-    def prefill(self, ids: Tensor, taps: MutableMapping[int, Tensor] | None = None) -> Tensor:
-        """Empty the cache, run a prompt [P] and return the logits behind its last token, shape [1, V]."""
-        self.cache.truncate(0)
-        hidden = self.run_layers(self.embed(ids), self.placement.chain(0, ids.numel()), taps=taps)
-        return self.head(hidden[-1:])
-
-    def step(self, ids: Tensor, base: int) -> Tensor:
-        """Logits [R, V] of consecutive tokens [R] behind `base` committed ones, all layers."""
-        return self.head(self.run_layers(self.embed(ids), self.placement.chain(base, ids.numel())))
-
-    def companion(self, layers: Sequence[Layer], final_norm: Tensor, capacity: int | None = None) -> Decoder:
-        """Other layers, such as a drafter's, with this model's embedding, head and tier and an own cache."""
-        cache = self.cache.sibling(len(layers), self.capacity if capacity is None else capacity)
-        weights = (self.config, self.embedding, layers, final_norm, self.lm_head)
-        return type(self)(*weights, cache, self.placement)
-
-    def adopt(self, other: Decoder) -> None:
-        """A method decodes with `other` as well: what prepares this decoder prepares it too."""
-
-    def prepare(self, longest: int) -> None:
-        """Empty the cache and get ready for passes like those so far, in sequences up to `longest` tokens."""
-        self.cache.truncate(0)
 
     def _attend(
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None
@@ -214,60 +261,26 @@ class Decoder:
         if delta is not None:
             delta.add(index, "qkv", normed, qkv)
         qkv = qkv.view(hidden.shape[0], -1, config.head_dim)  # [R, H + 2 Hkv, D]
-        self._rotate(weights, qkv.narrow(1, 0, self._query_width), rows)
-        # narrow costs half of what an indexing expression does, and this runs for every layer of every step
+        self._rotate(weights, qkv.narrow(1, 0, self._rotated_heads), rows)
+        # narrow costs half as much as indexing, and this runs for every layer of every step
         fresh = qkv.narrow(1, config.heads, 2 * config.kv_heads)
         if rows.writes < fresh.shape[0]:
             fresh = fresh[: rows.writes]
         keys, values = self.cache.write(index, rows.base, fresh)
-        mixed = self._mix(qkv.narrow(1, 0, config.heads), keys, values, rows)
+        mixed = attend(qkv.narrow(1, 0, config.heads), keys, values, rows)
         out = weights.o.add_to(hidden, mixed)
         if delta is not None:
             delta.add(index, "o", mixed, out)
         return out
 
     def _rotate(self, weights: Attention, heads: Tensor, rows: Rows) -> None:
-        """Norm queries and keys [R, H + Hkv, D] where the family asks, and rotate them, all in place."""
+        """Rotate queries and keys [R, H + Hkv, D] in place, after their norms if the family has them."""
         if weights.query_norm is not None and weights.key_norm is not None:
             queries = rms_norm(heads[:, : self.config.heads], weights.query_norm, self.config.norm_eps)
             keys = rms_norm(heads[:, self.config.heads :], weights.key_norm, self.config.norm_eps)
             rotate(torch.cat([queries, keys], dim=1), rows.cos, rows.sin, out=heads)
         else:
             rotate(heads, rows.cos, rows.sin, out=heads)
-
-    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows) -> Tensor:
-        """Attention output [R, H D]; the G query heads of a group share keys by folding into the rows."""
-        count, heads, width = queries.shape
-        groups = self._groups
-        if rows.is_causal:
-            mixed = F.scaled_dot_product_attention(
-                queries.transpose(0, 1)[None], keys[None], values[None], is_causal=True, enable_gqa=groups > 1
-            )
-            return mixed[0].transpose(0, 1).reshape(count, heads * width)
-        if count == 1:
-            return self._weigh(queries.view(-1, groups, width), keys, values, rows.mask).reshape(1, -1)
-        if groups == 1:
-            mixed = self._weigh(queries.transpose(0, 1), keys, values, rows.mask)  # [H, R, D]
-            return mixed.transpose(0, 1).reshape(count, heads * width)
-        folded = queries.view(count, heads // groups, groups, width).permute(1, 2, 0, 3)
-        folded = folded.reshape(heads // groups, groups * count, width)  # [Hkv, G R, D]
-        mixed = self._weigh(folded, keys, values, rows.mask)
-        # A view that splits G R but merges nothing: kernels differ in the layout they return.
-        mixed = mixed.view(heads // groups, groups, count, width)
-        return mixed.permute(2, 0, 1, 3).reshape(count, heads * width)
-
-    def _weigh(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Values [Hkv, N, D] weighed by how queries [Hkv, G R, D] match keys; shape [Hkv, G R, D].
-
-        On a CPU three plain kernels start faster than the fused one, and it saves no memory worth having for
-        the few rows that come here.
-        """
-        if not self._weighs_plainly:
-            args = queries[None], keys[None], values[None]
-            return F.scaled_dot_product_attention(*args, attn_mask=mask)[0]
-        bias, share = (self._no_bias, 0) if mask is None else (mask, 1)
-        scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), beta=share, alpha=self._score_scale)
-        return torch.bmm(scores.softmax(dim=-1), values)
 
     def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
         normed = rms_norm(hidden, weights.norm, self.config.norm_eps)

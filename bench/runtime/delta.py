@@ -13,25 +13,28 @@ Projection = Literal["qkv", "o", "gate_up", "down"]
 
 
 class Delta(Protocol):
-    """What some rows add to projections."""
+    """An addition to the outputs of projections."""
 
     def add(self, layer: int, projection: Projection, inputs: Tensor, outputs: Tensor) -> None:
-        """Add to `outputs` [R, O] in place what `inputs` [R, I] call for at this layer and projection.
+        """Add to `outputs` [R, O] in place, depending on `inputs` [R, I].
 
-        Outputs of ``o`` and ``down`` hold the residual stream already: add to them, never scale or overwrite
-        them.
+        Called once per layer and projection. The outputs of ``o`` and ``down`` already contain the residual
+        stream: add to them, never scale or overwrite them.
         """
 
 
 @runtime_checkable
 class LowRankDelta(Delta, Protocol):
-    """A delta that is a product of two small matrices, so that a pass in one call can add it.
+    """A delta that is a product of two small matrices, which a compiled pass can add itself.
 
     Attributes:
-        first: Rows before this one stay as they are.
+        first: Rows before this one stay unchanged.
     """
 
     first: int
 
     def factors(self, layer: int, projection: Projection) -> tuple[Tensor, Tensor] | None:
-        """Matrices [I, r] and [r, O']: the first O' outputs get ``x @ inner @ outer`` more; None for none."""
+        """Matrices inner [I, r] and outer [r, O'], or None if nothing is added to this projection.
+
+        ``x @ inner @ outer`` is added to the first O' outputs of a row x.
+        """

@@ -1,7 +1,7 @@
-"""Which architectures the decoder runs, and what each one asks of it.
+"""Which architectures the decoder runs, and what sets them apart.
 
-One decoder serves every family; a family is a handful of flags read from the checkpoint's ``config.json``.
-What is not in the table is refused by name rather than run wrongly.
+One decoder serves every family: a family is a handful of flags read from the checkpoint's ``config.json``. An
+architecture or option that is not listed here is refused by name rather than run wrongly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DecoderConfig:
         kv_heads: Key/value heads; fewer than `heads` under grouped-query attention.
         head_dim: Width of one head.
         mlp_width: Hidden width of the gated MLP.
-        vocab: Rows of the LM head (V).
+        vocab: Rows of the embedding and of the LM head (V).
         norm_eps: Epsilon of every RMSNorm.
         context: Longest sequence the checkpoint declares.
         activation: ``silu`` or ``gelu_tanh``, on the gate.
@@ -35,8 +35,8 @@ class DecoderConfig:
         window: Sliding-window length in tokens; None where every position is visible.
         fused: The checkpoint stores q/k/v and gate/up as one matrix each (Phi-3).
         qkv_bias: Query, key and value projections have biases.
-        output_bias: The attention's output projection has one.
-        mlp_bias: The MLP's projections have them.
+        output_bias: The attention's output projection has a bias.
+        mlp_bias: The MLP's projections have biases.
     """
 
     family: str
@@ -69,7 +69,7 @@ FAMILIES: dict[str, str] = {
     "Phi3ForCausalLM": "Phi-3",
     "GemmaForCausalLM": "Gemma",
 }
-"""Architectures that the oracle tests hold against transformers, with the models users know them by."""
+"""Supported architectures, each tested against transformers, with the models users know them by."""
 
 _OPTIONAL_BIAS = {"LlamaForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"}
 """Families whose modeling code reads ``attention_bias``; the others ignore it."""
@@ -79,7 +79,7 @@ _ACTIVATIONS = {
     "swish": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
-    "gelu": "gelu_tanh",  # Gemma's first configs say gelu and mean the tanh form, as transformers does
+    "gelu": "gelu_tanh",  # Gemma's first configs say gelu; transformers uses the tanh form for them
 }
 
 
@@ -125,11 +125,11 @@ def _family(config: Any) -> str:  # noqa: ANN401
         if name in FAMILIES:
             return str(name)
     supported = ", ".join(f"{name} ({models})" for name, models in FAMILIES.items())
-    found = (
+    given = (
         ", ".join(names) or f"model_type {getattr(config, 'model_type', 'unknown')!r} without an architecture"
     )
     raise UserError(
-        f"architecture {found} is not supported by the decoder", f"use a checkpoint of one of: {supported}"
+        f"architecture {given} is not supported by the decoder", f"use a checkpoint of one of: {supported}"
     )
 
 

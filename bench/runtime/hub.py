@@ -1,6 +1,6 @@
-"""Where a model's files are: a local folder, a folder shipped with the package, or a Hugging Face repository.
+"""Finds a model's files: in a local folder, a folder shipped with the package, or a Hugging Face repository.
 
-Whatever the reference, the result is a local folder; what stands in the way is said with its fix.
+The result is always a local folder; every error says how to fix it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,26 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from bench import PACKAGE_PREFIX
 from bench.errors import UserError
-
-PACKAGE_PREFIX = "package:"
-"""Marks a folder relative to the one that holds the ``bench`` package: shipped weights."""
 
 _PROJECT = Path(__file__).resolve().parents[2]
 COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
-"""What lies beside the weights of a checkpoint: configs and the tokenizer."""
+"""Files of a checkpoint other than its weights: configs and the tokenizer."""
 _SAFE = ("*.safetensors", *COMPANIONS)
 _TWICE = ("consolidated*", "original/*", "onnx/*")
-"""The same weights once more, in layouts that nothing here reads; for Mistral that is another 14 GB."""
+"""The same weights again, in layouts that nothing here reads; for Mistral another 14 GB."""
 _DEFAULT_BRANCH = "main"
 _HUB = "https://huggingface.co"
 _INCOMPLETE: type[Exception] | tuple[()] = getattr(errors, "IncompleteSnapshotError", ())
-"""Older clients do not tell a half-downloaded snapshot from a missing one: there, none is of this kind."""
+"""Raised for a half-downloaded snapshot; older clients lack it, and the empty tuple matches no exception."""
 _NETWORK_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
-"""HTTPError of the httpx that the client is built on."""
+"""The HTTPError of httpx, which the client is built on."""
 _NO_LOGIN = 401
 
 
 class Keys(NamedTuple):
-    """The settings that a reference came from, for messages."""
+    """Names of the settings that hold a reference and its revision, for messages."""
 
     path: str = "model.path"
     revision: str = "model.revision"
@@ -50,7 +48,7 @@ _MODEL = Keys()
 
 
 def resolve(reference: str, revision: str | None) -> Path:
-    """The local folder of a model with its weights, downloaded first where it has to be.
+    """The local folder of a model with its weights, downloaded first if necessary.
 
     Args:
         reference: A folder, ``package:`` and a folder inside the installed project, or a Hub repository id.
@@ -61,7 +59,7 @@ def resolve(reference: str, revision: str | None) -> Path:
     """
     folder = fetch(reference, revision, _SAFE)
     if _is_local(reference) or any(folder.glob("*.safetensors")):
-        return folder  # what a local folder lacks, loading says
+        return folder  # loading reports what a local folder lacks
     raise UserError(
         f"{reference} offers no safetensors weights at revision {revision or _DEFAULT_BRANCH}",
         "set model.revision to one that does (see its pull requests), or convert its weights once: "
@@ -71,13 +69,13 @@ def resolve(reference: str, revision: str | None) -> Path:
 
 
 def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: Keys = _MODEL) -> Path:
-    """The local folder of a reference; of a Hub repository, only the files that match are downloaded.
+    """The local folder of a reference; from a Hub repository only matching files are downloaded.
 
     Args:
         reference: As for `resolve`.
         revision: As for `resolve`.
-        patterns: Names of the files wanted, with wildcards.
-        keys: Where the reference was set.
+        patterns: Names of the files to download, with wildcards.
+        keys: The settings that hold the reference.
 
     Raises:
         UserError: If there is no such folder or repository, access to it is not granted, or it is incomplete.
@@ -105,8 +103,8 @@ def _is_local(reference: str) -> bool:
 
 
 def resolved_here(reference: str, revision: str | None) -> Path | None:
-    """The local folder of a model if it needs no network: a folder, or a repository in the cache."""
-    if reference.startswith(PACKAGE_PREFIX) or Path(reference).expanduser().is_dir():
+    """The local folder of a model if it needs no network; None for a repository that is not in the cache."""
+    if _is_local(reference):
         return resolve(reference, revision)
     try:
         return Path(snapshot_download(reference, revision=revision, local_files_only=True))
@@ -134,13 +132,13 @@ def _downloaded(repository: str, revision: str | None, patterns: Sequence[str], 
             )
         )
     except (HFValidationError, _NETWORK_ERROR, LocalEntryNotFoundError) as error:
-        answer = error.__cause__  # of a Hub that was reached and refused
-        told = answer if isinstance(answer, HfHubHTTPError) else error
-        raise _explained(told, repository, revision, keys) from error
+        answer = error.__cause__  # what the Hub answered, if it was reached
+        reason = answer if isinstance(answer, HfHubHTTPError) else error
+        raise _explained(reason, repository, revision, keys) from error
 
 
 def _explained(error: Exception, repository: str, revision: str | None, keys: Keys) -> UserError:
-    """What the Hub's exception means to the user; subclasses are asked for before their bases."""
+    """The client's exception as a message with its fix; subclasses are matched before their bases."""
     page = f"{_HUB}/{repository}"
     match error:
         case HFValidationError():
@@ -186,7 +184,7 @@ def _explained(error: Exception, repository: str, revision: str | None, keys: Ke
             )
     return UserError(
         f"the connection to the Hub broke while fetching {repository} ({type(error).__name__})",
-        "run the command again: what is complete is kept",
+        "run the command again: files that are complete are kept",
     )
 
 

@@ -1,41 +1,43 @@
-"""Frozen projections, multiplied by what is fastest for their device and precision.
+"""Frozen projections, each multiplied by the fastest code for its device and precision.
 
-A decode step multiplies one row, a verification a few, a prefill hundreds. In fp32 on a CPU all of them take
-the compiled product (`bench.runtime.tiers.native`), which gives a row the same bits however many others it
-has beside it. Without a compiler, and in other precisions, torch multiplies: few rows by a transposed copy,
-from `PACKED_ROWS` rows on and `PACKED_SIZE` weights up by oneDNN's prepacked one (specs/performance.md 4.3).
-On CUDA cuBLAS takes the stored layout as it is.
+A decode step multiplies one row, a verification a few, a prefill hundreds. In fp32 on a CPU all of them use
+the compiled product (``bench/runtime/tiers/compiled/products.c``), which gives a row the same bits whatever
+other rows are in the batch. Without a compiler, and in other precisions, PyTorch multiplies: by a transposed
+copy for few rows, by oneDNN's prepacked copy from `PACKED_ROWS` rows and `PACKED_SIZE` weights on. On CUDA
+cuBLAS takes the stored layout as it is.
 
-Shapes: R rows, I inputs, O outputs.
+Shapes: R rows, I inputs, O outputs; a panel holds the weights of W outputs, and P panels hold all.
 """
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.tiers.native.products import Product, compiled_product
+from bench.runtime.tiers.compiled.library import Missing, library
+from bench.runtime.tiers.compiled.structures import Projection
 
 PACKED_SIZE = 500_000
 PACKED_ROWS = 4
-_PACKING_ROWS = 4  # what oneDNN lays the weights out for; of 1 to 16, best or as good at any number of rows
+_PACKING_ROWS = 4  # rows that oneDNN's layout is made for; of 1 to 16, best or as good at any number of rows
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 class Linear:
     """A frozen projection, ``x @ weight.T + bias``.
 
-    Gradients flow to `x` alone, and through torch's product.
+    Gradients flow to `x` only, never to the weights, and only through PyTorch's own product.
 
     Args:
         weight: Shape [O, I], as checkpoints store it.
         bias: Shape [O], or None.
 
     Attributes:
-        compiled: The compiled product, where there is one.
+        compiled: The compiled product; None on other devices, in other precisions or without a C compiler.
     """
 
     __slots__ = ("_multiplier", "bias", "compiled", "weight")
@@ -44,7 +46,7 @@ class Linear:
         self.weight = weight
         self.bias = bias
         self.compiled = compiled_product(weight, bias)
-        self._multiplier: Product | _Torch = self.compiled or _Torch(weight, bias)
+        self._multiplier: CompiledProduct | _Torch = self.compiled or _Torch(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Product of `x` [R, I], shape [R, O]."""
@@ -53,19 +55,19 @@ class Linear:
         return self._multiplier(x)
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """``residual + self(x)`` as a new tensor, shape [R, O]; one kernel where there is one for it."""
+        """``residual + self(x)`` as a new tensor, shape [R, O]; in one kernel where one exists."""
         if x.requires_grad and torch.is_grad_enabled():
             return residual + self(x)
         return self._multiplier.add_to(residual, x)
 
     @property
     def parameters(self) -> int:
-        """Weights and biases, counted once however often they are stored."""
+        """Weights and biases, counted once however many copies of them are stored."""
         return self.weight.numel() + (0 if self.bias is None else self.bias.numel())
 
 
 class _Torch:
-    """Torch's products, on every device and in every precision."""
+    """PyTorch's products, on every device and in every precision."""
 
     __slots__ = ("_bias", "_packed", "_transposed")
 
@@ -89,21 +91,104 @@ class _Torch:
         return torch.addmm(residual, x, self._transposed)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square norm over the last axis, statistics in at least fp32.
+class CompiledProduct:
+    """Weights laid out for the C function ``multiply``; fp32 on the CPU.
 
-    On CUDA `F.rms_norm` is one kernel. On a CPU it is composed of more and slower ones than these four: the
-    length of a row, the square root of its square plus ``eps``, and a division.
+    Args:
+        weight: Shape [O, I].
+        bias: Shape [O], or None.
+        compiled: The library.
+    """
+
+    __slots__ = (
+        "_bias",
+        "_is_ragged",
+        "_multiply",
+        "_outputs",
+        "_packed",
+        "_reference",
+        "_width",
+        "projection",
+    )
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, compiled: ctypes.CDLL) -> None:
+        self._outputs, inputs = weight.shape
+        self._packed = _pack(weight.detach(), compiled.lanes())  # [P, I, W]
+        self._width = self._packed.shape[0] * self._packed.shape[2]
+        self._is_ragged = self._outputs != self._width
+        padding = (0, self._width - self._outputs)
+        self._bias = None if bias is None else F.pad(bias.detach(), padding).contiguous()
+        bias_pointer = None if self._bias is None else self._bias.data_ptr()
+        self.projection = Projection(self._packed.data_ptr(), bias_pointer, inputs, self._width)
+        self._reference = ctypes.byref(self.projection)
+        self._multiply = compiled.multiply
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Product of `x` [R, I], shape [R, O]."""
+        out = self._product(x, None)
+        return out[:, : self._outputs].contiguous() if self._is_ragged else out
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """``residual + self(x)`` as a new tensor, shape [R, O]."""
+        if self._is_ragged:
+            return self(x).add_(residual)
+        return self._product(x, residual.contiguous())
+
+    def _product(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        x = x.contiguous()
+        rows = x.shape[0]
+        out = x.new_empty(rows, self._width)
+        scratch = None if rows == 1 else torch.empty_like(x)
+        self._multiply(
+            self._reference,
+            rows,
+            x.data_ptr(),
+            None if residual is None else residual.data_ptr(),
+            None if scratch is None else scratch.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
+
+
+def compiled_product(weight: Tensor, bias: Tensor | None) -> CompiledProduct | None:
+    """The compiled product of these weights; None where `Linear` has to use PyTorch's."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    compiled = library()
+    return None if isinstance(compiled, Missing) else CompiledProduct(weight, bias, compiled)
+
+
+def _pack(weight: Tensor, width: int) -> Tensor:
+    """Weights [O, I] in panels of `width` outputs, shape [P, I, W]; the last one is filled with zeros."""
+    outputs, inputs = weight.shape
+    panels = -(-outputs // width)
+    whole = F.pad(weight, (0, 0, 0, panels * width - outputs))
+    return whole.view(panels, width, inputs).transpose(1, 2).contiguous()
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last axis, with statistics in at least fp32.
+
+    Args:
+        x: Rows or heads, any shape [..., d].
+        weight: Shape [d].
+        eps: Added to the mean square.
+
+    Returns:
+        The shape and dtype of `x`.
     """
     width = x.shape[-1]
     if x.is_cuda or x.dtype != torch.float32:
         return F.rms_norm(x, (width,), weight, eps)
+    # On CUDA `F.rms_norm` is one kernel. On a CPU it is composed of more and slower ones than the four here:
+    # the length of a row, the square root of its square plus eps, a product and a division.
     length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), _constant((width * eps) ** 0.5))
     return torch.addcdiv(_constant(0.0), torch.mul(x, weight), length, value=width**0.5)
 
 
 @cache
 def _constant(value: float) -> Tensor:
-    """A number as an fp32 tensor: every operation with a Python number would make a new one."""
+    """A number as an fp32 tensor, kept: every operation with a Python number would make a new one."""
     with torch.inference_mode(False):
         return torch.tensor(value)

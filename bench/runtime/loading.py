@@ -1,14 +1,15 @@
 """From an ordinary Hugging Face checkpoint to a decoder.
 
 Weights come from safetensors (one file or an index of shards), shapes and flags from ``config.json``. Loading
-is strict: every missing, unexpected or misshapen tensor is named. Pickled ``.bin`` weights are refused with
-the way to convert.
+is strict: every missing, unexpected or misshapen tensor is named. Pickled ``.bin`` weights are refused; the
+message says how to convert them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -20,32 +21,31 @@ from transformers import AutoConfig
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier
+from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier, Weights
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
 from bench.runtime.linear import Linear
-from bench.runtime.room import damaged, require_room
-from bench.runtime.rope import rotary_tables
-from bench.runtime.rows import Placement
-from bench.runtime.tiers.compiled import CompiledDecoder
+from bench.runtime.modules import CheckpointTensors, damaged, require_room
+from bench.runtime.rows import Placement, rotary_tables
+from bench.runtime.tiers.compiled.decoder import CompiledDecoder
+from bench.runtime.tiers.compiled.library import Missing, library
 from bench.runtime.tiers.eager import EagerDecoder
-from bench.runtime.tiers.graphs import GraphDecoder
-from bench.runtime.tiers.native.build import Missing, library
-from bench.runtime.tiers.recorder import CudaRecorder
-from bench.runtime.tiers.slot_cache import SlotCache
+from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.runtime.tiers.graph.recorder import CudaRecorder
+from bench.runtime.tiers.graph.slot_cache import SlotCache
 
 _KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
-_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """How a model is laid out in memory.
+    """Where and how a model runs.
 
     Args:
-        device: Where it runs.
+        device: Of weights and cache.
         dtype: Of weights and cache.
-        max_length: Most tokens of prompt and output together; bounded by the model's context.
-        tier: How passes run: ``eager``, ``static``, (on a CPU) ``compiled`` or (on CUDA) ``graph``.
+        max_length: Most tokens of prompt and output together; the model's context is a limit too.
+        tier: How passes run: ``eager``, ``static``, ``compiled`` (fp32 on a CPU) or ``graph`` (CUDA).
     """
 
     device: torch.device
@@ -54,42 +54,62 @@ class RuntimeOptions:
     tier: Tier = "static"
 
 
-def choose_tier(wanted: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tier:
-    """The tier of that name; for ``auto`` the fastest one that the device has for this precision.
+def choose_tier(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tier:
+    """The tier called `name`; for ``auto`` the fastest one that runs on this device in this precision.
+
+    Logs a warning if ``auto`` is slower only because the C library is missing.
 
     Raises:
-        UserError: If graphs are asked for without CUDA, or compiled passes where there are none.
+        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run.
     """
-    if wanted == "graph" and device.type != "cuda":
+    if name == "graph" and device.type != "cuda":
         raise UserError(
             "runtime.tier=graph replays CUDA graphs, and this run is on the CPU",
             "use runtime.tier=auto, the fastest there, or runtime.device=cuda",
         )
-    obstacle = _obstacle_to_compiling(device, dtype)
-    if wanted == "compiled" and obstacle is not None:
-        raise UserError(f"runtime.tier=compiled is not possible: {obstacle[0]}", obstacle[1])
-    on_cpu: Tier = "static" if obstacle is not None else "compiled"
-    fastest: Tier = "graph" if device.type == "cuda" else on_cpu
-    tiers: dict[str, Tier] = {one: one for one in get_args(Tier)}
-    return fastest if wanted == "auto" else tiers[wanted]
+    if name == "compiled":
+        _require_compiled(device, dtype)
+    tiers: dict[str, Tier] = {tier: tier for tier in get_args(Tier)}
+    return tiers[name] if name != "auto" else _fastest(device, dtype)
 
 
-def _obstacle_to_compiling(device: torch.device, dtype: torch.dtype) -> tuple[str, str] | None:
-    """Why passes cannot be compiled, and what to do about it."""
+def _require_compiled(device: torch.device, dtype: torch.dtype) -> None:
     if device.type != "cpu" or dtype != torch.float32:
-        return f"it decodes in float32 on a CPU, not in {dtype} on {device.type}", "use runtime.tier=auto"
+        raise UserError(
+            "runtime.tier=compiled is not possible: "
+            f"it decodes in float32 on a CPU, not in {dtype} on {device.type}",
+            "use runtime.tier=auto",
+        )
     built = library()
     if isinstance(built, Missing):
-        return built.reason, "install gcc or clang with OpenMP, or use runtime.tier=static"
-    return None
+        raise UserError(
+            f"runtime.tier=compiled is not possible: {built.reason}",
+            "install gcc or clang with OpenMP, or use runtime.tier=static",
+        )
+
+
+def _fastest(device: torch.device, dtype: torch.dtype) -> Tier:
+    if device.type == "cuda":
+        return "graph"
+    if device.type != "cpu" or dtype != torch.float32:
+        return "static"
+    built = library()
+    if isinstance(built, Missing):
+        log.warning("passes run operation by operation, several times slower: %s; install gcc", built.reason)
+        return "static"
+    return "compiled"
 
 
 def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
-    """Load the checkpoint in `folder`.
+    """Load a checkpoint.
+
+    Args:
+        folder: With ``config.json`` and safetensors weights.
+        options: Where and how it runs.
 
     Raises:
-        UserError: If files are missing, pickled, of an unsupported architecture, larger than the memory, or
-            do not fit the config.
+        UserError: If files are missing, damaged, pickled, of an unsupported architecture, larger than the
+            memory, or do not fit the config.
     """
     config = load_config(folder)
     require_room(weight_files(folder), options.device, options.dtype)
@@ -97,10 +117,10 @@ def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
 
 
 def load_config(folder: Path) -> Any:  # noqa: ANN401
-    """The transformers configuration in `folder`, of an architecture that the decoder runs.
+    """The transformers configuration in `folder`, checked to be of an architecture that the decoder runs.
 
     Raises:
-        UserError: If there is none, it cannot be read, or the architecture is not supported.
+        UserError: If there is no ``config.json``, it cannot be read, or the architecture is not supported.
     """
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -108,7 +128,7 @@ def load_config(folder: Path) -> Any:  # noqa: ANN401
             "point model.path at a folder with config.json and *.safetensors, or at a hub id",
         )
     config = _read_config(folder)
-    decoder_config(config)  # refuses before gigabytes are read
+    decoder_config(config)  # refuses an unsupported one before gigabytes are read
     return config
 
 
@@ -127,16 +147,33 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
 
     Args:
         config: The transformers configuration.
-        tensors: Checkpoint tensors by name; consumed, so that each original can be freed once it is fused.
-        options: Device, dtype and length.
+        tensors: Checkpoint tensors by name, in the dtype and on the device of `options`. They are removed
+            from the dictionary, so that each can be freed once it is fused.
+        options: Where and how the decoder runs.
 
     Raises:
         UserError: If the tensors do not fit the configuration.
     """
     shape = decoder_config(config)
-    source = _Source(shape, tensors, options.device)
+    weights = read_weights(shape, tensors, options.device)
+    capacity = min(options.max_length, shape.context)
+    cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
+    placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
+    slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
+    if options.tier == "graph":
+        return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
+    return _KINDS[options.tier](weights, KVCache(*slots), placement)
+
+
+def read_weights(shape: DecoderConfig, tensors: dict[str, Tensor], device: torch.device) -> Weights:
+    """The weights of a model from its named tensors, which are removed from the dictionary as they are used.
+
+    Raises:
+        UserError: If the tensors do not fit the shape.
+    """
+    source = CheckpointTensors(tensors, shape.norm_offset, device)
     embedding = source.take("model.embed_tokens.weight", shape.vocab, shape.width)
-    layers = [_layer(source, shape, index) for index in range(shape.layers)]
+    layers = [_layer(source, shape, f"model.layers.{index}") for index in range(shape.layers)]
     final_norm = source.norm("model.norm.weight", shape.width)
     if shape.tied_head:
         tensors.pop("lm_head.weight", None)
@@ -144,94 +181,50 @@ def build_decoder(config: Any, tensors: dict[str, Tensor], options: RuntimeOptio
     else:
         lm_head = source.linear("lm_head", (shape.vocab,), shape.width)
     source.finish()
-    capacity = min(options.max_length, shape.context)
-    cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
-    placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
-    room = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
-    weights = (shape, embedding, layers, final_norm, lm_head)
-    if options.tier == "graph":
-        return GraphDecoder(*weights, SlotCache(*room), placement, CudaRecorder(options.device))
-    return _KINDS[options.tier](*weights, KVCache(*room), placement)
+    return Weights(shape, embedding, layers, final_norm, lm_head)
 
 
-def _layer(source: _Source, shape: DecoderConfig, index: int) -> Layer:
-    prefix = f"model.layers.{index}"
+def read_layers(
+    shape: DecoderConfig, tensors: Mapping[str, Tensor], prefixes: Sequence[str], device: torch.device
+) -> list[Layer]:
+    """Single layers from those of the tensors whose names start with the layers' prefixes.
+
+    Raises:
+        UserError: If tensors are missing, left over or misshapen.
+    """
+    starts = tuple(f"{prefix}." for prefix in prefixes)
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(starts)}
+    source = CheckpointTensors(own, shape.norm_offset, device)
+    layers = [_layer(source, shape, prefix) for prefix in prefixes]
+    source.finish()
+    return layers
+
+
+def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Layer:
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if shape.fused:
-        qkv = source.linear(f"{attention}.qkv_proj", (queries + 2 * keys,), shape.width, shape.qkv_bias)
-        gate_up = source.linear(f"{mlp}.gate_up_proj", (2 * shape.mlp_width,), shape.width, shape.mlp_bias)
+        qkv = tensors.linear(f"{attention}.qkv_proj", (queries + 2 * keys,), shape.width, shape.qkv_bias)
+        gate_up = tensors.linear(f"{mlp}.gate_up_proj", (2 * shape.mlp_width,), shape.width, shape.mlp_bias)
     else:
         names = [f"{attention}.{name}_proj" for name in "qkv"]
-        qkv = source.linear(names, (queries, keys, keys), shape.width, shape.qkv_bias)
+        qkv = tensors.linear(names, (queries, keys, keys), shape.width, shape.qkv_bias)
         names = [f"{mlp}.gate_proj", f"{mlp}.up_proj"]
-        gate_up = source.linear(names, (shape.mlp_width,) * 2, shape.width, shape.mlp_bias)
+        gate_up = tensors.linear(names, (shape.mlp_width,) * 2, shape.width, shape.mlp_bias)
     return Layer(
         attention=Attention(
-            norm=source.norm(f"{prefix}.input_layernorm.weight", shape.width),
+            norm=tensors.norm(f"{prefix}.input_layernorm.weight", shape.width),
             qkv=qkv,
-            o=source.linear(f"{attention}.o_proj", (shape.width,), queries, shape.output_bias),
-            query_norm=source.norm(f"{attention}.q_norm.weight", shape.head_dim) if shape.qk_norm else None,
-            key_norm=source.norm(f"{attention}.k_norm.weight", shape.head_dim) if shape.qk_norm else None,
+            o=tensors.linear(f"{attention}.o_proj", (shape.width,), queries, shape.output_bias),
+            query_norm=tensors.norm(f"{attention}.q_norm.weight", shape.head_dim) if shape.qk_norm else None,
+            key_norm=tensors.norm(f"{attention}.k_norm.weight", shape.head_dim) if shape.qk_norm else None,
         ),
         mlp=Mlp(
-            norm=source.norm(f"{prefix}.post_attention_layernorm.weight", shape.width),
+            norm=tensors.norm(f"{prefix}.post_attention_layernorm.weight", shape.width),
             gate_up=gate_up,
-            down=source.linear(f"{mlp}.down_proj", (shape.width,), shape.mlp_width, shape.mlp_bias),
+            down=tensors.linear(f"{mlp}.down_proj", (shape.width,), shape.mlp_width, shape.mlp_bias),
         ),
     )
-
-
-class _Source:
-    """Takes tensors by name, checks shapes, and in the end accounts for every one."""
-
-    def __init__(self, shape: DecoderConfig, tensors: dict[str, Tensor], device: torch.device) -> None:
-        self._offset = shape.norm_offset
-        self._device = device
-        self._tensors = tensors
-        self._problems: list[str] = []
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """The tensor called `name`; a problem is noted, and reported together with all others by `finish`."""
-        tensor = self._tensors.pop(name, None)
-        if tensor is None:
-            self._problems.append(f"{name} is missing")
-            return torch.zeros(shape, device=self._device)
-        if tuple(tensor.shape) != shape:
-            self._problems.append(f"{name} has shape {tuple(tensor.shape)} instead of {shape}")
-            return torch.zeros(shape, device=self._device)
-        return tensor
-
-    def norm(self, name: str, width: int) -> Tensor:
-        weight = self.take(name, width)
-        return weight + self._offset if self._offset else weight
-
-    def linear(
-        self, names: str | list[str], outputs: tuple[int, ...], inputs: int, bias: bool = False
-    ) -> Linear:
-        """One projection, or several fused along their outputs."""
-        names = [names] if isinstance(names, str) else names
-        sized = list(zip(names, outputs, strict=True))
-        weight = _joined([self.take(f"{name}.weight", rows, inputs) for name, rows in sized])
-        if not bias:
-            return Linear(weight)
-        return Linear(weight, _joined([self.take(f"{name}.bias", rows) for name, rows in sized]))
-
-    def finish(self) -> None:
-        """Raise if anything was missing, misshapen or left over."""
-        left = [name for name in self._tensors if not name.endswith(_IGNORED_SUFFIXES)]
-        self._problems += [f"{name} is unexpected" for name in left]
-        if self._problems:
-            shown = "; ".join(self._problems[:6])
-            more = f"; and {len(self._problems) - 6} more" if len(self._problems) > 6 else ""
-            raise UserError(
-                f"the weights do not fit config.json: {shown}{more}",
-                "check that weights and config.json are of the same model and the download is complete",
-            )
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _tensors(folder: Path, options: RuntimeOptions) -> Iterator[tuple[str, Tensor]]:
@@ -245,10 +238,10 @@ def _tensors(folder: Path, options: RuntimeOptions) -> Iterator[tuple[str, Tenso
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Safetensors files of a checkpoint, from its index where there is one.
+    """Safetensors files of a checkpoint: those of its index if it has one, else ``model.safetensors``.
 
     Raises:
-        UserError: If there are none, or the index names a file that is not there.
+        UserError: If there are none, or the index names a file that is missing.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():

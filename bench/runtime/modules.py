@@ -1,6 +1,8 @@
-"""Trained modules of a method on disk: a folder with ``module.safetensors`` and its provenance,
-``module.json``. What a method was only fitted to a model by, such as layers to skip, is a ``module.json``
-alone.
+"""Weights on disk: the trained modules of a method, and checks that files fit a model and this machine's
+memory.
+
+A module is a folder with the tensors ``module.safetensors`` and their provenance ``module.json``. A method
+that was only fitted to a model, for example by choosing layers to skip, has a ``module.json`` alone.
 
 Loading is strict: every missing, unexpected or misshapen tensor is named, and pickles are not read.
 """
@@ -8,46 +10,57 @@ Loading is strict: every missing, unexpected or misshapen tensor is named, and p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.records.files import replacing, write_text
+from bench.runtime.linear import Linear
 
 WEIGHTS_FILE = "module.safetensors"
 PROVENANCE_FILE = "module.json"
 MODEL_FILE = "model.safetensors"
+GIB = 1 << 30
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+_SHOWN = 6  # problems that a message lists
 
 
 def save_module(folder: Path, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> None:
     """Write a module's tensors and provenance; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{WEIGHTS_FILE}.partial"
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
-    partial.replace(folder / WEIGHTS_FILE)
+    with replacing(folder / WEIGHTS_FILE) as fresh:
+        _save_tensors(tensors, fresh)
     save_provenance(folder, provenance)
 
 
 def save_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write a whole model of a method's own; the weights appear last and whole."""
+    """Write a whole model of a method's own; its weights come last and appear whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{MODEL_FILE}.partial"
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / MODEL_FILE)
+    with replacing(folder / MODEL_FILE) as fresh:
+        _save_tensors(tensors, fresh)
+        write_text(folder / "config.json", _plain_json(config))
 
 
 def save_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
-    """Write or replace what a module says of itself, whole or not at all."""
+    """Write or replace a module's provenance, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{PROVENANCE_FILE}.partial"
-    partial.write_text(json.dumps(provenance, indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / PROVENANCE_FILE)
+    write_text(folder / PROVENANCE_FILE, _plain_json(provenance))
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def _plain_json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 
 def load_provenance(
@@ -57,43 +70,43 @@ def load_provenance(
     files: Sequence[str] = (WEIGHTS_FILE, PROVENANCE_FILE),
     command: str = "python -m bench.train",
 ) -> dict[str, Any]:
-    """What the module says of itself: its method, the layers it was made for, how it was trained.
+    """A module's provenance: its method, the layers it was made for, how it was trained.
 
     Args:
-        folder: Where the module lies.
-        method: Whose it must be.
-        files: What makes it whole; a module without tensors is its provenance alone.
-        command: Makes such a module.
+        folder: The module's folder.
+        method: The method that wants to use it; the module must belong to it.
+        files: Files that the folder must hold; a module without tensors has its provenance alone.
+        command: Makes such a module, for the message.
 
     Raises:
-        UserError: If the folder holds no module, or one of another method.
+        UserError: If a file is missing, or the module belongs to another method.
     """
     for name in files:
         if not (folder / name).is_file():
-            wanted = "trained weights" if WEIGHTS_FILE in files else "settings"
+            content = "trained weights" if WEIGHTS_FILE in files else "settings"
             raise UserError(
-                f"{folder} holds no {name}, so {method} has no {wanted} for this model",
+                f"{folder} holds no {name}, so {method} has no {content} for this model",
                 f"make them: {command} method={method} model=...; or set method.weights",
             )
-    found: dict[str, Any] = json.loads((folder / PROVENANCE_FILE).read_text())
-    if found.get("method") != method:
+    provenance: dict[str, Any] = json.loads((folder / PROVENANCE_FILE).read_text())
+    if provenance.get("method") != method:
         raise UserError(
-            f"{folder} holds a module of {found.get('method')!r}, not of {method!r}",
+            f"{folder} holds a module of {provenance.get('method')!r}, not of {method!r}",
             f"set method.weights to a folder written by {command} method={method}",
         )
-    return found
+    return provenance
 
 
 def load_module(folder: Path, shapes: Mapping[str, tuple[int, ...]], like: Tensor) -> dict[str, Tensor]:
-    """Read a module's tensors, checked against the shapes this model needs.
+    """Read a module's tensors, checked against the shapes that this model needs.
 
     Args:
         folder: Where `save_module` wrote them.
-        shapes: Every expected tensor by name.
+        shapes: Shape of every expected tensor, by name.
         like: A tensor whose device and dtype the result takes.
 
     Raises:
-        UserError: If names or shapes differ; all differences are named.
+        UserError: If names or shapes differ; the message lists the differences.
     """
     return fitted(load_file(folder / WEIGHTS_FILE), shapes, like, str(folder / WEIGHTS_FILE))
 
@@ -101,7 +114,7 @@ def load_module(folder: Path, shapes: Mapping[str, tuple[int, ...]], like: Tenso
 def fitted(
     tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], like: Tensor, source: str
 ) -> dict[str, Tensor]:
-    """`tensors` on the device and in the dtype of `like`, checked against the shapes a model needs.
+    """`tensors` on the device and in the dtype of `like`, checked against the shapes that a model needs.
 
     Raises:
         UserError: As `require_fit`.
@@ -121,13 +134,13 @@ def require_fit(
     """Refuse tensors that are not exactly those a model needs.
 
     Args:
-        tensors: What was found.
-        shapes: Every expected tensor by name.
-        source: Where it was found, for the message.
+        tensors: The tensors of a file, by name.
+        shapes: Shape of every expected tensor, by name.
+        source: Where the tensors come from, for the message.
         fix: What to do about it, for the message.
 
     Raises:
-        UserError: If names or shapes differ, or numbers are quantised; all differences are named.
+        UserError: If names or shapes differ, or numbers are quantised; the message lists the differences.
     """
     problems = [f"{name} is missing" for name in shapes if name not in tensors]
     problems += [f"{name} is unexpected" for name in tensors if name not in shapes]
@@ -142,11 +155,126 @@ def require_fit(
         if name in shapes and not tensor.is_floating_point()
     ]
     if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise UserError(f"{source} does not fit this model: {'; '.join(problems[:6])}{more}", fix)
+        raise UserError(f"{source} does not fit this model: {_listed(problems)}", fix)
+
+
+class CheckpointTensors:
+    """Tensors of a checkpoint to take by name; checks shapes, and finally that none is left over.
+
+    Problems are collected, so that one message can report them all.
+
+    Args:
+        tensors: By name; a tensor is removed when it is taken.
+        norm_offset: Added to every norm weight.
+        device: Where the tensors are.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], norm_offset: float, device: torch.device) -> None:
+        self._tensors = tensors
+        self._norm_offset = norm_offset
+        self._device = device
+        self._problems: list[str] = []
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """The tensor called `name`; zeros if it is missing or misshapen, which `finish` reports."""
+        tensor = self._tensors.pop(name, None)
+        if tensor is None:
+            self._problems.append(f"{name} is missing")
+            return torch.zeros(shape, device=self._device)
+        if tuple(tensor.shape) != shape:
+            self._problems.append(f"{name} has shape {tuple(tensor.shape)} instead of {shape}")
+            return torch.zeros(shape, device=self._device)
+        return tensor
+
+    def norm(self, name: str, width: int) -> Tensor:
+        """A norm's weight, shape [width], as it is multiplied."""
+        weight = self.take(name, width)
+        return weight + self._norm_offset if self._norm_offset else weight
+
+    def linear(
+        self, names: str | list[str], outputs: tuple[int, ...], inputs: int, bias: bool = False
+    ) -> Linear:
+        """One projection, or several fused along their outputs; `outputs` holds the number of each."""
+        names = [names] if isinstance(names, str) else names
+        sized = list(zip(names, outputs, strict=True))
+        weight = _joined([self.take(f"{name}.weight", rows, inputs) for name, rows in sized])
+        if not bias:
+            return Linear(weight)
+        return Linear(weight, _joined([self.take(f"{name}.bias", rows) for name, rows in sized]))
+
+    def finish(self) -> None:
+        """Report all problems, if there are any.
+
+        Raises:
+            UserError: If a tensor is missing, misshapen or was not taken.
+        """
+        left = [name for name in self._tensors if not name.endswith(_IGNORED_SUFFIXES)]
+        self._problems += [f"{name} is unexpected" for name in left]
+        if self._problems:
+            raise UserError(
+                f"the weights do not fit config.json: {_listed(self._problems)}",
+                "check that weights and config.json are of the same model and the download is complete",
+            )
+
+
+def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse weights that cannot fit into memory, before they are read.
+
+    Only the weights themselves are counted. The cache, and the rearranged copies of weights that a CPU's
+    products use, need memory as well.
+
+    Args:
+        files: The checkpoint's safetensors files.
+        device: Where the weights will be.
+        dtype: Their precision.
+
+    Raises:
+        UserError: If they need more memory than there is, or a file is damaged.
+    """
+    needed = sum(_parameters(file) for file in files) * dtype.itemsize
+    room = memory_bytes(device)
+    if needed > room:
+        where = "the GPU has free" if device.type == "cuda" else "this machine has"
+        raise UserError(
+            f"the weights need {needed / GIB:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
+            f"and {where} {room / GIB:.1f} GiB",
+            "use a smaller model or a larger device, or runtime.dtype=bfloat16 for float32; spreading a "
+            "model over several devices (device_map) is not supported yet",
+        )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Free memory of a GPU; for a CPU all memory of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def count_parameters(file: Path) -> int:
-    """Elements of all tensors in a safetensors file; reads its header only."""
+    """Elements of all tensors in a safetensors file; reads only its header."""
     with safe_open(file, "pt") as opened:
         return sum(prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 - no dict
+
+
+def damaged(file: Path, error: SafetensorError) -> UserError:
+    """The message about a file that is not whole."""
+    return UserError(
+        f"{file} is damaged or cut short ({error})", "delete it and download the checkpoint again"
+    )
+
+
+def _parameters(file: Path) -> int:
+    try:
+        return count_parameters(file)
+    except SafetensorError as error:
+        raise damaged(file, error) from error
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _listed(problems: list[str]) -> str:
+    """The first problems, and how many more there are."""
+    more = len(problems) - _SHOWN
+    return "; ".join(problems[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")

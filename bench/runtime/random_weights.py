@@ -1,7 +1,7 @@
-"""Models of a given shape with random weights: what decoding costs, without a download.
+"""Models of a given shape with random weights, to measure what decoding costs without a download.
 
-Speed depends on shapes, hardly on values; acceptance and text depend on values and mean nothing here. Any
-folder with a ``config.json`` of a supported family will do.
+Speed depends on shapes and hardly on values. Acceptance and text depend on values, so they mean nothing here.
+Any folder with a ``config.json`` of a supported family will do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _THIN = 16
 
 
 def random_decoder(folder: Path, options: RuntimeOptions, seed: int = 0) -> Decoder:
-    """A decoder of the shape that ``config.json`` in `folder` tells; weight files are not looked at.
+    """A decoder of the shape given by ``config.json`` in `folder`; weight files are ignored.
 
     Raises:
         UserError: If there is no such file or its architecture is not supported.
@@ -32,7 +32,7 @@ def random_decoder(folder: Path, options: RuntimeOptions, seed: int = 0) -> Deco
 
 
 def thin_decoder(depth: int, options: RuntimeOptions) -> Decoder:
-    """A Llama of `depth` layers and next to no width: a pass through it is all dispatch and no arithmetic."""
+    """A Llama of `depth` layers and almost no width: its passes take dispatch time, not arithmetic."""
     config = LlamaConfig(
         vocab_size=_THIN,
         hidden_size=_THIN,
@@ -47,24 +47,34 @@ def thin_decoder(depth: int, options: RuntimeOptions) -> Decoder:
 
 
 def empty_decoder(config: Any, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
-    """A decoder of tensors without storage (torch's meta device): it can be counted, not run.
+    """A decoder of tensors without storage (torch's meta device): its weights can be counted, but it cannot
+    run.
 
     Args:
         config: The transformers configuration.
-        options: Dtype and length; the device is not looked at.
+        options: Dtype and length; the device is ignored.
     """
     meta = RuntimeOptions(torch.device("meta"), options.dtype, options.max_length)
     with meta.device:
-        empty = AutoModelForCausalLM.from_config(config).state_dict()  # type: ignore[no-untyped-call]
-        return build_decoder(config, {name: one.to(options.dtype) for name, one in empty.items()}, meta)
+        tensors = {name: tensor.to(options.dtype) for name, tensor in _empty_tensors(config).items()}
+        return build_decoder(config, tensors, meta)
 
 
 def random_tensors(config: Any, options: RuntimeOptions, seed: int) -> dict[str, Tensor]:  # noqa: ANN401
-    """Checkpoint tensors by name: normal matrices, norms of one, biases of zero, the same for a seed."""
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config).state_dict()  # type: ignore[no-untyped-call]
+    """Checkpoint tensors by name: normally distributed matrices, norms of one, biases of zero.
+
+    The same seed gives the same tensors.
+    """
     generator = torch.Generator(options.device).manual_seed(seed)
-    return {name: _draw(name, one.shape, options, generator) for name, one in empty.items()}
+    shapes = {name: tensor.shape for name, tensor in _empty_tensors(config).items()}
+    return {name: _draw(name, shape, options, generator) for name, shape in shapes.items()}
+
+
+def _empty_tensors(config: Any) -> dict[str, Tensor]:  # noqa: ANN401
+    """Checkpoint tensors by name, without storage."""
+    with torch.device("meta"):
+        tensors: dict[str, Tensor] = AutoModelForCausalLM.from_config(config).state_dict()  # type: ignore[no-untyped-call]
+    return tensors
 
 
 def _draw(name: str, shape: torch.Size, options: RuntimeOptions, generator: torch.Generator) -> Tensor:

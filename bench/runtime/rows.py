@@ -1,18 +1,20 @@
-"""Where the rows of one pass stand: the slots they write, their positions, and what they may see.
+"""Where the rows of one pass stand: the slots they write, their rotary positions, and what they may see.
 
-A row is one query vector. `Rows` is made once per pass and serves every layer of it.
+A row is one query vector. `Placement` makes one `Rows` per pass, and it serves every layer of the pass.
 
 Shapes: R rows, W <= R of them written to the cache, N = base + W visible slots, G query heads per key/value
-head.
+head, S capacity in slots, D head width, rotary width <= D.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bench.errors import UserError
 
@@ -24,14 +26,15 @@ class Rows:
     """The placement of one pass.
 
     Args:
-        base: First slot written.
-        writes: Rows, from the first on, whose keys and values are stored (W); the others only read.
+        base: First slot written; all slots before it are visible.
+        writes: How many rows, from the first on, store keys and values (W); the others only read.
         cos: Rotary cosines, shape [R, 1, rotary].
         sin: Rotary sines, shape [R, 1, rotary].
         mask: Additive attention mask, shape [G * R, N]; None if every row sees every slot.
-        is_causal: The rows are a whole sequence from slot 0 on.
-        is_chain: They are consecutive tokens, their slots equal their positions, and each sees all before it
-            (but for a sliding window): `base` says it all.
+        is_causal: The rows are a whole sequence from slot 0 on, each seeing itself and the rows before it.
+        is_chain: The rows are consecutive tokens, their slots equal their positions, and each sees all tokens
+            before it (in a sliding window, the nearest of them), so that `base` determines positions and
+            mask.
     """
 
     base: int
@@ -44,20 +47,22 @@ class Rows:
 
 
 class Placement:
-    """Makes `Rows` for chains and trees over one cache.
+    """Makes the `Rows` of chains and trees for one capacity.
+
+    A sliding window, where the model has one, limits what every row sees.
 
     Args:
         cos: Rotary table, shape [S, 1, rotary]; its length is the capacity.
         sin: Likewise.
         groups: Query heads per key/value head (G).
-        window: Sliding-window length, or None.
+        window: Sliding-window length in tokens, or None.
     """
 
     def __init__(self, cos: Tensor, sin: Tensor, groups: int, window: int | None) -> None:
         self._cos, self._sin = cos, sin
         self._groups, self._window = groups, window
         self.capacity = cos.shape[0]
-        # Row r may see the columns up to capacity + r: every chain's mask is a window of this one table.
+        # Row r may see the columns up to capacity + r, so every chain's mask is a part of this one table.
         columns = torch.arange(self.capacity + _TEMPLATE_ROWS, device=cos.device)
         limits = self.capacity + torch.arange(_TEMPLATE_ROWS, device=cos.device)[:, None]
         self._template = self._additive(columns <= limits)
@@ -68,10 +73,14 @@ class Placement:
         return self._cos.shape[-1]
 
     def chain(self, base: int, count: int) -> Rows:
-        """`count` consecutive tokens at slots and positions ``base ..``, each seeing all before it.
+        """Consecutive tokens, each of which sees all tokens before it.
+
+        Args:
+            base: Slot and position of the first one.
+            count: Tokens (R).
 
         Raises:
-            UserError: If they do not fit into the cache.
+            UserError: If they exceed the capacity.
         """
         end = base + count
         self.check(end)
@@ -88,9 +97,10 @@ class Placement:
         return Rows(base, count, cos, sin, self._tile(mask), is_chain=True)
 
     def chain_at(self, positions: Tensor, columns: int) -> Rows:
-        """A chain whose positions [R] only the device knows; its mask covers the first `columns` slots.
+        """A chain whose positions [R] are known on the device only; its mask covers the first `columns`
+        slots.
 
-        Positions past the capacity are those of padding rows, and rotate as the last one.
+        Positions at or above the capacity belong to padding rows; they are rotated as the last position.
         """
         slots = torch.arange(columns, device=positions.device)
         mask = self._tile(self._chain_mask(positions, slots))
@@ -99,22 +109,22 @@ class Placement:
         return Rows(0, positions.numel(), cos, sin, mask, is_chain=True)
 
     def beside(self, base: int) -> Rows:
-        """Two rows of the one token at slot and position `base`: the first is written, the other only reads.
+        """Two rows for the token at slot and position `base`: the first is written, the second only reads.
 
-        Both see all before the token, and the token's written row.
+        Both see all tokens before it and the written row.
 
         Raises:
-            UserError: If they do not fit into the cache.
+            UserError: If the token exceeds the capacity.
         """
-        one = self.chain(base, 1)
-        mask = None if one.mask is None else one.mask.repeat(2, 1)
-        return replace(one, mask=mask, is_chain=False)
+        single = self.chain(base, 1)
+        mask = None if single.mask is None else single.mask.repeat(2, 1)
+        return replace(single, mask=mask, is_chain=False)
 
     def single(self, slot: int, position: int) -> Rows:
-        """One token that sees every slot before its own; its position may run ahead of its slot.
+        """One token that sees every slot before its own; its position may be higher than its slot.
 
         Raises:
-            UserError: If it does not fit into the cache.
+            UserError: If slot or position exceeds the capacity.
         """
         self.check(max(slot, position) + 1)
         return Rows(slot, 1, self._cos[position : position + 1], self._sin[position : position + 1], None)
@@ -122,18 +132,18 @@ class Placement:
     def tree(
         self, base: int, depths: Tensor, sees: Tensor, writes: int | None = None, *, first: int = 0
     ) -> Rows:
-        """Rows with positions and visibility of their own behind `base` committed slots.
+        """Rows that follow `base` committed slots, each with its own position and visibility.
 
         Args:
-            base: Committed slots; every row sees all of them (but for a sliding window).
+            base: Committed slots; every row sees all of them.
             depths: Position of each row relative to `base`, shape [R], int64.
             sees: ``sees[r, w]`` says whether row r sees written row w, shape [R, W], bool.
             writes: Written rows (W); all by default.
-            first: The rows before this one were written by earlier passes: this pass runs the others.
+            first: Earlier passes wrote the rows before this one; this pass runs the rest.
 
         Raises:
-            UserError: If they do not fit into the cache.
-            ValueError: If `sees` does not cover the rows.
+            UserError: If the written rows exceed the capacity.
+            ValueError: If `sees` does not have shape [R, W].
         """
         count = depths.numel()
         writes = count if writes is None else writes
@@ -174,13 +184,82 @@ class Placement:
         return mask if self._groups == 1 else mask.repeat(self._groups, 1)
 
     def check(self, end: int) -> None:
-        """Refuse a pass that ends at slot or position `end`.
+        """Refuse a pass that needs `end` slots or positions.
 
         Raises:
-            UserError: If the cache does not reach so far.
+            UserError: If that exceeds the capacity.
         """
         if end > self.capacity:
             raise UserError(
                 f"the sequence needs {end} positions, the cache holds {self.capacity}",
                 "shorten the prompt, lower max_new_tokens, or raise runtime.max_length (at most the context)",
             )
+
+
+def rotary_tables(
+    config: Any,  # noqa: ANN401
+    head_dim: int,
+    capacity: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine tables for every position the cache can hold, each shape [S, 1, rotary].
+
+    The scaling rules of long-context checkpoints (linear, dynamic, yarn, longrope, llama3) are transformers'
+    own functions, so that they follow the checkpoint's config exactly. Rules that depend on the sequence
+    length (dynamic, longrope) are evaluated once, for the capacity: a table that changed during a sequence
+    would leave cached keys rotated by another rule.
+
+    The sine carries the sign of the rotation's first half, so that rotating x is
+    ``x * cos + roll(x, rotary / 2) * sin``. Under partial rotary the tables are narrower than a head.
+
+    Args:
+        config: The transformers configuration.
+        head_dim: Width of one head (D).
+        capacity: Positions in the table (S).
+        dtype: Of the result; angles are computed in fp32.
+        device: Of the result.
+
+    Raises:
+        UserError: If the scaling rule is unknown.
+    """
+    frequencies, factor = _frequencies(config, head_dim, capacity)  # [rotary / 2]
+    angles = torch.arange(capacity, dtype=torch.float32)[:, None] * frequencies[None, :]
+    cos, sin = angles.cos() * factor, angles.sin() * factor
+    cos = torch.cat([cos, cos], dim=-1)
+    sin = torch.cat([-sin, sin], dim=-1)
+    return cos[:, None].to(device, dtype), sin[:, None].to(device, dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Rotate heads by their positions; channels past the rotary width stay.
+
+    Args:
+        x: Heads, shape [R, heads, D].
+        cos: Rows of the table, shape [R, 1, rotary].
+        sin: Likewise.
+        out: Where to write the result; may be `x`.
+    """
+    width = cos.shape[-1]
+    if width == x.shape[-1]:
+        return torch.addcmul(x * cos, x.roll(width // 2, -1), sin, out=out)
+    if out is not None:
+        return out.copy_(rotate(x, cos, sin))
+    turned, kept = x[..., :width], x[..., width:]
+    return torch.cat([torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin), kept], dim=-1)
+
+
+def _frequencies(config: Any, head_dim: int, capacity: int) -> tuple[Tensor, float]:  # noqa: ANN401
+    parameters = config.rope_parameters
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        width = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
+        exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
+        return 1.0 / (parameters["rope_theta"] ** exponents), 1.0
+    if kind not in ROPE_INIT_FUNCTIONS:
+        raise UserError(
+            f"rope_type {kind!r} is not supported",
+            f"supported: default, {', '.join(sorted(ROPE_INIT_FUNCTIONS))}",
+        )
+    frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=capacity)
+    return frequencies.float(), float(factor)

@@ -1,4 +1,4 @@
-"""From logits to tokens: the harness's one sampler, applied to targets and drafts alike.
+"""From logits to tokens: one sampler for target and draft distributions alike.
 
 Shapes: R rows, V vocabulary.
 """
@@ -13,7 +13,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep every token."""
+    """How tokens are chosen.
+
+    Args:
+        temperature: Divides the logits; 0 is greedy.
+        top_k: Keeps the k most likely tokens; 0 keeps all.
+        top_p: Keeps the fewest most likely tokens whose probabilities add up to at least this; 1 keeps all.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
@@ -29,12 +38,16 @@ class Sampling:
 
 
 class Sampler:
-    """Picks tokens under one `Sampling`, drawing from its own seeded generator.
+    """Picks tokens under one `Sampling`, with its own seeded generator.
 
     Args:
         sampling: Temperature and cuts.
-        device: Where the logits live.
-        seed: Start of the random stream; the same for every arm.
+        device: Device of the logits.
+        seed: Of the generator; the same for every arm.
+
+    Attributes:
+        is_greedy: Whether tokens are the argmax, so that no random number is used.
+        generator: The source of all random numbers; acceptance rules draw from it too.
     """
 
     def __init__(self, sampling: Sampling, device: torch.device, seed: int) -> None:
@@ -43,7 +56,14 @@ class Sampler:
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Warped distributions in at least fp32, shape [R, V]; one-hot at the argmax when greedy."""
+        """Distributions after temperature, top-k and top-p.
+
+        Args:
+            logits: Shape [R, V].
+
+        Returns:
+            Probabilities in at least fp32, shape [R, V]; one-hot at the argmax when greedy.
+        """
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if self.is_greedy:
             best = logits.argmax(dim=-1, keepdim=True)
@@ -52,20 +72,20 @@ class Sampler:
         return _top_p(_top_k(logits, self.sampling.top_k).softmax(dim=-1), self.sampling.top_p)
 
     def pick(self, logits: Tensor) -> Tensor:
-        """One token per row, shape [R]: the argmax (lowest id on ties), or a draw."""
+        """One token id per row of logits [R, V], shape [R]: the argmax (lowest id on ties), or a draw."""
         if self.is_greedy:
             return logits.argmax(dim=-1)
         return self.draw(self.probabilities(logits))
 
     def draw(self, probs: Tensor) -> Tensor:
-        """One token per row of already warped distributions [R, V], shape [R]."""
+        """One token id per row of distributions [R, V] that `probabilities` returned, shape [R]."""
         return draw(probs, self.generator)
 
 
 def draw(probs: Tensor, generator: torch.Generator) -> Tensor:
-    """One token per row of `probs` [R, V] by the exponential race, shape [R].
+    """One token id per row of `probs` [R, V], drawn by an exponential race, shape [R].
 
-    argmax(p / e) with e ~ Exp(1) is distributed as p and needs no host synchronisation.
+    argmax(p / e) with e ~ Exp(1) is distributed as p, and the host need not wait for the device.
     """
     noise = torch.empty_like(probs).exponential_(generator=generator)
     noise.clamp_min_(torch.finfo(probs.dtype).tiny)  # 0 / 0 would win the argmax
@@ -81,11 +101,11 @@ def _top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def _top_p(probs: Tensor, p: float) -> Tensor:
-    """Smallest set of most likely tokens whose mass reaches `p`, renormalised."""
+    """The fewest most likely tokens whose probabilities add up to at least `p`, renormalised."""
     if p >= 1:
         return probs
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(dim=-1) - ordered  # mass ahead of each token
+    before = ordered.cumsum(dim=-1) - ordered  # probability of all more likely tokens
     kept = ordered.masked_fill(before >= p, 0.0)
     kept = kept / kept.sum(dim=-1, keepdim=True)
     return torch.zeros_like(probs).scatter_(-1, order, kept)

@@ -1,4 +1,4 @@
-"""Small host tensors on their way to the device."""
+"""Copies small tensors from the host to the device without waiting for it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def upload(numbers: Tensor, device: torch.device) -> Tensor:
-    """`numbers` on the device; the host does not wait for it.
+    """`numbers` on `device`, copied without making the host wait.
 
-    A copy from ordinary memory makes the host wait until the device is done; one from pinned memory does not.
+    A copy from ordinary host memory would wait until the device has finished its work; one from pinned memory
+    does not.
     """
     if device.type != "cuda" or numbers.is_cuda:
         return numbers

@@ -19,7 +19,7 @@ import numpy as np
 from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from bench.compose.bounds import require_least
+from bench.compose.components import require_least
 from bench.errors import UserError
 from bench.records.model import Prompt
 from bench.tasks.jsonl import SURROGATE

@@ -9,13 +9,13 @@ user's cache folder.
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.records.files import write_bytes
 from bench.records.model import Prompt
 from bench.tasks.jsonl import QuestionFile, parse_questions, read_content, read_questions
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select, suggest
@@ -206,9 +206,7 @@ def _keep(path: Path, content: bytes) -> None:
     """Write the file and rename it into place, so that a parallel run never reads half of it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
+        write_bytes(path, content, is_shared=True)
     except OSError as error:
         fix = "Set XDG_CACHE_HOME to a folder that you may write to."
         raise UserError(

@@ -7,12 +7,11 @@ seed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 from math import gcd
 from typing import Protocol, runtime_checkable
 
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 from bench.records.model import Prompt
 
 GOLDEN_RATIO = 0.6180339887498949
@@ -85,10 +84,10 @@ class Fetched(Protocol):
 
 def suggest(wrong: str, options: Sequence[str]) -> str:
     """A fix line for an unknown name: the most similar option, then a list of at most 12 options."""
-    close = get_close_matches(wrong, options, n=1)
+    close = nearest(wrong, options)
     shown = ", ".join(options[:12])
     rest = f", and {len(options) - 12} more" if len(options) > 12 else ""
-    guess = f"Did you mean {close[0]!r}? " if close else ""
+    guess = f"Did you mean {close!r}? " if close else ""
     return f"{guess}Choose from: {shown}{rest}."
 
 

@@ -16,8 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.bounds import require_choice
-from bench.compose.components import Component, unknown_key
+from bench.compose.components import Component, require_choice, unknown_key
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS
@@ -99,7 +98,7 @@ def _train_base(composed: DictConfig, name: str) -> None:
 
 
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
-    from bench.compose.fingerprints import checkpoint_hash
+    from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
@@ -174,8 +173,8 @@ def _require_memory(
 ) -> None:
     """Log the memory that the training needs; raise if there is less, before weights are read."""
     from bench.runtime.loading import load_config
+    from bench.runtime.modules import memory_bytes
     from bench.runtime.random_weights import empty_decoder
-    from bench.runtime.room import memory_bytes
     from bench.train.memory.estimate import require_memory, training_memory
 
     memory = training_memory(trainer, empty_decoder(load_config(folder), options), recipe)
@@ -187,7 +186,7 @@ def _require_memory(
 def _plan(composed: DictConfig, name: str, model: str) -> None:
     """Print the memory that a training needs, without downloading or loading weights."""
     from bench.plan.outlook import find_empty, planned_options
-    from bench.runtime.room import memory_bytes
+    from bench.runtime.modules import memory_bytes
     from bench.train.memory.estimate import plan_lines, training_memory
 
     trainer, recipe = _subject(composed, name)

@@ -1,6 +1,16 @@
-"""Acceptance rules shared by every method, so losslessness is proved in one place.
+"""The acceptance rules, for chains and for trees: which drafted tokens the target keeps.
 
-Ties break to the lowest token id everywhere (`argmax` returns the first maximum).
+All methods use these few functions, so losslessness is established here once. Notation: the draft token x_i
+was drawn from the draft distribution q_i, and p_i is the target's distribution at the same position; both are
+taken after temperature, top-k and top-p.
+
+- Chain, greedy (`accept_greedy`): accept while the draft equals the target's most likely token.
+- Chain, sampling (`accept_sampling`): accept x_i with probability min(1, p_i(x_i) / q_i(x_i)).
+- Tree (`accept_tree`): the target picks a token at every node; follow the picks as far as they were drafted.
+- Tree, typical (`accept_tree_typical`): Medusa's lossy rule.
+
+Whatever is accepted, a round also emits one token of the target's own, so it emits A + 1 tokens for A
+accepted ones. Ties go to the lowest token id everywhere (`argmax` returns the first maximum).
 
 Shapes: K drafted tokens of a chain, N nodes of a tree with its root, V vocabulary.
 """
@@ -17,8 +27,29 @@ from bench.runtime.transfer import upload
 from methods.core.trees import Tree
 
 
+def accept(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler) -> Tensor:
+    """Tokens emitted for a chain draft, by the greedy or the sampling rule as the sampler says.
+
+    Args:
+        draft: Drafted token ids, shape [K].
+        draft_probs: Draft distributions, shape [K, V]. None for a greedy sampler, and for drafts that were
+            not sampled (a lookup): each such token counts as drawn with certainty, so q is one-hot.
+        target_logits: Target logits, shape [K + 1, V].
+        sampler: Decides the rule and turns logits into probabilities.
+
+    Returns:
+        Emitted token ids, shape [A + 1], on the host.
+    """
+    if sampler.is_greedy:
+        return accept_greedy(draft, target_logits)
+    target_probs = sampler.probabilities(target_logits)
+    if draft_probs is None:
+        draft_probs = torch.zeros_like(target_probs[:-1]).scatter_(1, draft[:, None], 1.0)
+    return accept_sampling(draft, draft_probs, target_probs, sampler.generator)
+
+
 def accept_greedy(draft: Tensor, target_logits: Tensor) -> Tensor:
-    """Tokens a greedy target emits for this draft: the agreeing prefix plus one.
+    """Tokens a greedy target emits for this draft: the longest prefix it agrees with, plus one of its own.
 
     Args:
         draft: Drafted token ids, shape [K], int64.
@@ -40,17 +71,19 @@ def accept_greedy(draft: Tensor, target_logits: Tensor) -> Tensor:
 def accept_sampling(
     draft: Tensor, draft_probs: Tensor, target_probs: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Tokens emitted by speculative sampling: distributed exactly as the target's own samples.
+    """Tokens emitted by speculative sampling (Leviathan et al., arXiv 2211.17192, algorithm 1).
 
-    Draft token x_i ~ q_i is accepted with probability min(1, p_i(x_i) / q_i(x_i)); the first rejection is
-    replaced by a draw from max(p_i - q_i, 0) renormalised; if all are accepted one more comes from p_K
-    (Leviathan et al. 2211.17192, algorithm 1).
+    The output is distributed exactly as if the target had sampled every token itself. From left to right,
+    draft token x_i is accepted with probability min(1, p_i(x_i) / q_i(x_i)): always where the target likes it
+    at least as much as the draft did, less often where the draft proposed it too often. The first rejection
+    ends the round, and its token is replaced by a sample from what the draft proposed too rarely: max(p_i -
+    q_i, 0), scaled to sum 1. If all K are accepted, one more token is sampled from p_K.
 
     Args:
         draft: Drafted token ids, shape [K], int64, each drawn from its row of `draft_probs`.
-        draft_probs: Draft distributions after the sampler's warping, shape [K, V].
-        target_probs: Target distributions after the same warping, shape [K + 1, V].
-        generator: Source of the accept and resample draws, on the probabilities' device.
+        draft_probs: Draft distributions q after temperature and cuts, shape [K, V].
+        target_probs: Target distributions p after the same, shape [K + 1, V].
+        generator: Source of the random numbers, on the device of the probabilities.
 
     Returns:
         Emitted token ids, shape [A + 1] with ``0 <= A <= K``, on the host.
@@ -63,47 +96,26 @@ def accept_sampling(
     if draft_probs.shape[0] != count:
         raise ValueError(f"need {count} draft rows, got {draft_probs.shape[0]}")
     columns = draft[:, None]
-    chance = target_probs[:-1].gather(1, columns) / draft_probs.gather(1, columns)  # [K, 1]
-    drawn = torch.rand(chance.shape, generator=generator, device=chance.device, dtype=chance.dtype)
-    agreed = (drawn < chance).long().cumprod(dim=0).sum(dim=0)  # A, shape [1]
+    ratio = target_probs[:-1].gather(1, columns) / draft_probs.gather(1, columns)  # p / q, [K, 1]
+    uniform = torch.rand(ratio.shape, generator=generator, device=ratio.device, dtype=ratio.dtype)
+    agreed = (uniform < ratio).long().cumprod(dim=0).sum(dim=0)  # A, shape [1]
     last = target_probs.index_select(0, agreed)  # [1, V]
     if count:
         rejected = residual(last, draft_probs.index_select(0, agreed.clamp_max(count - 1)))
         last = torch.where(agreed == count, last, rejected)
-    *tokens, kept, behind = torch.cat([draft, agreed, draw(last, generator)]).tolist()  # the one host sync
-    return torch.tensor([*tokens[:kept], behind])
+    *tokens, kept, final = torch.cat([draft, agreed, draw(last, generator)]).tolist()  # the one host sync
+    return torch.tensor([*tokens[:kept], final])
 
 
 def residual(target: Tensor, draft: Tensor) -> Tensor:
-    """What the target still owes after a rejection: max(p - q, 0) renormalised, shape [..., V].
+    """The distribution to sample from after a rejection: max(p - q, 0) scaled to sum 1, shape [..., V].
 
-    Where p equals q everywhere the rejection had probability zero; rounding may still bring us here, and then
-    p itself is the limit of the rule.
+    If p equals q everywhere, a rejection has probability zero but may still happen by rounding; the result is
+    then p itself, the limit of the formula.
     """
     rest = (target - draft).clamp_min(0)
     total = rest.sum(dim=-1, keepdim=True)
     return torch.where(total > 0, rest / total, target)
-
-
-def accept(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sampler: Sampler) -> Tensor:
-    """Tokens emitted for a chain draft under `sampler`, by the greedy or the sampling rule.
-
-    Args:
-        draft: Drafted token ids, shape [K].
-        draft_probs: Draft distributions, shape [K, V]; None for a greedy sampler, and for drafts that were
-            not drawn from a distribution (a lookup): those count as certain, a one-hot q.
-        target_logits: Target logits, shape [K + 1, V].
-        sampler: Decides the rule and warps the logits.
-
-    Returns:
-        Emitted token ids, shape [A + 1], on the host.
-    """
-    if sampler.is_greedy:
-        return accept_greedy(draft, target_logits)
-    target_probs = sampler.probabilities(target_logits)
-    if draft_probs is None:
-        draft_probs = torch.zeros_like(target_probs[:-1]).scatter_(1, draft[:, None], 1.0)
-    return accept_sampling(draft, draft_probs, target_probs, sampler.generator)
 
 
 def _check_rows(draft: Tensor, target: Tensor) -> None:
@@ -113,11 +125,12 @@ def _check_rows(draft: Tensor, target: Tensor) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What a round over a tree yields.
+    """Result of a round over a tree.
 
     Args:
         path: Accepted nodes, root first, length A + 1.
-        emitted: Their tokens without the root's, and the target's next one, length A + 1.
+        emitted: Tokens of the accepted nodes without the root, then the target's own next token, length A +
+            1.
     """
 
     path: tuple[int, ...]
@@ -125,20 +138,21 @@ class Accepted:
 
 
 def accept_tree(tree: Tree, tokens: Tensor, target_logits: Tensor, sampler: Sampler) -> Accepted:
-    """Follow the target's own choices down a tree of fixed candidates: exact, greedy as sampled.
+    """Follow the target's own choices down a tree: exact under greedy decoding and under sampling.
 
-    The target picks one token at every node, its argmax or a draw from its warped distribution. From the root
-    on, a child that holds the node's pick is entered; where none does, the pick is emitted and the round
-    ends. Every emitted token is thus the target's own pick in its context, whatever was drafted. For
-    candidates that were chosen and not drawn, a child is entered with the largest probability that an exact
-    rule allows, the children's mass under the target: rejection over siblings without replacement comes to
-    the same.
+    At every node the target picks the next token: its argmax, or a sample from its distribution there.
+    Starting at the root, go to the child that holds the pick; where no child does, emit the pick and end the
+    round. So every emitted token is the target's own pick in its context, whatever was drafted.
+
+    For sampling this is as good as any exact rule, as long as the candidates were chosen and not sampled:
+    some child is accepted with the total probability that the target gives the children. Rejection over
+    siblings without replacement has the same acceptance.
 
     Args:
         tree: Shape of the draft.
         tokens: Token of every node, shape [N], int64; siblings differ.
         target_logits: Target logits at every node, shape [N, V].
-        sampler: Greedy or not; one draw per node.
+        sampler: Greedy or not; it draws once per node.
 
     Raises:
         ValueError: If tokens or logits do not cover the nodes.
@@ -147,7 +161,7 @@ def accept_tree(tree: Tree, tokens: Tensor, target_logits: Tensor, sampler: Samp
     picks = sampler.pick(target_logits)  # [N]
     drafted, picked = torch.stack([tokens, picks]).tolist()  # the one host sync of the round
     node, path, emitted = 0, [0], [picked[0]]
-    while child := next((one for one in tree.children[node] if drafted[one] == picked[node]), 0):
+    while child := next((child for child in tree.children[node] if drafted[child] == picked[node]), 0):
         node = child
         path.append(node)
         emitted.append(picked[node])
@@ -159,15 +173,16 @@ def accept_tree_typical(
 ) -> Accepted:
     """Medusa's typical acceptance (arXiv 2401.10774, section 2.3.1): LOSSY unless the sampler is greedy.
 
-    A candidate x below a node with target distribution p is accepted iff p(x) > min(epsilon, delta
-    exp(-H(p))). The longest accepted path wins, ties go to the largest sum of log p; the target's argmax
-    behind it is emitted too. With a greedy sampler p is one-hot and the rule is the greedy one.
+    A candidate x below a node is accepted if the target finds it likely enough there: p(x) > min(epsilon,
+    delta exp(-H(p))), where H(p) is the entropy of the target's distribution. A flat distribution (high
+    entropy) lowers the bound. The longest accepted path wins, ties go to the larger sum of log p; after it
+    the target's argmax is emitted. With a greedy sampler p is one-hot and the rule equals the greedy one.
 
     Args:
         tree: Shape of the draft.
         tokens: Token of every node, shape [N], int64.
         target_logits: Target logits at every node, shape [N, V].
-        sampler: Warps the logits.
+        sampler: Turns logits into probabilities.
         epsilon: Probability that is always enough (official ``posterior_threshold``, 0.09).
         delta: Scale of the entropy-dependent bound (official ``posterior_alpha``, 0.3).
 
@@ -179,9 +194,9 @@ def accept_tree_typical(
     entropy = -(probs * (probs + 1e-5).log()).sum(dim=-1)  # [N]
     bound = (delta * (-entropy).exp()).clamp_max(epsilon)
     parents = upload(torch.tensor(tree.parents), tokens.device).clamp_min(0)
-    chance = probs[parents].gather(1, tokens[:, None])[:, 0]  # [N]; the root's counts for nothing
-    found = (chance > bound[parents], chance.log(), tokens, target_logits.argmax(dim=-1))
-    is_typical, scores, drafted, best_next = torch.stack([one.double() for one in found]).tolist()
+    chance = probs[parents].gather(1, tokens[:, None])[:, 0]  # [N]; the root's entry is not used
+    columns = (chance > bound[parents], chance.log(), tokens, target_logits.argmax(dim=-1))
+    is_typical, scores, drafted, best_next = torch.stack([column.double() for column in columns]).tolist()
     best = {0: (0, 0.0)}  # accepted nodes: depth and sum of log p
     for node in range(1, tree.size):
         parent = tree.parents[node]

@@ -1,4 +1,4 @@
-"""Plain decoding, one token per target pass: the baseline of every comparison."""
+"""Plain autoregressive decoding, one token per target pass: the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from torch import Tensor
 from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+from bench.runtime.tiers.eager import EagerDecoder
 from methods.core.base import Budget, Clock, Lossless
 
 _ONE_TOKEN = Round(drafted=0, accepted=0, emitted=1, depth=0, stop="length")
 
 
 class Autoregressive(Lossless):
-    """Decodes with the shared runtime and nothing else."""
+    """Decodes with the shared runtime and nothing else. The shortest example of
+    `methods.core.base.Method`.
+    """
 
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -30,3 +33,15 @@ class Autoregressive(Lossless):
                 ids.append(int(token))
             base += 1
         return Generation(tuple(ids), (_ONE_TOKEN,) * (len(ids) - 1))
+
+
+class EagerLoop(Autoregressive):
+    """The second baseline: plain decoding with a textbook loop, the kind that papers report speedups over.
+
+    It decodes with an `EagerDecoder`, whatever the tier of the target. Weights and cache are the target's
+    own, like those of every arm; each generation first empties the cache. So this arm adds no memory to the
+    peaks of the other arms.
+    """
+
+    def attach(self, decoder: Decoder) -> None:
+        super().attach(EagerDecoder(decoder.weights, decoder.cache, decoder.placement))

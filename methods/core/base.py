@@ -1,8 +1,15 @@
-"""The protocol between the harness and a decoding method.
+"""What a decoding method is: the protocol between the harness and a method. Read this first to write one.
 
-A method sees token ids, a decoder, a sampler and a phase clock; never text, files, wall time or the
-configuration. The harness cuts its output at the first end token and at the budget, recounts everything and
-times it.
+A `Method` has three functions: `Method.attach` binds it to a model, `Method.generate` decodes one answer, and
+`Method.exactness` says what it promises. It sees token ids, a decoder, a sampler and a phase clock; never
+text, files, wall time or the configuration. The harness cuts its output at the first end token and at the
+budget, recounts everything and times it.
+
+Few methods start from here. Drafting methods derive from `methods.core.chain.ChainMethod` or
+`methods.core.tree_round.TreeMethod`, which bring the decoding loop and leave `draft` to write;
+the shortest complete methods are `methods.core.autoregressive` (no draft) and `methods.lookup.prompt_lookup`
+(a chain). A class that is not `Lossless` says what it promises itself. `Stateful`, `Trainable` and
+`FullTrainable` are for methods that learn from prompts or have trained weights.
 """
 
 from __future__ import annotations
@@ -12,19 +19,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from bench.records.model import Generation
+from bench.errors import UserError
+from bench.records.model import Generation, PhaseName
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 
-PhaseName = Literal["draft", "verify", "commit", "search"]
-
 
 class Exactness(StrEnum):
-    """What a method promises about its output; the harness checks it, tables show it."""
+    """What a method promises about its output; the harness checks it and tables show it."""
 
     GREEDY_EXACT = "greedy-exact"
     """The ids of greedy decoding, token for token."""
@@ -36,7 +42,7 @@ class Exactness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When to stop: after `max_new_tokens` tokens, the prefill's included, or behind an end token."""
+    """When to stop: after `max_new_tokens` tokens, including the prefill's, or after an end token."""
 
     max_new_tokens: int
     eos_ids: frozenset[int]
@@ -46,27 +52,27 @@ class Budget:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
     def room(self, emitted: int) -> int:
-        """Tokens that may still be drafted: one less than is left, since a round adds one of its own."""
+        """Tokens worth drafting after `emitted` ones: all that are left but one, the target's own."""
         return max(0, self.max_new_tokens - emitted - 1)
 
     def is_over(self, ids: Sequence[int], new: int) -> bool:
-        """Whether `ids`, whose last `new` entries are new, ends the generation."""
+        """Whether the generation ends with `ids`, of which the newest round emitted the last `new`."""
         return len(ids) >= self.max_new_tokens or any(token in self.eos_ids for token in ids[-new:])
 
 
 class Clock(Protocol):
-    """Attributes decode time to phases; reads no time itself on a GPU until the turn is over."""
+    """Attributes decode time to phases; on a GPU it reads no times before the answer is complete."""
 
     def phase(self, name: PhaseName) -> AbstractContextManager[None]:
-        """Time inside the ``with`` block belongs to `name`."""
+        """A context: the time inside its ``with`` block counts as phase `name`."""
 
     def first_token(self) -> None:
-        """The prefill is over and its token is known: decoding starts."""
+        """Note that the prefill has ended and its token is known: decoding starts."""
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A decoding method; constructor parameters are the keys of its yaml."""
+    """A decoding method; the parameters of its constructor are the keys of its yaml in ``conf/method``."""
 
     def attach(self, decoder: Decoder) -> None:
         """Bind to a model: load and check trained modules, allocate buffers.
@@ -80,29 +86,90 @@ class Method(Protocol):
 
         Args:
             prompt_ids: Token ids, shape [P], int64, on the decoder's device.
-            budget: When to stop. Overshooting inside the last round is cut by the harness.
-            sampler: Turns logits into tokens; greedy or sampled.
-            clock: Phase attribution.
+            budget: When to stop. The last round may exceed it; the harness cuts the output.
+            sampler: Turns logits into tokens, greedy or sampled.
+            clock: Notified of the first token and of the phases of every round.
+
+        Returns:
+            All emitted token ids, the first picked from the prefill's logits, and the counts of every round.
         """
 
     def exactness(self, sampler: Sampler) -> Exactness:
-        """What is promised under this sampler."""
+        """What the method promises about its output under this sampler."""
 
 
 class Lossless:
-    """For methods whose output is the target's own under every sampler."""
+    """Base class of methods whose output is the target's own under every sampler."""
 
     def exactness(self, sampler: Sampler) -> Exactness:
         """See `Method.exactness`."""
         return Exactness.GREEDY_EXACT if sampler.is_greedy else Exactness.SAMPLING_EXACT
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What tables and predictions must know of a method, beside its output.
+
+    A method declares them as the attribute ``traits``: of the class, or set in the constructor where they
+    depend on its parameters. A method without that attribute has the defaults.
+
+    Args:
+        is_reimplementation: Written from the paper alone, without the authors' code.
+        is_cost_only: Its acceptance is given, so that only its times mean anything.
+        several_tokens_per_row: A round's pass reads one row, however many tokens it then emits.
+        draft_cost: Name of the simulated draft cost, of a method that has one.
+    """
+
+    is_reimplementation: bool = False
+    is_cost_only: bool = False
+    several_tokens_per_row: bool = False
+    draft_cost: str | None = None
+
+
+def traits_of(method: Method) -> Traits:
+    """The traits that a method declares, or the defaults.
+
+    Raises:
+        UserError: If its attribute ``traits`` is something else.
+    """
+    traits = getattr(method, "traits", Traits())
+    if not isinstance(traits, Traits):
+        raise UserError(
+            f"traits of {type(method).__name__} must be methods.core.base.Traits, got {traits!r}",
+            "write traits = Traits(...) in the class, or leave it out",
+        )
+    return traits
+
+
+@runtime_checkable
+class WeighedPasses(Protocol):
+    """A method whose passes read more or other weights than the target's; known once it is attached."""
+
+    @property
+    def pass_weights(self) -> Mapping[str, int]:
+        """Parameters that a pass reads, by part; see `bench.metrics.lossy.PassWeights`."""
+
+
 @runtime_checkable
 class Stateful(Protocol):
-    """A method that learns from the prompts it decodes; warming up must leave nothing behind."""
+    """A method that learns from the prompts it decodes; a reset after the warm-up makes it forget them."""
 
     def reset(self) -> None:
         """Return to the state after `attach`."""
+
+
+class DraftingMethod(Lossless):
+    """Base class of the chain and tree methods: keeps the decoder and runs prompts through it."""
+
+    _decoder: Decoder
+
+    def attach(self, decoder: Decoder) -> None:
+        """Bind to a model; a method with weights or buffers of its own overrides this."""
+        self._decoder = decoder
+
+    def prefill(self, prompt_ids: Tensor) -> Tensor:
+        """Run the prompt [P] through the target; logits after its last token, shape [1, V]."""
+        return self._decoder.prefill(prompt_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,23 @@
-"""The round that all chain methods share: draft, verify, accept, roll back.
+"""The loop that every chain method decodes with: draft, verify, accept, roll back.
 
-A chain method is a `ChainMethod`; this loop owns the bookkeeping, so that the count of every round and the
-length of the cache after it follow one rule. Between rounds every layer's cache holds ``P + G - 1`` slots (P
-prompt tokens, G emitted): the newest token, the *root*, is known but not cached.
+A chain method drafts K tokens in a row; the target checks them all in one pass. The newest emitted token, the
+*root*, is always known but not yet cached: the next target pass reads it together with the draft. So between
+rounds every layer's cache holds ``P + G - 1`` slots, for P prompt tokens and G emitted ones.
 
-Shapes: K drafted tokens, V vocabulary, d width.
+One round in numbers. The prompt has P = 5 tokens (slots 0..4), the prefill picked token 17: ``ids = [17]``.
+
+    root     17, at position base = 5 + 1 - 1 = 5
+    draft    [40, 8, 23]                                      K = 3
+    verify   the target reads [17, 40, 8, 23] into slots 5..8 and returns K + 1 rows of logits;
+             their argmax is [40, 8, 61, 9], the token that the target wants after each one it read
+    accept   40 and 8 agree, 23 does not (the target wants 61): emitted = [40, 8, 61]
+    commit   ids = [17, 40, 8, 61]; the cache is cut to base + 3 = 8 slots, slot 8 (token 23) is dropped
+    record   Round(drafted=3, accepted=2, emitted=3); the next root is 61, at position base = 8
+
+Reading order: `generate_chain` (the loop), `ChainDrafter` (what a method supplies), `DraftBuilder` (how a
+method collects its draft), `methods.core.acceptance.accept` (the rule).
+
+Shapes: P prompt tokens, K drafted tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,11 +34,11 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.acceptance import accept
-from methods.core.base import Budget, Clock, Lossless
+from methods.core.base import Budget, Clock, DraftingMethod
 
 ChainRule = Callable[[Tensor, Tensor | None, Tensor, Sampler], Tensor]
-"""An acceptance rule: draft [K], its distributions [K, V] or None, target logits [K + 1, V], a sampler; the
-emitted ids lie on the host, which waits for the device here and nowhere else in a round."""
+"""An acceptance rule: draft [K], its distributions [K, V] or None, target logits [K + 1, V] and a sampler
+give the emitted ids, on the host. Reading them back is the only point where the loop waits for the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +48,8 @@ class Draft:
     Args:
         tokens: Token ids, shape [K], int64; K may be 0.
         stop: Why the chain ends: ``length``, ``budget``, ``confidence``, ``match``.
-        probs: The distributions the tokens were drawn from, shape [K, V]; None if they were not drawn.
-        exit_layer: Layer the draft left the target at.
+        probs: Distributions the tokens were sampled from, shape [K, V]; None if they were not sampled.
+        exit_layer: Number of target layers that drafted, for early-exit methods.
     """
 
     tokens: Tensor
@@ -46,19 +59,36 @@ class Draft:
 
 
 class ChainDrafter(Protocol):
-    """What a chain method supplies."""
+    """What a chain method supplies; `ChainMethod` has defaults for all but `draft`."""
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
-        """Run the prompt [P] through the target, fill the drafter's state; last logits, shape [1, V]."""
+        """Run the prompt [P] through the target and fill the drafter's own state.
+
+        Returns:
+            Target logits after the last prompt token, shape [1, V].
+        """
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        """Draft at most `room` tokens behind `root` (shape [1]), which stands at position `base`."""
+        """Draft a continuation of `root`.
+
+        Args:
+            root: The newest token, shape [1], not yet cached.
+            base: Its position, which equals the number of cached slots.
+            room: Most tokens to draft, by the budget; may be 0.
+            sampler: The target's sampler. Tokens that are sampled are drawn with it, see `Draft.probs`.
+        """
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
-        """Target logits at the root and every drafted token, shape [K + 1, V]; fills all layers' caches."""
+        """Target logits after the root and after every drafted token, shape [K + 1, V].
+
+        Afterwards every layer's cache holds the root and the draft, in slots ``base .. base + K``.
+        """
 
     def commit(self, emitted: Tensor, base: int) -> None:
-        """Roll the drafter's own state back to ``base + emitted.numel()`` positions."""
+        """Roll the drafter's own state back to ``base + emitted.numel()`` positions.
+
+        The target's cache has already been cut to that length.
+        """
 
 
 def generate_chain(
@@ -70,7 +100,7 @@ def generate_chain(
     clock: Clock,
     rule: ChainRule = accept,
 ) -> Generation:
-    """Decode one answer by chain speculation; see `methods.core.base.Method.generate`."""
+    """Decode one answer by chain speculation; arguments as for `methods.core.base.Method.generate`."""
     root = sampler.pick(drafter.prefill(prompt_ids))  # [1]
     ids = root.tolist()
     clock.first_token()
@@ -92,41 +122,31 @@ def generate_chain(
     return Generation(tuple(ids), tuple(rounds))
 
 
-class ChainMethod(Lossless, ChainDrafter):
-    """A lossless method that decodes by `generate_chain` on the decoder that `attach` has bound."""
+def _round(draft: Draft, emitted: int) -> Round:
+    drafted = draft.tokens.numel()
+    return Round(drafted, emitted - 1, emitted, drafted, draft.stop, draft.exit_layer)
 
-    _decoder: Decoder
+
+class ChainMethod(DraftingMethod, ChainDrafter):
+    """A lossless chain method: a subclass writes `draft` and overrides the rest where needed."""
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         """See `methods.core.base.Method.generate`."""
         return generate_chain(self, self._decoder, prompt_ids, budget, sampler, clock)
 
+    def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
+        """Run root and draft through the whole target in one pass."""
+        return self._decoder.step(torch.cat([root, draft.tokens]), base)
 
-def top_probability(logits: Tensor) -> Tensor:
-    """Probability of the likeliest token of draft logits [1, V] at temperature 1, a scalar."""
-    return logits.float().softmax(dim=-1).amax()
-
-
-def is_unsure(logits: Tensor, threshold: float) -> bool:
-    """Whether a draft ends at these logits [1, V], their likeliest token being below `threshold`.
-
-    It looks at the distribution and never at the token drawn from it; the caller keeps the token drawn, or
-    draws none, so that stopping does not bias the output. One host sync: a stopping rule needs the value.
-    None at 0.
-    """
-    return threshold > 0 and bool(top_probability(logits) < threshold)
-
-
-def _round(draft: Draft, emitted: int) -> Round:
-    drafted = draft.tokens.numel()
-    return Round(drafted, emitted - 1, emitted, drafted, draft.stop, draft.exit_layer)
+    def commit(self, emitted: Tensor, base: int) -> None:
+        """Do nothing: a drafter without state of its own has nothing to roll back."""
 
 
 class DraftBuilder:
     """Collects a chain token by token.
 
     Args:
-        root: The root token, shape [1]; gives device and dtype to an empty chain.
+        root: The root token, shape [1]; an empty chain takes its device and dtype.
         limit: Most tokens the method drafts in a round.
         room: Most tokens the budget has room for.
     """
@@ -134,7 +154,7 @@ class DraftBuilder:
     def __init__(self, root: Tensor, limit: int, room: int) -> None:
         self._root = root
         self._limit = min(limit, room)
-        self._full = "length" if limit <= room else "budget"
+        self._stop_at_limit = "length" if limit <= room else "budget"
         self._tokens: list[Tensor] = []
         self._probs: list[Tensor] = []
 
@@ -144,7 +164,7 @@ class DraftBuilder:
         return len(self._tokens) < self._limit
 
     def propose(self, logits: Tensor, sampler: Sampler) -> Tensor:
-        """Pick the next token from draft logits [1, V] and append it; its id, shape [1]."""
+        """Pick the next token from draft logits [1, V], append it and return its id, shape [1]."""
         if sampler.is_greedy:
             token = logits.argmax(dim=-1)
         else:
@@ -155,7 +175,22 @@ class DraftBuilder:
         return token
 
     def finish(self, stop: str | None = None, exit_layer: int | None = None) -> Draft:
-        """The chain drafted so far; `stop` names the method's reason if the limits did not end it."""
+        """The chain drafted so far; `stop` is the method's reason for ending it before its limit."""
         tokens = torch.cat(self._tokens) if self._tokens else self._root[:0]
         probs = torch.cat(self._probs) if self._probs else None
-        return Draft(tokens, stop or self._full, probs, exit_layer)
+        return Draft(tokens, stop or self._stop_at_limit, probs, exit_layer)
+
+
+def top_probability(logits: Tensor) -> Tensor:
+    """Probability of the most likely token of draft logits [1, V] at temperature 1, a scalar."""
+    return logits.float().softmax(dim=-1).amax()
+
+
+def is_unsure(logits: Tensor, threshold: float) -> bool:
+    """Whether the most likely token of draft logits [1, V] has a probability below `threshold`.
+
+    A method that stops its draft here keeps the token it has already drawn from these logits. The test looks
+    at the distribution and never at that token, so stopping does not bias sampled output. It reads one value
+    back from the device, except at threshold 0, where it is always False.
+    """
+    return threshold > 0 and bool(top_probability(logits) < threshold)

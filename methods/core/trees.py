@@ -1,9 +1,9 @@
-"""Draft trees: which continuations are proposed, what each node sees, where an accepted path goes.
+"""Draft trees: which continuations are proposed, which nodes each node sees, where an accepted path is kept.
 
 A node is named by its path, the ranks of the candidates that lead to it: (0, 2) is the third best token of
-depth 2 under the best token of depth 1 (Medusa, arXiv 2401.10774, section 2.3.3). Nodes stand in
-breadth-first order, siblings by rank; node 0 is the root, the token that the target has already chosen. So
-any first n nodes are a tree again.
+depth 2 under the best token of depth 1 (Medusa, arXiv 2401.10774, section 2.3.3). Nodes are stored in
+breadth-first order, siblings by rank; node 0 is the root, the token that the target has already chosen. In
+this order the first n nodes are a tree too, so a tree is shrunk by cutting its end off.
 
 Shapes: N nodes with the root, D depth of the deepest node, K candidates per depth.
 """
@@ -25,18 +25,18 @@ CPU = torch.device("cpu")
 
 
 class Tree:
-    """The shape of a draft tree. Immutable; what does not depend on tokens is worked out here, once.
+    """The shape of a draft tree, without its tokens. Immutable, so masks and positions are computed once.
 
     Args:
-        parents: Parent of every node in breadth-first order, length N; the root's is -1.
-        ranks: Which candidate of its depth a node takes, length N; the root's counts for nothing.
-        device: Where the tensors live.
+        parents: Parent of every node in breadth-first order, length N; -1 for the root.
+        ranks: Which candidate of its depth a node takes, length N; the root's entry is not used.
+        device: Device of the tensors.
 
     Attributes:
-        children: Nodes below each node, by rank.
-        depths: Depth of each node; the root's is 0.
-        offsets: The same on the device, shape [N], int64: positions relative to the root's.
-        sees: ``sees[i, j]`` says whether j is i or an ancestor of it, shape [N, N], bool.
+        children: Nodes directly below each node, by rank.
+        depths: Depth of each node, 0 for the root.
+        offsets: The depths as a tensor on the device, shape [N], int64: positions relative to the root's.
+        sees: ``sees[i, j]`` is True if j is i itself or an ancestor of i, shape [N, N], bool.
 
     Raises:
         ValueError: If the order is not breadth-first.
@@ -64,10 +64,10 @@ class Tree:
 
     @classmethod
     def of_paths(cls, paths: Iterable[Sequence[int]], device: torch.device = CPU) -> Tree:
-        """A tree from the paths of its nodes in any order, the root's left out.
+        """A tree from the paths of all nodes but the root, in any order.
 
         Raises:
-            ValueError: If a path is empty, doubled, holds a negative rank, or lacks its parent.
+            ValueError: If a path is empty, appears twice, holds a negative rank, or lacks its parent.
         """
         ordered = sorted((tuple(path) for path in paths), key=lambda path: (len(path), path))
         index: dict[Path, int] = {(): 0}
@@ -84,11 +84,13 @@ class Tree:
 
     @classmethod
     def of_child_counts(cls, counts: Mapping[str, int], device: torch.device = CPU) -> Tree:
-        """A tree from how many children nodes have: ``{"": 3, "0": 2}`` is three nodes, two below the first.
+        """A tree from the number of children of its nodes.
+
+        ``{"": 3, "0": 2}`` has three nodes below the root and two below the first of them.
 
         Args:
-            counts: By path, written as a string of one-digit ranks; nodes left out have no children.
-            device: Where the tensors live.
+            counts: Children by path, a path being a string of one-digit ranks; other nodes have no children.
+            device: Device of the tensors.
 
         Raises:
             ValueError: If a path names no node of the tree.
@@ -98,12 +100,12 @@ class Tree:
 
     @classmethod
     def chain(cls, depth: int, device: torch.device = CPU) -> Tree:
-        """The best candidate of each depth only."""
+        """A chain: the best candidate of each depth and nothing else."""
         return cls(range(-1, depth), [0] * (depth + 1), device)
 
     @property
     def size(self) -> int:
-        """Nodes, the root included (N)."""
+        """Number of nodes, the root included (N)."""
         return len(self.parents)
 
     @property
@@ -113,32 +115,27 @@ class Tree:
 
     @property
     def width(self) -> int:
-        """Candidates that each depth must offer: one more than the largest rank."""
+        """Number of candidates that each depth must offer: one more than the largest rank."""
         return max(self.ranks[1:], default=-1) + 1
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """Path of every node but the root."""
-        found: list[Path] = [()]
+        paths: list[Path] = [()]
         for parent, rank in zip(self.parents[1:], self.ranks[1:], strict=True):
-            found.append((*found[parent], rank))
-        return tuple(found[1:])
-
-    @property
-    def leaves(self) -> tuple[int, ...]:
-        """Nodes without children."""
-        return tuple(node for node, below in enumerate(self.children) if not below)
+            paths.append((*paths[parent], rank))
+        return tuple(paths[1:])
 
     def route(self, node: int) -> tuple[int, ...]:
         """Nodes from the root to `node`, both included."""
-        found = []
+        upward = []
         while node >= 0:
-            found.append(node)
+            upward.append(node)
             node = self.parents[node]
-        return tuple(reversed(found))
+        return tuple(reversed(upward))
 
     def first_path(self, length: int) -> tuple[int, ...]:
-        """The root and `length` nodes below it, every one the first child of the one before."""
+        """The root and `length` nodes below it, each the first child of its predecessor."""
         path = [0]
         while len(path) <= length:
             path.append(self.children[path[-1]][0])
@@ -146,7 +143,7 @@ class Tree:
 
     def fit(self, depth: int, size: int) -> Tree:
         """The part of this tree no deeper than `depth` and with at most `size` nodes, the root included."""
-        count = sum(one <= depth for one in self.depths)
+        count = sum(node_depth <= depth for node_depth in self.depths)
         count = max(1, min(count, size))
         if count == self.size:
             return self
@@ -155,14 +152,14 @@ class Tree:
         return self._parts[count]
 
     def gather(self, root: Tensor, candidates: Tensor) -> Tensor:
-        """Tokens of all nodes.
+        """Fill the tree with tokens.
 
         Args:
             root: The root token, shape [1], int64.
             candidates: Candidate tokens by depth and rank, best first, shape [>= D, K] with K >= `width`.
 
         Returns:
-            Token ids, shape [N].
+            Token id of every node, shape [N].
         """
         width = candidates.shape[1]
         if width not in self._columns:
@@ -172,7 +169,10 @@ class Tree:
 
 
 def compact(cache: KVCache, base: int, path: Sequence[int]) -> None:
-    """Keep an accepted path of a tree whose rows stand at slots ``base ..`` in every layer; drop the rest.
+    """Keep the accepted path of a tree in the cache and drop its other nodes.
+
+    Node i is at slot ``base + i`` of every layer; the path's nodes move down to ``base``, ``base + 1``, ...,
+    where the rows of a chain would be.
 
     Args:
         cache: Holds the tree's rows.
@@ -180,7 +180,7 @@ def compact(cache: KVCache, base: int, path: Sequence[int]) -> None:
         path: Accepted nodes, root first, increasing.
     """
     settled = next((place for place, node in enumerate(path) if node != place), len(path))
-    if settled < len(path):  # slots that already hold their node stay untouched
+    if settled < len(path):  # the first `settled` nodes are already where they belong
         moved = torch.tensor(path[settled:]) - settled
         cache.keep(base + settled, moved)
     cache.truncate(base + len(path))

@@ -1,33 +1,33 @@
-"""DEL, a dynamic exit layer: self-speculation that chooses anew every round where and how long to draft.
+"""DEL, dynamic exit layer (arXiv 2504.05598): early-exit drafting that chooses exit and length every round.
 
-Implemented from the notes on the authors' code (specs: swift-del-layerskip, section 6); the paper's own text
-was not at hand.
+As in LayerSkip, the first layers of the target draft and the others verify. Which layer to exit at is learned
+from the text itself. Drafting and verification compute the rows of every layer at every position anyway; run
+through the target's head, they tell which token each exit *would have* drafted (a shadow token), whether it
+is the target's, and how confident the exit was. Running averages of these give every exit an acceptance and a
+confidence threshold. The next round drafts at the exit with the most expected tokens per layer loaded, and
+stops after a token below that exit's threshold. The averages start anew with every prompt, from the last
+positions of the prompt itself.
 
-Every layer's row of every verified position is there already, from drafting or from verification. Behind a
-round they pass through the target's head: the tokens each exit *would have* drafted (shadow tokens, section
-6.3), how often they are the target's, how sure the exit was. From running averages of these
-the next round takes the exit with the most expected tokens per layer loaded, and the confidence below which
-drafting stops. Averages begin anew with every prompt, from the prompt's own last positions.
-
-Differs from the authors' code in:
+Implemented from notes on the authors' code, without the text of the paper. Differs from their code in:
 - the prompt has a prefill of its own, so the averages hold its last `warmup` positions before the first
-  round, which is then chosen like any other instead of drafting one token at layer 1;
+  round, which then chooses like any other instead of drafting one token at layer 1;
 - the head runs over those positions only, not over the whole prompt;
-- an exit without a mismatch (or match) so far has threshold 0, one without any count acceptance 0 (NaN and
-  infinity there);
-- draft length 0 is plain decoding (there: one token is drafted all the same);
-- positions behind the first rejected token never count, under sampling neither;
-- the stop looks at the most likely token's probability, the drafted token's own under greedy decoding;
-- the exit that drafted is judged by its draft's own logits; the rows of the others wait until they could win
-  if they all held matches, and only then pass through the head, all waiting rounds at once. The choice is the
-  same, at a fraction of the cost;
+- an exit without a mismatch (or match) so far has threshold 0, an exit without any count has acceptance 0
+  (NaN and infinity there);
+- draft length 0 is plain decoding (there, one token is drafted all the same);
+- positions after the first rejected token never count, under sampling either;
+- the stop looks at the probability of the most likely token; under greedy decoding this is the drafted token;
+- only the exit that drafted passes through the head in every round, with the logits of its draft. For the
+  other exits the rounds stay pending and count as matches, an upper bound; their rows pass through the head,
+  all pending rounds at once, when an exit would win by that bound. The choice is the same and costs less;
 - the draft never exceeds the remaining budget; `objective` = ``time`` is an addition.
 
-Shapes: K drafted tokens, J candidate exits, G draft lengths 0 .. G - 1, d width, V vocabulary.
+Shapes: K drafted tokens, J candidate exits, G draft lengths 0 .. G - 1, T positions, d width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,24 +44,24 @@ from methods.early_exit.prefix import PrefixExit, check_exit
 
 OBJECTIVES = ("layers", "time")
 TIMED_ROWS = (1, 2, 4, 8, 12, 16, 20, 32)
-MOST_WAITING = 64
-"""Rounds that an exit's rows wait at most: they take memory."""
+MOST_PENDING = 64
+"""Most rounds whose rows are kept for an exit before they pass through the head: they take memory."""
 
 
 class DynamicExit(ChainMethod):
-    """Early-exit drafting at the layer that pays best now.
+    """Early-exit drafting at the layer that pays best at the moment.
 
     Args:
         decay: Weight of the past in the running averages, per round (omega).
-        lengths: Draft lengths that the objective weighs, 0 .. `lengths` - 1 (gamma_max).
+        lengths: Draft lengths that the objective compares, 0 .. `lengths` - 1 (gamma_max).
         draft_length: Most tokens drafted per round.
-        warmup: Prompt positions before the last one that the averages begin with.
-        min_exit: Shallowest candidate exit.
-        max_exit: Deepest candidate exit; None is the last layer but one.
+        warmup: Prompt positions before the last one that the averages start with.
+        min_exit: Smallest candidate exit.
+        max_exit: Largest candidate exit; None is the last layer but one.
         stop: End a draft by the exit's threshold, as DEL does; False drafts exactly the length chosen.
-        exit_layer: The only candidate, for the ablation; None leaves the choice.
-        objective: Tokens per ``layers`` loaded, the paper's, or per second by costs measured at `attach`,
-            which count the head (``time``).
+        exit_layer: The only candidate, for the ablation; None compares all.
+        objective: Tokens per ``layers`` loaded, as in the paper, or per second (``time``) by costs measured
+            in `attach`, which count the head too.
     """
 
     name = "del"
@@ -97,8 +97,8 @@ class DynamicExit(ChainMethod):
         check_exit(first, decoder, self.name)
         check_exit(max(first, last), decoder, self.name)
         self._decoder = decoder
-        self._exit = PrefixExit(decoder)
         self._exits = tuple(range(first, max(first, last) + 1))
+        self._exit = WatchedPrefix(decoder, self._exits)
         exits = np.array(self._exits, dtype=np.float64)
         if self._objective == "layers":
             self._cost = layer_cost(exits, decoder.depth, self._lengths)
@@ -106,26 +106,26 @@ class DynamicExit(ChainMethod):
             self._cost = time_cost(exits, decoder.depth, self._lengths, measure_costs(decoder, TIMED_ROWS))
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
-        decoder, kept = self._decoder, self._warmup + 1
-        taps = LastRows(kept, (*self._exits, decoder.depth), decoder.embedding)
+        decoder = self._decoder
+        taps = LastRows(self._warmup + 1, (*self._exits, decoder.depth), decoder.embedding)
         logits = decoder.prefill(prompt_ids, taps)
         self._statistics = ExitStatistics(len(self._exits), self._decay)
-        self._waiting: list[Shadow] = []
+        self._pending: list[Shadow] = []
         target = decoder.head(taps[decoder.depth]).argmax(dim=-1)
-        self._wait_for(Shadow(torch.stack([taps[layer] for layer in self._exits]), target))
+        self._add_pending(Shadow(torch.stack([taps[layer] for layer in self._exits]), target))
         self._choose()
         return logits
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         exit_layer = self._exit_layer
-        self._exit.start(base, exit_layer, self._exits)
+        self._exit.start(base, exit_layer)
         row = self._exit.advance(root)
-        self._drafted: list[Tensor] = []
+        self._draft_logits: list[Tensor] = []
         self._is_greedy = sampler.is_greedy
         chain, stop = DraftBuilder(root, self._length, room), None
         while chain.has_room and stop is None:
             logits = self._decoder.head(row)
-            self._drafted.append(logits)
+            self._draft_logits.append(logits)
             row = self._exit.advance(chain.propose(logits, sampler))
             if self._stops_early and is_unsure(logits, self._threshold):
                 stop = "confidence"
@@ -136,60 +136,60 @@ class DynamicExit(ChainMethod):
         return self._target
 
     def commit(self, emitted: Tensor, base: int) -> None:
-        """Set aside what the exits would have drafted for the tokens that were kept, and choose anew."""
+        """Keep every exit's rows at the emitted positions, rate the exit that drafted, and choose anew."""
         count = emitted.numel()
         if self._is_greedy:
             target = upload(emitted, self._target.device)
         else:
             target = self._target[:count].argmax(dim=-1)
-        shadow = Shadow(self._exit.seen()[:, :count], target)
-        self._wait_for(shadow)
-        self._judge_draft(shadow)
+        shadow = Shadow(self._exit.rows()[:, :count], target)
+        self._add_pending(shadow)
+        self._settle_drafting_exit(shadow)
         self._choose()
 
-    def _wait_for(self, shadow: Shadow) -> None:
-        self._statistics.wait(shadow.target.numel())
-        self._waiting.append(shadow)
+    def _add_pending(self, shadow: Shadow) -> None:
+        self._statistics.add_pending(shadow.target.numel())
+        self._pending.append(shadow)
 
-    def _judge_draft(self, shadow: Shadow) -> None:
-        """Settle the exit that drafted; only a row behind a fully accepted draft has no logits yet."""
-        place, known = self._exits.index(self._exit_layer), self._drafted[: shadow.target.numel()]
-        if (rest := shadow.rows[place, len(known) :]).numel():
+    def _settle_drafting_exit(self, shadow: Shadow) -> None:
+        """Rate the exit that drafted; only the row after a fully accepted draft has no logits yet."""
+        index, known = self._exits.index(self._exit_layer), self._draft_logits[: shadow.target.numel()]
+        if (rest := shadow.rows[index, len(known) :]).numel():
             known.append(self._decoder.head(rest))
         sums = shadow_sums(torch.cat(known), shadow.target, np.ones(shadow.target.numel()))
-        self._statistics.settle(place, sums)
+        self._statistics.settle(index, sums)
 
     def _choose(self) -> None:
-        """Choose exit and length for the next round, looking at no exit that cannot win."""
+        """Choose exit and length for the next round; exits that cannot win stay pending."""
         statistics = self._statistics
-        for place in np.flatnonzero(statistics.waiting >= MOST_WAITING):
-            self._look(int(place))
+        for index in np.flatnonzero(statistics.pending >= MOST_PENDING):
+            self._settle(int(index))
         choice = choose(statistics.acceptance, self._cost)
-        while statistics.waiting[choice.index]:
-            self._look(choice.index)
+        while statistics.pending[choice.index]:
+            self._settle(choice.index)
             choice = choose(statistics.acceptance, self._cost)
-        del self._waiting[: len(self._waiting) - int(statistics.waiting.max())]
+        del self._pending[: len(self._pending) - int(statistics.pending.max())]
         self._exit_layer = self._exits[choice.index]
         self._threshold = statistics.threshold(choice.index)
         self._length = 0 if choice.length == 0 else self._limit if self._stops_early else choice.length
 
-    def _look(self, place: int) -> None:
-        """Run the head on an exit's waiting rows; one host sync."""
-        count = int(self._statistics.waiting[place])
-        waiting = self._waiting[-count:]
-        logits = self._decoder.head(torch.cat([one.rows[place] for one in waiting]))
-        target = torch.cat([one.target for one in waiting])
+    def _settle(self, index: int) -> None:
+        """Run the head on the rows of an exit's pending rounds; one host sync."""
+        count = int(self._statistics.pending[index])
+        pending = self._pending[-count:]
+        logits = self._decoder.head(torch.cat([shadow.rows[index] for shadow in pending]))
+        target = torch.cat([shadow.target for shadow in pending])
         ages = np.arange(count - 1, -1, -1)
-        weights = np.repeat(self._decay**ages, [one.target.numel() for one in waiting])
-        self._statistics.settle(place, shadow_sums(logits, target, weights))
+        weights = np.repeat(self._decay**ages, [shadow.target.numel() for shadow in pending])
+        self._statistics.settle(index, shadow_sums(logits, target, weights))
 
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """What a round leaves for its exits to be judged by.
+    """What the exits of a round are rated by.
 
     Args:
-        rows: Rows leaving each exit at the positions kept, shape [J, T, d].
+        rows: Rows leaving each exit at the emitted positions, shape [J, T, d].
         target: The target's own choices there, shape [T].
     """
 
@@ -197,13 +197,47 @@ class Shadow:
     target: Tensor
 
 
+class WatchedPrefix:
+    """A `PrefixExit` that also records the rows at other exits.
+
+    Args:
+        decoder: The target.
+        exits: Exits to record, ascending: rows that leave the first E layers, for every E given.
+    """
+
+    def __init__(self, decoder: Decoder, exits: Iterable[int]) -> None:
+        self._prefix = PrefixExit(decoder)
+        self._exits = tuple(exits)
+        self._placeholder = decoder.embedding  # `Decoder.run_layers` replaces it
+
+    def start(self, base: int, exit_layer: int) -> None:
+        self._prefix.start(base, exit_layer)
+        self._exit = exit_layer
+        self._shallow: list[dict[int, Tensor]] = []  # of each token: rows up to the exit that drafts
+        self._deep = dict.fromkeys((layer for layer in self._exits if layer > exit_layer), self._placeholder)
+
+    def advance(self, token: Tensor) -> Tensor:
+        taps = dict.fromkeys((layer for layer in self._exits if layer <= self._exit), self._placeholder)
+        self._shallow.append(taps)
+        return self._prefix.advance(token, taps)
+
+    def verify(self) -> Tensor:
+        return self._prefix.verify(self._deep)
+
+    def rows(self) -> Tensor:
+        """Rows recorded at all exits in drafting and verification, shape [J, K + 1, d]; no layer reruns."""
+        shallow = [taps[layer] for layer in self._exits if layer <= self._exit for taps in self._shallow]
+        rows = torch.cat(shallow + [self._deep[layer] for layer in self._exits if layer > self._exit])
+        return rows.view(len(self._exits), len(self._shallow), -1)
+
+
 class LastRows(dict[int, Tensor]):
-    """Taps for `Decoder.run_layers` that keep only the last rows, so that a long prompt's can go.
+    """Taps for `Decoder.run_layers` that keep the last rows only, which frees those of a long prompt.
 
     Args:
         count: Rows to keep.
         layers: Layers to tap.
-        like: Stands for rows not seen yet.
+        like: Placeholder until rows arrive.
     """
 
     def __init__(self, count: int, layers: tuple[int, ...], like: Tensor) -> None:
@@ -215,10 +249,10 @@ class LastRows(dict[int, Tensor]):
 
 
 def shadow_sums(logits: Tensor, target: Tensor, weights: Floats) -> Floats:
-    """How an exit's own tokens fare: the argument of `ExitStatistics.settle`, shape [4]. One host sync.
+    """Figures of an exit's own tokens, as `ExitStatistics.settle` takes them, shape [4]. One host sync.
 
     Args:
-        logits: The exit's, shape [T, V].
+        logits: Of the exit, shape [T, V].
         target: The target's own choices there, shape [T].
         weights: Of each position, shape [T].
     """
@@ -231,14 +265,14 @@ def shadow_sums(logits: Tensor, target: Tensor, weights: Floats) -> Floats:
 
 
 def time_cost(exits: Floats, depth: int, lengths: int, costs: PassCosts) -> Floats:
-    """Seconds of a round by exit and draft length, shape [J, G].
+    """Seconds of a round by exit E and draft length g, shape [J, G].
 
-    g tokens are drafted one by one through E layers and the head; one more passes the E layers alone; g + 1
-    rows pass the other layers and the head together.
+    g tokens are drafted one by one through E layers and the head, one more token passes the E layers only,
+    then g + 1 rows pass the other layers and the head together.
     """
     drafted = np.arange(lengths)
-    one = np.ones(1, dtype=np.int64)
-    shallow = exits[:, None] * costs.layer(one)  # [J, 1]
+    one_row = np.ones(1, dtype=np.int64)
+    shallow = exits[:, None] * costs.layer(one_row)  # [J, 1]
     deep = (depth - exits[:, None]) * costs.layer(drafted + 1)
-    seconds: Floats = (drafted + 1) * shallow + drafted * costs.head(one) + deep + costs.head(drafted + 1)
+    seconds: Floats = (drafted + 1) * shallow + drafted * costs.head(one_row) + deep + costs.head(drafted + 1)
     return seconds

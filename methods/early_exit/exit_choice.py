@@ -1,7 +1,7 @@
-"""Which layer to draft at: DEL's running statistics of every exit and the objective they enter.
+"""DEL's numbers: running statistics of every exit, and the exit and draft length that they make best.
 
-Numbers on the host only; `methods.early_exit.dynamic_exit` collects them. (DEL: specs, swift-del-layerskip,
-section 6.)
+Pure arithmetic on the host (DEL, arXiv 2504.05598); `methods.early_exit.dynamic_exit` runs the model and
+feeds it.
 
 Shapes: J candidate exits, G draft lengths 0 .. G - 1, L layers.
 """
@@ -17,52 +17,53 @@ Floats = NDArray[np.float64]
 
 
 class ExitStatistics:
-    """How often each exit's own token is the target's, and how sure the exit is when it is and when not.
+    """How often each exit's own token is the target's, and how confident the exit is in either case.
 
-    Exponential averages, decayed once per round (section 6.3). An exit's figures may come rounds later: until
-    then its acceptance is what it would be if every token waited for were a match.
+    Exponential averages, decayed once per round. The figures of a round may be supplied rounds later; until
+    then the round is *pending* for that exit, and its tokens count as matches. So the acceptance of an exit
+    with pending rounds is an upper bound.
 
     Args:
-        exits: How many exits (J).
+        exits: Number of exits (J).
         decay: Weight of the past (omega).
     """
 
     def __init__(self, exits: int, decay: float) -> None:
         self._decay = decay
         self._sums: Floats = np.zeros((4, exits))
-        self._matches: Floats = np.zeros(exits)  # at best, of the rounds waited for
-        self.waiting = np.zeros(exits, dtype=np.intp)
-        """Rounds that each exit's figures are waited for, shape [J]."""
+        self._pending_tokens: Floats = np.zeros(exits)  # of the pending rounds, decayed to the newest
+        self.pending = np.zeros(exits, dtype=np.intp)
+        """Number of pending rounds of each exit, shape [J]."""
 
-    def wait(self, tokens: int) -> None:
-        """A round of so many tokens is over; no exit's figures are known yet."""
-        self._matches = self._decay * self._matches + tokens
-        self.waiting += 1
+    def add_pending(self, tokens: int) -> None:
+        """A round with this many tokens has ended; the figures of all exits are pending."""
+        self._pending_tokens = self._decay * self._pending_tokens + tokens
+        self.pending += 1
 
-    def settle(self, place: int, sums: Floats) -> None:
-        """Take in what the rounds waited for have shown of one exit.
+    def settle(self, index: int, sums: Floats) -> None:
+        """Supply the figures of all pending rounds of one exit.
 
         Args:
-            place: The exit's.
-            sums: Matches, mismatches, sum of confidences over matches and over mismatches, of every round but
-                the newest decayed to the newest, shape [4].
+            index: Of the exit.
+            sums: Matches, mismatches, sum of confidences over matches and over mismatches, each summed over
+                the pending rounds with their decay to the newest one, shape [4].
         """
-        self._sums[:, place] = self._decay ** self.waiting[place] * self._sums[:, place] + sums
-        self._matches[place] = self.waiting[place] = 0
+        self._sums[:, index] = self._decay ** self.pending[index] * self._sums[:, index] + sums
+        self._pending_tokens[index] = self.pending[index] = 0
 
     @property
     def acceptance(self) -> Floats:
-        """Share of matches (alpha), at best, shape [J]; 0 for an exit that has shown nothing yet."""
-        known, mismatches = self._decay**self.waiting * self._sums[:2]
-        matches = known + self._matches
+        """Share of matches (alpha), an upper bound if rounds are pending, shape [J]; 0 without counts."""
+        known, mismatches = self._decay**self.pending * self._sums[:2]
+        matches = known + self._pending_tokens
         return _ratio(matches, matches + mismatches)
 
-    def threshold(self, place: int) -> float:
-        """Mid-way between the mean confidence of matches and of mismatches (tau) of one exit.
+    def threshold(self, index: int) -> float:
+        """Confidence halfway between an exit's mean over its matches and its mean over its mismatches (tau).
 
-        An exit without a mismatch, or without a match, has nothing to tell apart: 0, so it never stops early.
+        0, which never stops a draft, for an exit that has no match or no mismatch so far.
         """
-        matches, mismatches, sure, unsure = self._sums[:, place]
+        matches, mismatches, sure, unsure = self._sums[:, index]
         return float(sure / matches + unsure / mismatches) / 2 if matches > 0 and mismatches > 0 else 0.0
 
 
@@ -72,10 +73,10 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An exit and a draft length, with the tokens per unit of cost that they promise.
+    """An exit, a draft length and the tokens per unit of cost expected of them.
 
     Args:
-        index: Place of the exit among the candidates.
+        index: Of the exit among the candidates.
         length: Draft length; 0 is plain decoding.
         value: Expected tokens per unit of cost.
     """
@@ -86,18 +87,21 @@ class Choice:
 
 
 def expected_tokens(acceptance: Floats, lengths: int) -> Floats:
-    """Tokens of a round by exit and draft length, shape [J, G]: ``1 + a + .. + a^g``, independent errors."""
+    """Expected tokens of a round by exit and draft length g, if errors are independent, shape [J, G].
+
+    ``1 + a + a^2 + .. + a^g`` for an acceptance a.
+    """
     powers = acceptance[:, None] ** np.arange(lengths)  # [J, G]; 0 ** 0 is 1
     return powers.cumsum(axis=1)
 
 
 def layer_cost(exits: Floats, depth: int, lengths: int) -> Floats:
-    """Layers loaded by exit and draft length, shape [J, G]: ``g E + L`` (section 6.3)."""
+    """Layers loaded in a round by exit E and draft length g, shape [J, G]: ``g E + L``."""
     return np.arange(lengths) * exits[:, None] + depth
 
 
 def choose(acceptance: Floats, cost: Floats) -> Choice:
-    """The exit and draft length with the most expected tokens per cost (TPL).
+    """The exit and draft length with the most expected tokens per unit of cost (TPL).
 
     Ties go to the smallest exit, then to the shortest draft.
 

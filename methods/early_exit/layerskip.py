@@ -1,14 +1,17 @@
-"""Self-speculative decoding with a static early exit: LayerSkip, arXiv 2404.16710, section 4.3.
+"""LayerSkip: self-speculative decoding with a fixed early exit, arXiv 2404.16710, section 4.3.
 
-Drafts with layers ``0 .. exit_layer - 1`` and the target's own final norm and LM head, verifies with the
-rest. How long a draft gets is a policy of its own: a fixed length as in the paper, or one of the rules that
-DEL is compared with.
+The first `exit_layer` layers draft, with the target's own final norm and LM head on top; the remaining layers
+verify (`methods.early_exit.prefix`). No weights are added, but the model must have been trained for early
+exits. How long a draft gets is a policy: a fixed length as in the paper, or one of the rules that DEL is
+compared with (`methods.core.draft_length`).
 
 Differs from the authors' code in:
 - the prompt has a prefill of its own, as for every method here, instead of passing through the first draft;
-- drafting does not stop at a drafted end token: the wasted tail of one last round costs less than a
-  synchronisation in every step, and the harness cuts the output;
+- drafting does not stop at a drafted end token: a few wasted tokens in the last round cost less than a host
+  sync in every step, and the harness cuts the output;
 - the draft never exceeds the remaining budget.
+
+Shapes: E layers that draft, K drafted tokens.
 """
 
 from __future__ import annotations
@@ -18,20 +21,20 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from methods.core.chain import Draft, DraftBuilder, is_unsure
-from methods.early_exit.adaptive_chain import AdaptiveChain
+from methods.core.draft_length import AdaptiveChain
 from methods.early_exit.prefix import PrefixExit, check_exit
 
 
 class LayerSkip(AdaptiveChain):
-    """Static early-exit self-speculation.
+    """Self-speculation with a fixed early exit.
 
     Args:
         exit_layer: Layers that draft (E).
         draft_length: Tokens drafted per round (d); where the policy adapts it, at first or at most.
-        policy: ``static``, or another of `methods.early_exit.draft_length.POLICIES`.
+        policy: ``static``, or another of `methods.core.draft_length.POLICIES`.
         threshold: Confidence below which the policies ``threshold``, ``dv`` and ``self_sd`` end a draft, at
             first.
-        target: Acceptance that ``dv`` and ``self_sd`` steer to.
+        target: Acceptance that ``dv`` and ``self_sd`` aim at.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class LayerSkip(AdaptiveChain):
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._policy.start()
-        return self._decoder.prefill(prompt_ids)
+        return super().prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         self._exit.start(base, self._exit_layer)
@@ -71,8 +74,9 @@ class LayerSkip(AdaptiveChain):
         return draft
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
+        """Run the remaining layers on the rows saved while drafting."""
         return self._exit.verify()
 
     def commit(self, emitted: Tensor, base: int) -> None:
-        """Tell the policy; nothing beyond the target's cache is there to roll back."""
+        """Report the round to the policy."""
         self._policy.observe(emitted.numel() - 1, self._drafted)

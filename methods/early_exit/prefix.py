@@ -1,16 +1,18 @@
-"""Drafting with the first layers of the target and resuming its verification there.
+"""Drafting with the first layers of the target, and verifying with the rest.
 
-The rows that leave layer ``exit - 1`` while drafting are the target's own, so they are saved: verification
-runs layers ``exit ..`` on them and never repeats the shallow ones, whose keys and values are already final.
-The exit may change from one round to the next. (LayerSkip, arXiv 2404.16710, section 4.3; Kangaroo, arXiv
-2404.18911, section 3.1.)
+The first E layers are a cheap model of their own. The rows that leave layer E - 1 while drafting are exactly
+the rows that the target would compute there, so they are saved: verification runs the other layers on them
+and never repeats the first E, whose keys and values are final already. E may change from one round to the
+next. (LayerSkip, arXiv 2404.16710, section 4.3; Kangaroo, arXiv 2404.18911, section 3.1.)
 
-Shapes: K drafted tokens, d width, V vocabulary.
+A round calls `PrefixExit.start`, then `advance` for the root and for every drafted token, then `verify`.
+
+Shapes: E layers that draft, K drafted tokens, d width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import MutableMapping
 
 import torch
 from torch import Tensor
@@ -18,9 +20,12 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 
+Taps = MutableMapping[int, Tensor]
+"""Rows to record on the way, see `Decoder.run_layers`."""
+
 
 class PrefixExit:
-    """One round's shallow rows.
+    """The saved rows of one round.
 
     Args:
         decoder: The target.
@@ -31,64 +36,39 @@ class PrefixExit:
         self._rows: list[Tensor] = []
         self._base = 0
         self._exit = 0
-        self._watched: tuple[int, ...] = ()
 
-    def start(self, base: int, exit_layer: int, watched: Iterable[int] = ()) -> None:
-        """Begin a round whose root stands at position `base`.
-
-        Args:
-            base: Position of the root.
-            exit_layer: Layers that draft (E).
-            watched: Exits whose rows `seen` shall hold behind verification, ascending.
-        """
+    def start(self, base: int, exit_layer: int) -> None:
+        """Begin a round whose root is at position `base` and which drafts with `exit_layer` layers (E)."""
         self._rows = []
         self._base = base
         self._exit = exit_layer
-        self._watched = tuple(watched)
-        self._shallow: list[dict[int, Tensor]] = []
 
     @property
     def position(self) -> int:
-        """Where the next token stands."""
+        """Position of the next token."""
         return self._base + len(self._rows)
 
     def keep(self, row: Tensor) -> None:
-        """Take a row [1, d] that the caller ran through the shallow layers itself."""
+        """Save a row [1, d] that the caller ran through the first layers itself."""
         self._rows.append(row)
 
-    def advance(self, token: Tensor) -> Tensor:
-        """Run the next token [1] through the shallow layers; the row leaving them, shape [1, d]."""
+    def advance(self, token: Tensor, taps: Taps | None = None) -> Tensor:
+        """Run the next token [1] through the first layers; returns the row that leaves them, shape [1, d]."""
         decoder = self._decoder
         place = decoder.placement.chain(self.position, 1)
-        taps = self._taps(lambda layer: layer <= self._exit)
         row = decoder.run_layers(decoder.embed(token), place, 0, self._exit, taps=taps)
         self.keep(row)
-        self._shallow.append(taps)
         return row
 
-    def verify(self) -> Tensor:
-        """Target logits of all tokens advanced since `start`, shape [K + 1, V]."""
+    def verify(self, taps: Taps | None = None) -> Tensor:
+        """Target logits after every token advanced since `start`, shape [K + 1, V]."""
         decoder = self._decoder
         place = decoder.placement.chain(self._base, len(self._rows))
-        self._deep = self._taps(lambda layer: layer > self._exit)
-        return decoder.head(decoder.run_layers(torch.cat(self._rows), place, self._exit, taps=self._deep))
-
-    def seen(self) -> Tensor:
-        """Rows leaving the watched exits, from drafting and verification alike, shape [J, K + 1, d].
-
-        No layer runs again for them.
-        """
-        shallow = [taps[layer] for layer in self._watched if layer <= self._exit for taps in self._shallow]
-        rows = torch.cat(shallow + [self._deep[layer] for layer in self._watched if layer > self._exit])
-        return rows.view(len(self._watched), len(self._rows), -1)
-
-    def _taps(self, is_wanted: Callable[[int], bool]) -> dict[int, Tensor]:
-        """Places for the rows of some watched exits."""
-        return {layer: self._decoder.embedding for layer in self._watched if is_wanted(layer)}
+        return decoder.head(decoder.run_layers(torch.cat(self._rows), place, self._exit, taps=taps))
 
 
 def check_exit(exit_layer: int, decoder: Decoder, method: str) -> None:
-    """Refuse an exit that leaves nothing to draft with or nothing to verify with.
+    """Refuse an exit that leaves no layer to draft with or none to verify with.
 
     Raises:
         UserError: If the exit lies outside ``1 .. L - 1``.

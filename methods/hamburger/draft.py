@@ -1,33 +1,38 @@
 """HAMburger: several tokens per pass of a tuned model, merged into one cache entry; arXiv 2505.20438.
 
-A pass gives the first token of a group from the model's own head (a *macro-step*); a micro-step decoder adds
-up to K - 1 tokens until its stop head ends the group. The next pass reads the whole group as one entry: the
-compositional embedder merges its embeddings (sections 3.1 to 3.3). Nothing is verified, history is stored
-merged, and the model itself is tuned for this, so the output is another model's: LOSSY, whatever the
-settings. Above confidence 1 every group is one token and the output is the tuned model's plain decoding, the
-reference that tells what tuning alone has changed.
+A pass of the model gives the first token of a group from its own LM head (a *macro-step*). A micro-step
+decoder adds up to K - 1 tokens until its stop head ends the group. The next pass reads the whole group as one
+entry: the compositional embedder merges its embeddings (sections 3.1 to 3.3). Nothing is verified, the
+history is stored merged, and the model itself is tuned for this, so the output is that of another model:
+LOSSY, whatever the settings. With `confidence` above 1 every group is one token and the output is the tuned
+model's plain decoding, which shows what tuning alone has changed.
 
-Records: a round is the micro-steps of a group and the pass over it, so it emits the group's further tokens
-and the first one of the next group. All its drafted tokens count as accepted, for nobody asks. A round that
-the end of the text falls into makes no pass. The cache grows by one entry a pass (``kv_entries`` of
-`Generation.counts`), and with ``merge_delay`` holds the tokens of some groups beside (`History`).
+A worked round after a prompt of 10 tokens, at positions and cache slots 0 to 9:
+
+    root       the prompt's last row chose "The"
+    draft      micro-steps add "cat" and "sat"; the stop head ends the group
+    next pass  reads "The cat sat" as one entry: slot 10, position 12, that of its last token; chooses "on"
+    record     drafted 2, accepted 2, emitted 3 ("cat", "sat", "on")
+    cache      11 entries, for 13 of the 14 tokens of the text
+
+All drafted tokens of a round count as accepted, since nothing verifies them. If the text ends inside a group,
+no pass follows. The cache grows by one entry a pass (``kv_entries`` of `Generation.counts`); with
+``merge_delay`` it also holds the single tokens of the newest groups (`methods.hamburger.history`).
 
 Differs from the authors' code in:
-- the output ends behind the first end token and at exactly `max_new_tokens`, also inside a group;
+- the output ends after the first end token and at exactly `max_new_tokens`, also inside a group;
 - the position of a merged entry is that of its last token, as in training; `hf_compat` shifts it by one, as
   their quality figures did;
 - sampling is supported: every token is drawn from its own distribution, the stop rule is unchanged;
-- with ``merge_delay``, a group is read token by token first and merged later (`History`);
-- training: the merger's output starts from zero (the merge from the plain mean), fp32 masters with warm-up,
-  and part of the answers in other groups (`methods.hamburger.training.Grouping`); the thresholds of the
-  segmentation are settings.
+- with ``merge_delay``, a group is read token by token first and merged later;
+- training: see `methods.hamburger.module` and `methods.hamburger.trainer`.
 
-Shapes: P prompt tokens, K most tokens of a group, s tokens of a group, F features, d width, V vocabulary.
+Shapes: P prompt tokens, K most tokens of a group, s tokens of a group, F features, d width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,40 +41,66 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
-from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler
-from methods.core.base import Budget, Clock, Exactness, ModelTrainer
+from methods.core.base import Budget, Clock, Exactness, ModelTrainer, Traits
 from methods.core.chain import Draft
 from methods.hamburger.checkpoint import Checkpoint, load_checkpoint
-from methods.hamburger.decoded import KnownText
+from methods.hamburger.decoder import Merge, MicroDecoder, features_at, new_taps
 from methods.hamburger.history import History
-from methods.hamburger.micro_decoder import MicroDecoder, features_at, new_taps
-from methods.hamburger.model import HamburgerShape
-from methods.hamburger.training import Grouping
 
 SHIFTS = {"last_token": 0, "hf_compat": 1}
 """Position of a merged entry, relative to that of its last token."""
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """What `methods.hamburger.trainer` needs; decoding with trained weights reads none of it.
+
+    Args:
+        max_group: Most tokens of a group (K).
+        micro_layers: Layers of the micro-step decoder.
+        floor: Nats below which a token joins any group.
+        ratio: Share of a group's highest entropy below which a token joins it.
+        singles: Share of answers in groups of one.
+        random_splits: Share of answers in groups of random sizes.
+        decoded_groups: Share of answers in the groups that decoding would cut them into.
+        stop_weight: Of the stop head's loss.
+        distilled: Share of the untuned model's distributions in what tokens are learned as.
+    """
+
+    max_group: int
+    micro_layers: int
+    floor: float
+    ratio: float
+    singles: float
+    random_splits: float
+    decoded_groups: float
+    stop_weight: float
+    distilled: float
+
+    def __post_init__(self) -> None:
+        if self.max_group < 1 or self.micro_layers < 1:
+            raise ValueError(f"need max_group and micro_layers of at least 1, got {self}")
+        if not 0 <= self.distilled <= 1:
+            raise ValueError(f"distilled must lie in [0, 1], got {self.distilled}")
+        if self.floor < 0 or not 0 <= self.ratio <= 1:
+            raise ValueError(f"need floor of at least 0 and ratio in [0, 1], got {self}")
+        shares = (self.singles, self.random_splits, self.decoded_groups)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f"shares of answers must be at least 0 and sum to at most 1, got {self}")
+
+
 class Hamburger:
-    """Blind multi-token decoding with merged history on a tuned copy of the model.
+    """Multi-token decoding without verification, with merged history, on a tuned copy of the model.
 
     Args:
         weights: Folder of the tuned model, or None to train one.
         confidence: A group goes on while the stop head's probability of going on is at least this (c).
         token_confidence: A group ends before a token that the micro-step decoder gives less than this; at 0
             the stop head decides alone. (The authors' code had such a rule before it had the stop head.)
-        merge_delay: Newest groups that are seen token by token, see `methods.hamburger.history`; at 0 none.
+        merge_delay: Newest groups that are read token by token, see `methods.hamburger.history`; at 0 none.
         position_convention: ``last_token`` or ``hf_compat``.
-        max_group: Most tokens of a group (K); for training.
-        micro_layers: Layers of the micro-step decoder; for training.
-        floor: Nats below which a token joins any group; for training.
-        ratio: Share of a group's highest entropy below which a token joins it; for training.
-        singles: Share of training answers in groups of one.
-        random_splits: Share of training answers in groups of random sizes.
-        decoded_groups: Share of training answers in the groups that decoding cuts at the two confidences.
-        stop_weight: Of the stop head's loss; for training.
-        distilled: Share of the untuned model's distributions in what tokens are learned as; for training.
+        max_group: This and all below: see `TrainingSettings`.
     """
 
     name = "hamburger"
@@ -96,17 +127,23 @@ class Hamburger:
             raise ValueError(f"position_convention must be one of {list(SHIFTS)}, got {position_convention}")
         if not 0 <= token_confidence <= 1:
             raise ValueError(f"token_confidence must lie in [0, 1], got {token_confidence}")
-        if max_group < 1 or micro_layers < 1:
-            raise ValueError(f"need max_group and micro_layers >= 1, got {max_group} and {micro_layers}")
         if merge_delay < 0:
             raise ValueError(f"merge_delay must be at least 0, got {merge_delay}")
         self._weights = None if weights is None else Path(weights)
-        self.confidence, self.token_confidence = confidence, token_confidence
-        self.merge_delay, self._shift = merge_delay, SHIFTS[position_convention]
-        if not 0 <= distilled <= 1:
-            raise ValueError(f"distilled must lie in [0, 1], got {distilled}")
-        self.micro_layers, self.stop_weight, self.distilled = micro_layers, stop_weight, distilled
-        self.grouping = Grouping(max_group, floor, ratio, singles, random_splits, decoded_groups)
+        self._shift = SHIFTS[position_convention]
+        self.traits = Traits(several_tokens_per_row=merge_delay == 0)  # with a delay, each token is a row
+        self.confidence, self.token_confidence, self.merge_delay = confidence, token_confidence, merge_delay
+        self.training = TrainingSettings(
+            max_group=max_group,
+            micro_layers=micro_layers,
+            floor=floor,
+            ratio=ratio,
+            singles=singles,
+            random_splits=random_splits,
+            decoded_groups=decoded_groups,
+            stop_weight=stop_weight,
+            distilled=distilled,
+        )
 
     def attach(self, decoder: Decoder) -> None:
         if self._weights is None:
@@ -117,7 +154,7 @@ class Hamburger:
         self.use(load_checkpoint(self._weights, decoder))
 
     def use(self, checkpoint: Checkpoint) -> None:
-        """Bind to a tuned model in memory; the target stays the baseline's."""
+        """Bind to a tuned model in memory; the baseline keeps the target."""
         self._tuned, self._shape = checkpoint.decoder, checkpoint.shape
         self.pass_weights = checkpoint.weights()
         self._merge = Merge(checkpoint.embedder, checkpoint.shape)
@@ -153,74 +190,25 @@ class Hamburger:
         return Generation(tuple(ids), tuple(rounds), {"kv_entries": entries})
 
     def _prefill(self, prompt_ids: Tensor, sampler: Sampler) -> tuple[Tensor, Tensor]:
-        """First token [1] and features [F, d] behind the prompt, whose tokens are never merged."""
+        """First token [1] and features [F, d] after the prompt, whose tokens are never merged."""
         taps = new_taps(self._tuned, self._shape)
         root = sampler.pick(self._tuned.prefill(prompt_ids, taps))
         self._history = History(self._tuned, self._merge, self.merge_delay, self._shift)
         return root, features_at(self._tuned, taps, self._shape, -1)
 
     def _macro_step(self, group: Tensor, position: int, sampler: Sampler) -> tuple[Tensor, Tensor]:
-        """Next token [1] and features [F, d] behind a group [s] whose last token stands at `position`."""
+        """Next token [1] and features [F, d] after a group [s] whose last token is at `position`."""
         taps = new_taps(self._tuned, self._shape)
         row = self._history.read(group, position, taps)
         return sampler.pick(self._tuned.head(row)), features_at(self._tuned, taps, self._shape, -1)
-
-    def group_sizes(self, prompt_ids: Tensor, answer: Sequence[int]) -> list[int]:
-        """Sizes of the groups in which this answer [M] is decoded behind its prompt [P]; they sum to M."""
-        known = KnownText(answer, prompt_ids.device)
-        root, features = self._prefill(prompt_ids, known)
-        sizes: list[int] = []
-        done = 0
-        while True:
-            draft = self._micro.draft(root, features, len(answer) - done - 1, known)
-            group = torch.cat([root, draft.tokens])
-            sizes.append(group.numel())
-            done += group.numel()
-            if done == len(answer):
-                return sizes
-            root, features = self._macro_step(group, prompt_ids.numel() + done - 1, known)
 
     def model_trainer(self) -> ModelTrainer:
         """See `methods.core.base.FullTrainable`."""
         from methods.hamburger.trainer import HamburgerTrainer
 
-        return HamburgerTrainer(self)
+        return HamburgerTrainer(self, self.training)
 
 
 def _round(draft: Draft, has_pass: bool) -> Round:
     drafted = draft.tokens.numel()
     return Round(drafted, drafted, drafted + has_pass, drafted, draft.stop)
-
-
-class Merge:
-    """The compositional embedder, frozen: the part of keys and values that depends on the place is a table.
-
-    Args:
-        tensors: State of `methods.hamburger.model.Embedder`.
-        shape: Heads and the longest group.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor], shape: HamburgerShape) -> None:
-        self._heads = shape.merger_heads
-        weights = torch.cat([tensors[f"merger.{name}_proj.weight"] for name in "kv"])  # [2 d, d + d / 2]
-        biases = torch.cat([tensors[f"merger.{name}_proj.bias"] for name in "kv"])
-        width = weights.shape[0] // 2
-        self._query = Linear(tensors["merger.q_proj.weight"], tensors["merger.q_proj.bias"])
-        self._keys_values = Linear(weights[:, :width].contiguous())
-        self._places = tensors["merger.pos"] @ weights[:, width:].T + biases  # [K, 2 d]
-        self._out = Linear(tensors["out_proj.weight"], tensors["out_proj.bias"])
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """One entry's embedding [1, d] from those of a group's tokens [s, d]; a single token is itself."""
-        count, width = tokens.shape
-        if count == 1:
-            return tokens
-        mean = tokens.mean(dim=0, keepdim=True)
-        query = self._query(mean).view(self._heads, -1, 1)
-        keys, values = (
-            (self._keys_values(tokens) + self._places[:count])
-            .view(count, 2, self._heads, -1)
-            .permute(1, 2, 0, 3)  # [2, heads, s, width]
-        )
-        weights = (keys @ query * (width // self._heads) ** -0.5).softmax(dim=1)  # [heads, s, 1]
-        return self._out.add_to(mean, (weights * values).sum(dim=1).view(1, width))

@@ -1,10 +1,10 @@
 """What a HAMburger model sees of its answer: old groups as one entry each, the newest token by token.
 
-The paper merges a group before it is read. With a delay, which is ours, a group is read as its tokens and
-stays so until that many newer ones have been read: what a prediction needs most, the text just before it, is
-not merged yet. The pass that reads a new group then also reads the oldest such group as one entry, which sees
-merged history alone, as in training, and takes the place of its tokens. The cache still grows by one entry a
-pass.
+The paper merges a group before it is read. With a delay, which is ours, a group is first read as its tokens
+and is merged once that many newer groups have been read, so that the text just before a prediction, which
+matters most, is not merged yet. The pass that reads a new group then also reads the oldest unmerged group as
+one entry. That entry sees merged history alone, as in training, and replaces its group's tokens. The cache
+still grows by one entry a pass.
 
 Shapes: s tokens of a group, N slots from the first unmerged token on, d width.
 """
@@ -36,31 +36,31 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A slot of the cache: its position, and of which group it holds a token; None for an entry."""
+    """A slot of the cache: its position, and the group whose token it holds; None for an entry."""
 
     position: int
     group: _Group | None
 
 
 class History:
-    """The cache of a tuned model behind its prompt.
+    """The part of a tuned model's cache that follows the prompt.
 
     Args:
-        tuned: The model, its cache holding the prompt alone.
-        merge: One embedding [1, d] of the embeddings [s, d] of a group.
-        delay: Newest groups that are seen token by token; at 0 every group is merged before it is read.
-        shift: Position of a row, relative to that of its (last) token.
+        tuned: The model; its cache holds the prompt alone.
+        merge: Makes one embedding [1, d] of the embeddings [s, d] of a group.
+        delay: Newest groups that are kept as tokens; at 0 every group is merged before it is read.
+        shift: Added to the position of every row, which is that of its (last) token.
     """
 
     def __init__(self, tuned: Decoder, merge: Callable[[Tensor], Tensor], delay: int, shift: int) -> None:
         self._tuned, self._merge = tuned, merge
         self._delay, self._shift = delay, shift
         self._newest: list[_Group] = []
-        self._base = tuned.cache.length  # no unmerged tokens of the answer before it
+        self._base = tuned.cache.length  # slots before it hold the prompt and merged groups
         self._slots: list[_Slot] = []  # all from there on
 
     def read(self, ids: Tensor, position: int, taps: dict[int, Tensor]) -> Tensor:
-        """One pass over a group [s]: the row that stands for its end, shape [1, d], the last one of the taps.
+        """One pass over a group [s]; returns the row of its end, shape [1, d], which is the last of the taps.
 
         Args:
             ids: The group.
@@ -74,8 +74,8 @@ class History:
         if old is not None and (old is group or len(old) > 1):
             rows.append(self._merge(self._tuned.embed(old.ids)))
             self._slots.append(_Slot(old.position, None))
-        elif old is not None:  # a token by itself is its own entry
-            self._slots = [replace(one, group=None) if one.group is old else one for one in self._slots]
+        elif old is not None:  # a single token is already its own entry
+            self._slots = [replace(slot, group=None) if slot.group is old else slot for slot in self._slots]
         if old is not group:
             rows.append(self._tuned.embed(ids))
             self._slots += [_Slot(position - back, group) for back in reversed(range(len(group)))]
@@ -84,7 +84,7 @@ class History:
         return hidden[-1:]
 
     def _place(self, first: int) -> Rows:
-        """The slots from `first` on. A token sees all before it, an entry other entries alone."""
+        """Place of the slots from `first` on. A token sees all slots before it, an entry only entries."""
         if len(self._slots) == 1:
             return self._tuned.placement.single(self._base, self._slots[0].position + self._shift)
         is_entry = torch.tensor([slot.group is None for slot in self._slots])
@@ -98,7 +98,7 @@ class History:
         return slot.group is None or slot.group in self._newest
 
     def _drop_merged(self) -> None:
-        """Free the slots of tokens that an entry stands for by now."""
+        """Free the slots of tokens whose group has been merged."""
         kept = [index for index, slot in enumerate(self._slots) if self._is_kept(slot)]
         if len(kept) < len(self._slots):
             compact(self._tuned.cache, self._base, kept)

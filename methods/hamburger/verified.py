@@ -1,18 +1,22 @@
 """HAMburger's micro-step decoder as a verified drafter on the frozen target (after arXiv 2505.20438).
 
 The target's head gives the first token of a group, the micro-step decoder drafts the rest until its stop head
-ends the group, the target verifies the tokens one by one. Nothing is merged: the cache holds every token, and
-the output is the target's own. A variant of ours, for a comparison on equal terms: the paper verifies nothing
-(`methods.hamburger.draft`).
+ends the group, and the target verifies all of them in one pass. Nothing is merged: the cache holds every
+token, and the output is the target's own. A variant of ours, to compare on equal terms: the paper verifies
+nothing (`methods.hamburger.draft`).
 
-Differs from the authors' code in:
-- the model is frozen; only the micro-step decoder and its stop head are trained;
-- every answer token of a dialogue is the head of a training group, for a rejection may start one there;
-- the loss is the cross-entropy against the target's distribution, whose agreement is what acceptance counts;
-- the stop head learns up to the end of each group, and not where a full group ends anyway.
+A worked round after a prompt of 10 tokens:
 
-Shapes: T positions, A anchors (rows that predict an answer token), K most tokens of a group, F features, d
-width, V vocabulary.
+    root       the prompt's last row, at position 9, chose "The"; its hidden states are the features
+    draft      micro-steps on them propose "cat" and "sat"; the stop head ends the group
+    verify     one pass over "The cat sat" at positions 10 to 12; the target chooses "cat", then "ran"
+    emitted    "cat" is accepted, "ran" is the next root; the row of "cat" gives the next features
+    cache      12 tokens: the prompt, "The" and "cat"
+
+Differs from the authors' code in: the model is frozen; only the micro-step decoder and its stop head are
+trained (`methods.hamburger.verified_trainer`).
+
+Shapes: F features, K most tokens of a group, d width.
 """
 
 from __future__ import annotations
@@ -29,8 +33,8 @@ from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import ModuleTrainer
 from methods.core.chain import ChainMethod, Draft
-from methods.hamburger.micro_decoder import MicroDecoder, features_at, new_taps
-from methods.hamburger.model import HamburgerShape, MicroModule
+from methods.hamburger.checkpoint import HamburgerShape
+from methods.hamburger.decoder import MicroDecoder, features_at, new_taps
 
 
 class HamburgerVerified(ChainMethod):
@@ -39,7 +43,7 @@ class HamburgerVerified(ChainMethod):
     Args:
         weights: Folder of the trained module, or None to train one.
         confidence: Drafting goes on while the stop head is this sure that it may.
-        max_group: Most tokens of a group, the target's own first one included; for training.
+        max_group: Most tokens of a group, its first token included; for training.
         micro_layers: Layers of the micro-step decoder; for training.
         floor: Nats below which a token joins any group; for training.
         ratio: Share of a group's highest entropy below which a token joins it; for training.
@@ -76,13 +80,11 @@ class HamburgerVerified(ChainMethod):
             )
         shape = HamburgerShape(**load_provenance(self._weights, self.name)["shape"])
         shape.check(decoder.config)
-        with torch.device("meta"):
-            expected = MicroModule(decoder.config, shape).state_dict()
-        shapes = {name: tuple(value.shape) for name, value in expected.items()}
-        self.use(decoder, load_module(self._weights, shapes, decoder.embedding), shape)
+        tensors = load_module(self._weights, shape.micro_shapes(decoder.config), decoder.embedding)
+        self.use(decoder, tensors, shape)
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], shape: HamburgerShape) -> None:
-        """Bind to a decoder with the module's tensors at hand."""
+        """Bind to a decoder, with the tensors of a trained module."""
         self._decoder, self._shape = decoder, shape
         self._micro = MicroDecoder(decoder, tensors, shape, self._confidence)
 

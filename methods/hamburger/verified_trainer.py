@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
 from methods.core.base import TrainingRows
+from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.groups import entropies
-from methods.hamburger.model import HamburgerShape, MicroModule
+from methods.hamburger.module import MicroModule
 from methods.training.distillation import soft_cross_entropy
 
 
@@ -30,7 +31,7 @@ class VerifiedTrainer:
 
     Args:
         name: Of the method, as stored next to the weights.
-        max_group: Most tokens of a group, the target's own first one included (K).
+        max_group: Most tokens of a group, its first token included (K).
         micro_layers: Layers of the micro-step decoder.
         floor: Nats below which a token joins any group.
         ratio: Share of a group's highest entropy below which a token joins it.
@@ -63,8 +64,8 @@ class VerifiedTrainer:
     ) -> tuple[Tensor, dict[str, float]]:
         """Soft cross-entropy of every drafted token plus the weighted stop loss, averaged over tokens.
 
-        Logged beside those of `methods.training.distillation.soft_cross_entropy`: ``stop``, the stop loss,
-        and ``stop_right``, how often the stop head decides as labelled at 0.5.
+        Logged with the figures of `methods.training.distillation.soft_cross_entropy`: ``stop``, the stop
+        loss, and ``stop_right``, how often the stop head decides as labelled at 0.5.
         """
         windows = _Windows(rows, decoder, self._max_group)
         features = _features(rows, decoder, windows.anchors)
@@ -90,12 +91,12 @@ class VerifiedTrainer:
 
 
 class _Windows:
-    """The K tokens behind every row that predicts an answer token, and what the target made of them.
+    """The K tokens that follow every row that predicts an answer token, with the target's distributions.
 
     Args:
         rows: One dialogue through the target.
         decoder: The target.
-        max_group: Tokens of a window (K), the target's own first one included.
+        max_group: Tokens of a window (K).
     """
 
     def __init__(self, rows: TrainingRows, decoder: Decoder, max_group: int) -> None:
@@ -105,16 +106,16 @@ class _Windows:
         logits = decoder.head(final[mask])
         self.probs = logits.float().softmax(dim=-1)  # [A, V]
         self._entropies = entropies(logits)  # [A]
-        behind = self.anchors[:, None] + torch.arange(1, max_group, device=mask.device)  # [A, K - 1]
-        clipped = behind.clamp(max=mask.numel() - 1)
+        positions = self.anchors[:, None] + torch.arange(1, max_group, device=mask.device)  # [A, K - 1]
+        clipped = positions.clamp(max=mask.numel() - 1)
         self.inputs = rows.ids[clipped]
-        self.is_drafted = ((behind == clipped) & mask[clipped]).cumprod(dim=1).bool()  # within one answer
-        self.sources = row_of[clipped]  # the target's row that each drafted token is held against
+        self.is_drafted = ((positions == clipped) & mask[clipped]).cumprod(dim=1).bool()  # within one answer
+        self.sources = row_of[clipped]  # the target's row that predicts each drafted token
 
     def borders(self, floor: float, ratio: float) -> tuple[Tensor, Tensor]:
-        """Of tokens 0 .. K - 2 of each window: is it in the group that begins there, is it its last one.
+        """Whether tokens 0 .. K - 2 of each window are in the group that begins there, and which is its last.
 
-        The rule is that of `methods.hamburger.groups.segment`; both shapes [A, K - 1], bool.
+        Groups are cut as by `methods.hamburger.groups.segment`. Both have shape [A, K - 1], bool.
         """
         highest = self._entropies
         is_open = [torch.ones_like(highest, dtype=torch.bool)]
@@ -128,7 +129,7 @@ class _Windows:
 
 
 def _features(rows: TrainingRows, decoder: Decoder, anchors: Tensor) -> Tensor:
-    """Features of every anchor, shape [A, F, d], fp32; taps ascend, the last one behind the final norm."""
-    found = [rows.hidden[tap][anchors] for tap in sorted(rows.hidden)]
-    found[-1] = rms_norm(found[-1], decoder.final_norm, decoder.config.norm_eps)
-    return torch.stack(found, dim=1).float()
+    """Features of every anchor, shape [A, F, d], fp32; taps ascend, the last one is normed."""
+    features = [rows.hidden[tap][anchors] for tap in sorted(rows.hidden)]
+    features[-1] = rms_norm(features[-1], decoder.final_norm, decoder.config.norm_eps)
+    return torch.stack(features, dim=1).float()

@@ -1,20 +1,30 @@
 """Hidden transfer: pseudo hidden states of future tokens, drafted and verified in one pass, arXiv 2404.12022.
 
-Half-way up, a trained projection turns the row of a token into *pseudo rows* of the tokens behind its
-successor. They run through the remaining frozen layers beside the real rows, see them, and are read by the
+Partway up the layers, a trained projection turns the row of a token into *pseudo rows* for tokens further
+ahead. They run through the remaining frozen layers together with the real rows, see them, and are read by the
 target's own LM head: step i of a token at position q drafts position q + i + 1. The pass that verifies a tree
-computes the pseudo rows of all its nodes; those of the node where verification ends draft the next tree.
+also computes the pseudo rows of all its nodes; those of the node where verification ends draft the next tree.
+
+A worked round after a prompt of 10 tokens, with k = 2 steps that enter at layer 15 of 24:
+
+    root       the prompt's last row, at position 9, chose "The" for position 10 and has two pseudo rows
+    draft      the head reads "cat" and "dog" for position 11 from the first pseudo row, and "sat" for
+               position 12 from the second; the paths of the tree are The cat sat, The dog
+    verify     one pass: 4 rows in layers 0 to 14, these and their 8 pseudo rows in layers 15 to 23; the
+               target chooses "cat" after "The" and "ran" after "The cat"
+    emitted    "cat" is accepted, "ran" is the next root: drafted 3, accepted 1, emitted 2
+    cache      12 tokens: the prompt, "The" and "cat"; the pseudo rows of "cat" draft the next tree
 
 An independent re-implementation from the abstract, the figures' titles and secondary sources: neither the
-paper's text nor its code was at hand, so no published number can be held against it. Our decisions:
-- k = 3 steps, each projected from the real row, without bias; they enter at 5/8 of the depth unless told
-  otherwise. Lower is more accurate and costs more layers: those shipped for the embedded model enter at 3/16;
+paper's text nor its code was available, so no published number can be compared with it. Our decisions:
+- k = 3 steps, each projected from the real row, without bias; by default they enter at 5/8 of the depth. A
+  lower entry is more accurate and costs more layers: those shipped for the embedded model enter at 3/16;
 - a pseudo row sees what its token sees and the token's earlier pseudo rows, at rotary position q + i;
 - every node has pseudo rows of its own; the tree is static; sampling follows the target's own picks;
 - trained with KL(target || step) at temperature 1, all steps jointly with equal weight, on a seeded choice of
-  each sequence's answer positions.
+  each sequence's answer positions (`methods.hidden_transfer.module`).
 
-Shapes: k steps, N real rows (tree nodes or training anchors), d width, K candidates per depth.
+Shapes: k steps, N real rows (tree nodes), T positions, d width, K candidates per depth.
 """
 
 from __future__ import annotations
@@ -32,7 +42,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.core.base import ModuleTrainer
+from methods.core.base import ModuleTrainer, Traits
 from methods.core.tree_choice import TreeSpec, choose_tree
 from methods.core.tree_round import TreeDraft, TreeMethod
 from methods.core.trees import Tree
@@ -54,15 +64,15 @@ class HiddenTransfer(TreeMethod):
         stride: Layers between the entries of consecutive steps; 0 lets all enter together.
         source: ``real`` or ``chain``, see `Transfer`.
         isolate: See `Transfer`.
-        tree: What to draft, see `methods.core.tree_choice`; None takes the tree stored beside the weights, or
-            uncalibrated ones 25 nodes of fixed shape.
-        two_phase: Run the pseudo rows of the accepted node alone, in a partial pass behind verification; None
-            takes what calibration stored beside the weights, else False.
+        tree: What to draft, see `methods.core.tree_choice`; None takes the tree stored with the weights, or
+            `DEFAULT_TREE` where calibration has stored none.
+        two_phase: Run the pseudo rows of the accepted node alone, in a partial pass after verification; None
+            takes what calibration stored with the weights, else False.
         anchors: Most positions of a sequence that training, or a step of calibration, takes at once.
     """
 
     name = "hidden_transfer"
-    is_reimplementation = True
+    traits = Traits(is_reimplementation=True)
     schedules: tuple[Mapping[str, Any], ...] = ({"two_phase": False}, {"two_phase": True})
 
     def __init__(
@@ -82,8 +92,8 @@ class HiddenTransfer(TreeMethod):
             raise ValueError(f"anchors must be at least 1, got {anchors}")
         self._weights = None if weights is None else Path(weights)
         self._settings = TransferSettings(steps, enter, stride, source, isolate)
-        self._wanted_tree = tree
-        self._wanted_phases, self._two_phase = two_phase, bool(two_phase)
+        self._configured_tree = tree
+        self._configured_phases, self._two_phase = two_phase, bool(two_phase)
         self._anchors = anchors
 
     def attach(self, decoder: Decoder) -> None:
@@ -92,25 +102,25 @@ class HiddenTransfer(TreeMethod):
                 "hidden_transfer needs the weights of its projections and method.weights is not set",
                 "set it to their folder, or train them: python -m bench.train method=hidden_transfer",
             )
-        found = load_provenance(self._weights, self.name)
-        transfer = Transfer(tuple(found["layers"]), str(found["source"]), bool(found["isolate"]))
-        wanted = self._settings.transfer(decoder.depth, transfer.layers)
-        if wanted != transfer:
+        facts = load_provenance(self._weights, self.name)
+        transfer = Transfer(tuple(facts["layers"]), str(facts["source"]), bool(facts["isolate"]))
+        configured = self._settings.transfer(decoder.depth, transfer.layers)
+        if configured != transfer:
             raise UserError(
-                f"the projections in {self._weights} were trained as {transfer}, not as {wanted}",
-                "leave method.steps, enter and stride null, set source and isolate so, or train such ones",
+                f"the projections in {self._weights} were trained as {transfer}, not as {configured}",
+                "leave method.steps, enter and stride null and set source and isolate as trained, or train",
             )
         shape = (len(transfer.layers), decoder.config.width, decoder.config.width)
         tensors = load_module(self._weights, {WEIGHT: shape}, decoder.embedding)
         default = {path: count for path, count in DEFAULT_TREE.items() if len(path) < shape[0]}
-        stored = found.get("tree", default)
-        if self._wanted_phases is None:
-            self._two_phase = bool(found.get("two_phase", False))
-        tree = choose_tree(self._wanted_tree, stored, shape[0], self.name, decoder.device)
+        stored = facts.get("tree", default)
+        if self._configured_phases is None:
+            self._two_phase = bool(facts.get("two_phase", False))
+        tree = choose_tree(self._configured_tree, stored, shape[0], self.name, decoder.device)
         self.use(decoder, tensors[WEIGHT], transfer, tree)
 
     def use(self, decoder: Decoder, projections: Tensor, transfer: Transfer, tree: Tree) -> None:
-        """Bind to a decoder with the projections [k, d, d] at hand; steps deeper than the tree do not run."""
+        """Bind to a decoder, with the projections [k, d, d]; steps deeper than the tree do not run."""
         self._decoder, self._tree = decoder, tree
         self._transfer = replace(transfer, layers=transfer.layers[: tree.depth])
         self._projections = projections[: tree.depth]
@@ -118,25 +128,23 @@ class HiddenTransfer(TreeMethod):
         itself = torch.ones(1, 1, dtype=torch.bool, device=decoder.device)
         self._alone = torch.arange(tree.depth, device=decoder.device), self._transfer.sees(itself)[:, 1:]
 
-    # -- decoding ------------------------------------------------------------------------------------------
-
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         taps = self._entry_taps()
         logits = self._decoder.prefill(prompt_ids, taps)
         self._anchor = {layer: rows[-1:] for layer, rows in taps.items()}
         count = prompt_ids.numel()
         is_later = self._two_phase or self._decoder.capacity - count < len(self._transfer.layers)
-        self._pseudo = None if is_later else self._behind_anchor(count)
+        self._pseudo = None if is_later else self._rows_after_anchor(count)
         return logits
 
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
         steps = len(self._transfer.layers)
-        rows_per_node = 1 if self._two_phase else 1 + steps  # pseudo rows take scratch slots behind the tree
+        rows_per_node = 1 if self._two_phase else 1 + steps  # pseudo rows take scratch slots after the tree
         tree = self._tree.fit(room if slots >= steps else 0, slots // rows_per_node)
         stop = "length" if tree is self._tree else "budget"
         if tree.size == 1:
             return TreeDraft(tree, root, stop)
-        rows = self._behind_anchor(base) if self._pseudo is None else self._pseudo
+        rows = self._rows_after_anchor(base) if self._pseudo is None else self._pseudo
         candidates = self._decoder.head(rows).topk(tree.width, dim=-1).indices  # [k, K]
         return TreeDraft(tree, tree.gather(root, candidates), stop)
 
@@ -162,8 +170,8 @@ class HiddenTransfer(TreeMethod):
     def _run_with_pseudo(self, hidden: Tensor, tree: Tree, base: int) -> Tensor:
         """Real rows [N, d] and the pseudo rows they spawn through all layers, shape [N + k N, d].
 
-        Pseudo rows write their keys and values behind those of the real rows, where the commit drops them. A
-        root alone is the end of the budget or of the cache: it spawns none.
+        Pseudo rows write their keys and values after those of the real rows, and the commit drops them. A
+        root alone means the end of the budget or of the cache: it spawns none.
         """
         decoder, count = self._decoder, tree.size
         offsets, sees = self._layout(tree)
@@ -189,7 +197,7 @@ class HiddenTransfer(TreeMethod):
             self._layouts[tree.size] = (tree.offsets + ahead).flatten(), sees
         return self._layouts[tree.size]
 
-    def _behind_anchor(self, base: int) -> Tensor:
+    def _rows_after_anchor(self, base: int) -> Tensor:
         """Pseudo rows [k, d] of the last committed row, at ``base - 1``, in a partial pass of their own."""
         decoder, transfer = self._decoder, self._transfer
         offsets, sees = self._alone

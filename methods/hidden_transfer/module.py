@@ -48,15 +48,15 @@ class HiddenTransferTrainer:
     ) -> tuple[Tensor, dict[str, float]]:
         """Sum over steps of the mean KL(target || step) where the drafted token belongs to an answer.
 
-        Logged beside it: how often the target's choice is each step's best candidate, or among the best five.
+        Also logged: how often the target's choice is each step's best candidate, or among its best five.
         """
         transfer, total = self._settings.transfer(decoder.depth), rows.ids.numel()
-        anchors = self._drawn_anchors(rows, decoder.capacity - len(transfer.layers))
+        anchors = choose_anchors(rows, decoder.capacity - len(transfer.layers), self._anchors)
         pseudo = pseudo_rows(transfer, module.get_parameter(WEIGHT), rows.hidden, anchors, decoder)
         loss, figures = pseudo.new_zeros(()), dict[str, float]()
         for step, drafted in enumerate(pseudo, start=1):
             ahead = (anchors + step).clamp_max(total - 1)
-            is_trained = rows.mask[ahead]  # never the last position, so the clamp adds nothing
+            is_trained = rows.mask[ahead]  # False at the last position, where the clamp leads
             targets = rows.hidden[decoder.depth][ahead[is_trained]]
             normed = rms_norm(drafted[is_trained], decoder.final_norm, decoder.config.norm_eps)
             student = F.linear(normed, decoder.lm_head.weight, decoder.lm_head.bias)
@@ -69,12 +69,13 @@ class HiddenTransferTrainer:
             figures[f"top5_{step}"] = float(hits.sum()) / count
         return loss, figures
 
-    def _drawn_anchors(self, rows: TrainingRows, end: int) -> Tensor:
-        """Up to `anchors` answer positions before `end`, ascending; the same for the same sequence."""
-        positions = rows.mask[:end].nonzero()[:, 0]
-        generator = torch.Generator().manual_seed(int(rows.ids.sum()))
-        order = torch.randperm(positions.numel(), generator=generator)[: self._anchors]
-        return positions[order.sort().values.to(positions.device)]
+
+def choose_anchors(rows: TrainingRows, end: int, most: int) -> Tensor:
+    """Up to `most` answer positions before `end`, ascending; always the same for the same sequence."""
+    positions = rows.mask[:end].nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(int(rows.ids.sum()))
+    order = torch.randperm(positions.numel(), generator=generator)[:most]
+    return positions[order.sort().values.to(positions.device)]
 
 
 class Projections(nn.Module):

@@ -1,9 +1,9 @@
-"""Pseudo rows: hidden states of tokens not yet known, from a projection half-way up the target.
+"""Pseudo rows: hidden states of tokens not yet known, from a projection partway up the target's layers.
 
-Decides where they enter, what they see and what training computes; `methods.hidden_transfer.draft` decodes
-with them.
+Says where they enter and what they see, and computes those of many positions at once, for training and
+calibration; `methods.hidden_transfer.draft` decodes with them.
 
-Shapes: k steps, N anchors (real rows that pseudo rows spring from), T positions of a sequence, d width.
+Shapes: k steps, N anchors (real rows that pseudo rows start from), T positions of a sequence, d width.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ENTER = 0.625
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """How pseudo rows come about; the weights depend on it.
+    """How pseudo rows are made; the weights depend on it.
 
     Args:
-        layers: Layer that step i enters, ascending, length k; L enters behind the last layer.
+        layers: Layer that step i enters, ascending, length k; L enters after the last layer.
         source: What step i projects: its anchor's ``real`` row, or in a ``chain`` step i - 1's pseudo row.
         isolate: Hide earlier steps from later ones (ablation).
     """
@@ -39,7 +39,7 @@ class Transfer:
     isolate: bool = False
 
     def spans(self, depth: int) -> list[tuple[int, int, int]]:
-        """Stretches of layers between entries: active steps, first layer, one past the last."""
+        """Spans of layers between entries: active steps, first layer, one past the last layer."""
         return [(count, *span) for count, span in enumerate(pairwise((0, *self.layers, depth)))]
 
     def sees(self, real: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def pseudo_rows(
         decoder: The frozen target.
 
     Returns:
-        Pseudo rows behind the last layer, shape [k, N, d].
+        Pseudo rows after the last layer, shape [k, N, d].
     """
     steps, count = len(transfer.layers), anchors.numel()
     total = hidden[decoder.depth].shape[0]
@@ -131,13 +131,13 @@ def pseudo_rows(
         rows = torch.cat([rows, fresh.to(decoder.dtype)])
         width = active * count
         for layer in range(start, stop):
-            rows = _beside(
+            rows = _pseudo_layer(
                 layer, rows, hidden[layer], places[: total + width], sees[:width, : total + width], decoder
             )
     return rows.view(steps, count, decoder.config.width)
 
 
-def _beside(
+def _pseudo_layer(
     index: int, pseudo: Tensor, real: Tensor, places: Tensor, sees: Tensor, decoder: Decoder
 ) -> Tensor:
     """One layer of pseudo rows [M, d] that attend to the constant real rows [T, d] and to each other."""

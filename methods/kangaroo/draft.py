@@ -1,18 +1,28 @@
 """Kangaroo: self-speculation with a double early exit, arXiv 2404.18911 (chain version, section 3).
 
-The first `exit_layer` layers of the target, a trained one-layer adapter and the target's own LM head draft;
-drafting stops behind the first token of low confidence. Verification resumes at `exit_layer` on the saved
-rows, so the shallow layers run once per token and share their keys and values with the target.
+The first `exit_layer` layers of the target, a trained one-layer adapter and the target's own LM head draft
+(the first exit); drafting stops after the first token of low confidence (the second exit). Verification runs
+the remaining layers on the saved rows, so the first layers run once per token and share their keys and values
+with the target. The adapter (section 3.2) is an attention sub-layer with its own input and output norm and no
+MLP. It has a cache of its own.
 
-The adapter (section 3.2) is an attention sub-layer with its own input and output norm and no MLP; it keeps
-keys and values of its own, which trail the target's by one position after a fully accepted draft.
+A round, on top of the one in numbers in `methods.core.chain` (root 17 at position base = 5, K = 3):
+- draft: 17 passes the first layers, its row passes the adapter, the head picks 40; 40 passes the first
+  layers, and so on. The last token, 23, passes the first layers only: the adapter has read K rows, to slot 7.
+- verify: the remaining layers run on the K + 1 saved rows (`methods.early_exit.prefix`).
+- commit: with 2 accepted the adapter's cache is cut to base + 3 = 8 slots, like the target's. Had all 3 been
+  accepted, the target would hold 9 slots and the adapter 8: the row of 23 is *carried* over and passes the
+  adapter together with the next root.
 
 Differs from the authors' code in:
 - the draft never exceeds the remaining budget, so exactly `max_new_tokens` tokens come out;
-- sampling is supported: drafts are drawn from the warped adapter distribution; the exit rule looks at the top
-  probability at temperature 1, never at the drawn token, so it does not bias the output.
+- sampling is supported: drafts are sampled from the adapter's distribution, after temperature and cuts; the
+  confidence is the top probability at temperature 1, never that of the sampled token, so that stopping does
+  not bias the output.
 
-Shapes: T positions, d width, V vocabulary.
+The adapter's training is in `methods.kangaroo.module`.
+
+Shapes: K drafted tokens, d width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -39,10 +49,10 @@ class Kangaroo(ChainMethod):
 
     Args:
         weights: Folder of the adapter's module, or None to train one.
-        exit_layer: Layers that draft (l); None takes the layer the adapter was trained for, or a sixteenth to
-            a tenth of the depth, as the paper recommends, for a new one.
+        exit_layer: Layers that draft (l). None takes the layer that the adapter was trained for; a new
+            adapter is trained for a twelfth of the depth (the paper recommends a sixteenth to a tenth).
         draft_length: Most tokens drafted per round (gamma).
-        threshold: Drafting stops behind a token whose top probability is below this (eta).
+        threshold: Drafting stops after a token with a top probability below this (eta).
     """
 
     name = "kangaroo"
@@ -77,12 +87,12 @@ class Kangaroo(ChainMethod):
         self.use(decoder, tensors, self._layer)
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], exit_layer: int) -> None:
-        """Bind to a decoder with the adapter's tensors at hand."""
+        """Bind to a decoder, with the adapter's tensors given."""
         self._layer = exit_layer
         self._decoder = decoder
         self._adapter = _as_decoder(decoder, tensors)
         self._exit = PrefixExit(decoder)
-        self._carry: Tensor | None = None
+        self._carried: Tensor | None = None  # row [1, d] that the adapter has yet to read
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         taps = {self._layer: self._decoder.embedding}
@@ -90,7 +100,7 @@ class Kangaroo(ChainMethod):
         self._adapter.cache.truncate(0)
         place = self._adapter.placement.chain(0, prompt_ids.numel())
         self._adapter.run_layers(taps[self._layer], place)  # only for its keys and values
-        self._carry = None
+        self._carried = None
         return logits
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
@@ -107,23 +117,22 @@ class Kangaroo(ChainMethod):
         return chain.finish(stop, self._layer)
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
+        """Run the remaining layers on the rows saved while drafting."""
         return self._exit.verify()
 
     def commit(self, emitted: Tensor, base: int) -> None:
+        """Cut the adapter's cache; carry the last row over if its token was accepted but not yet read."""
         length = base + emitted.numel()
         self._adapter.cache.truncate(length)
-        is_behind = self._adapter.cache.length < length
-        self._carry = (
-            self._last_row if is_behind else None
-        )  # everything accepted: the last row never came through
+        self._carried = self._last_row if self._adapter.cache.length < length else None
 
     def _adapt(self, row: Tensor) -> Tensor:
-        """Draft logits [1, V] behind `row`; a carried row goes first, in the same pass."""
-        adapter = self._adapter
-        if self._carry is not None:
-            row, self._carry = torch.cat([self._carry, row]), None
-        place = adapter.placement.chain(adapter.cache.length, row.shape[0])
-        return adapter.head(adapter.run_layers(row, place)[-1:])
+        """Draft logits [1, V] after a row [1, d]; a carried row goes first, in the same pass."""
+        adapter, rows = self._adapter, row
+        if self._carried is not None:
+            rows, self._carried = torch.cat([self._carried, row]), None
+        place = adapter.placement.chain(adapter.cache.length, rows.shape[0])
+        return adapter.head(adapter.run_layers(rows, place)[-1:])
 
     def trainer(self) -> ModuleTrainer:
         """See `methods.core.base.Trainable`."""
@@ -147,7 +156,7 @@ def adapter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _as_decoder(target: Decoder, tensors: Mapping[str, Tensor]) -> Decoder:
-    """The adapter as a one-layer decoder without MLP, on the target's positions and LM head."""
+    """The adapter as a one-layer decoder without MLP, with the target's positions and LM head."""
     prefix = "layers.0.self_attn"
     qkv = torch.cat([tensors[f"{prefix}.{name}_proj.weight"] for name in "qkv"])
     attention = Attention(

@@ -1,7 +1,7 @@
-"""Kangaroo's adapter and how it is trained, arXiv 2404.18911 (section 3.2); `methods.kangaroo.draft` decodes.
+"""Kangaroo's adapter and how it is trained, arXiv 2404.18911, section 3.2; `methods.kangaroo.draft` decodes.
 
 Differs from the authors' code in:
-- training masks position t by whether token t + 1 is an answer token (there: token t - 1).
+- training masks position t by whether token t + 1 is an answer token (there, token t - 1).
 
 Shapes: T positions, d width, V vocabulary.
 """
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.rope import rotate
+from bench.runtime.rows import rotate
 from methods.core.base import TrainingRows
 from methods.training.distillation import soft_cross_entropy
 
@@ -23,7 +23,7 @@ class KangarooTrainer:
     """Trains the adapter; see `methods.core.base.ModuleTrainer`.
 
     Args:
-        name: Of the method, as stored beside the weights.
+        name: Of the method, as stored with the weights.
         exit_layer: Layers that draft (l); None for a twelfth of the depth.
     """
 
@@ -35,7 +35,7 @@ class KangarooTrainer:
         return Adapter(config.width, config.heads, config.kv_heads, config.head_dim, config.norm_eps)
 
     def _layer(self, decoder: Decoder) -> int:
-        """The exit that training serves: as configured, or a twelfth of the depth (paper: L/16 to L/10)."""
+        """The exit to train for: as configured, or a twelfth of the depth (paper: L/16 to L/10)."""
         return max(1, round(decoder.depth / 12)) if self._exit_layer is None else self._exit_layer
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
-"""Chain drafts copied from the text so far: what methods that look for an earlier match have in common.
+"""Chain drafts copied from the text so far: what prompt lookup and SAM-Decoding share.
 
-A subclass brings a text that knows its matches; here prompt and output are put into it, token by token.
+The text (prompt and output) is searched for an earlier occurrence of its own end; what followed there is the
+draft. A method supplies the searchable text; this class feeds it the prompt and every emitted token.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.chain import ChainMethod, Draft
@@ -40,24 +40,21 @@ class CopyingMethod(ChainMethod, ABC):
 
     @abstractmethod
     def new_text(self, ids: list[int]) -> GrowingText:
-        """The text to begin with."""
-
-    def attach(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+        """A searchable text that starts with these tokens."""
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._text = self.new_text(prompt_ids.tolist())
-        return self._decoder.prefill(prompt_ids)
+        return super().prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        if base == len(self._text):  # the prefill's token; later roots come in through commit
+        if base == len(self._text):  # the first root, picked by the prefill; `commit` appends the later ones
             self._text.extend(root.tolist())
-        copied = self._text.continuation(min(self._draft_length, room))
+        limit = min(self._draft_length, room)
+        copied = self._text.continuation(limit)
         tokens = upload(torch.tensor(copied, dtype=root.dtype), root.device)
-        return Draft(tokens, "length" if len(copied) == self._draft_length else "match")
-
-    def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
-        return self._decoder.step(torch.cat([root, draft.tokens]), base)
+        stop_at_limit = "length" if self._draft_length <= room else "budget"
+        return Draft(tokens, stop_at_limit if len(copied) == limit else "match")
 
     def commit(self, emitted: Tensor, base: int) -> None:
+        """Append the emitted tokens to the text."""
         self._text.extend(emitted.tolist())

@@ -1,23 +1,27 @@
-"""Lookahead decoding: n-grams from parallel Jacobi iterations, arXiv 2402.02057.
+"""Lookahead decoding, arXiv 2402.02057: drafts from n-grams that the target guesses on the side.
 
-Every pass of the target has two branches (section 3). The *lookahead* branch advances a grid of guesses: N -
-1 rows, one per past iteration, of W columns. The token in row r and column j stands r + j places behind the
-root; a column is a guessed continuation, and what the target says behind its end completes an n-gram. The
-*verification* branch checks the n-grams collected so far that begin with the root, as a tree. One mask
-separates the branches; rows of the lookahead branch never stay in the cache.
+Every pass of the target has two branches (section 3).
 
-Settings as Spec-Bench runs them: N = 5, W = G = 7 (specs/kangaroo-medusa-and-later-baselines.md section 3.6).
-Rounds count the verification branch alone as drafted; ``lookahead_rows`` counts the other one.
+The *lookahead* branch keeps a grid of guesses, N - 1 rows (one per past iteration) by W columns. The token in
+row r and column j is guessed to stand r + j positions after the root. Read from the first row to the last, a
+column is a guessed continuation; the target's choice after its last token completes it to an n-gram, and
+these W choices become the newest row of the grid (a parallel Jacobi iteration).
+
+The *verification* branch drafts: the collected n-grams that begin with the root are verified as a tree.
+
+One mask keeps the branches apart, and rows of the lookahead branch never stay in the cache. Settings as
+Spec-Bench runs them: N = 5, W = G = 7. Rounds count only the verification branch as drafted; the rows of the
+lookahead branch are counted in ``lookahead_rows``.
 
 Differs from the authors' code in:
-- the grid is full from the first pass on, with tokens drawn from the prompt (there: filled in N - 2 passes);
-- n-grams that begin alike share their nodes in a tree, and all of an n-gram can be accepted (Spec-Bench's
-  copy loses the last token);
-- guesses are the target's best tokens under any sampler, and the target picks at every node of the tree
-  (`methods.core.acceptance.accept_tree`), so sampling is exact;
-- a pass that has no room for the grid leaves it as it is.
+- the grid is full from the first pass on, with random prompt tokens (there, filled within N - 2 passes);
+- n-grams with a common beginning share nodes of the tree, and all tokens of an n-gram can be accepted
+  (Spec-Bench's copy loses the last token);
+- guesses are the target's most likely tokens under any sampler, and the target picks at every node of the
+  tree (`methods.core.acceptance.accept_tree`), so sampling is exact;
+- if there are too few free cache slots for the grid, a pass runs without it and the grid stays as it is.
 
-Shapes: T tree nodes with the root, E rows of the lookahead branch, V vocabulary.
+Shapes: T tree nodes with the root, E rows of the lookahead branch, W columns, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ class Lookahead(TreeMethod):
     """Tree drafting from the model's own guesses.
 
     Args:
-        ngram: Tokens of an n-gram (N).
+        ngram: Length of an n-gram in tokens (N).
         window: Columns of the grid (W).
         guesses: Most n-grams kept and verified per first token (G).
     """
@@ -61,84 +65,83 @@ class Lookahead(TreeMethod):
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
         depths, sees = grid_mask(self._ngram - 1, self._window)
-        self._depths, self._sees = depths.to(decoder.device), sees.to(decoder.device)
+        self._grid_offsets, self._grid_sees = depths.to(decoder.device), sees.to(decoder.device)
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        done = super().generate(prompt_ids, budget, sampler, clock)
-        return replace(done, counts={"lookahead_rows": self._looked})
+        generation = super().generate(prompt_ids, budget, sampler, clock)
+        return replace(generation, counts={"lookahead_rows": self._lookahead_rows})
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         prompt, random = prompt_ids.tolist(), Random(0)
         self._grid = [random.choices(prompt, k=self._window) for _ in range(self._ngram - 1)]
         self._pool = NgramPool(self._guesses)
-        self._new: Tensor | None = None  # what the last pass guessed, shape [W]
-        self._looked = 0
-        return self._decoder.prefill(prompt_ids)
+        self._guessed: Tensor | None = None  # newest row of the grid, shape [W]; None after a pass without it
+        self._lookahead_rows = 0
+        return super().prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
         self._grid[0][0] = int(root)
-        found = self._pool.behind(self._grid[0][0])
-        parents, tokens = prefix_tree(ngram[:room] for ngram in found)
+        continuations = self._pool.continuations(self._grid[0][0])
+        parents, tokens = prefix_tree(ngram[:room] for ngram in continuations)
         tree = _tree(parents, root.device).fit(room, slots)
-        behind = upload(torch.tensor(tokens[: tree.size - 1], dtype=root.dtype), root.device)
-        stop = "budget" if found and room < self._ngram - 1 else "match"
-        return TreeDraft(tree, torch.cat([root, behind]), stop)
+        below_root = upload(torch.tensor(tokens[: tree.size - 1], dtype=root.dtype), root.device)
+        stop = "budget" if continuations and room < self._ngram - 1 else "match"
+        return TreeDraft(tree, torch.cat([root, below_root]), stop)
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
         decoder, tree = self._decoder, draft.tree
-        guessed = self._depths.numel()
-        if base + tree.size + guessed > decoder.capacity:
-            self._new = None
-            place = decoder.placement.tree(base, tree.offsets, tree.sees)
-            return decoder.head(decoder.run_layers(decoder.embed(draft.tokens), place))
-        self._looked += guessed
+        grid_rows = self._grid_offsets.numel()
+        if base + tree.size + grid_rows > decoder.capacity:
+            self._guessed = None
+            return super().verify(draft, base)
+        self._lookahead_rows += grid_rows
         grid = draft.tokens.new_tensor([token for row in self._grid for token in row][1:])  # [E]
-        depths, sees = torch.cat([tree.offsets, self._depths]), beside(tree.sees, self._sees)
-        place = decoder.placement.tree(base, depths, sees)
+        offsets = torch.cat([tree.offsets, self._grid_offsets])
+        place = decoder.placement.tree(base, offsets, joint_mask(tree.sees, self._grid_sees))
         rows = decoder.run_layers(decoder.embed(torch.cat([draft.tokens, grid])), place)  # [T + E, d]
         logits = decoder.head(torch.cat([rows[: tree.size], rows[-self._window :]]))
-        self._new = logits[tree.size :].argmax(dim=-1)  # [W]
+        self._guessed = logits[tree.size :].argmax(dim=-1)  # [W]
         return logits[: tree.size]
 
     def commit(self, path: tuple[int, ...], base: int) -> None:
-        """Collect the completed n-grams and move the grid on by one iteration."""
-        if self._new is None:
+        """Collect the completed n-grams; the newest row joins the grid and the oldest leaves it."""
+        if self._guessed is None:
             return
-        self._grid.append(self._new.tolist())
+        self._grid.append(self._guessed.tolist())
         for column in zip(*self._grid, strict=True):
             self._pool.add(column)
         del self._grid[0]
 
 
 class NgramPool:
-    """N-grams by their first token, the most recent ones.
+    """The most recent n-grams by their first token.
 
     Args:
-        size: Most per first token.
+        size: Most n-grams per first token.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._behind: dict[int, dict[Ngram, None]] = {}
+        self._continuations: dict[int, dict[Ngram, None]] = {}
 
     def add(self, ngram: Ngram) -> None:
-        """Keep an n-gram, or renew it; the one not seen for longest goes."""
-        known = self._behind.setdefault(ngram[0], {})
+        """Store an n-gram as the most recent of its first token; beyond `size` drop the least recent."""
+        known = self._continuations.setdefault(ngram[0], {})
         known.pop(ngram[1:], None)
         known[ngram[1:]] = None
         if len(known) > self._size:
             del known[next(iter(known))]
 
-    def behind(self, token: int) -> list[Ngram]:
-        """What followed `token`, the most recent first."""
-        return list(reversed(self._behind.get(token, {})))
+    def continuations(self, token: int) -> list[Ngram]:
+        """The n-grams of `token` without it, the most recent first."""
+        return list(reversed(self._continuations.get(token, {})))
 
 
 def grid_mask(rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Places and visibility of the grid's tokens, row by row, without the first one, which is the root.
+    """Positions and mask of the grid's tokens, row by row, without the first one, which is the root.
 
-    A token of the first row sees those before it; one further up sees what the first token of its column
-    sees, and its column below it.
+    A token of the first row sees the tokens before it in that row. A token of a later row sees what the first
+    token of its column sees, and the tokens of its column in earlier rows.
 
     Returns:
         Positions relative to the root's, shape [E], and ``sees[i, j]``, shape [E, E], bool; E = rows *
@@ -151,8 +154,8 @@ def grid_mask(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     return (row + column)[1:], (is_before | is_below)[1:, 1:]
 
 
-def beside(tree: Tensor, grid: Tensor) -> Tensor:
-    """Visibility of a tree [T, T] and a grid [E, E] that share the root alone, shape [T + E, T + E]."""
+def joint_mask(tree: Tensor, grid: Tensor) -> Tensor:
+    """Mask of a tree [T, T] and a grid [E, E] that have only the root in common, shape [T + E, T + E]."""
     size = tree.shape[0]
     both = F.pad(tree, (0, grid.shape[0], 0, grid.shape[0]))
     both[size:, size:] = grid
@@ -161,13 +164,13 @@ def beside(tree: Tensor, grid: Tensor) -> Tensor:
 
 
 def prefix_tree(ngrams: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], list[int]]:
-    """N-grams behind a root as a tree that shares common beginnings.
+    """A tree of continuations of the root, in which equal beginnings share their nodes.
 
     Returns:
         Parents of all nodes in breadth-first order, the root's -1 first, and tokens of all but the root.
     """
     paths = {tuple(ngram[:length]): None for ngram in ngrams for length in range(1, len(ngram) + 1)}
-    ordered = sorted(paths, key=len)  # stable: recent ones first
+    ordered = sorted(paths, key=len)  # stable: recent n-grams first
     index: dict[Ngram, int] = {(): 0, **{path: node for node, path in enumerate(ordered, start=1)}}
     return (-1, *(index[path[:-1]] for path in ordered)), [path[-1] for path in ordered]
 

@@ -1,12 +1,12 @@
-"""Drafts copied from the text so far: Prompt Lookup Decoding (A. Saxena, 2023), the draft-free reference.
+"""Prompt Lookup Decoding (A. Saxena, 2023): drafts copied from prompt and output, without a drafter.
 
 The last n tokens are looked up in prompt and output, longest n first; what followed their earliest occurrence
-is the draft. Settings as Spec-Bench runs them: n from 3 down to 1, 10 tokens (specs/spec-bench.md section 9).
+is the draft. Settings as Spec-Bench runs them: n from 3 down to 1, 10 tokens.
 
 Differs from Spec-Bench's code in:
-- without a match nothing is drafted (there: one dummy token is verified);
-- a match near the end of the text drafts the tokens there are (there: it must yield 10);
-- sampling is supported: a copied token counts as drafted with certainty.
+- without a match nothing is drafted (there, one dummy token is verified);
+- a match near the end of the text drafts the tokens that follow it (there, it must yield 10);
+- sampling is supported: a copied token counts as drafted with certainty (`methods.core.acceptance.accept`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PromptLookup(CopyingMethod):
     """Chain speculation with n-gram copies.
 
     Args:
-        max_ngram: Longest suffix looked up.
+        max_ngram: Length of the longest suffix looked up (n).
         draft_length: Most tokens copied per round.
     """
 
@@ -41,20 +41,20 @@ class NgramIndex:
 
     Args:
         max_ngram: Longest n-gram indexed.
-        ids: The text to begin with.
+        ids: Start of the text.
     """
 
     def __init__(self, max_ngram: int, ids: list[int]) -> None:
         self._max_ngram = max_ngram
         self._ids: list[int] = []
-        self._first: dict[tuple[int, ...], int] = {}  # n-gram -> index behind its first occurrence
+        self._first: dict[tuple[int, ...], int] = {}  # n-gram -> index after its first occurrence
         self.extend(ids)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def extend(self, ids: Iterable[int]) -> None:
-        """Append tokens; an n-gram is indexed once a token follows it, the text's own end does not count."""
+        """Append tokens; an n-gram is indexed when a token follows it, so the end never matches itself."""
         for token in ids:
             end = len(self._ids)
             for n in range(1, min(self._max_ngram, end) + 1):
@@ -62,7 +62,7 @@ class NgramIndex:
             self._ids.append(token)
 
     def continuation(self, limit: int) -> list[int]:
-        """At most `limit` tokens that followed the earliest occurrence of the longest known suffix."""
+        """At most `limit` tokens that followed the earliest occurrence of the longest suffix in the index."""
         for n in range(min(self._max_ngram, len(self._ids)), 0, -1):
             start = self._first.get(tuple(self._ids[-n:]))
             if start is not None:

@@ -1,16 +1,16 @@
-"""Drafts copied from the longest earlier match of the text's end: SAM-Decoding, arXiv 2411.10666.
+"""SAM-Decoding, arXiv 2411.10666: drafts copied from the longest earlier match of the text's end.
 
-An online suffix automaton over prompt and output knows, in amortised constant time per token, the longest
-suffix that occurred before, however long it is; what followed its earliest occurrence is the draft. A longer
-match earns a longer draft. Settings of the authors' code for the automaton alone: up to 4 tokens per matched
-one, at most 39 (specs/kangaroo-medusa-and-later-baselines.md section 3.8).
+An online suffix automaton over prompt and output gives the longest suffix that occurred before, of any
+length, in amortised constant time per token; what followed its earliest occurrence is the draft. A longer
+match gets a longer draft. Settings of the authors' code for the automaton alone: up to 4 tokens per matched
+token, at most 39.
 
 Differs from the authors' code in:
-- the text alone is searched: no automaton over a corpus and no second drafter for short matches, so this is
-  their row without either; Spec-Bench's row takes EAGLE-2 as the second one;
-- the match is read off the automaton (the suffix link of the whole text) instead of being tracked beside it,
-  where it may lag behind a state that was split;
-- sampling treats a copied token as drafted with certainty, as for every lookup here.
+- only the text is searched: no automaton over a corpus and no second drafter for short matches, so results
+  compare with their row without either; Spec-Bench's row has EAGLE-2 as the second drafter;
+- the match is read from the automaton (the suffix link of the whole text). They track it separately, where it
+  may be out of date after a state was split;
+- under sampling a copied token counts as drafted with certainty, as for every lookup here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from methods.lookup.copying import CopyingMethod
 
 
 class SamDecoding(CopyingMethod):
-    """Chain speculation with copies behind the longest match.
+    """Chain speculation with copies of what followed the longest match.
 
     Args:
         draft_length: Most tokens copied per round.
@@ -43,11 +43,11 @@ class SamDecoding(CopyingMethod):
 class SuffixAutomaton:
     """A growing text and all its substrings, in fewer than two states per token (Blumer et al., 1985).
 
-    A state stands for substrings that end at the same places; its link leads to their longest suffix that
-    ends at more. State 0 is the empty string.
+    A state stands for all substrings that end at the same set of places. Its link leads to the state of their
+    longest suffix that also ends elsewhere. State 0 is the empty string.
 
     Args:
-        ids: The text to begin with.
+        ids: Start of the text.
 
     Attributes:
         ids: The text so far.
@@ -58,7 +58,7 @@ class SuffixAutomaton:
         self._next: list[dict[int, int]] = [{}]  # state -> token -> state
         self._links = [-1]
         self._lengths = [0]  # of the longest substring
-        self._ends = [0]  # index behind the earliest occurrence
+        self._ends = [0]  # index after the earliest occurrence
         self._whole = 0  # state of the whole text
         self.extend(ids)
 
@@ -67,9 +67,9 @@ class SuffixAutomaton:
 
     @property
     def match(self) -> tuple[int, int]:
-        """Length of the longest suffix that occurred before, and the index behind its earliest occurrence.
+        """Length of the longest suffix that occurred before, and the index after its earliest occurrence.
 
-        Both are 0 where the last token is new. The occurrence may overlap the suffix.
+        Both are 0 if the last token is new. The occurrence may overlap the suffix.
         """
         link = self._links[self._whole]
         return (self._lengths[link], self._ends[link]) if link > 0 else (0, 0)
@@ -90,13 +90,13 @@ class SuffixAutomaton:
         self._whole = new
 
     def _ending_with(self, state: int, token: int) -> int:
-        """The state whose longest substring is that of `state` and `token`; split off where it is not."""
-        found, length = self._next[state][token], self._lengths[state] + 1
-        if self._lengths[found] == length:
-            return found
-        split = self._add(dict(self._next[found]), length, self._ends[found])
-        self._links[split], self._links[found] = self._links[found], split
-        while state >= 0 and self._next[state].get(token) == found:
+        """The state whose longest substring is that of `state` and `token`, split off if necessary."""
+        successor, length = self._next[state][token], self._lengths[state] + 1
+        if self._lengths[successor] == length:
+            return successor
+        split = self._add(dict(self._next[successor]), length, self._ends[successor])
+        self._links[split], self._links[successor] = self._links[successor], split
+        while state >= 0 and self._next[state].get(token) == successor:
             self._next[state][token] = split
             state = self._links[state]
         return split
@@ -110,10 +110,10 @@ class SuffixAutomaton:
 
 
 class MatchedText(SuffixAutomaton):
-    """A text whose longest match earns a copy of what followed it.
+    """A text that drafts what followed its longest match, more tokens for a longer match.
 
     Args:
-        ids: The text to begin with.
+        ids: Start of the text.
         growth: Tokens copied per matched token.
     """
 

@@ -1,18 +1,20 @@
-"""Drafts from what the model nearly said before: Token Recycling, arXiv 2408.08696.
+"""Token Recycling, arXiv 2408.08696: drafts from the successors that the target considered before.
 
-A matrix holds, for every token, the most likely successors that the target gave when the token was last
-verified, accepted or not (section 3.1). A fixed tree is filled from it, the candidates of a node being the
-row of the node's token (section 3.2); after verification every row of the tree updates the matrix (section
-3.3). Nothing is trained, and V x K ids are all there is to keep.
+A matrix holds, for every token of the vocabulary, the K most likely successors that the target gave when the
+token was last verified, whether it was accepted or not (section 3.1). A fixed tree is filled from it: the
+candidates below a node are the matrix row of the node's token (section 3.2). After verification all nodes of
+the tree update the matrix (section 3.3). Nothing is trained; the only state is the matrix of V x K ids.
 
-The matrix outlives the prompt, as in the paper: the method learns over a stream, so speed depends on the
-order of the prompts. It begins anew with every run and behind the warm-up; a resumed run learns anew.
+The matrix is kept from one prompt to the next, as in the paper: the method learns over a run, so its speed
+depends on the order of the prompts. It is reset at the start of a run and after the warm-up; a resumed run
+starts from an empty matrix.
 
 Differs from the authors' code in:
-- a prompt that is among the last few decoded meets the matrix as it did then: a repeat that drafts from its
-  own answer would measure something else (on the embedded model 14 % more tokens per pass);
-- a token without history proposes ids 0 .. K - 1 (there: id 0, K times), since siblings must differ;
-- where a token stands at several nodes, the last node's successors are kept by rule and not by chance;
+- if one of the last few prompts is decoded again, the matrix is first set back to what it was before that
+  prompt: a repeat that drafts from its own answer would measure something else (on the embedded model 14 %
+  more tokens per pass);
+- a token without history proposes ids 0 .. K - 1 (there, id 0 K times), since siblings must differ;
+- if a token is at several nodes, the successors of the last node are kept by rule (there, by chance);
 - sampling is exact: the target picks at every node (`methods.core.acceptance.accept_tree`);
 - the tree shrinks to the remaining budget and to the free cache slots.
 
@@ -43,7 +45,7 @@ PUBLISHED_TREE: Mapping[str, int] = {
 """The authors' tree of 80 nodes and the root, as child counts by path."""
 
 REMEMBERED_PROMPTS = 8
-"""Repeats of a conversation of so many turns are recognised."""
+"""Number of recent prompts that are recognised when decoded again: the turns of a conversation."""
 
 
 class TokenRecycling(TreeMethod):
@@ -76,17 +78,17 @@ class TokenRecycling(TreeMethod):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all successors."""
+        """Forget all successors and prompts."""
         row = torch.arange(self._candidates, device=self._decoder.device)
         self._matrix = row.repeat(self._decoder.config.vocab, 1)  # [V, K]
-        self._before: dict[tuple[int, ...], Tensor] = {}  # prompt -> the matrix it met, oldest first
+        self._before: dict[tuple[int, ...], Tensor] = {}  # prompt -> matrix before it, oldest first
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._rewind(tuple(prompt_ids.tolist()))
-        return self._decoder.prefill(prompt_ids)
+        return super().prefill(prompt_ids)
 
     def _rewind(self, prompt: tuple[int, ...]) -> None:
-        """Meet a repeated prompt as the first time; take note of a new one."""
+        """Set the matrix back for a repeated prompt; remember it for a new one."""
         if prompt in self._before:
             self._matrix = self._before[prompt].clone()
             return
@@ -101,10 +103,7 @@ class TokenRecycling(TreeMethod):
         return TreeDraft(tree, tokens[: tree.size], "length" if tree is self._tree else "budget")
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
-        decoder, tree = self._decoder, draft.tree
-        place = decoder.placement.tree(base, tree.offsets, tree.sees)
-        self._tokens = draft.tokens
-        self._logits = decoder.head(decoder.run_layers(decoder.embed(draft.tokens), place))
+        self._tokens, self._logits = draft.tokens, super().verify(draft, base)
         return self._logits
 
     def commit(self, path: tuple[int, ...], base: int) -> None:
@@ -118,9 +117,9 @@ class TokenRecycling(TreeMethod):
 
 def _levels(tree: Tree) -> list[tuple[Tensor, Tensor]]:
     """Parents and ranks of the nodes at depths 1, 2, ..."""
-    device, found = tree.offsets.device, []
+    device, levels = tree.offsets.device, []
     for depth in range(1, tree.depth + 1):
-        nodes = [node for node, one in enumerate(tree.depths) if one == depth]
+        nodes = [node for node in range(tree.size) if tree.depths[node] == depth]
         parents = torch.tensor([tree.parents[node] for node in nodes], device=device)
-        found.append((parents, torch.tensor([tree.ranks[node] for node in nodes], device=device)))
-    return found
+        levels.append((parents, torch.tensor([tree.ranks[node] for node in nodes], device=device)))
+    return levels

@@ -66,7 +66,7 @@ class FrozenLowRank:
 def _fused(
     pairs: Sequence[tuple[Tensor, Tensor]], changed: Sequence[str], names: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """Factors [I, n r] and [n r, O] of all changes inside one projection; O spans all of `names`."""
+    """Factors [I, m r] and [m r, O] of the m changes inside one projection; O spans all of `names`."""
     inner = torch.cat([a for a, _ in pairs]).T.contiguous()
     blocks = dict(zip(changed, (b for _, b in pairs), strict=True))
     width, rank = pairs[0][1].shape
@@ -106,7 +106,7 @@ class Arla(nn.Module):
 
 
 def target_sizes(decoder: Decoder) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of every target in this model.
+    """Number of inputs and outputs of every target in this model.
 
     Raises:
         ValueError: If its layers have no MLP.

@@ -1,13 +1,13 @@
-"""M2R2's dynamic compute: leave early and never verify. LOSSY.
+"""M2R2's dynamic compute (arXiv 2502.02040): leave early and never verify. LOSSY.
 
 A token whose accelerated row passes the gate is emitted at once, and its slow row waits at the exit. The
 first token that does not pass takes all waiting rows through the remaining layers with it, in one pass, so
-the keys and values of every layer are exactly the target's for the text that was emitted (specs:
-hidden-transfer-m2r2, section 3.5). With a gate that never opens the output is the target's own.
+the keys and values of every layer are exactly the target's for the text that was emitted. With a gate that
+never opens the output is the target's own.
 
-A `Round` is one pass of the deep layers. The tokens that left early since the one before count as drafted and
-accepted, though nothing checked them: that is what LOSSY says. Rows still waiting at the end are dropped, so
-the deep layers' cache may end shorter than the shallow ones'.
+A `Round` is one pass of the deep layers. The tokens that left early since the previous one count as drafted
+and accepted, although nothing checked them: hence LOSSY. Rows that still wait at the end are dropped, so the
+cache of the deep layers may end shorter than that of the shallow ones.
 
 Shapes: d width, V vocabulary.
 """
@@ -26,7 +26,7 @@ from methods.core.base import Budget, Clock
 
 
 class EarlyExit(Protocol):
-    """What the loop asks of the accelerated stream."""
+    """What the loop needs of the accelerated stream; `methods.m2r2.draft.M2R2` implements it."""
 
     @property
     def exit_layer(self) -> int:
@@ -73,7 +73,7 @@ def generate_early(
 
 
 def catch_up(decoder: Decoder, waiting: list[Tensor], position: int, exit_layer: int) -> Tensor:
-    """Run the waiting rows, the last of them at `position`, through the deep layers; its logits [1, V].
+    """Run the waiting rows through the deep layers; returns the logits [1, V] of the last, at `position`.
 
     Raises:
         RuntimeError: If the rows do not continue the deep layers' cache without a gap.
@@ -85,5 +85,6 @@ def catch_up(decoder: Decoder, waiting: list[Tensor], position: int, exit_layer:
     return decoder.head(decoder.run_layers(torch.cat(waiting), place, exit_layer)[-1:])
 
 
-def _round(left_early: int, own: int, exit_layer: int) -> Round:
-    return Round(left_early, left_early, left_early + own, left_early, "exit", exit_layer)
+def _round(left_early: int, from_target: int, exit_layer: int) -> Round:
+    """A pass of the deep layers that emitted one token of its own, or at the end none."""
+    return Round(left_early, left_early, left_early + from_target, left_early, "exit", exit_layer)

@@ -71,7 +71,7 @@ class M2R2Trainer:
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
-        """Mean KL(target || draft) on answer positions, and the gate's binary cross-entropy beside it.
+        """Mean KL(target || draft) on answer positions plus the gate's binary cross-entropy.
 
         Logged: ``accept``, the expected acceptance sum_v min(p, q); ``top1``, agreement of argmaxes;
         ``exit_top1``, the agreement of the plain early exit at the same layer; ``gate``, the gate's loss.
@@ -119,7 +119,7 @@ class AcceleratedStream(nn.Module):
 
 
 class LowRankPair(nn.Module):
-    """``B A``: ``a`` [r, I] drawn, ``b`` [O, r] zero."""
+    """``B A``: ``a`` [r, I] starts at random, ``b`` [O, r] at zero."""
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__()
@@ -132,7 +132,9 @@ class LowRankPair(nn.Module):
 
 
 class LowRank(nn.ModuleDict):
-    """Trainable changes of some layers; a `bench.runtime.delta.Delta` on every row of a pass.
+    """Trainable low-rank changes of some layers; a `bench.runtime.delta.Delta` on every row of a pass.
+
+    B starts at zero, so an untrained change is none.
 
     Tensors are named ``{layer}.{target}.a`` and ``.b``.
 
@@ -170,10 +172,10 @@ def accelerated_rows(
     interval: tuple[int, int],
     decoder: Decoder,
 ) -> list[Tensor]:
-    """The rows that decoding would accelerate at every position, of all positions at once, with gradients.
+    """The accelerated rows that decoding would compute at every position, all at once and with gradients.
 
     Args:
-        adapters: Trained changes.
+        adapters: Low-rank changes in training.
         hidden: Slow rows [T, d] entering every layer of the interval.
         interval: First layer, and one past the last (s, e).
         decoder: The frozen target.

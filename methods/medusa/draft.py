@@ -1,13 +1,24 @@
 """Medusa: extra heads propose a static tree, one pass checks it; arXiv 2401.10774 (Medusa-1: frozen target).
 
-Head k reads the last hidden row, behind the final norm, that made the target choose the root, and proposes
-tokens for k places behind that choice (section 2.1.1). The best tokens of every head fill a fixed tree, which
-the target verifies with a tree mask (section 2.1.2).
+The target's last hidden row, after the final norm, predicts the next token, the root of a round. Head k reads
+the same row and proposes the token k places after the root (section 2.1.1). The best tokens of every head
+fill a fixed tree, which the target verifies in one pass with a tree mask (section 2.1.2).
+
+A worked round after a prompt of 10 tokens, with two heads and a tree of five nodes below the root:
+
+    root       the row at position 9 chose "The"
+    draft      from that row head 1 proposes "cat" and "dog", head 2 "sat" and "ran"; the paths of the tree
+               are The cat sat, The cat ran, The dog sat
+    verify     one pass over the 6 nodes, in slots 10 to 15; positions are 10 for the root, 11 for "cat" and
+               "dog", 12 for the others; the target chooses "cat" after "The", "ran" after "The cat", "off"
+               after "The cat ran"
+    emitted    "cat" and "ran" are accepted, "off" is the next root: drafted 5, accepted 2, emitted 3
+    cache      13 tokens: the prompt, "The", "cat", "ran"; the heads read the row of "ran" next
 
 Differs from the authors' code in:
 - heads are evaluated at the accepted node only, not at all nodes of the tree;
 - sampling is exact: the target draws at every node (`methods.core.acceptance.accept_tree`); the paper's
-  typical acceptance is an option and then the output is LOSSY;
+  typical acceptance is an option, and then the output is LOSSY;
 - the tree shrinks to the remaining budget and to the free cache slots instead of running past them.
 
 Shapes: H heads, T positions, N tree nodes with the root, D tree depth, K candidates per head, d width, V
@@ -44,11 +55,11 @@ class Medusa(TreeMethod):
 
     Args:
         weights: Folder of the trained heads, or None to train them.
-        tree: What to draft, see `methods.core.tree_choice`; None takes the tree stored beside the weights.
+        tree: What to draft, see `methods.core.tree_choice`; None takes the tree stored with the weights.
         acceptance: ``exact``, or the lossy ``typical``.
         epsilon: Typical acceptance: probability that is always enough.
         delta: Typical acceptance: scale of the entropy-dependent bound.
-        heads: Heads to train (H); trained weights bring their own number.
+        heads: Heads to train (H); trained weights have their own number.
         decay: Head k = 1..H weighs ``decay ** k`` in the training loss.
     """
 
@@ -73,7 +84,7 @@ class Medusa(TreeMethod):
         if heads < 1 or not 0 < decay <= 1:
             raise ValueError(f"need at least 1 head and decay in (0, 1], got {heads} and {decay}")
         self._weights = None if weights is None else Path(weights)
-        self._wanted_tree = tree
+        self._configured_tree = tree
         self._heads_to_train, self._decay = heads, decay
         self._is_typical = acceptance == "typical"
         self._rule: Rule = (
@@ -88,12 +99,12 @@ class Medusa(TreeMethod):
             )
         facts = load_provenance(self._weights, self.name)
         heads = int(facts["heads"])
-        tree = choose_tree(self._wanted_tree, facts.get("tree"), heads, self.name, decoder.device)
+        tree = choose_tree(self._configured_tree, facts.get("tree"), heads, self.name, decoder.device)
         tensors = load_module(self._weights, head_shapes(decoder.config, heads), decoder.embedding)
         self.use(decoder, tensors, tree)
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], tree: Tree) -> None:
-        """Bind to a decoder with the heads' tensors at hand; heads deeper than the tree are not kept."""
+        """Bind to a decoder, with the heads' tensors; heads deeper than the tree are dropped."""
         self._decoder, self._tree = decoder, tree
         self._proposer = _Proposer(tensors, tree.depth)
 
@@ -130,7 +141,7 @@ class Medusa(TreeMethod):
         return self._proposer(self._normed_rows(ids)).topk(width, dim=-1).indices
 
     def _normed_rows(self, ids: Tensor) -> Tensor:
-        """A prompt [P] through the emptied target; its last rows behind the final norm, shape [P, d]."""
+        """Rows of a prompt [P] after the final norm, shape [P, d]; the cache is emptied first."""
         decoder = self._decoder
         decoder.cache.truncate(0)
         place = decoder.placement.chain(0, ids.numel())

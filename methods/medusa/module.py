@@ -45,8 +45,8 @@ class MedusaTrainer:
     ) -> tuple[Tensor, dict[str, float]]:
         """Sum over heads of decay^k times the mean cross-entropy of head k against token t + k + 1 (eq. 1).
 
-        A position counts for head k where that token belongs to an answer. Logged beside it: ``top1_k`` and
-        ``top5_k``, how often the token is the head's first, or among its first five.
+        A position counts for head k where that token belongs to an answer. Also logged: ``top1_k`` and
+        ``top5_k``, how often the token is the head's best candidate, or among its best five.
         """
         hidden = rows.hidden[decoder.depth]
         normed = rms_norm(hidden, decoder.final_norm, decoder.config.norm_eps).float()
@@ -64,13 +64,13 @@ class MedusaTrainer:
 
 
 def _pairs(normed: Tensor, rows: TrainingRows, k: int) -> tuple[Tensor, Tensor]:
-    """Inputs [M, d] of head k, and the M tokens k + 1 places ahead where those belong to an answer."""
-    is_answer = rows.mask[k:-1]  # whether token t + k + 1 is one, for t = 0 ..
+    """Inputs [M, d] of head k and their labels [M], the answer tokens k + 1 places ahead."""
+    is_answer = rows.mask[k:-1]  # whether token t + k + 1 is an answer token, for t = 0, 1, ...
     return normed[: -k - 1][is_answer], rows.ids[k + 1 :][is_answer]
 
 
 class ResBlock(nn.Module):
-    """``x + SiLU(W x + b)``, W from zero (section 2.2.1); tensor names are those of the official code."""
+    """``x + SiLU(W x + b)``, W starts at zero (section 2.2.1); tensors are named as in the authors' code."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,0 +1,7 @@
+"""Drafting with some attention and MLP sub-layers of the target skipped; nothing is trained here.
+
+`draft_verify` is Draft & Verify, with a fixed set of sub-layers (``method=draft_verify``). `swift` is SWIFT,
+which searches the set while it decodes (``method=swift``). Start with `sublayer_skip`: how a skipped model
+drafts on the target's own cache. `search` is the search for a set; ``bench.train.skip_set`` imports it and
+`sublayer_skip` too.
+"""

@@ -1,14 +1,15 @@
 """Draft & Verify: self-speculation with a fixed set of sub-layers skipped, arXiv 2309.08168.
 
-The target drafts with some of its attention and MLP sub-layers left out (section 3.1), a set found offline
-(``python -m bench.train.skip_set``), and stops behind the first token whose probability is below a threshold
-that follows the acceptance (section 3.3); one full pass verifies the chain. The prompt always passes through
-the whole model.
+The target drafts with some of its attention and MLP sub-layers skipped (section 3.1; see
+`methods.skipping.sublayer_skip`). Which ones is searched beforehand (``python -m bench.train.skip_set``). The
+draft stops after the first token whose probability is below a threshold that follows the acceptance (section
+3.3; `methods.core.draft_length`). One full pass verifies the chain. The prompt passes through the whole
+model.
 
 Differs from the authors' code in:
-- the draft's keys and values take scratch slots behind the committed ones instead of a copy of the cache;
-- a token's probability is taken at temperature 1 under every sampler, so one threshold means one thing;
-- the draft never exceeds the remaining budget, and a round without a draft leaves the threshold alone;
+- keys and values of the draft go to scratch slots after the committed ones instead of a copy of the cache;
+- a token's probability is taken at temperature 1 under every sampler, so a threshold always means the same;
+- the draft never exceeds the remaining budget, and a round without a draft does not move the threshold;
 - published sets belong to their models; none is built in.
 
 Shapes: K drafted tokens, V vocabulary.
@@ -19,7 +20,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from bench.errors import UserError
@@ -29,29 +29,29 @@ from bench.runtime.modules import PROVENANCE_FILE, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import Budget, Clock
 from methods.core.chain import ChainMethod, Draft, DraftBuilder
-from methods.early_exit.draft_length import Adaptive, DraftLength, Static, ThresholdRule
+from methods.core.draft_length import Adaptive, DraftLength, Static, ThresholdRule
 from methods.skipping.sublayer_skip import SkippedModel, check_skip, skip_counts, skip_of
 
 SEARCH = "python -m bench.train.skip_set"
-"""The command that finds a set."""
+"""The command that searches for a set."""
 
 
 class DraftVerify(ChainMethod):
     """Drafting with a fixed set of sub-layers skipped.
 
     Args:
-        weights: Folder of the set found for this model; None where the set is given.
+        weights: Folder of the set stored for this model; None if the set is given here.
         skip_attention: Layers whose attention is skipped; None takes the set in `weights`.
         skip_mlp: Likewise for MLPs; both are given or neither.
         draft_length: Most tokens drafted per round (K).
-        threshold: Drafting stops behind a token whose probability is below this; where adaptive, at first.
+        threshold: Drafting stops after a token whose probability is below this; the first value, if adaptive.
         is_adaptive: Whether the threshold follows the acceptance.
-        target: Acceptance that the threshold steers to (alpha).
-        acceptance_decay: Weight of the past in the acceptance (b1).
-        threshold_decay: Weight of the past in the threshold (b2).
+        target: Acceptance that the threshold aims at (alpha).
+        acceptance_decay: Weight of the past in the running acceptance (beta 1).
+        threshold_decay: Weight of the past in the threshold (beta 2).
         step: How far a round moves the threshold, before the decay (epsilon).
         cap_hold: A round that drafted all K tokens never lowers the threshold.
-        carry_over: The threshold outlives the prompt.
+        carry_over: Keep the threshold from one prompt to the next.
     """
 
     name = "draft_verify"
@@ -86,13 +86,13 @@ class DraftVerify(ChainMethod):
         self._is_adaptive, self._carry_over = is_adaptive, carry_over
 
     def attach(self, decoder: Decoder) -> None:
-        self.skip = self._given if self._given is not None else self._found()
+        self.skip = self._given if self._given is not None else self._stored()
         check_skip(self.skip, decoder, self.name)
         self._decoder = decoder
         self._skipped = SkippedModel(decoder)
         self.reset()
 
-    def _found(self) -> Skip:
+    def _stored(self) -> Skip:
         """The set stored for this model.
 
         Raises:
@@ -101,13 +101,14 @@ class DraftVerify(ChainMethod):
         if self._weights is None:
             raise UserError(
                 "draft_verify needs a set of sub-layers to skip and method.weights is not set",
-                f"find one: {SEARCH} method=draft_verify; or set method.skip_attention and method.skip_mlp",
+                f"search for one: {SEARCH} method=draft_verify; "
+                "or set method.skip_attention and method.skip_mlp",
             )
         facts = load_provenance(self._weights, self.name, files=(PROVENANCE_FILE,), command=SEARCH)
         return skip_of(facts["skip"]["attention"], facts["skip"]["mlp"])
 
     def reset(self) -> None:
-        """Forget what earlier prompts taught: the threshold it began with."""
+        """Return to the first threshold."""
         length, threshold = self._draft_length, self._first_threshold
         self._policy: DraftLength = Static(length, threshold)
         if self._is_adaptive:
@@ -119,9 +120,6 @@ class DraftVerify(ChainMethod):
         generation = super().generate(prompt_ids, budget, sampler, clock)
         counts = skip_counts(self.skip, self._decoder.depth, len(generation.rounds))
         return replace(generation, counts=counts)
-
-    def prefill(self, prompt_ids: Tensor) -> Tensor:
-        return self._decoder.prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         self._skipped.start(base, self.skip)
@@ -137,14 +135,11 @@ class DraftVerify(ChainMethod):
         self._drafted = draft.tokens.numel()
         return draft
 
-    def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
-        return self._decoder.step(torch.cat([root, draft.tokens]), base)
-
     def commit(self, emitted: Tensor, base: int) -> None:
-        """Move the threshold; the target's cache is all there is to roll back."""
+        """Move the threshold."""
         self._policy.observe(emitted.numel() - 1, self._drafted)
 
     def _is_unsure(self, logits: Tensor, token: Tensor) -> bool:
-        """One host sync per drafted token: the rule needs the value."""
+        """Whether the drafted token's own probability is below the threshold. One host sync per token."""
         threshold = self._policy.threshold
         return threshold > 0 and bool(logits.float().softmax(dim=-1)[0, token] < threshold)

@@ -1,8 +1,8 @@
-"""The search for sub-layers to skip: which set is tried next, which one is kept, when the search ends.
+"""The search for sub-layers to skip: which set is tried next, which set is kept, when the search ends.
 
-Knows neither models nor decoding; a caller scores the sets. Most tries are drawn at random, every
+The search knows neither models nor decoding; its caller scores the sets. Most tries are random, every
 `bayes_interval`-th is suggested by Bayesian optimisation over all scores so far (SWIFT, arXiv 2410.06916,
-section 4.1), which needs the package bayesian-optimization, the extra ``search``.
+section 4.1). That needs the package bayesian-optimization, installed by the extra ``search``.
 
 Shapes: n candidate sub-layers, m of them skipped.
 """
@@ -30,35 +30,35 @@ class Candidates:
 
     @classmethod
     def of(cls, depth: int, *, keep_first_last: bool) -> Candidates:
-        """Those of a model with `depth` layers; the first and the last layer may be kept whole."""
+        """The candidates of a model with `depth` layers; the first and the last layer can be left out."""
         return cls(1, max(1, depth - 1)) if keep_first_last else cls(0, depth)
 
     @property
     def count(self) -> int:
-        """How many there are (n)."""
+        """Number of candidates (n)."""
         return 2 * (self.stop - self.first)
 
     def number(self, ratio: float) -> int:
-        """Sub-layers skipped at a ratio (m), rounded down."""
+        """Number of sub-layers to skip at a ratio (m), rounded down."""
         return int(self.count * ratio)
 
     def skip(self, chosen: Iterable[int]) -> Skip:
-        """The set that leaves out the candidates with these indices."""
+        """The set that skips the candidates with these indices."""
         width = self.stop - self.first
-        picked = list(chosen)
+        indices = list(chosen)
         return skip_of(
-            (self.first + one for one in picked if one < width),
-            (self.first + one - width for one in picked if one >= width),
+            (self.first + index for index in indices if index < width),
+            (self.first + index - width for index in indices if index >= width),
         )
 
     def indicator(self, skip: Skip) -> NDArray[np.float64]:
-        """1 where a set leaves a candidate out, else 0, shape [n]."""
+        """1 where a set skips a candidate, else 0, shape [n]."""
         layers = range(self.first, self.stop)
         flags = [layer in skip.attention for layer in layers] + [layer in skip.mlp for layer in layers]
         return np.array(flags, dtype=np.float64)
 
     def odd_layers(self) -> Skip:
-        """Both sub-layers of every odd layer among the candidates: SWIFT's start."""
+        """Both sub-layers of every odd layer among the candidates: SWIFT's first set."""
         odd = [layer for layer in range(self.first, self.stop) if layer % 2]
         return skip_of(odd, odd)
 
@@ -68,16 +68,16 @@ class SearchRules:
     """How a search tries sets and when it ends.
 
     Args:
-        bayes_interval: Every so many tries the optimiser suggests one; 0 leaves all to chance.
-        max_iter: The search ends behind more tries than this.
-        max_tol: It ends behind more tries in a row than this that brought nothing better.
-        max_score: It ends once the kept set scores above this.
+        bayes_interval: Every `bayes_interval`-th try is suggested by the optimiser; 0 makes all tries random.
+        max_iter: The search ends after more tries than this.
+        max_tol: It ends after more tries in a row than this without a better set.
+        max_score: It ends as soon as the kept set scores above this.
         kappa: Weight of uncertainty in the optimiser's upper confidence bound.
         noise: Variance of a score about its expectation, for the optimiser.
-        score_start: The start set is scored first. False: it counts as 0, so the first try replaces it.
-        carry_best: The kept set's score stays what it was. False: `next_prompt` has it scored anew, so that
-            sets are compared on the same prompt.
-        seed: Of tries and suggestions.
+        score_start: Score the start set first. False counts it as 0, so the first try replaces it.
+        carry_best: Keep the score of the kept set. False scores it anew after `next_prompt`, so that sets are
+            compared on the same prompt.
+        seed: Seed of tries and suggestions.
     """
 
     bayes_interval: int = 25
@@ -99,22 +99,22 @@ class SearchRules:
 
 
 class SkipSearch:
-    """One search, a step at a time.
+    """A search, one step at a time.
 
     Args:
         candidates: What may be skipped.
-        start: The set to begin with; of any size.
-        number: Sub-layers that every try leaves out (m).
+        start: The first set, of any size.
+        number: Sub-layers that every try skips (m).
         rules: How to try and when to end.
 
     Attributes:
-        best: The set kept so far.
-        score: Its score; None while it is to be scored.
-        tries: Sets tried, the start not counted.
+        best: The best set so far.
+        score: Its score; None if it must be scored first.
+        tries: Number of sets tried, not counting the start set.
         is_on: Whether the search goes on.
 
     Raises:
-        UserError: If the rules ask for suggestions and bayesian-optimization is not installed.
+        UserError: If the rules use the optimiser and bayesian-optimization is not installed.
         ValueError: If there is only one set of this size.
     """
 
@@ -131,12 +131,12 @@ class SkipSearch:
         self.is_on = True
 
     def next_prompt(self) -> None:
-        """Scores will be of other tokens from here on."""
+        """From now on scores are measured on the tokens of another prompt."""
         if not self._rules.carry_best and (self.tries or self._rules.score_start):
             self.score = None
 
     def step(self, rate: Callable[[Skip], float]) -> None:
-        """Score one set by `rate`, the kept one if it has no score, and keep the better of both.
+        """Score one set with `rate` and keep it if it is better; the kept set itself if it has no score yet.
 
         Raises:
             RuntimeError: If the search has ended.
@@ -165,7 +165,7 @@ class SkipSearch:
             self.is_on = False
 
     def _propose(self) -> NDArray[np.float64]:
-        """The next point of ``[0, 1] ** n``; its m largest coordinates are left out."""
+        """The next point of ``[0, 1] ** n``; the candidates with its m largest coordinates are skipped."""
         if self._bayes is not None and (self.tries + 1) % self._rules.bayes_interval == 0:
             return self._bayes.suggest()
         chosen = self._random.choice(self._candidates.count, self._number, replace=False)
@@ -201,16 +201,17 @@ class _Bayes:
     def register(self, point: NDArray[np.float64], score: float) -> None:
         """Add a score.
 
-        Goes to the space itself: the optimiser's own method also rereads all scores. The space announces a
-        point that it holds already on stdout, so such a point is shifted by less than anything depends on.
+        It is written to the optimiser's space directly, because the optimiser's own method also rereads all
+        scores. The space prints a message about a point that it holds already; such a point is shifted by an
+        amount too small to matter.
         """
         space = self._optimizer.space
         space.register(np.abs(point - 1e-9 * len(space)) if point in space else point, score)
 
     def suggest(self) -> NDArray[np.float64]:
-        """The point to score next; refits the process to everything registered."""
-        found = self._optimizer.suggest()
-        return np.array([found[name] for name in self._names], dtype=np.float64)
+        """The point to score next; refits the Gaussian process to everything registered."""
+        point = self._optimizer.suggest()
+        return np.array([point[name] for name in self._names], dtype=np.float64)
 
 
 def _library() -> ModuleType:

@@ -1,9 +1,10 @@
-"""Drafting with sub-layers of the target left out.
+"""Drafting with some attention and MLP sub-layers of the target skipped.
 
-The skipped model reads the target's own keys and values and writes its draft's behind them, on slots that are
-given back before verification; nothing is cloned. A skipped attention writes none, so layers differ in length
-while a draft is under way and at no other time. The set may change from one round to the next. (Draft &
-Verify, arXiv 2309.08168, section 3.1; SWIFT, arXiv 2410.06916, section 4.)
+The skipped model reads the target's own keys and values. Those of its draft go to *scratch slots*: free slots
+of the same cache, after the committed ones, which are released before verification; nothing is copied. A
+skipped attention writes no keys and values, so the layers' caches differ in length while drafting, and only
+then. The set of skipped sub-layers may change from one round to the next. (Draft & Verify, arXiv 2309.08168,
+section 3.1; SWIFT, arXiv 2410.06916, section 4.)
 
 Shapes: T consecutive tokens, V vocabulary.
 """
@@ -20,7 +21,7 @@ from bench.runtime.decoder import Decoder, Skip
 
 
 class SkippedModel:
-    """The target with some sub-layers left out, on scratch slots of its own cache.
+    """The target with some sub-layers skipped, on scratch slots of its own cache.
 
     Args:
         decoder: The target.
@@ -30,37 +31,37 @@ class SkippedModel:
         self._decoder = decoder
 
     def start(self, base: int, skip: Skip) -> None:
-        """Begin a draft whose root stands at position `base`, behind as many committed slots."""
+        """Begin a draft whose root is at position `base`, the number of committed slots."""
         self._base = self._next = base
         self._skip = skip
 
     def advance(self, token: Tensor) -> Tensor:
-        """Draft logits [1, V] behind the next token [1]."""
+        """Run the next token [1] through the skipped model; draft logits after it, shape [1, V]."""
         decoder = self._decoder
         place = decoder.placement.chain(self._next, 1)
         self._next += 1
         return decoder.head(decoder.run_layers(decoder.embed(token), place, skip=self._skip))
 
     def end(self) -> None:
-        """Give the draft's slots back; all layers agree in length again."""
+        """Release the scratch slots; all layers are equally long again."""
         self._decoder.cache.truncate(self._base)
 
     def predict(self, ids: Tensor, start: int, skip: Skip) -> Tensor:
-        """What the skipped model says behind each token of a text that the cache has gone past.
+        """What the skipped model predicts after each token of a text that the target has already cached.
 
         One pass on scratch slots. Its rows see the first `start` committed slots and each other; the
-        committed slots from `start` on hold the target's view of the same text and stay hidden.
+        committed slots from `start` on hold the target's keys and values of the same text and are masked.
 
         Args:
             ids: Tokens at positions ``start ..``, shape [T].
-            start: Committed slots in front of them; at most the length of the cache.
-            skip: Sub-layers to leave out.
+            start: Number of committed slots before them, at most the length of the cache.
+            skip: Sub-layers to skip.
 
         Returns:
             Logits, shape [T, V].
 
         Raises:
-            UserError: If the cache has no T free slots (`has_room` tells).
+            UserError: If the cache has no T free slots; check with `has_room` first.
         """
         decoder, count = self._decoder, ids.numel()
         length = decoder.cache.length
@@ -75,17 +76,17 @@ class SkippedModel:
         return logits
 
     def has_room(self, count: int) -> bool:
-        """Whether `count` scratch slots are free behind the committed ones."""
+        """Whether `count` scratch slots are free."""
         return self._decoder.cache.length + count <= self._decoder.capacity
 
 
 def sublayers(skip: Skip) -> int:
-    """How many sub-layers a set leaves out."""
+    """Number of sub-layers that a set skips."""
     return len(skip.attention) + len(skip.mlp)
 
 
 def skip_of(attention: Iterable[int], mlp: Iterable[int]) -> Skip:
-    """The set that leaves out the attention and the MLP of these layers."""
+    """The set that skips the attention of the first layers given and the MLP of the second."""
     return Skip(frozenset(attention), frozenset(mlp))
 
 
@@ -99,7 +100,7 @@ def check_skip(skip: Skip, decoder: Decoder, method: str) -> None:
         if unknown := _outside(layers, decoder.depth):
             raise UserError(
                 f"{method}: {kind} names layers {unknown}, this model has 0..{decoder.depth - 1}",
-                f"correct method.{kind}; a set found for one model does not carry over to another",
+                f"correct method.{kind}; a set searched for one model does not fit another",
             )
 
 
@@ -108,5 +109,5 @@ def _outside(layers: Collection[int], depth: int) -> list[int]:
 
 
 def skip_counts(skip: Skip, depth: int, rounds: int) -> dict[str, int]:
-    """What `bench.records.model.Generation.counts` holds of drafting with this set for some rounds."""
+    """Entries of `bench.records.model.Generation.counts` for a number of rounds drafted with this set."""
     return {"skipped_sublayers": sublayers(skip) * rounds, "sublayers": 2 * depth * rounds}

@@ -1,24 +1,26 @@
-"""SWIFT: self-speculation with sub-layers skipped that are searched while serving, arXiv 2410.06916.
+"""SWIFT: self-speculation with skipped sub-layers, which are searched while decoding, arXiv 2410.06916.
 
-The target drafts with a set of its attention and MLP sub-layers left out (section 4) and stops behind the
-first token it is unsure of; the most likely tokens of every step make a small tree, narrower where the draft
-was sure (section 4.2), and one full pass verifies it. Behind a round, while the search is on, another set is
-scored by how many of the tokens that the target has produced for this prompt it predicts (*matchness*), in
-one pass; the better set drafts from then on (section 4.1).
+The target drafts with a set of its attention and MLP sub-layers skipped (section 4; see
+`methods.skipping.sublayer_skip`) and stops after the first token it is unsure of. The most likely tokens of
+every step make a small tree, narrower where the draft was confident (section 4.2); one full pass verifies it.
 
-The set, its score and the search outlive the prompt: `Swift` learns over a stream, so a run's speed depends
-on its length, and tables give it cold, warm and in total. A resumed run searches anew.
+After a round, while the search is on, another set of sub-layers is scored: in one pass it predicts tokens
+that the target has already produced for this prompt, and the share it gets right is its *matchness*. The
+better set drafts from then on (section 4.1; `methods.skipping.search`).
+
+The set, its score and the search are kept from one prompt to the next: `Swift` learns over a run, so its
+speed depends on the length of the run; tables show it cold, warm and in total. A resumed run searches anew.
 
 Differs from the authors' code in:
-- the cache is never copied: drafts and scores use scratch slots behind the committed ones;
-- a set is scored on W rows: nothing reads the prediction behind the last of the W + 1 tokens;
-- the start set is scored before anything replaces it, and at a new prompt the kept set is scored anew, on
-  that prompt's tokens. There the first try always wins, and a set that met an easy prompt may never be
-  beaten: ``score_start=false`` and ``carry_best=true`` give that back;
-- a score that finds no room behind the committed slots is left out;
-- under sampling the tree holds the most likely tokens too, not drawn ones: `accept_tree` lets the target's
-  own pick decide at every node, which is exact for fixed candidates. Their code draws the bonus token behind
-  a fully accepted path from unwarped logits; here every emitted token is a pick of the one sampler.
+- the cache is never copied: drafts and scores use scratch slots after the committed ones;
+- a set is scored on W rows, because the prediction after the last of the W + 1 tokens is not used;
+- the start set is scored before a try can replace it, and at a new prompt the kept set is scored anew, on
+  that prompt's tokens. In their code the first try always wins, and a set that was scored on an easy prompt
+  may never be beaten; ``score_start=false`` and ``carry_best=true`` restore that;
+- no set is scored when there are too few free slots;
+- under sampling the tree holds the most likely tokens too, not sampled ones: `accept_tree` decides by the
+  target's own pick at every node, which is exact for fixed candidates. Their code draws the bonus token after
+  a fully accepted path from logits without temperature and cuts; here the sampler picks every emitted token.
 
 Shapes: D depths, K candidates per depth, N nodes with the root, W window, V vocabulary.
 """
@@ -47,30 +49,30 @@ WINDOWS = ("first", "last")
 
 
 class Swift(TreeMethod):
-    """Drafting with searched sub-layers skipped.
+    """Drafting with sub-layers skipped, chosen by a search that runs while decoding.
 
     Args:
-        search: Whether better sets are searched; False keeps the set given (the authors' "cached" mode).
-        skip_attention: Layers whose attention the first set leaves out; None takes every odd layer.
+        search: Whether better sets are searched; False keeps the first set (the authors' "cached" mode).
+        skip_attention: Layers whose attention the first set skips; None takes every odd layer.
         skip_mlp: Likewise for MLPs.
-        skip_ratio: Share of the candidate sub-layers that every tried set leaves out (r).
-        keep_first_last: The first and the last layer are no candidates.
-        window: Tokens that a score predicts (W).
-        window_from: ``first``: the prompt's first W + 1 answer tokens; ``last``: the newest.
+        skip_ratio: Share of the candidate sub-layers that every tried set skips (r).
+        keep_first_last: Never skip in the first and in the last layer.
+        window: Tokens that a scored set predicts (W).
+        window_from: ``first``: the first W + 1 tokens of the answer; ``last``: the newest.
         opt_interval: Rounds per score.
-        bayes_interval: Scores per suggestion of the optimiser; 0 draws every set at random.
-        max_iter: The search ends behind more tries than this,
-        max_tol: or more tries in a row that brought nothing better,
-        max_score: or once the kept set scores above this.
+        bayes_interval: Scores per suggestion of the optimiser; 0 makes every set random.
+        max_iter: The search ends after more tries than this,
+        max_tol: or after more tries in a row than this without a better set,
+        max_score: or as soon as the kept set scores above this.
         kappa: Weight of uncertainty in the optimiser's upper confidence bound.
         noise: Variance of a score, for the optimiser.
         score_start: Score the start set first; False counts it as 0.
-        carry_best: Keep the best score across prompts; False scores the kept set anew at each.
-        seed: Of the search.
-        draft_length: Deepest draft.
-        threshold: Drafting stops behind a token whose probability is below this.
-        cuts: Confidences, falling, that a token must exceed for the first, second, .. width; the last width
-            takes the rest.
+        carry_best: Keep the best score from one prompt to the next; False scores the kept set anew at each.
+        seed: Seed of the search.
+        draft_length: Depth of the deepest draft.
+        threshold: Drafting stops after a token whose probability is below this.
+        cuts: Confidences in falling order that a token must exceed for the first, second, .. width; the last
+            width is for all other tokens.
         widths_greedy: Candidates per depth by confidence, one more than `cuts`; all 1 drafts a chain.
         widths_sampling: The same under sampling.
     """
@@ -116,7 +118,7 @@ class Swift(TreeMethod):
             )
         if window_from not in WINDOWS:
             raise ValueError(f"window_from must be one of {', '.join(WINDOWS)}, got {window_from!r}")
-        self._is_searching_on = search
+        self._is_search_on = search
         self._given = (skip_attention, skip_mlp)
         self._ratio, self._keep_first_last = skip_ratio, keep_first_last
         self._window, self._window_from, self._interval = window, window_from, opt_interval
@@ -138,17 +140,17 @@ class Swift(TreeMethod):
         )
         check_skip(self._start, decoder, self.name)
         count = self._candidates.count
-        if self._is_searching_on and not 0 < self._candidates.number(self._ratio) < count:
+        if self._is_search_on and not 0 < self._candidates.number(self._ratio) < count:
             raise UserError(
-                f"swift: skip_ratio {self._ratio} of this model's {count} candidates leaves no choice",
+                f"swift: skip_ratio {self._ratio} of this model's {count} candidates allows one set only",
                 "raise method.skip_ratio, set method.keep_first_last=false, or method.search=false",
             )
         self.reset()
 
     def reset(self) -> None:
-        """Forget what earlier prompts taught: the start set, and a search from its beginning."""
+        """Forget what was learned from earlier prompts: take the start set, and begin the search anew."""
         self._search: SkipSearch | None = None
-        if self._is_searching_on:
+        if self._is_search_on:
             number = self._candidates.number(self._ratio)
             self._search = SkipSearch(self._candidates, self._start, number, self._rules)
         self._counts: Counter[str] = Counter()
@@ -164,13 +166,10 @@ class Swift(TreeMethod):
         self._prompt = prompt_ids.numel()
         if self._search is not None:
             self._search.next_prompt()
-            self._counts.update(search_steps=0, searching_rounds=0)  # named even where nothing is searched
+            self._counts.update(search_steps=0, searching_rounds=0)  # present even if nothing is searched
         after = partial(self._after_round, clock)
         generation = generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock, after_round=after)
         return replace(generation, counts=dict(self._counts))
-
-    def prefill(self, prompt_ids: Tensor) -> Tensor:
-        return self._decoder.prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
         shape = self._greedy_shape if sampler.is_greedy else self._sampling_shape
@@ -191,16 +190,8 @@ class Swift(TreeMethod):
         tree = confidence_tree(tuple(widths), root.device).fit(room, slots)
         return TreeDraft(tree, tree.gather(root, torch.cat(candidates)), stop)
 
-    def verify(self, draft: TreeDraft, base: int) -> Tensor:
-        decoder, tree = self._decoder, draft.tree
-        place = decoder.placement.tree(base, tree.offsets, tree.sees)
-        return decoder.head(decoder.run_layers(decoder.embed(draft.tokens), place))
-
-    def commit(self, path: tuple[int, ...], base: int) -> None:
-        """Nothing beyond the target's cache to keep."""
-
     def _after_round(self, clock: Clock, ids: Sequence[int]) -> None:
-        """Count the round and, where one is due, score a set on the answer `ids` so far."""
+        """Count the round and, if a score is due, score a set on the answer `ids` so far."""
         self._rounds += 1
         self._counts.update(skip_counts(self.skip, self._decoder.depth, rounds=1))
         search = self._search
@@ -214,7 +205,7 @@ class Swift(TreeMethod):
             self._counts["search_steps"] += 1
 
     def _scored(self, ids: Sequence[int]) -> tuple[Tensor, int]:
-        """The W + 1 tokens that sets are scored on, and the position of the first."""
+        """The W + 1 tokens that sets are scored on, and the position of the first of them."""
         first = 0 if self._window_from == "first" else len(ids) - self._window - 1
         text = ids[first : first + self._window + 1]
         return torch.tensor(text, device=self._decoder.device), self._prompt + first
@@ -224,33 +215,34 @@ class Swift(TreeMethod):
 
 
 def matchness(logits: Tensor, targets: Tensor) -> float:
-    """Share of rows [W, V] whose best token is the target's [W] (section 4.1)."""
+    """Share of rows [W, V] whose most likely token is the target's [W] (section 4.1)."""
     return float((logits.argmax(dim=-1) == targets).float().mean())
 
 
 class Widths:
-    """How many candidates a depth offers, by the confidence of its best (section 4.2).
+    """How many candidates a depth offers, by the confidence of the best one (section 4.2).
 
     Args:
-        cuts: Falling bounds; a confidence above the first takes the first width, and so on.
-        widths: One more than there are bounds.
+        cuts: Bounds in falling order; a confidence above the first takes the first width, and so on.
+        widths: Widths, one more than bounds.
     """
 
     def __init__(self, cuts: Sequence[float], widths: Sequence[int]) -> None:
         if len(widths) != len(cuts) + 1 or list(cuts) != sorted(cuts, reverse=True) or min(widths) < 1:
             raise ValueError(
-                f"need falling cuts and widths from 1 on, one more, got {list(cuts)}, {list(widths)}"
+                f"need falling cuts and one more width than cuts, each at least 1, "
+                f"got {list(cuts)} and {list(widths)}"
             )
         self._cuts, self._widths = tuple(cuts), tuple(widths)
         self.most = max(widths)
 
     def of(self, confidence: float) -> int:
-        """The width at this confidence."""
+        """Width at this confidence."""
         return self._widths[sum(confidence <= cut for cut in self._cuts)]
 
 
-@lru_cache(maxsize=1024)  # long drafts have many shapes; a tree of 60 nodes holds some 10 kB
+@lru_cache(maxsize=1024)  # long drafts have many shapes; a tree of 60 nodes takes about 10 kB
 def confidence_tree(widths: tuple[int, ...], device: torch.device) -> Tree:
-    """A chain of the best candidates, each with its siblings as leaves; `widths` nodes at each depth."""
+    """A chain of the best candidates, with the others of each depth as leaves; `widths` nodes per depth."""
     paths = [(*(0,) * depth, rank) for depth, width in enumerate(widths) for rank in range(width)]
     return Tree.of_paths(paths, device)

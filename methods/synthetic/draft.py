@@ -1,14 +1,13 @@
 """Rounds with a given acceptance and a real cost: how fast would a method be if it accepted this much?
 
-COST ONLY. The draft and verification work of a schedule (`methods.synthetic.draft_cost`) is run; how many
-drafted tokens count as accepted is drawn, position by position, from the given rates. What is emitted is the
-target's own choice at each row, in contexts that nobody chose: the ids mean nothing, and the acceptance is no
-result. (specs/spec-bench.md, section 10; SGLang and vLLM have the like as "simulated" and "synthetic"
-acceptance.)
+COST ONLY. The draft and verification work of a schedule (`methods.synthetic.draft_cost`) is really run, but
+how many drafted tokens count as accepted is random, position by position, with the given rates. The emitted
+ids are the target's choices after meaningless tokens: they mean nothing, and the acceptance is an input, not
+a result. SGLang and vLLM have the same kind of tool, as "simulated" and "synthetic" acceptance.
 
-Differs from the engines' own simulations in:
-- rates are given per position, each conditional on the positions before it;
-- every draft cost is a mix of primitives on the target's own layers, so no drafter's weights are needed;
+Differs from the simulations in those engines in:
+- rates are given per position, each conditional on acceptance of the positions before it;
+- every draft cost is a mix of operations on the target's own layers, so no drafter's weights are needed;
 - end tokens are replaced, so that every answer takes the whole budget.
 
 Shapes: K draft positions, N verified rows with the root.
@@ -26,7 +25,7 @@ from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
-from methods.core.base import Budget, Clock, Exactness
+from methods.core.base import Budget, Clock, Exactness, Traits
 from methods.core.trees import CPU, compact
 from methods.synthetic.draft_cost import DraftCost, Schedule
 
@@ -35,20 +34,21 @@ class Synthetic:
     """Given acceptance, real cost.
 
     Args:
-        acceptance: Chance that position 1, 2, .. K is accepted once those before it are.
-        schedule: Whose draft cost is paid.
+        acceptance: Probability that position 1, 2, .. K is accepted if those before it are.
+        schedule: The work of a round.
     """
-
-    is_cost_only = True
 
     def __init__(self, *, acceptance: Sequence[float], schedule: Schedule) -> None:
         if not all(0 <= rate <= 1 for rate in acceptance):
-            raise ValueError(f"acceptance holds chances in [0, 1], got {list(acceptance)}")
-        schedule.tree(len(acceptance), CPU)  # refuses rates that do not fit the nodes
+            raise ValueError(f"acceptance must hold probabilities in [0, 1], got {list(acceptance)}")
+        schedule.tree(len(acceptance), CPU)  # raises if the rates do not fit the nodes
         self._rates = tuple(acceptance)
         self._schedule = schedule
-        self.draft_cost = schedule.name
-        self.emits_behind_one_row = schedule.verifies == "root"
+        self.traits = Traits(
+            is_cost_only=True,
+            several_tokens_per_row=schedule.verifies == "root",
+            draft_cost=schedule.name,
+        )
 
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -75,7 +75,7 @@ class Synthetic:
                 picks = sampler.pick(cost.verify(tokens, base, tree)).tolist()
             with clock.phase("commit"):
                 accepted = self._draw(chance, tree.depth)
-                path = (0,) if self.emits_behind_one_row else tree.first_path(accepted)
+                path = (0,) if self.traits.several_tokens_per_row else tree.first_path(accepted)
                 emitted = [picks[node] for node in path]
                 emitted += emitted[-1:] * (accepted + 1 - len(emitted))
                 emitted = _without_ends(emitted, budget)
@@ -87,7 +87,7 @@ class Synthetic:
         return Generation(tuple(ids), tuple(rounds))
 
     def _draw(self, chance: Random, depth: int) -> int:
-        """How many of `depth` positions are accepted."""
+        """How many of `depth` positions are accepted this time."""
         for position, rate in enumerate(self._rates[:depth]):
             if chance.random() >= rate:
                 return position
@@ -100,6 +100,7 @@ class Synthetic:
 
 
 def _without_ends(ids: list[int], budget: Budget) -> list[int]:
-    """The ids with every end token replaced by the lowest id that is none."""
-    other = next(one for one in range(len(budget.eos_ids) + 1) if one not in budget.eos_ids)
-    return [other if one in budget.eos_ids else one for one in ids]
+    """The ids with every end token replaced by the lowest id that is not an end token."""
+    ends = budget.eos_ids
+    ordinary = next(token for token in range(len(ends) + 1) if token not in ends)
+    return [ordinary if token in ends else token for token in ids]

@@ -1,9 +1,9 @@
-"""What a draft costs, told as a mix of the decoder's primitives, and run as such.
+"""The work of a round, described as a mix of the decoder's operations and run as such.
 
-A `Schedule` says which layers each draft step runs, whether heads, rows or pseudo rows are added, and what is
+A `Schedule` says which layers each draft step runs, which heads, rows or pseudo rows are added, and what is
 verified; `DraftCost` runs that work on the target's own layers. Every published method is close to one of
 these mixes, so its speed at any acceptance can be measured before anything is trained. The tokens that come
-out mean nothing.
+out mean nothing. ``conf/method/schedule`` has a schedule per family of methods.
 
 Shapes: K draft positions, N verified rows with the root, E layers of a draft step, d width, V vocabulary.
 """
@@ -22,19 +22,19 @@ from methods.core.trees import Path, Tree
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Whose draft cost is paid.
+    """The work of a round.
 
     Args:
-        name: What tables call it.
-        layers: Share of the depth that each draft step runs, at least one layer; 0: there are no draft steps.
-        rows: Rows of each draft step (an accelerated row beside its own: 2).
-        adapter: Attention-only layers that each draft step runs behind those (Kangaroo: 1).
-        resume: Verification starts behind the drafting layers, on their rows (early exit).
-        heads: Heads that each read the whole LM head's bytes once a round (Medusa).
+        name: Name in tables.
+        layers: Share of the depth that each draft step runs, at least one layer; 0 for no draft steps.
+        rows: Rows of each draft step (2 for M2R2, with an accelerated row beside the ordinary one).
+        adapter: Attention-only layers that each draft step runs after those (1 for Kangaroo).
+        resume: Verification continues after the drafting layers, on their rows (early exit).
+        heads: Heads per round that each read as many bytes as the LM head (Medusa).
         nodes: Rows verified, the root included; None is a chain, the root and one row per position.
-        pseudo: Pseudo rows beside every verified row (hidden transfer).
-        enter: Share of the depth at which they enter.
-        verifies: ``nodes``, or the ``root`` alone: several tokens stand in one slot (HAMburger).
+        pseudo: Pseudo rows added to every verified row (hidden transfer).
+        enter: Share of the depth at which the pseudo rows are added.
+        verifies: ``nodes``, or the ``root`` alone if one cache slot holds several tokens (HAMburger).
     """
 
     name: str
@@ -62,14 +62,14 @@ class Schedule:
         if self.resume and (self.nodes is not None or self.pseudo or self.verifies == "root"):
             raise ValueError("resume verifies the drafted chain: leave nodes null, pseudo 0, verifies nodes")
         if self.verifies == "root" and (self.nodes is not None or self.pseudo):
-            raise ValueError("where the root alone is verified, leave nodes null and pseudo 0")
+            raise ValueError("if only the root is verified (verifies=root), leave nodes null and pseudo 0")
 
     def exit_layer(self, depth: int) -> int:
         """Layers of a draft step in a model of `depth` layers (E)."""
         return max(1, round(self.layers * depth)) if self.layers else 0
 
     def tree(self, positions: int, device: torch.device) -> Tree:
-        """A chain of `positions` nodes, and siblings of them as far as `nodes` goes, one depth after another.
+        """A chain of `positions` nodes, filled up to `nodes` with their siblings, one depth after another.
 
         Raises:
             ValueError: If `nodes` leaves no room for the chain.
@@ -89,7 +89,7 @@ class DraftCost:
 
     Args:
         schedule: What to run.
-        decoder: The target, whose layers stand in for every drafter's.
+        decoder: The target; its layers stand in for those of any drafter.
 
     Raises:
         UserError: If the model has too few layers for the schedule.
@@ -111,16 +111,16 @@ class DraftCost:
 
     @property
     def rows_per_node(self) -> int:
-        """Cache slots that each verified row takes during a round."""
+        """Cache slots that each verified row needs during a round."""
         return 1 + self._schedule.pseudo
 
     def draft(self, root: Tensor, base: int, tree: Tree) -> Tensor:
-        """Pay for the draft; a token for every node, shape [N].
+        """Run the work of a draft; returns a token for every node, shape [N].
 
         Args:
             root: The newest token, shape [1], at position `base`.
-            base: Committed slots.
-            tree: What will be verified.
+            base: Number of committed slots.
+            tree: Shape of what will be verified.
         """
         decoder, schedule = self._decoder, self._schedule
         drafted = [root]
@@ -140,7 +140,7 @@ class DraftCost:
         return tokens.repeat(-(-tree.size // tokens.numel()))[: tree.size]
 
     def verify(self, tokens: Tensor, base: int, tree: Tree) -> Tensor:
-        """Pay for the verification; target logits of the verified rows, shape [N, V] or [1, V]."""
+        """Run the work of the verification; target logits of the verified rows, shape [N, V] or [1, V]."""
         decoder = self._decoder
         if self._schedule.resume:
             place = decoder.placement.chain(base, tree.size)
@@ -155,7 +155,7 @@ class DraftCost:
         return decoder.head(decoder.run_layers(decoder.embed(tokens), place))
 
     def _step(self, token: Tensor, slot: int) -> Tensor:
-        """One draft step behind `token` [1]; the token it proposes, shape [1]."""
+        """A draft step after `token` [1]; returns the token it proposes, shape [1]."""
         decoder, adapter = self._decoder, self._schedule.adapter
         row = self._pass(token, slot)
         if self._schedule.resume:
@@ -166,9 +166,9 @@ class DraftCost:
         return decoder.head(row).argmax(dim=-1)
 
     def _pass(self, token: Tensor, slot: int) -> Tensor:
-        """A token, and as many more rows as the schedule has, through the drafting layers; its row [1, d].
+        """Run a token and the schedule's additional rows through the drafting layers; its row, [1, d].
 
-        The other rows take the slots behind it, which the next step overwrites.
+        The additional rows take the slots after the token's, which the next step overwrites.
         """
         decoder, rows = self._decoder, min(self._schedule.rows, self._decoder.capacity - slot)
         place = decoder.placement.chain(slot, rows)
@@ -185,7 +185,7 @@ class DraftCost:
         )
 
     def _layout(self, tree: Tree) -> tuple[Tensor, Tensor]:
-        """Positions and visibility of N real rows and their pseudo rows, which see what their row sees."""
+        """Positions and mask of N verified rows and then their pseudo rows, which see what their row sees."""
         if tree.size not in self._layouts:
             copies = self.rows_per_node
             ahead = torch.arange(copies, device=tree.offsets.device)[:, None]

@@ -1,7 +1,7 @@
-"""Frozen layers with gradients, for training rows that run beside the target's own.
+"""Frozen layers with gradients, for training rows that run next to the target's own.
 
 `Decoder.run_layers` writes keys and values in place, which has no gradient: these two functions repeat the
-arithmetic of one layer. Tests hold the rows they give against those of decoding.
+arithmetic of one layer. Tests compare their rows with those of decoding.
 
 Shapes: R rows, N visible rows, d width, H query heads, Hkv key/value heads, D head width.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
 from bench.runtime.linear import rms_norm
-from bench.runtime.rope import rotate
+from bench.runtime.rows import rotate
 
 
 def query_key_value(
@@ -54,12 +54,12 @@ def finish_layer(
     Args:
         index: The layer.
         rows: Rows entering it, shape [R, d].
-        queries: Theirs, shape [H, R, D].
-        keys: Of all rows that may be seen, shape [Hkv, N, D].
-        values: Likewise.
+        queries: Their queries, shape [H, R, D].
+        keys: Keys of all rows that may be seen, shape [Hkv, N, D].
+        values: Values of the same rows, shape [Hkv, N, D].
         sees: ``sees[r, n]`` says whether row r sees row n, shape [R, N], bool.
         decoder: The frozen target.
-        delta: Added to projections.
+        delta: Low-rank changes of the projections.
 
     Returns:
         Rows leaving the layer, shape [R, d].

@@ -1,24 +1,24 @@
 """A decoder layer in plain torch, for training: batched, differentiable, tensor names as in checkpoints.
 
-The benchmark's decoder runs frozen, fused weights on rows of one sequence. Modules that are trained need the
-same layer with gradients and a batch axis; `as_layer` fuses the trained tensors for the decoder afterwards.
+The benchmark's decoder runs frozen, fused weights on rows of one sequence. Trained modules need the same
+layer with gradients and a batch axis. `bench.runtime.loading.read_layers` turns their tensors into decoder
+layers.
 
 Shapes: B sequences, S positions, d width, H query heads, D head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.runtime.decoder import Attention, Layer, Mlp
+from bench.runtime.decoder import Layer
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
-from bench.runtime.rope import rotate
+from bench.runtime.rows import rotate
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 _GATE_UP = ("gate_proj", "up_proj")
@@ -48,12 +48,12 @@ class TrainedLayer(nn.Module):
         self.mlp: Any = mlp
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, future: Tensor) -> Tensor:
-        """Rows behind the layer.
+        """Rows leaving the layer.
 
         Args:
-            hidden: Rows before it, shape [B, S, d].
+            hidden: Rows entering it, shape [B, S, d].
             cos: Rotary cosines, shape [B or 1, S, 1, D].
-            sin: Likewise.
+            sin: Rotary sines, of the same shape.
             future: Additive causal mask, shape [S, S]; see `future_mask`.
 
         Returns:
@@ -76,8 +76,8 @@ class TrainedLayer(nn.Module):
         groups = config.heads // config.kv_heads
         if groups > 1:
             keys, values = keys.repeat_interleave(groups, dim=2), values.repeat_interleave(groups, dim=2)
-        queries, keys, values = (one.transpose(1, 2).to(values.dtype) for one in (queries, keys, values))
-        # Plain products: the fused kernels are slower backwards at the sizes trained here.
+        queries, keys, values = (rows.transpose(1, 2).to(values.dtype) for rows in (queries, keys, values))
+        # Plain products: the backward pass of the fused kernels is slower at the sizes trained here.
         scores = queries @ keys.mT * config.head_dim**-0.5 + future  # [B, H, S, S]
         mixed = scores.softmax(dim=-1).to(values.dtype) @ values
         return attention.o_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
@@ -88,32 +88,8 @@ def future_mask(length: int, device: torch.device) -> Tensor:
     return torch.full((length, length), -1e9, device=device).triu(1)
 
 
-def as_layer(tensors: Mapping[str, Tensor], prefix: str) -> Layer:
-    """The frozen, fused layer of the benchmark's decoder from the state of a `TrainedLayer`.
-
-    Args:
-        tensors: State by name, of several layers perhaps.
-        prefix: What this layer's names begin with, the dot included.
-    """
-    attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
-    return Layer(
-        Attention(
-            norm=tensors[f"{prefix}input_layernorm.weight"],
-            qkv=_fused(tensors, [attention + name for name in _QKV]),
-            o=_fused(tensors, [f"{attention}o_proj"]),
-            query_norm=tensors.get(f"{attention}q_norm.weight"),
-            key_norm=tensors.get(f"{attention}k_norm.weight"),
-        ),
-        Mlp(
-            norm=tensors[f"{prefix}post_attention_layernorm.weight"],
-            gate_up=_fused(tensors, [mlp + name for name in _GATE_UP]),
-            down=_fused(tensors, [f"{mlp}down_proj"]),
-        ),
-    )
-
-
 def layer_state(layer: Layer, config: DecoderConfig) -> dict[str, Tensor]:
-    """The inverse: a decoder's layer as the state of a `TrainedLayer`, copied in fp32."""
+    """A decoder's layer as the state of a `TrainedLayer`, copied in fp32."""
     attention, mlp = layer.attention, layer.mlp
     if mlp is None:
         raise ValueError("a layer without an MLP has no trainable counterpart")
@@ -127,13 +103,6 @@ def layer_state(layer: Layer, config: DecoderConfig) -> dict[str, Tensor]:
         state |= {"self_attn.q_norm.weight": attention.query_norm}
         state |= {"self_attn.k_norm.weight": attention.key_norm}
     return {name: tensor.detach().clone().float() for name, tensor in state.items()}
-
-
-def _fused(tensors: Mapping[str, Tensor], names: list[str]) -> Linear:
-    weight = torch.cat([tensors[f"{name}.weight"] for name in names])
-    if f"{names[0]}.bias" not in tensors:
-        return Linear(weight)
-    return Linear(weight, torch.cat([tensors[f"{name}.bias"] for name in names]))
 
 
 def _split(linear: Linear, names: list[str], sizes: list[int]) -> dict[str, Tensor]:

@@ -1,18 +1,19 @@
 """Speculative decoding with a second, smaller model: arXiv 2211.17192 (section 2) and 2302.01318.
 
-A draft model of the same tokenizer, with keys and values of its own, drafts a chain; the target verifies it
-in one pass. It is the reference that self-speculation does without: the draft model is whatever checkpoint of
-that tokenizer there is. Where there is none, as for the embedded model, ``python -m bench.train`` makes one.
+A draft model with the target's tokenizer and a cache of its own drafts a chain; the target verifies it in one
+pass. Not self-speculation, but the reference for it. The draft model can be any checkpoint with that
+tokenizer; if there is none, as for the embedded model, ``python -m bench.train`` trains one
+(`methods.two_model.module`).
 
-Draft length as Spec-Bench runs it: transformers' heuristic from 5 tokens on (specs/spec-bench.md section 9);
-the papers' constant length is ``policy=static``.
+Draft length as Spec-Bench runs it: transformers' heuristic, starting at 5 tokens; the papers' constant length
+is ``policy=static``.
 
 Differs from transformers' assisted generation in:
 - the draft model has a prefill of its own over the whole prompt, timed with the target's;
-- the draft never exceeds the remaining budget, and the heuristic begins anew with every prompt;
-- the draft samples under the target's sampler, temperature and cuts alike.
+- the draft never exceeds the remaining budget, and the heuristic starts anew with every prompt;
+- the draft is sampled by the target's sampler, with its temperature and cuts.
 
-Shapes: P prompt tokens, T positions, V vocabulary.
+Shapes: P prompt tokens, K drafted tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from bench.runtime.modules import WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import ModuleTrainer
 from methods.core.chain import Draft, DraftBuilder, is_unsure
-from methods.early_exit.adaptive_chain import AdaptiveChain
+from methods.core.draft_length import AdaptiveChain
 
 HEAD_WIDTH = 32
-"""Of the heads of a draft model trained here."""
+"""Width of each attention head of a draft model trained here."""
 
 
 class TwoModel(AdaptiveChain):
@@ -43,12 +44,12 @@ class TwoModel(AdaptiveChain):
     Args:
         weights: Folder of the draft model: a checkpoint, or what ``bench.train`` wrote; None to train one.
         draft_length: Tokens drafted per round (gamma); where the policy adapts it, at first or at most.
-        policy: One of `methods.early_exit.draft_length.POLICIES`.
+        policy: One of `methods.core.draft_length.POLICIES`.
         threshold: Confidence below which the policies ``threshold``, ``dv`` and ``self_sd`` end a draft, at
             first.
-        target: Acceptance that ``dv`` and ``self_sd`` steer to.
-        layers: Of a draft model to train.
-        width: Likewise, a multiple of `HEAD_WIDTH`.
+        target: Acceptance that ``dv`` and ``self_sd`` aim at.
+        layers: Layers of a draft model to train.
+        width: Its width, a multiple of `HEAD_WIDTH`.
     """
 
     name = "two_model"
@@ -66,7 +67,7 @@ class TwoModel(AdaptiveChain):
     ) -> None:
         if layers < 1 or width < HEAD_WIDTH or width % HEAD_WIDTH:
             raise ValueError(
-                f"need at least 1 layer and a width that {HEAD_WIDTH} divides, got {layers} and {width}"
+                f"need layers of at least 1 and a multiple of {HEAD_WIDTH} as width, got {layers} and {width}"
             )
         super().__init__(policy, draft_length, threshold, target)
         self._weights = None if weights is None else Path(weights).expanduser()
@@ -81,7 +82,7 @@ class TwoModel(AdaptiveChain):
         self.use(decoder, load_draft_model(self._weights, decoder))
 
     def use(self, decoder: Decoder, drafter: Decoder) -> None:
-        """Bind to a target with the draft model at hand."""
+        """Bind to a target, with the draft model given."""
         self._decoder, self._drafter = decoder, drafter
         self.reset()
 
@@ -101,19 +102,20 @@ class TwoModel(AdaptiveChain):
             if is_unsure(logits, threshold):
                 stop = "confidence"
         draft = chain.finish(stop)
-        self._read, self._drafted = torch.cat([root, draft.tokens]), draft.tokens.numel()
+        self._verified, self._drafted = torch.cat([root, draft.tokens]), draft.tokens.numel()
         return draft
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
-        return self._decoder.step(self._read, base)
+        """Run root and draft through the target."""
+        return self._decoder.step(self._verified, base)
 
     def commit(self, emitted: Tensor, base: int) -> None:
-        """Drop what was rejected; committed tokens that the draft model has not read wait for its next pass.
+        """Drop the rejected tokens; emitted ones that the draft model has not read go into its next pass.
 
-        Behind a fully accepted draft that is the last drafted one, which nothing was drafted from.
+        After a fully accepted draft that is the last drafted token, since nothing was drafted after it.
         """
         self._drafter.cache.truncate(base + emitted.numel())
-        self._unread = self._read[: emitted.numel()][self._drafter.cache.length - base :]
+        self._unread = self._verified[: emitted.numel()][self._drafter.cache.length - base :]
         self._policy.observe(emitted.numel() - 1, self._drafted)
 
     def trainer(self) -> ModuleTrainer:
@@ -124,24 +126,24 @@ class TwoModel(AdaptiveChain):
 
 
 def load_draft_model(folder: Path, target: Decoder) -> Decoder:
-    """The draft model in `folder`, on the target's device, in its precision and for as long sequences.
+    """Load the draft model in `folder` with the target's device, precision and cache capacity.
 
     Args:
         folder: A checkpoint, or a module that ``bench.train`` wrote.
-        target: What it will draft for.
+        target: The model it will draft for.
 
     Raises:
-        UserError: If it cannot be loaded, speaks another vocabulary or holds shorter sequences.
+        UserError: If it cannot be loaded, has another vocabulary or a shorter context.
     """
     options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
     drafter = (
         load_decoder(folder, options) if (folder / "config.json").is_file() else _trained(folder, options)
     )
     target.adopt(drafter)
-    tokens, wanted = drafter.config.vocab, target.config.vocab
-    if tokens != wanted:
+    own, needed = drafter.config.vocab, target.config.vocab
+    if own != needed:
         raise UserError(
-            f"the draft model in {folder} has {tokens} tokens in its vocabulary, the target {wanted}",
+            f"the draft model in {folder} has {own} tokens in its vocabulary, the target {needed}",
             "set method.weights to a model with the target's tokenizer",
         )
     if drafter.capacity < target.capacity:
@@ -154,6 +156,6 @@ def load_draft_model(folder: Path, target: Decoder) -> Decoder:
 
 def _trained(folder: Path, options: RuntimeOptions) -> Decoder:
     shape = load_provenance(folder, TwoModel.name)["shape"]
-    found = load_file(folder / WEIGHTS_FILE, device=str(options.device))
-    tensors = {name: tensor.to(options.dtype) for name, tensor in found.items()}
+    stored = load_file(folder / WEIGHTS_FILE, device=str(options.device))
+    tensors = {name: tensor.to(options.dtype) for name, tensor in stored.items()}
     return build_decoder(LlamaConfig(**shape), tensors, options)

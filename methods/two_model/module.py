@@ -22,9 +22,9 @@ class TwoModelTrainer:
     """Trains a draft model; see `methods.core.base.ModuleTrainer`.
 
     Args:
-        name: Of the method, as stored beside the weights.
-        layers: Of the draft model.
-        width: Likewise, a multiple of `HEAD_WIDTH`.
+        name: Of the method, as stored with the weights.
+        layers: Layers of the draft model.
+        width: Its width, a multiple of `HEAD_WIDTH`.
     """
 
     def __init__(self, name: str, layers: int, width: int) -> None:
@@ -49,7 +49,7 @@ class TwoModelTrainer:
         return soft_cross_entropy(module(rows.ids)[rows.mask], target)
 
     def _shape(self, decoder: Decoder) -> dict[str, Any]:
-        """A Llama of the configured size that speaks the target's vocabulary, as far as it reaches."""
+        """Sizes of a Llama with the configured layers and width and the target's vocabulary and context."""
         return {
             "vocab_size": decoder.config.vocab,
             "hidden_size": self._width,
@@ -77,7 +77,10 @@ class DraftModel(nn.Module):
 
     @torch.no_grad()
     def take_directions(self, embedding: Tensor) -> None:
-        """Begin with the principal directions of the target's embedding [V, D]: which tokens are alike."""
+        """Initialise the embedding with the principal directions of the target's [V, D].
+
+        So the draft model starts with the target's knowledge of which tokens are similar.
+        """
         table = self.model.embed_tokens.weight  # [V, d]
         left, sizes, _ = torch.linalg.svd(embedding.float(), full_matrices=False)
         count = min(table.shape[1], sizes.numel())

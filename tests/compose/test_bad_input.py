@@ -112,9 +112,9 @@ def test_a_mistake_is_told_in_two_lines(
     prompts = save_prompts(tmp_path / "prompts.jsonl", ["Tell me a story."])
     given = case(model, tmp_path)
     common = ["model=local", "task=jsonl", f"results_dir={tmp_path}", f"hydra.run.dir={tmp_path}"]
-    if not any(one.startswith("model.path") for one in given):
+    if not any(override.startswith("model.path") for override in given):
         common.append(f"model.path={model}")
-    if not any(one.startswith("task.path") for one in given):
+    if not any(override.startswith("task.path") for override in given):
         common.append(f"task.path={prompts}")
     error, hint = typed([*common, *given], monkeypatch, capfd)
     assert what in error

@@ -21,12 +21,14 @@ def sweep(experiment: str) -> dict[str, list[str]]:
     params = OmegaConf.select(loaded, "hydra.sweeper.params", default={})
     parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     options = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
-    found = {}
-    for one in parsed:
-        value: Any = one.value()
+    swept = {}
+    for override in parsed:
+        value: Any = override.value()
         is_glob = hasattr(value, "filter")
-        found[one.key_or_group] = value.filter(options) if is_glob else list(one.sweep_string_iterator())
-    return found
+        swept[override.key_or_group] = (
+            value.filter(options) if is_glob else list(override.sweep_string_iterator())
+        )
+    return swept
 
 
 def corners(experiment: str) -> list[Settings]:
@@ -34,16 +36,16 @@ def corners(experiment: str) -> list[Settings]:
     swept = sweep(experiment)
     first = {key: values[0] for key, values in swept.items()}
     last = {key: values[-1] for key, values in swept.items()}
-    wanted = [first, last, *(first | {"method": one} for one in swept.get("method", [])[1:-1])]
+    choices = [first, last, *(first | {"method": method} for method in swept.get("method", [])[1:-1])]
     needed = ["method=autoregressive"] if experiment == "spec_bench" else []
-    chosen = [[f"{key}={value}" for key, value in one.items()] for one in wanted]
+    chosen = [[f"{key}={value}" for key, value in choice.items()] for choice in choices]
     return [composed_settings(f"experiment={experiment}", *needed, *overrides) for overrides in chosen]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_corners_of_a_sweep_make_methods(experiment: str) -> None:
-    for one in corners(experiment):
-        one.method.build()
+    for settings in corners(experiment):
+        settings.method.build()
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -60,7 +62,7 @@ def test_a_kangaroo_table_has_the_papers_cells() -> None:
 
 
 def test_swept_trees_lie_inside_each_other() -> None:
-    trees = [{tuple(path) for path in json.loads(one)} for one in sweep("tree_size")["method.tree"]]
+    trees = [{tuple(path) for path in json.loads(tree)} for tree in sweep("tree_size")["method.tree"]]
     assert [len(tree) for tree in trees] == [1, 3, 6, 12, 24]
     assert all(small < large for small, large in pairwise(trees))
     assert all(max(map(len, tree)) <= 3 for tree in trees)  # as deep as hidden transfer's three steps

@@ -11,15 +11,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-import bench.runtime.room
+import bench.runtime.modules
+from bench import PACKAGE_PREFIX
 from bench.compose.components import unknown_key
 from bench.compose.settings import DTYPES, ModelConfig, RuntimeConfig
 from bench.compose.workbench import options_for
 from bench.convert.cli import ConvertConfig
 from bench.errors import UserError
-from bench.runtime.hub import PACKAGE_PREFIX
 from bench.runtime.loading import load_decoder
-from bench.runtime.room import require_room
+from bench.runtime.modules import require_room
 from tests.harness import save_random_model
 from tests.runtime.models import options
 
@@ -52,32 +52,32 @@ def model(name: str) -> ModelConfig:
     """The model as any command of the benchmark composes it; the smallest of them, since there are many."""
     ConfigStore.instance().store(name="convert_schema", node=ConvertConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        found: ModelConfig = OmegaConf.to_object(compose("convert", [f"model={name}"]).model)
-    return found
+        composed: ModelConfig = OmegaConf.to_object(compose("convert", [f"model={name}"]).model)
+    return composed
 
 
 @pytest.mark.parametrize("name", [file.stem for file in PUBLISHED])
 def test_every_published_model_composes_and_says_what_it_must(name: str) -> None:
-    found = model(name)
-    assert found.name == name, "claims of papers and tables name models as their files do"
-    assert re.fullmatch(r"[\w.-]+/[\w.-]+", found.path)
-    assert found.revision
-    assert found.dtype in (None, *DTYPES)
-    assert found.context is not None
-    assert found.stop_ids
-    assert found.modules is None
+    composed = model(name)
+    assert composed.name == name, "claims of papers and tables name models as their files do"
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", composed.path)
+    assert composed.revision
+    assert composed.dtype in (None, *DTYPES)
+    assert composed.context is not None
+    assert composed.stop_ids
+    assert composed.modules is None
 
 
 def test_the_list_is_complete() -> None:
-    wanted = {f"{family}_{size}" for family, sizes in ASKED_FOR.items() for size in sizes}
-    assert wanted <= {file.stem for file in PUBLISHED}
+    names = {f"{family}_{size}" for family, sizes in ASKED_FOR.items() for size in sizes}
+    assert names <= {file.stem for file in PUBLISHED}
 
 
 def test_base_models_are_not_given_a_chat_template() -> None:
     for file in PUBLISHED:
-        told = OmegaConf.load(file)
+        node = OmegaConf.load(file)
         says_base = "base model" in file.read_text()
-        assert says_base == (told.get("template") == "raw"), file.name
+        assert says_base == (node.get("template") == "raw"), file.name
 
 
 def test_models_that_are_gated_say_so() -> None:
@@ -132,7 +132,7 @@ class TestRoom:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = save_random_model(tmp_path)
-        monkeypatch.setattr(bench.runtime.room, "memory_bytes", lambda device: 100_000)
+        monkeypatch.setattr(bench.runtime.modules, "memory_bytes", lambda device: 100_000)
         with pytest.raises(
             UserError, match=r"the weights need 0\.0 GiB in float32, and this machine has"
         ) as caught:
@@ -144,7 +144,7 @@ class TestRoom:
     ) -> None:
         files = [save_random_model(tmp_path) / "model.safetensors"]
         size = files[0].stat().st_size  # a little above four bytes a weight
-        monkeypatch.setattr(bench.runtime.room, "memory_bytes", lambda device: size * 3 // 4)
+        monkeypatch.setattr(bench.runtime.modules, "memory_bytes", lambda device: size * 3 // 4)
         require_room(files, torch.device("cpu"), torch.bfloat16)
         with pytest.raises(UserError):
             require_room(files, torch.device("cpu"), torch.float32)

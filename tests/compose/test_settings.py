@@ -38,9 +38,9 @@ def mistake(*overrides: str) -> UserError:
     """The two lines that these overrides earn."""
     with pytest.raises((UserError, ConfigCompositionException, OmegaConfBaseException)) as caught:
         composed_settings(*overrides)
-    found = explain(caught.value)
-    assert found is not None
-    return found
+    refused = explain(caught.value)
+    assert refused is not None
+    return refused
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_a_setting_by_model_refuses_a_model_that_the_paper_did_not_set_it_for() 
         ]
         == 4
     )
-    found = mistake("method=layerskip/static", "model=tiny")
-    assert "no value is set for tiny, only for layerskip_llama3.2_1b" in found.what
+    refused = mistake("method=layerskip/static", "model=tiny")
+    assert "no value is set for tiny, only for layerskip_llama3.2_1b" in refused.what
 
 
 def test_the_default_is_kangaroo_on_the_embedded_model_and_its_own_questions() -> None:
@@ -181,9 +181,9 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
     ],
 )
 def test_a_mistake_names_the_value_and_the_fix(overrides: list[str], what: str, fix: str) -> None:
-    found = mistake(*overrides)
-    assert what in found.what
-    assert fix in f"{found.what} {found.fix}"
+    refused = mistake(*overrides)
+    assert what in refused.what
+    assert fix in f"{refused.what} {refused.fix}"
 
 
 def test_groups_without_a_key_of_their_own_are_known_to_the_hints() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from methods.hamburger.model import HamburgerModel
+from methods.hamburger.module import HamburgerModel
 from methods.kangaroo.module import Adapter
 from methods.medusa.module import MedusaHeads
 from tests.methods.small import FAMILIES

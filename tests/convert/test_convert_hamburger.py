@@ -21,7 +21,8 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.families import decoder_config
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.modules import save_model
-from methods.hamburger.model import HamburgerModel, HamburgerShape
+from methods.hamburger.checkpoint import HamburgerShape
+from methods.hamburger.module import HamburgerModel
 from tests.convert.published import (
     State,
     gpt_fast_state,

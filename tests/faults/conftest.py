@@ -55,8 +55,8 @@ def ledger(undisturbed: Undisturbed, record_property: Callable[[str, object], No
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table of faults, whatever else pytest prints."""
-    reports = [one for name in ("passed", "failed") for one in terminalreporter.stats.get(name, [])]
-    rows = [value for one in reports for name, value in one.user_properties if name == PROPERTY]
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    rows = [value for report in reports for name, value in report.user_properties if name == PROPERTY]
     if rows:
         terminalreporter.section("faults: harmed, started again by the same command, compared")
         for line in table(rows):

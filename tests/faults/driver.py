@@ -36,7 +36,7 @@ class End:
     said: str
 
     @property
-    def told(self) -> list[str]:
+    def mistake(self) -> list[str]:
         """The two lines of a user's mistake, without the log lines before them."""
         return [line for line in self.said.splitlines() if line.startswith(("error: ", "fix: "))]
 
@@ -75,7 +75,7 @@ class Workload:
         return replace(_composed(self), results_dir=results)
 
     def command(self, results: Path) -> list[str]:
-        """What stands behind ``python -m bench``."""
+        """The arguments of ``python -m bench``."""
         model = ["model=local", f"model.path={self.model}", "method=layerskip"]
         task = ["task=jsonl", f"task.path={self.prompts}", f"seed={self.seed}", f"results_dir={results}"]
         return [*model, *task, *OPTIONS]

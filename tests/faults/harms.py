@@ -23,22 +23,18 @@ import torch
 
 import bench.measure.environment
 import bench.measure.runner
+import bench.measure.verdicts
+import bench.records.codec
+import bench.records.files
 import bench.records.store
 from bench.measure.meters import TurnClock
 from methods.early_exit.layerskip import LayerSkip
 
 Harm = Callable[[], None]
 
-TRACED = tuple(
-    f"/bench/{name}.py"
-    for name in (
-        "measure/runner",
-        "records/store",
-        "records/lock",
-        "records/sample_file",
-        "records/codec",
-        "records/identity",
-    )
+TRACED = frozenset(
+    str(module.__file__)
+    for module in (bench.measure.runner, bench.records.store, bench.records.files, bench.records.codec)
 )
 """The files whose lines are places."""
 
@@ -91,7 +87,7 @@ def trace_lines(seen: Callable[[int], None]) -> None:
         return line
 
     def call(frame: FrameType, event: str, argument: object) -> Any:
-        return line if frame.f_code.co_filename.endswith(TRACED) else None
+        return line if frame.f_code.co_filename in TRACED else None
 
     sys.settrace(call)
 
@@ -137,7 +133,7 @@ class InJudging:
     error: Exception
 
     def __call__(self) -> None:
-        fail_at(bench.measure.runner, "judge", self.output, self.error, is_lasting=False)
+        fail_at(bench.measure.verdicts, "judge", self.output, self.error, is_lasting=False)
 
 
 def out_of_memory() -> Exception:

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.records.model import Sample
-from bench.records.sample_file import from_line
-from bench.records.store import Key, load_samples
+from bench.records.codec import from_line
+from bench.records.model import Key, Sample
+from bench.records.store import load_samples
 
 MEASURED = ("timing", "attempt", "order", "peak_memory_bytes", "peak_reserved_bytes", "energy_j")
 PROPERTY = "fault"
@@ -38,7 +38,7 @@ class Damage:
 
 def contents(folder: Path) -> Contents:
     """What the good samples of a run say, by their keys."""
-    return {one.key: content(one) for one in load_samples(folder) if one.error is None}
+    return {sample.key: content(sample) for sample in load_samples(folder) if sample.error is None}
 
 
 def content(sample: Sample) -> Mapping[str, Any]:
@@ -48,14 +48,14 @@ def content(sample: Sample) -> Mapping[str, Any]:
 
 def damage(folder: Path, undisturbed: Contents) -> Damage:
     """What is wrong with the records of a run that came to its end."""
-    found = contents(folder)
+    stored = contents(folder)
     lines = (folder / "samples.jsonl").read_bytes().split(b"\n")
-    good = Counter(one.key for one in map(from_line, filter(None, lines)) if one.error is None)
+    good = Counter(sample.key for sample in map(from_line, filter(None, lines)) if sample.error is None)
     return Damage(
         samples=len(undisturbed),
-        lost=len(undisturbed.keys() - found.keys()),
-        doubled=sum(times - 1 for times in good.values()) + len(found.keys() - undisturbed.keys()),
-        changed=sum(found[key] != undisturbed[key] for key in found.keys() & undisturbed.keys()),
+        lost=len(undisturbed.keys() - stored.keys()),
+        doubled=sum(times - 1 for times in good.values()) + len(stored.keys() - undisturbed.keys()),
+        changed=sum(stored[key] != undisturbed[key] for key in stored.keys() & undisturbed.keys()),
     )
 
 
@@ -73,19 +73,22 @@ class Ledger:
 
     def judge(self, fault: str, tried: int, *folders: Path, undisturbed: Contents | None = None) -> None:
         """Assert that `tried` faults cost nothing in these runs."""
-        found = [damage(folder, undisturbed or self.undisturbed) for folder in folders]
+        damages = [damage(folder, undisturbed or self.undisturbed) for folder in folders]
         sums = [
-            sum(getattr(one, name) for one in found) for name in ("samples", "lost", "doubled", "changed")
+            sum(getattr(damaged, name) for damaged in damages)
+            for name in ("samples", "lost", "doubled", "changed")
         ]
         self._enter(PROPERTY, [fault, tried, *sums])
-        assert all(one.is_none for one in found), found
+        assert all(damaged.is_none for damaged in damages), damages
 
 
 def table(rows: Sequence[Sequence[Any]]) -> list[str]:
     """Lines of the table, rows of the same fault added up."""
     added: dict[str, list[int]] = {}
     for fault, *numbers in rows:
-        added[fault] = [one + other for one, other in zip(added.get(fault, [0] * 5), numbers, strict=True)]
+        added[fault] = [
+            number + other for number, other in zip(added.get(fault, [0] * 5), numbers, strict=True)
+        ]
     added["all"] = [sum(column) for column in zip(*added.values(), strict=True)]
     head = ("fault", "tried", "samples", "lost", "doubled", "changed")
     return [

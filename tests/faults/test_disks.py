@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from bench.records.sample_file import DAMAGED_FILE
+from bench.records.codec import DAMAGED_FILE
 from bench.records.store import load_samples
 from tests.faults.conftest import Undisturbed
 from tests.faults.driver import End, Workload, only_run
@@ -20,9 +20,9 @@ from tests.faults.ledger import Ledger
 
 def assert_told(end: End, what: str) -> None:
     """Two lines on what is wrong and how to mend it, no traceback, status 2."""
-    assert (end.status, len(end.told)) == (2, 2), end.said
-    assert what in end.told[0]
-    assert "what is stored is intact" in end.told[1]
+    assert (end.status, len(end.mistake)) == (2, 2), end.said
+    assert what in end.mistake[0]
+    assert "what is stored is intact" in end.mistake[1]
     assert "Traceback" not in end.said
 
 
@@ -141,8 +141,8 @@ def test_a_corrupted_run_file_is_told_and_nothing_is_touched_until_it_is_restore
     whole, samples = (run / "run.json").read_bytes(), (run / "samples.jsonl").read_bytes()
     (run / "run.json").write_bytes(whole.replace(b'"attempts": [', b'"attempts": '))
     end = workload.run(tmp_path / "results")
-    assert (end.status, len(end.told)) == (2, 2), end.said
-    assert "run.json is no run" in end.told[0]
+    assert (end.status, len(end.mistake)) == (2, 2), end.said
+    assert "run.json is no run" in end.mistake[0]
     assert (run / "samples.jsonl").read_bytes() == samples
     (run / "run.json").write_bytes(whole)
     workload.complete(tmp_path / "results")

@@ -37,9 +37,9 @@ def test_a_failed_sample_is_recorded_as_one_and_measured_at_the_next_start(
     end = begin_settings(workload.settings(tmp_path / "results"), harm).end()
     assert end.status == 0, end.said  # it went on to its last sample
     run = only_run(tmp_path / "results")
-    failed = [one.error for one in load_samples(run) if one.error is not None]
+    failed = [sample.error for sample in load_samples(run) if sample.error is not None]
     assert len(failed) >= failures
-    assert any(error in one for one in failed), failed
+    assert any(error in message for message in failed), failed
     workload.complete(tmp_path / "results")
     ledger.judge(fault, 1, run)
 

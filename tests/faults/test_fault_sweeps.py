@@ -45,8 +45,8 @@ def sweep(
 
 def see_through(results: Path, *arguments: str, env: Mapping[str, str] = os.environ) -> None:
     with sweep(results, *arguments, env=env) as process:
-        _, told = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, told
+        _, output = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
 
 
 def stored(results: Path) -> int:
@@ -66,10 +66,10 @@ def compare(fault: str, tried: int, results: Path, undisturbed: Path, enter: Ent
     """Every run of a sweep beside the undisturbed one of the same name."""
     names = sorted(run.name for run in (undisturbed / "runs").iterdir())
     assert names == sorted(run.name for run in (results / "runs").iterdir())
-    found = [damage(results / "runs" / name, contents(undisturbed / "runs" / name)) for name in names]
-    sums = [sum(column) for column in zip(*map(astuple, found), strict=True)]
+    damages = [damage(results / "runs" / name, contents(undisturbed / "runs" / name)) for name in names]
+    sums = [sum(column) for column in zip(*map(astuple, damages), strict=True)]
     enter(PROPERTY, [fault, tried, *sums])
-    assert all(one.is_none for one in found), found
+    assert all(damaged.is_none for damaged in damages), damages
 
 
 def test_a_sweep_of_twelve_isolated_runs_killed_three_times_ends_like_an_undisturbed_one(
@@ -104,8 +104,8 @@ def test_runs_on_slurm_that_are_preempted_are_requeued_and_resume(
             wait_for(process, lambda method=method: has_begun(results, method))  # type: ignore[misc]
             (lock,) = results.glob(f"runs/{method}-*/.lock")
             os.kill(json.loads(lock.read_bytes())["pid"], signal.SIGUSR2)
-        _, told = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, told
+        _, output = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
     starts = [len(json.loads(file.read_text())["attempts"]) for file in results.glob("runs/*/run.json")]
     assert starts == [2, 2]
     compare("preempted and requeued on Slurm (stub)", 2, results, undisturbed, record_property)

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench.measure.eager_arm import EagerLoop
-from bench.measure.progress import LiveFigures
-from bench.measure.runner import execute
+from bench.measure.runner import LiveFigures, execute
 from bench.plan.planning import plan
 from bench.records.model import Arm
 from bench.records.store import load_samples
 from bench.runtime.loading import RuntimeOptions, load_decoder
+from methods.core.autoregressive import EagerLoop
 from tests.harness import composed_settings, settings_for
 from tests.methods.small import run
 from tests.runtime.tape import taped
@@ -25,11 +24,12 @@ EAGER = "measure.eager=true"
 
 
 def test_on_the_embedded_model_its_ids_are_the_baselines(results_dir: Path) -> None:
-    wanted = ["method=kangaroo", "task=mt_bench", "task.limit=1", "max_new_tokens=16", "measure=quick"]
-    settings = composed_settings(*wanted, EAGER, "runtime.device=cpu", f"results_dir={results_dir}")
+    overrides = ["method=kangaroo", "task=mt_bench", "task.limit=1", "max_new_tokens=16", "measure=quick"]
+    settings = composed_settings(*overrides, EAGER, "runtime.device=cpu", f"results_dir={results_dir}")
     outcome = execute(settings)
     answers = {
-        arm: {one.turn: one.ids for one in load_samples(outcome.run_dir) if one.arm is arm} for arm in Arm
+        arm: {sample.turn: sample.ids for sample in load_samples(outcome.run_dir) if sample.arm is arm}
+        for arm in Arm
     }
     assert answers[Arm.EAGER] == answers[Arm.BASELINE] == answers[Arm.METHOD]
     assert len(answers[Arm.EAGER]) == 2
@@ -41,22 +41,22 @@ def test_it_decodes_the_first_repeat_behind_the_other_arms(
 ) -> None:
     outcome = execute(settings_for(model, prompts, results_dir, EAGER))
     samples = load_samples(outcome.run_dir)
-    assert Counter(one.arm for one in samples) == {Arm.BASELINE: 6, Arm.METHOD: 6, Arm.EAGER: 3}
-    eager = [one for one in samples if one.arm is Arm.EAGER]
-    assert {(one.repeat, one.order) for one in eager} == {(0, 2)}
-    assert {one.order for one in samples if one.arm is not Arm.EAGER} == {0, 1}
-    assert all(len(one.ids) == 1 + len(one.rounds) and one.equivalence is None for one in eager)
+    assert Counter(sample.arm for sample in samples) == {Arm.BASELINE: 6, Arm.METHOD: 6, Arm.EAGER: 3}
+    eager = [sample for sample in samples if sample.arm is Arm.EAGER]
+    assert {(sample.repeat, sample.order) for sample in eager} == {(0, 2)}
+    assert {sample.order for sample in samples if sample.arm is not Arm.EAGER} == {0, 1}
+    assert all(len(sample.ids) == 1 + len(sample.rounds) and sample.equivalence is None for sample in eager)
     assert "[not the headline]" in outcome.table
     figures = LiveFigures()
-    for one in samples:
-        figures.add(one)
+    for sample in samples:
+        figures.add(sample)
     assert [part.split()[0] for part in figures.text().split(", ")[:3]] == ["baseline", "method", "eager"]
 
 
 def test_the_baseline_alone_is_held_against_it(model: Path, prompts: Path, results_dir: Path) -> None:
     outcome = execute(settings_for(model, prompts, results_dir, EAGER, method="autoregressive"))
-    assert {one.arm for one in load_samples(outcome.run_dir)} == {Arm.BASELINE, Arm.EAGER}
-    (line,) = [one for one in outcome.table.splitlines() if one.startswith("  against eager")]
+    assert {sample.arm for sample in load_samples(outcome.run_dir)} == {Arm.BASELINE, Arm.EAGER}
+    (line,) = [line for line in outcome.table.splitlines() if line.startswith("  against eager")]
     assert line.split()[2].endswith("x")
 
 
@@ -68,7 +68,7 @@ def test_it_uses_the_targets_weights_and_cache(model: Path) -> None:
     assert (target.tier, eager.tier) == ("static", "eager")
     assert eager.cache is target.cache
     pairs = zip(eager.layers, target.layers, strict=True)
-    assert all(one.attention is other.attention and one.mlp is other.mlp for one, other in pairs)
+    assert all(mine.attention is other.attention and mine.mlp is other.mlp for mine, other in pairs)
 
 
 @pytest.mark.usefixtures("torch_products")
@@ -87,7 +87,7 @@ def test_it_is_not_added_where_the_baseline_is_an_eager_loop(
 ) -> None:
     settings = settings_for(model, prompts, results_dir, EAGER, "runtime.tier=eager")
     outcome = execute(settings)
-    assert {one.arm for one in load_samples(outcome.run_dir)} == {Arm.BASELINE, Arm.METHOD}
+    assert {sample.arm for sample in load_samples(outcome.run_dir)} == {Arm.BASELINE, Arm.METHOD}
     assert "against eager" not in outcome.table
     assert "  12 of 12 samples  complete" in plan(settings).text
 
@@ -103,7 +103,7 @@ def test_switched_on_later_it_adds_its_samples_to_the_same_run(
     assert execute(settings).run_dir == folder
     after = (folder / "samples.jsonl").read_text()
     assert after.startswith(before)
-    assert Counter(one.arm for one in load_samples(folder))[Arm.EAGER] == 3
+    assert Counter(sample.arm for sample in load_samples(folder))[Arm.EAGER] == 3
     assert "  15 of 15 samples  complete" in plan(settings).text
     assert "  12 of 12 samples  complete" in plan(without).text
     assert execute(without).table.count("against eager") == 1  # what is measured is shown
@@ -120,8 +120,8 @@ def test_its_failures_touch_no_other_arm_and_are_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(EagerLoop, "generate", broken)
         outcome = execute(settings)
-    failed = [one for one in load_samples(outcome.run_dir) if one.error is not None]
-    assert {one.arm for one in failed} == {Arm.EAGER}
+    failed = [sample for sample in load_samples(outcome.run_dir) if sample.error is not None]
+    assert {sample.arm for sample in failed} == {Arm.EAGER}
     assert outcome.failures == len(failed) == 3
     assert "2 prompts complete, 2 repeats" in outcome.table
     assert "exact 6, violation 0" in outcome.table

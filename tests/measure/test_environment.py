@@ -38,8 +38,9 @@ def git(folder: Path, *arguments: str) -> None:
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with this package committed in it."""
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "environment.py").write_text("first")
+    file = tmp_path / provenance.THIS_FILE
+    file.parent.mkdir(parents=True)
+    file.write_text("first")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
@@ -84,6 +85,10 @@ def test_precision_flags_that_refuse_to_be_read_stop_nothing(monkeypatch: pytest
     assert block["missing"]["numerics.matmul_precision"] == "legacy and new settings are mixed"
 
 
+def test_the_file_that_tells_whose_repository_it_is_exists() -> None:
+    assert Path(provenance.__file__) == (provenance.ROOT / provenance.THIS_FILE)
+
+
 def test_a_clean_checkout_has_a_commit_and_no_diff(repository: Path) -> None:
     (repository / "results.jsonl").write_text("records do not count as a change of code")
     facts, _ = git_facts()
@@ -93,7 +98,7 @@ def test_a_clean_checkout_has_a_commit_and_no_diff(repository: Path) -> None:
 
 @pytest.mark.parametrize("name", ["environment.py", "new.py"], ids=["changed file", "new file"])
 def test_changed_code_has_a_diff_that_follows_its_content(repository: Path, name: str) -> None:
-    file = repository / "bench" / name
+    file = (repository / provenance.THIS_FILE).with_name(name)
     hashes = []
     for content in ("second", "third", "second"):
         file.write_text(content)

@@ -21,7 +21,7 @@ from bench.records.store import load_run, load_samples
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tiers.graphs import GraphDecoder
+from bench.runtime.tiers.graph.decoder import GraphDecoder
 from methods.core.base import Budget, Method
 from tests.harness import save_prompts, save_random_model, settings_for
 from tests.methods.core.test_waiting import ROUND
@@ -51,15 +51,15 @@ def decode(method: Method, ids: Tensor, sampling: Sampling | None = None) -> Gen
 @contextmanager
 def counted_waits() -> Iterator[list[str]]:
     """Messages of every operation that made the host wait for the device."""
-    found: list[str] = []
+    messages: list[str] = []
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            yield found
+            yield messages
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        found += [str(one.message) for one in caught if "synchroniz" in str(one.message)]
+        messages += [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -86,11 +86,11 @@ def test_logits_on_cuda_are_those_of_transformers(
 def test_a_run_on_cuda_in_fp32_is_exact(tmp_path: Path, tier: Tier) -> None:
     model = save_random_model(tmp_path / "model")
     prompts = save_prompts(tmp_path / "prompts.jsonl", ["Tell me a story.", "And?"], ["What is the capital?"])
-    wanted = ["runtime.device=cuda", "runtime.dtype=float32", f"runtime.tier={tier}"]
-    outcome = execute(settings_for(model, prompts, tmp_path / "results", *wanted))
-    samples = [one for one in load_samples(outcome.run_dir) if one.arm is Arm.METHOD]
+    overrides = ["runtime.device=cuda", "runtime.dtype=float32", f"runtime.tier={tier}"]
+    outcome = execute(settings_for(model, prompts, tmp_path / "results", *overrides))
+    samples = [sample for sample in load_samples(outcome.run_dir) if sample.arm is Arm.METHOD]
     assert outcome.failures == 0
-    assert {one.equivalence.verdict for one in samples if one.equivalence} <= {
+    assert {sample.equivalence.verdict for sample in samples if sample.equivalence} <= {
         Verdict.EXACT,
         Verdict.TIE_EXPLAINED,
     }

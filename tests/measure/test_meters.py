@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 class Time:
-    """A clock that only moves when told to; a device that lags behind the host by `queued`."""
+    """A clock that moves only by hand; a device that lags behind the host by `queued`."""
 
     def __init__(self) -> None:
         self.now = 0.0

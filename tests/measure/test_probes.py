@@ -1,4 +1,4 @@
-"""Probes take turns, keep the fastest, and leave the cache as they found it."""
+"""Probes take turns, keep the fastest time, and leave the cache as it was."""
 
 import math
 
@@ -22,9 +22,9 @@ QUICK = Turns(most=1)
 def test_calls_take_turns_and_each_is_timed_behind_one_of_its_own_kind() -> None:
     order: list[str] = []
     calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    found = fastest(calls, Turns(most=2), lambda: None)
+    best = fastest(calls, Turns(most=2), lambda: None)
     assert order == ["a", "a", "b", "b"] * 2
-    assert all(0 <= seconds < math.inf for seconds in found.values())
+    assert all(0 <= seconds < math.inf for seconds in best.values())
 
 
 def test_time_ends_the_turns_but_for_the_least() -> None:

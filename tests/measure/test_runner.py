@@ -28,8 +28,8 @@ def test_every_turn_is_decoded_by_both_arms_in_abba_order(
     outcome = execute(settings_for(model, prompts, results_dir))
     samples = load_samples(outcome.run_dir)
     assert outcome.failures == 0
-    assert Counter(one.arm for one in samples) == {Arm.BASELINE: 6, Arm.METHOD: 6}
-    first = {one.repeat: one.arm for one in samples if one.order == 0}
+    assert Counter(sample.arm for sample in samples) == {Arm.BASELINE: 6, Arm.METHOD: 6}
+    first = {sample.repeat: sample.arm for sample in samples if sample.order == 0}
     assert first == {0: Arm.BASELINE, 1: Arm.METHOD}
     assert "layerskip" in outcome.table
 
@@ -38,17 +38,17 @@ def test_lossless_output_is_judged_exact_and_counts_add_up(
     model: Path, prompts: Path, results_dir: Path
 ) -> None:
     samples = load_samples(execute(settings_for(model, prompts, results_dir)).run_dir)
-    for one in samples:
-        assert one.timing is not None
-        assert len(one.ids) == 1 + sum(each.emitted for each in one.rounds) <= 8
-        if one.arm is Arm.METHOD:
-            assert one.equivalence is not None
-            assert one.equivalence.verdict is Verdict.EXACT
+    for sample in samples:
+        assert sample.timing is not None
+        assert len(sample.ids) == 1 + sum(each.emitted for each in sample.rounds) <= 8
+        if sample.arm is Arm.METHOD:
+            assert sample.equivalence is not None
+            assert sample.equivalence.verdict is Verdict.EXACT
 
 
 def test_the_baseline_alone_is_its_own_control(model: Path, prompts: Path, results_dir: Path) -> None:
     outcome = execute(settings_for(model, prompts, results_dir, method="autoregressive"))
-    assert {one.arm for one in load_samples(outcome.run_dir)} == {Arm.BASELINE}
+    assert {sample.arm for sample in load_samples(outcome.run_dir)} == {Arm.BASELINE}
 
 
 def test_a_second_start_measures_only_what_is_missing(model: Path, prompts: Path, results_dir: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_second_start_measures_only_what_is_missing(model: Path, prompts: Path
     assert len(load_run(folder).attempts) == 2
     (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in before.splitlines()[:5]))
     execute(settings)
-    keys = [one.key for one in load_samples(folder)]
+    keys = [sample.key for sample in load_samples(folder)]
     assert len(keys) == len(set(keys)) == 12
 
 
@@ -77,9 +77,9 @@ def test_a_prompt_beyond_the_context_is_a_recorded_failure_and_the_run_goes_on(
     prompts = save_prompts(tmp_path / "long.jsonl", ["word " * 400], ["What is the capital?"])
     outcome = execute(settings_for(model, prompts, results_dir))
     samples = load_samples(outcome.run_dir)
-    failed = [one for one in samples if one.error is not None]
+    failed = [sample for sample in samples if sample.error is not None]
     assert outcome.failures == len(failed) == 4
-    assert all("the context holds 256" in str(one.error) and not one.ids for one in failed)
+    assert all("the context holds 256" in str(sample.error) and not sample.ids for sample in failed)
     assert len(samples) == 8
 
 
@@ -88,7 +88,7 @@ def test_a_turn_behind_a_failed_one_fails_with_the_reason(
 ) -> None:
     prompts = save_prompts(tmp_path / "long.jsonl", ["word " * 400, "And then?"])
     samples = load_samples(execute(settings_for(model, prompts, results_dir)).run_dir)
-    assert all("turn 1 of this prompt failed" in str(one.error) for one in samples if one.turn == 1)
+    assert all("turn 1 of this prompt failed" in str(sample.error) for sample in samples if sample.turn == 1)
 
 
 def test_an_exception_inside_a_method_is_recorded_and_retried(
@@ -102,9 +102,9 @@ def test_an_exception_inside_a_method_is_recorded_and_retried(
         patch.setattr(LayerSkip, "verify", broken)
         outcome = execute(settings)
         assert outcome.failures == 6
-        failed = [one for one in load_samples(outcome.run_dir) if one.error]
-        assert {one.arm for one in failed} == {Arm.METHOD}
-        assert {one.error for one in failed if one.turn == 0} == {
+        failed = [sample for sample in load_samples(outcome.run_dir) if sample.error]
+        assert {sample.arm for sample in failed} == {Arm.METHOD}
+        assert {sample.error for sample in failed if sample.turn == 0} == {
             "RuntimeError: CUDA out of memory (simulated)"
         }
     assert execute(settings).failures == 0
@@ -122,9 +122,12 @@ def test_output_that_is_not_the_targets_is_a_violation(
 
     monkeypatch.setattr(LayerSkip, "generate", dishonest)
     outcome = execute(settings_for(model, prompts, results_dir))
-    verdicts = [one.equivalence for one in load_samples(outcome.run_dir) if one.arm is Arm.METHOD]
-    assert all(one is not None and one.verdict is Verdict.VIOLATION for one in verdicts)
-    assert all(one is not None and one.first_divergence == 0 and one.margin > 1e-3 for one in verdicts)
+    verdicts = [sample.equivalence for sample in load_samples(outcome.run_dir) if sample.arm is Arm.METHOD]
+    assert all(verdict is not None and verdict.verdict is Verdict.VIOLATION for verdict in verdicts)
+    assert all(
+        verdict is not None and verdict.first_divergence == 0 and verdict.margin > 1e-3
+        for verdict in verdicts
+    )
 
 
 def test_an_interrupt_keeps_what_is_measured(
@@ -196,8 +199,10 @@ def test_frozen_history_builds_on_the_baselines_answers(
     hashes = {}
     for history in ("free", "frozen"):
         settings = settings_for(model, prompts, results_dir, f"measure.history={history}")
-        samples = [one for one in load_samples(execute(settings).run_dir) if one.turn == 1]
-        hashes[history] = {arm: {one.prompt_hash for one in samples if one.arm is arm} for arm in Arm}
+        samples = [sample for sample in load_samples(execute(settings).run_dir) if sample.turn == 1]
+        hashes[history] = {
+            arm: {sample.prompt_hash for sample in samples if sample.arm is arm} for arm in Arm
+        }
     assert hashes["free"][Arm.METHOD] != hashes["free"][Arm.BASELINE]
     assert hashes["frozen"][Arm.METHOD] == hashes["frozen"][Arm.BASELINE]
 
@@ -205,7 +210,7 @@ def test_frozen_history_builds_on_the_baselines_answers(
 def test_sampled_runs_repeat_themselves_by_seed(model: Path, prompts: Path, tmp_path: Path) -> None:
     def ids(folder: str, seed: int) -> list[tuple[int, ...]]:
         settings = settings_for(model, prompts, tmp_path / folder, "sampling=standard", f"seed={seed}")
-        return [one.ids for one in load_samples(execute(settings).run_dir)]
+        return [sample.ids for sample in load_samples(execute(settings).run_dir)]
 
     assert ids("a", 1) == ids("b", 1)
     assert ids("a", 1) != ids("c", 2)
@@ -236,11 +241,11 @@ def test_graphs_on_a_cpu_are_a_users_mistake(model: Path, prompts: Path, results
     assert not list(results_dir.rglob("run.json"))
 
 
-@pytest.mark.parametrize(("wanted", "tier"), [("auto", AUTO), ("static", "static"), ("eager", "eager")])
+@pytest.mark.parametrize(("setting", "tier"), [("auto", AUTO), ("static", "static"), ("eager", "eager")])
 def test_the_record_names_the_tier(
-    model: Path, prompts: Path, results_dir: Path, wanted: str, tier: str
+    model: Path, prompts: Path, results_dir: Path, setting: str, tier: str
 ) -> None:
-    chosen = settings_for(model, prompts, results_dir, "runtime.device=cpu", f"runtime.tier={wanted}")
+    chosen = settings_for(model, prompts, results_dir, "runtime.device=cpu", f"runtime.tier={setting}")
     stored = json.loads((execute(chosen).run_dir / "run.json").read_text())
     assert stored["labels"]["tier"] == stored["attempts"][0]["tier"] == tier
     assert stored["identity"]["runtime"].get("tier", "static") == tier
@@ -251,23 +256,31 @@ def test_a_run_probes_its_machine_once_per_start_and_predicts_beside_what_it_mea
 ) -> None:
     outcome = execute(settings_for(model, prompts, results_dir))
     (attempt,) = load_run(outcome.run_dir).attempts
-    found = Probe.of_record(attempt["probe"])
-    assert {1, 5} <= set(found.costs.passes.rows)
-    assert found.weight_bytes > 0
+    probe = Probe.of_record(attempt["probe"])
+    assert {1, 5} <= set(probe.costs.passes.rows)
+    assert probe.weight_bytes > 0
     assert any(line.startswith("  predicted") for line in outcome.table.splitlines())
     execute(settings_for(model, prompts, results_dir))
     assert "probe" not in load_run(outcome.run_dir).attempts[-1]
 
 
+@pytest.mark.parametrize(("level", "shown"), [("0.5", "[50% interval]"), ("0.95", "[95% interval]")])
+def test_the_table_shows_intervals_at_the_level_that_is_set(
+    model: Path, prompts: Path, results_dir: Path, level: str, shown: str
+) -> None:
+    outcome = execute(settings_for(model, prompts, results_dir, f"measure.level={level}"))
+    assert shown in outcome.table
+
+
 def test_synthetic_runs_are_labelled_cost_only(model: Path, prompts: Path, results_dir: Path) -> None:
-    wanted = ["method.acceptance=[1.0,1.0]", "method/schedule=heads"]
-    outcome = execute(settings_for(model, prompts, results_dir, *wanted, method="synthetic"))
+    overrides = ["method.acceptance=[1.0,1.0]", "method/schedule=heads"]
+    outcome = execute(settings_for(model, prompts, results_dir, *overrides, method="synthetic"))
     labels = load_run(outcome.run_dir).labels
     assert (labels["cost only"], labels["draft cost"], labels["exactness"]) == (True, "heads", "lossy")
     assert outcome.failures == 0
     assert "COST ONLY" in outcome.table
     accepted = {
-        one.accepted for s in load_samples(outcome.run_dir) for one in s.rounds if one.stop == "length"
+        step.accepted for s in load_samples(outcome.run_dir) for step in s.rounds if step.stop == "length"
     }
     assert accepted == {0, 2}  # the baseline's rounds, and the method's
 
@@ -278,8 +291,8 @@ def test_random_weights_of_a_shape_are_cost_only_whatever_the_method(
     shape = tmp_path / "shape"
     shape.mkdir()
     (shape / "config.json").write_text((model / "config.json").read_text())
-    wanted = ["model.weights=random", f"model.tokenizer={model}"]
-    outcome = execute(settings_for(shape, prompts, results_dir, *wanted))
+    overrides = ["model.weights=random", f"model.tokenizer={model}"]
+    outcome = execute(settings_for(shape, prompts, results_dir, *overrides))
     assert load_run(outcome.run_dir).identity["model_weights"].startswith("random-")
     assert "COST ONLY" in outcome.table
     assert "acceptance              given: by random weights" in outcome.table

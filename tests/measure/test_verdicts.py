@@ -36,11 +36,11 @@ def test_equal_ids_are_exact_and_a_second_choice_is_a_violation() -> None:
     ids = run(method, prompt()).ids
     assert judge(decoder, prompt(), ids, ids).verdict is Verdict.EXACT
     second = int(decoder.prefill(prompt())[0].topk(2).indices[1])
-    found = judge(decoder, prompt(), (second,), ids)
-    assert found.verdict is Verdict.VIOLATION
-    assert found.rank == 1
-    assert found.margin == pytest.approx(found.tie_margin)
-    assert found.first_divergence == 0
+    verdict = judge(decoder, prompt(), (second,), ids)
+    assert verdict.verdict is Verdict.VIOLATION
+    assert verdict.rank == 1
+    assert verdict.margin == pytest.approx(verdict.tie_margin)
+    assert verdict.first_divergence == 0
 
 
 def test_a_near_tie_is_explained() -> None:
@@ -51,9 +51,9 @@ def test_a_near_tie_is_explained() -> None:
     weight = decoder.lm_head.weight.clone()
     weight[twin] = weight[best] * (1 - 1e-7)
     decoder.lm_head = type(decoder.lm_head)(weight)
-    found = judge(decoder, prompt(), (twin,), (best,))
-    assert found.verdict is Verdict.TIE_EXPLAINED
-    assert 0 <= found.margin <= 1e-5
+    verdict = judge(decoder, prompt(), (twin,), (best,))
+    assert verdict.verdict is Verdict.TIE_EXPLAINED
+    assert 0 <= verdict.margin <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Warming up leaves nothing behind in methods that learn from prompts."""
+"""Warming up leaves no trace in methods that learn from prompts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.compose.settings import WarmupConfig
 from bench.compose.workbench import build_workbench
-from bench.measure.warmup import warm_up
+from bench.measure.runner import warm_up
 from bench.records.model import Arm
 from tests.harness import save_prompts, save_random_model, settings_for
 

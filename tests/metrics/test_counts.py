@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+from bench.measure.verdicts import check_counts
 from bench.metrics import counts as metrics
 from bench.metrics.counts import Position, UndefinedError
-from bench.records.checks import check_identities
 from bench.records.model import Arm, Equivalence, Round, Sample, Timing, Verdict
 
 
@@ -37,17 +37,17 @@ def judged(verdict: Verdict, first_divergence: int | None = None) -> Sample:
 
 @pytest.mark.parametrize("good", [PLAIN, CUT, PREFILL_ONLY], ids=["plain", "last round cut", "prefill only"])
 def test_identities_hold_for_what_the_harness_cuts(good: Sample) -> None:
-    check_identities(good)
+    check_counts(good)
 
 
 def test_identities_refuse_ids_that_no_round_emitted() -> None:
     with pytest.raises(ValueError, match="emitted 4 of 5 ids"):
-        check_identities(replace(PLAIN, ids=(1, 2, 3, 4, 5)))
+        check_counts(replace(PLAIN, ids=(1, 2, 3, 4, 5)))
 
 
 def test_identities_refuse_a_cut_before_the_last_round() -> None:
     with pytest.raises(ValueError, match=r"only the last round may be cut, got rounds \[0\]"):
-        check_identities(sample(chain(4, 3, emitted=1), chain(4, 1)))
+        check_counts(sample(chain(4, 3, emitted=1), chain(4, 1)))
 
 
 def test_the_three_acceptance_lengths_differ_as_defined() -> None:

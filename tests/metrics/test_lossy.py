@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.measure.verdicts import reference_nll
+from bench.measure.verdicts import check_counts, reference_nll
 from bench.metrics.counts import UndefinedError
 from bench.metrics.lossy import (
     Answers,
@@ -22,7 +22,6 @@ from bench.metrics.lossy import (
     speedup_bound,
 )
 from bench.metrics.summary import render, summarise
-from bench.records.checks import check_identities
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
 from tests.methods.small import prompt, random_decoder
 
@@ -78,12 +77,12 @@ def test_cache_entries_are_held_against_plain_decoding() -> None:
 
 
 def test_entries_that_do_not_match_the_passes_are_refused() -> None:
-    check_identities(sample())
-    check_identities(sample(counts={"kv_entries": 7}))  # some groups are not merged yet
+    check_counts(sample())
+    check_counts(sample(counts={"kv_entries": 7}))  # some groups are not merged yet
     with pytest.raises(ValueError, match="2 cache entries for 4 rounds"):
-        check_identities(sample(counts={"kv_entries": 2}))
+        check_counts(sample(counts={"kv_entries": 2}))
     with pytest.raises(ValueError, match="9 cache entries for 4 rounds, 3 of them whole, which have read 8"):
-        check_identities(sample(counts={"kv_entries": 9}))
+        check_counts(sample(counts={"kv_entries": 9}))
 
 
 def test_likelihood_and_agreement_are_pooled() -> None:

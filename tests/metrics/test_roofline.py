@@ -103,6 +103,11 @@ def test_a_prediction_pools_rounds_of_every_size_and_exit() -> None:
     assert predict(COSTS, [sample(*rounds)]) == pytest.approx(expected)
 
 
+def test_a_pass_of_one_row_costs_one_row_however_many_tokens_its_round_emits() -> None:
+    group = sample(Round(3, 3, 4, 3, "length"))
+    assert predict(COSTS, [group], several_tokens_per_row=True) == pytest.approx(4 * 1.0 / (1.0 + 1.0))
+
+
 def test_a_prediction_needs_rounds() -> None:
     with pytest.raises(UndefinedError):
         predict(COSTS, [])

@@ -236,8 +236,21 @@ def test_a_probed_run_predicts_its_speedup_and_holds_the_baseline_against_the_ma
     assert row(render(got), "baseline reads").split()[2:6] == ["2.0", "GB/s,", "50%", "of"]
 
 
-def test_rounds_of_several_tokens_per_row_are_not_predicted() -> None:
-    assert summarise(probed(**{"several tokens per row": True}), both(), resamples=200).predicted is None
+def test_the_level_widens_the_intervals() -> None:
+    noisy = [sample for p in range(12) for sample in (baseline(p, 0, 1 + p / 10), method(p, 0))]
+
+    def width(level: float) -> float:
+        interval = summarise(run(), noisy, level=level, resamples=400).speedup.decode
+        assert interval is not None
+        assert interval.level == level
+        return interval.high - interval.low
+
+    assert width(0.5) < width(0.99)
+
+
+def test_rounds_of_several_tokens_per_row_are_predicted_with_passes_of_one_row() -> None:
+    got = summarise(probed(**{"several tokens per row": True}), both(), resamples=200)
+    assert got.predicted == pytest.approx(8 * 0.5 / (2 * 0.5 + 1.0 * 2.0 / 2.5))
 
 
 def test_the_method_is_held_against_the_eager_loop_by_prompt_in_the_first_repeat() -> None:

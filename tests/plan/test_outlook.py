@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench.plan.devices import GPUS, recognised
-from bench.plan.outlook import Outlook, Size, duration, foresee, outlook_lines
-from bench.plan.planning import plan
+from bench.plan.outlook import Outlook, Size, estimate
+from bench.plan.planning import duration, outlook_lines, plan
 from tests.harness import composed_settings, save_prompts, save_random_model, settings_for
 
 VICUNA = 6_738_415_616 - 266_240  # weights of Llama-2 7B without its norms
@@ -21,7 +21,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def planned(*overrides: str) -> Outlook:
-    return foresee(composed_settings("bench.plan=true", *overrides))
+    return estimate(composed_settings("bench.plan=true", *overrides))
 
 
 def test_kangaroos_main_table_is_planned_without_a_network() -> None:
@@ -78,7 +78,7 @@ def test_modules_count_as_stored_or_as_training_would_make_them(tmp_path: Path) 
 def test_what_is_at_hand_is_not_listed(tmp_path: Path) -> None:
     model = save_random_model(tmp_path / "model")
     prompts = save_prompts(tmp_path / "prompts.jsonl", ["What?", "And now?"])
-    outlook = foresee(settings_for(model, prompts, tmp_path / "results", "bench.plan=true"))
+    outlook = estimate(settings_for(model, prompts, tmp_path / "results", "bench.plan=true"))
     assert (outlook.samples, outlook.missing, outlook.is_startable) == (8, (), True)
 
 

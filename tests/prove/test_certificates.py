@@ -1,157 +1,162 @@
-"""Certificates: what they prove, for which source, and what a table may say."""
+"""Certificates: what they prove, for which code, settings and places, and what a table may say."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import bench.prove.certificates
-from bench.prove.certificates import Certificate, Check, Status, badge, badge_of, load, save, source_hash
+from bench.prove.certificates import Certificate, Check, Code, Place, Status, badge_of, certificates_of, save
 from bench.records.model import Run
 
-GREEDY, SAMPLING = (Check(kind, "tiny", Status.PASSED, "fine") for kind in ("greedy", "sampling"))
+RULES, GREEDY, SAMPLING = (
+    Check(kind, "tiny", Status.PASSED, "fine") for kind in ("rules", "greedy", "sampling")
+)
+ALL = (RULES, GREEDY, SAMPLING)
 IDLE = {"drafted": 90, "accepted": 0}
 BOTH = {"greedy": "greedy-exact", "sampling": "sampling-exact"}
+PROVED = Code("0badcafe", "c8bcf002bbde", "2026-01-01T00:00:00+00:00")
+LATER = Code("deadbeef", "fb623fb00000", "2026-02-01T00:00:00+00:00")
 
 
 def certificate(*checks: Check, declared: dict[str, str] | None = None, caught: bool = True) -> Certificate:
     return Certificate(
         method="mine",
         target="mine.Mine",
-        params={"length": 3},
-        source_hash="0badcafe",
+        params={"length": 3, "weights": "package:here"},
+        device="cpu",
+        tiers={"float32": "compiled", "bfloat16": "static"},
         declared=BOTH if declared is None else declared,
         checks=checks,
         controls={"off by one": "greedy" if caught else None},
+        transcript={"prompt 0": "abc"},
+        code=(PROVED,),
         settings={},
-        created="2026-01-01T00:00:00+00:00",
         versions={},
     )
 
 
+def measured(*sources: str, **changes: Any) -> Run:
+    facts = {"length": 3, "tier": "compiled", "dtype": "float32", "gpu": None, "weights": "./mine"} | changes
+    attempts = tuple({"source": one, "dtype": facts["dtype"], "gpu": facts["gpu"]} for one in sources)
+    identity = {"method": {"target": "mine.Mine", "length": facts["length"], "weights": facts["weights"]}}
+    labels = {"exactness": facts.get("exactness", "greedy-exact"), "tier": facts["tier"]}
+    return Run("r", "mine", "qa", "tiny", identity, {}, attempts, labels=labels)
+
+
 @pytest.mark.parametrize(
-    ("found", "verdict"),
+    ("made", "verdict"),
     [
-        (certificate(GREEDY, SAMPLING), "proved"),
-        (certificate(GREEDY), "greedy proved, sampling not provable here"),
-        (certificate(GREEDY, replace(SAMPLING, status=Status.FAILED)), "FAILED"),
-        (certificate(GREEDY, SAMPLING, caught=False), "not provable here"),
-        (certificate(replace(GREEDY, figures=IDLE), SAMPLING), "not provable here"),
-        (certificate(replace(GREEDY, status=Status.SKIPPED), declared={}), "not provable here"),
+        (certificate(*ALL), "proved"),
+        (certificate(RULES, GREEDY), "greedy proved, sampling not provable here"),
+        (certificate(GREEDY, SAMPLING), "not provable here"),
+        (certificate(RULES, GREEDY, replace(SAMPLING, status=Status.FAILED)), "FAILED"),
+        (certificate(*ALL, Check("premises", "llama", Status.FAILED, "round 3")), "FAILED"),
+        (certificate(*ALL, caught=False), "not provable here"),
+        (certificate(RULES, replace(GREEDY, figures=IDLE), SAMPLING), "not provable here"),
+        (certificate(RULES, replace(GREEDY, status=Status.SKIPPED), declared={}), "not provable here"),
         (certificate(declared=dict.fromkeys(BOTH, "lossy")), "named lossy"),
-        (certificate(GREEDY, declared=BOTH | {"sampling": "lossy"}), "greedy proved, sampling named lossy"),
+        (
+            certificate(RULES, GREEDY, declared=BOTH | {"sampling": "lossy"}),
+            "greedy proved, sampling named lossy",
+        ),
     ],
     ids=[
-        "all passed",
-        "no sampling",
-        "one failed",
-        "control escaped",
-        "nothing accepted",
-        "fits nothing",
-        "lossy",
-        "half lossy",
+        *("all passed", "no sampling", "no rules", "one failed", "a premise failed", "control escaped"),
+        *("nothing accepted", "fits nothing", "lossy", "half lossy"),
     ],
 )
-def test_verdict(found: Certificate, verdict: str) -> None:
-    assert found.verdict == verdict
+def test_verdict(made: Certificate, verdict: str) -> None:
+    assert made.verdict == verdict
 
 
 def test_a_certificate_reads_back_as_written(tmp_path: Path) -> None:
-    written = certificate(GREEDY, replace(SAMPLING, figures={"p_value": 0.5}))
-    assert save(written, tmp_path) == tmp_path / "certificates" / "mine-0badcafe.json"
-    assert load(tmp_path, "mine", "0badcafe") == written
-    assert load(tmp_path, "mine", "00000000") is None
+    written = certificate(RULES, GREEDY, replace(SAMPLING, figures={"p_value": 0.5}))
+    path = save(written, tmp_path)
+    assert list(certificates_of("mine", tmp_path)) == [(path, written)]
+    assert list(certificates_of("min", tmp_path)) == []
 
 
-def test_a_badge_is_earned_by_a_certificate_of_the_same_source(tmp_path: Path) -> None:
-    save(certificate(GREEDY), tmp_path)
-    assert badge(tmp_path, "mine", "0badcafe", "greedy-exact") == "greedy-exact: proved"
-    assert badge(tmp_path, "mine", "0badcafe", "sampling-exact") == "sampling-exact: declared, not proved"
-    assert badge(tmp_path, "mine", "deadbeef", "greedy-exact") == "greedy-exact: declared, not proved"
-    assert badge(tmp_path, "other", "0badcafe", "greedy-exact") == "greedy-exact: declared, not proved"
-    assert badge(tmp_path, "mine", "0badcafe", "lossy") == "lossy"
+def test_certificates_of_the_older_schema_are_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    (folder / "mine-0badcafe.json").write_text('{"method": "mine", "schema_version": 1}')
+    assert list(certificates_of("mine", tmp_path)) == []
 
 
-def test_a_shipped_certificate_is_told_from_one_made_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bench.prove.certificates, "SHIPPED", tmp_path / "shipped")
-    save(certificate(GREEDY), tmp_path / "shipped")
-    shipped = badge(tmp_path, "mine", "0badcafe", "greedy-exact")
-    assert shipped == "greedy-exact: proved as shipped, not here"
-    assert badge(tmp_path, "mine", "0badcafe", "sampling-exact") == "sampling-exact: declared, not proved"
-    save(certificate(GREEDY), tmp_path)
-    assert badge(tmp_path, "mine", "0badcafe", "greedy-exact") == "greedy-exact: proved"
-
-
-def test_a_failed_certificate_is_told(tmp_path: Path) -> None:
-    save(certificate(replace(GREEDY, status=Status.FAILED)), tmp_path)
-    assert "REFUTED" in badge(tmp_path, "mine", "0badcafe", "greedy-exact")
+def test_other_settings_code_or_places_are_another_file(tmp_path: Path) -> None:
+    made = certificate(*ALL)
+    others = [
+        replace(made, params={"length": 4}),
+        replace(made, device="cuda"),
+        replace(made, tiers={"float32": "static"}),
+        made.carried(LATER),
+    ]
+    paths = {save(each, tmp_path) for each in (made, *others)}
+    assert len(paths) == len(others) + 1
+    assert save(replace(made, params={"length": 3, "weights": "elsewhere"}), tmp_path) in paths
 
 
 @pytest.mark.parametrize(
-    ("sources", "words"),
+    ("run", "words"),
     [
-        (["0badcafe"], "proved"),
-        (["0badcafe", "deadbeef"], "declared, not proved"),
-        ([], "declared, not proved"),
+        (measured("0badcafe"), "greedy-exact: proved"),
+        (measured("0badcafe", exactness="sampling-exact"), "sampling-exact: proved"),
+        (measured("0badcafe", exactness="lossy"), "lossy"),
+        (measured("0badcafe", dtype="bfloat16", tier="static"), "greedy-exact: proved"),
+        (measured("0badcafe", weights="./others"), "greedy-exact: proved"),
+        (measured("deadbeef"), "greedy-exact: declared, not proved"),
+        (measured("0badcafe", "deadbeef"), "greedy-exact: declared, not proved"),
+        (measured(), "greedy-exact: declared, not proved"),
     ],
-    ids=["one source", "changed between attempts", "not recorded"],
+    ids=[
+        *("its own", "sampled", "lossy", "half precision", "other weights"),
+        *("other code", "code changed between attempts", "not recorded"),
+    ],
 )
-def test_the_badge_of_a_run_is_about_the_source_that_was_measured(
-    sources: list[str], words: str, tmp_path: Path
+def test_a_badge_is_earned_by_the_code_that_was_measured(run: Run, words: str, tmp_path: Path) -> None:
+    save(certificate(*ALL), tmp_path)
+    assert badge_of(run, tmp_path) == words
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"tier": "static"}, {"dtype": "float16"}, {"gpu": {"name": "H100"}}, {"length": 4}],
+    ids=["tier", "precision", "device", "setting"],
+)
+def test_a_badge_shows_only_where_tier_precision_device_and_settings_match(
+    changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    save(certificate(GREEDY, SAMPLING), tmp_path)
-    attempts = tuple({"source": one} for one in sources)
-    run = Run("r", "mine", "qa", "tiny", {}, {}, attempts, labels={"exactness": "greedy-exact"})
-    assert badge_of(run, tmp_path) == f"greedy-exact: {words}"
+    save(certificate(*ALL), tmp_path)
+    badge = badge_of(measured("0badcafe", **changes), tmp_path)
+    assert badge.startswith("greedy-exact: declared, proved only ")
+    assert "compiled passes in float32 on cpu" in badge
 
 
-def test_hash_covers_the_method_and_what_it_imports_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "outoftree"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "mine.py").write_text("from outoftree import tables\nimport json\n\nclass Mine: ...\n")
-    (package / "tables.py").write_text("from . import deep\n")
-    (package / "deep.py").write_text("X = 1\n")
-    (package / "deep.c").write_text("/* compiled by deep.py */\n")
-    (package / "stranger.py").write_text("Y = 1\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = source_hash("outoftree.mine.Mine")
-    (package / "stranger.py").write_text("Y = 2\n")
-    assert source_hash("outoftree.mine.Mine") == before
-    for name in ("deep.py", "mine.py", "deep.c"):
-        (package / name).write_text((package / name).read_text() + "\n")
-        assert source_hash("outoftree.mine.Mine") != before
-        before = source_hash("outoftree.mine.Mine")
-    sys.modules.pop("outoftree", None)
+def test_code_that_decodes_as_the_proved_code_says_so(tmp_path: Path) -> None:
+    save(certificate(*ALL).carried(LATER), tmp_path)
+    assert badge_of(measured("0badcafe"), tmp_path) == "greedy-exact: proved"
+    badge = badge_of(measured("deadbeef"), tmp_path)
+    assert badge == "greedy-exact: proved at c8bcf002, behaviour unchanged since"
 
 
-def test_shared_rules_and_the_runtime_are_part_of_a_methods_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.prove import certificates
-
-    found = certificates._closure("methods.kangaroo.draft")
-    assert {
-        "methods.core.acceptance",
-        "methods.core.chain",
-        "bench.runtime.cache",
-        "bench.runtime.rope",
-    } <= set(found)
-    assert not any(name.startswith(("bench.prove", "bench.measure.runner")) for name in found)
+def test_a_shipped_certificate_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.prove.certificates, "SHIPPED", tmp_path / "shipped")
+    save(certificate(*ALL), tmp_path / "shipped")
+    assert badge_of(measured("0badcafe"), tmp_path) == "greedy-exact: proved as shipped, not here"
+    save(certificate(*ALL), tmp_path)
+    assert badge_of(measured("0badcafe"), tmp_path) == "greedy-exact: proved"
 
 
-def test_what_is_compiled_is_part_of_a_methods_source() -> None:
-    from bench.prove import certificates
-
-    found = certificates._closure("methods.core.autoregressive")["bench.runtime.tiers.native.build"]
-    assert {one.name for one in certificates._c_sources(found)} >= {"layers.c", "native.h", "products.c"}
+def test_a_failed_certificate_is_shown(tmp_path: Path) -> None:
+    save(certificate(RULES, replace(GREEDY, status=Status.FAILED)), tmp_path)
+    assert "REFUTED" in badge_of(measured("0badcafe"), tmp_path)
 
 
-def test_a_target_without_source_is_refused() -> None:
-    with pytest.raises(ValueError, match="no module with source"):
-        source_hash("nowhere.at.All")
+def test_a_place_is_covered_by_device_tier_and_precision() -> None:
+    made = certificate(*ALL)
+    assert made.covers(Place("cpu", "static", "bfloat16"))
+    assert not made.covers(Place("cpu", "static", "float32"))

@@ -9,7 +9,7 @@ import torch
 
 from bench.prove.enumeration import Cells, chi_square_tail, enumerate_answers, fit
 from bench.prove.sampling import SETTINGS, Toy, check_sampling
-from bench.prove.targets import random_decoder
+from bench.prove.targets import as_decoder, random_model
 from bench.runtime.loading import RuntimeOptions
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
@@ -21,7 +21,7 @@ COIN = Cells({(0,): 0.5, (1,): 0.5, (): 0.0}, frozenset({()}), length=1)
 
 @pytest.mark.parametrize("sampling", SETTINGS)
 def test_chances_add_up_and_equal_the_product_of_the_targets_own_probabilities(sampling: Sampling) -> None:
-    decoder = random_decoder("llama", 2, OPTIONS, vocabulary=4, seed=0)
+    decoder = as_decoder(random_model("llama", 2, OPTIONS, vocabulary=4, seed=0), OPTIONS)
     sampler, prompt = Sampler(sampling, CPU, 0), torch.tensor([1, 2])
     cells = enumerate_answers(decoder, prompt, sampler, length=3, draws=10**9)
     assert sum(cells.chances.values()) == pytest.approx(1)
@@ -36,7 +36,7 @@ def test_chances_add_up_and_equal_the_product_of_the_targets_own_probabilities(s
 
 
 def test_every_answer_has_a_cell_however_few_draws() -> None:
-    decoder = random_decoder("llama", 2, OPTIONS, vocabulary=5, seed=0)
+    decoder = as_decoder(random_model("llama", 2, OPTIONS, vocabulary=5, seed=0), OPTIONS)
     cells = enumerate_answers(decoder, torch.tensor([1]), Sampler(Sampling(1.0), CPU, 0), length=3, draws=60)
     assert all(cells.cell(answer) in cells.chances for answer in product(range(5), repeat=3))
     assert sum(cells.chances.values()) == pytest.approx(1)

@@ -68,7 +68,7 @@ def myconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def controls(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> None:
     """Let the controls end so, at no cost; that they do is the matter of test_controls.py."""
-    monkeypatch.setattr("bench.prove.crew.run_controls", lambda models, alpha: (outcome,))
+    monkeypatch.setattr("bench.prove.crew.Crew.controls", lambda crew: (outcome,))
 
 
 def prove(monkeypatch: pytest.MonkeyPatch, results: Path, *arguments: str) -> int:
@@ -90,8 +90,8 @@ def test_a_broken_method_out_of_tree_fails_and_the_first_wrong_round_is_named(
     assert "broken: FAILED" in out
     assert "FAILED, prompt 0, first wrong round " in out
     (stored,) = (results_dir / "certificates").glob("broken-*.json")
-    failed = [one for one in json.loads(stored.read_text())["checks"] if one["status"] == "failed"]
-    assert {one["kind"] for one in failed} >= {"greedy", "sampling"}
+    failed = [check for check in json.loads(stored.read_text())["checks"] if check["status"] == "failed"]
+    assert {check["kind"] for check in failed} >= {"premises", "greedy", "sampling"}
 
 
 def test_several_methods_share_one_command_one_table_and_the_worst_status(
@@ -155,7 +155,7 @@ def test_mistakes_are_told_in_two_lines(
     monkeypatch.setattr(sys, "argv", ["bench.prove", argument, f"results_dir={results_dir}"])
     with pytest.raises(SystemExit) as end:
         main()
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("proving ")]
     assert end.value.code == 2
     assert len(lines) == 2
     assert what in lines[0]

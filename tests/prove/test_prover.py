@@ -52,7 +52,7 @@ def prover() -> Prover:
     """A small proof; its models serve all tests."""
     config = ProveConfig(model=ModelConfig(path=TINY), prompts=1, max_new_tokens=12, draws=200, tokens=4)
     config.runtime.device = "cpu"
-    return Prover(config, Models(config), 1e-6)
+    return Prover(config, Models(config))
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def one_family(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def certified(prover: Prover, component: Component) -> Certificate:
     """As the command makes it: with what became of the controls."""
-    return replace(prover.certify(component), controls={"off by one": "greedy"})
+    declared = prover.declared(component)
+    checks = [prover.check(component, step, declared) for step in prover.steps(declared)]
+    return replace(prover.certificate(component, declared, checks, {}), controls={"off by one": "greedy"})
 
 
 def here(method: type) -> Component:
@@ -70,29 +72,30 @@ def here(method: type) -> Component:
 
 
 def test_a_promise_is_checked_under_the_sampler_it_is_made_for(prover: Prover, one_family: None) -> None:
-    found = certified(prover, here(GreedyOnly))
-    assert found.verdict == "greedy proved, sampling named lossy"
-    assert {one.kind for one in found.checks} == {"greedy", "greedy half"}
+    made = certified(prover, here(GreedyOnly))
+    assert made.verdict == "greedy proved, sampling named lossy"
+    assert {check.kind for check in made.checks} == {"rules", "premises", "greedy", "greedy half"}
 
 
 def test_a_greedy_promise_does_not_cover_sampling(prover: Prover, one_family: None) -> None:
-    assert prover.certify(here(Misplaced)).declared == {"greedy": "greedy-exact", "sampling": "lossy"}
+    assert prover.declared(here(Misplaced)) == {"greedy": "greedy-exact", "sampling": "lossy"}
 
 
 def test_a_method_that_breaks_down_fails_and_says_how(prover: Prover, one_family: None) -> None:
-    found = certified(prover, here(Crashing))
-    assert found.verdict == "FAILED"
-    assert all(one.detail == "RuntimeError: layers hold different lengths" for one in found.failures)
+    made = certified(prover, here(Crashing))
+    assert made.verdict == "FAILED"
+    assert all(check.detail == "RuntimeError: layers hold different lengths" for check in made.failures)
 
 
 def test_without_shipped_weights_random_ones_are_checked_and_the_lack_is_told(
     prover: Prover, one_family: None, tmp_path: Path
 ) -> None:
     params = {"weights": str(tmp_path), "exit_layer": 1, "draft_length": 3, "threshold": 0.0}
-    found = certified(prover, Component("method", "kangaroo", "methods.kangaroo.draft.Kangaroo", params))
-    assert found.verdict == "proved"
-    assert found.checks[0].status == "not provable here"
-    assert "holds no module.safetensors" in found.checks[0].detail
+    made = certified(prover, Component("method", "kangaroo", "methods.kangaroo.draft.Kangaroo", params))
+    assert made.verdict == "proved"
+    (shipped,) = [check for check in made.checks if check.kind == "greedy" and check.subject == "tiny"]
+    assert shipped.status == "not provable here"
+    assert "holds no module.safetensors" in shipped.detail
 
 
 @pytest.mark.slow
@@ -100,4 +103,4 @@ def test_without_shipped_weights_random_ones_are_checked_and_the_lack_is_told(
 def test_every_configured_method_holds_its_promise(name: str, prover: Prover) -> None:
     tree = OmegaConf.create({**MODULES, "method": OmegaConf.load(ROOT / "conf" / "method" / f"{name}.yaml")})
     node = OmegaConf.to_container(tree.method, resolve=True)
-    assert not prover.certify(Component.from_node("method", name, node)).failures
+    assert not certified(prover, Component.from_node("method", name, node)).failures

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from bench.compose.components import Component
 from bench.errors import UserError
 from bench.prove.subject import DEPTHS, attach_random, attach_shipped, first_fit
-from bench.prove.targets import random_decoder
+from bench.prove.targets import as_decoder, random_model
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions
 from methods.core.base import Method
@@ -22,7 +22,7 @@ OPTIONS = RuntimeOptions(torch.device("cpu"), torch.float32, 128)
 
 
 def decoder(depth: int) -> Decoder:
-    return random_decoder("llama", depth, OPTIONS, vocabulary=24, seed=0)
+    return as_decoder(random_model("llama", depth, OPTIONS, vocabulary=24, seed=0), OPTIONS)
 
 
 def configured(name: str) -> Component:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.records import lock as locks
-from bench.records.lock import STALE_S, acquire, release, renew
+from bench.records import files as locks
+from bench.records.files import STALE_S, acquire, release, renew
 
 
 def leave_note(folder: Path, age_s: float, **facts: Any) -> None:
@@ -26,9 +26,9 @@ def test_the_second_is_told_who_the_first_is_and_since_when(tmp_path: Path) -> N
     held = acquire(tmp_path)
     with pytest.raises(
         UserError, match=rf"is being written by process {os.getpid()} on \S+, for \d+ s"
-    ) as told:
+    ) as caught:
         acquire(tmp_path)
-    assert told.value.fix == "wait for it or stop it, then run the same command again"
+    assert caught.value.fix == "wait for it or stop it, then run the same command again"
     release(held)
     release(acquire(tmp_path))
 
@@ -48,9 +48,9 @@ def test_the_note_of_a_dead_process_on_this_host_is_stale_at_once(tmp_path: Path
 
 def test_a_fresh_note_of_another_host_counts_although_its_lock_is_not_seen(tmp_path: Path) -> None:
     leave_note(tmp_path, 5)
-    with pytest.raises(UserError, match=r"process 77 on node7, for [56] s") as told:
+    with pytest.raises(UserError, match=r"process 77 on node7, for [56] s") as caught:
         acquire(tmp_path)
-    assert "if it is gone for certain, delete" in told.value.fix
+    assert "if it is gone for certain, delete" in caught.value.fix
 
 
 @pytest.mark.parametrize("age_s", [STALE_S + 5, -STALE_S - 5], ids=["long silent", "from a clock far ahead"])

@@ -52,7 +52,7 @@ def test_cut_ends_at_the_first_end_token_or_the_budget(
 ) -> None:
     got = Generation(ids, (chain(2), chain(0))).cut(budget, frozenset({EOS}))
     assert got.ids == kept_ids
-    assert [one.emitted for one in got.rounds] == kept_emitted
+    assert [step.emitted for step in got.rounds] == kept_emitted
 
 
 def test_a_cut_round_keeps_the_work_it_did() -> None:

@@ -10,18 +10,20 @@ import pandas as pd
 import pytest
 
 from bench.errors import UserError
-from bench.records.codec import decode_sample, encode_sample
-from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Round, Run, Sample, Timing, Verdict
-from bench.records.sample_file import DAMAGED_FILE
-from bench.records.store import (
-    RunStore,
-    export_parquet,
-    load_run,
-    load_samples,
-    rounds_frame,
+from bench.records.codec import DAMAGED_FILE, decode_sample, encode_sample
+from bench.records.frames import rounds_frame, to_frame
+from bench.records.model import (
+    SCHEMA_VERSION,
+    Arm,
+    Equivalence,
+    Round,
+    Run,
+    Sample,
+    Timing,
+    Verdict,
     run_id,
-    to_frame,
 )
+from bench.records.store import RunStore, load_run, load_samples
 
 IDENTITY = {"method": {"exit_layer": 2}, "seed": 0}
 RUN = Run(
@@ -131,14 +133,14 @@ def test_resuming_adds_an_attempt_and_knows_what_is_done(tmp_path: Path) -> None
         assert second.done == {good().key}  # the failed one is tried again
         assert second.append(good("q2")).attempt == 1
     assert load_run(second.folder).attempts == ({"device": "cpu A"}, {"device": "cpu A", "pid": 2})
-    assert [one.error for one in load_samples(second.folder)] == [None, None]
+    assert [sample.error for sample in load_samples(second.folder)] == [None, None]
 
 
 def test_the_last_of_several_failures_is_loaded(tmp_path: Path) -> None:
     with RunStore.open(tmp_path, RUN) as store:
         store.append(failed(error="first"))
         store.append(failed(error="second"))
-    assert [one.error for one in load_samples(store.folder)] == ["second"]
+    assert [sample.error for sample in load_samples(store.folder)] == ["second"]
 
 
 def test_a_second_good_sample_is_refused(tmp_path: Path) -> None:
@@ -166,12 +168,12 @@ def test_a_torn_last_line_is_dropped_and_cut_off_on_resume(tmp_path: Path, keep:
     first, second = lines(store.folder)
     path = store.folder / "samples.jsonl"
     path.write_bytes(first + second[:keep])
-    assert [one.prompt_id for one in load_samples(store.folder)] == ["q1"]
+    assert [sample.prompt_id for sample in load_samples(store.folder)] == ["q1"]
     assert path.read_bytes() != first  # reading changes nothing
     with RunStore.open(tmp_path, RUN) as resumed:
         assert path.read_bytes() == first
         resumed.append(good("q2"))
-    assert [one.prompt_id for one in load_samples(store.folder)] == ["q1", "q2"]
+    assert [sample.prompt_id for sample in load_samples(store.folder)] == ["q1", "q2"]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_a_refused_start_lets_go_of_the_lock(tmp_path: Path) -> None:
 
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from bench.records.lock import acquire;"
+        "import os, sys; from pathlib import Path; from bench.records.files import acquire;"
         "acquire(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     folder = tmp_path / "runs" / RUN.run_id
@@ -335,7 +337,7 @@ def test_a_full_disk_keeps_everything_before_it(tmp_path: Path, monkeypatch: pyt
         assert "free space" in caught.value.fix
         assert len(lines(store.folder)) == 1
         store.append(good("q2"))  # space was made
-    assert [one.prompt_id for one in load_samples(store.folder)] == ["q1", "q2"]
+    assert [sample.prompt_id for sample in load_samples(store.folder)] == ["q1", "q2"]
 
 
 def test_an_interrupt_in_mid_line_leaves_no_torn_line(
@@ -387,12 +389,6 @@ def test_the_rounds_frame_has_one_row_per_round() -> None:
     assert frame["round"].tolist() == [0, 1]
     assert frame["emitted"].tolist() == [2, 1]
     assert frame["exit_layer"].isna().tolist() == [False, True]
-
-
-def test_parquet_files_hold_the_frames(tmp_path: Path) -> None:
-    samples, rounds = export_parquet([good(), failed("q2")], tmp_path / "out")
-    assert pd.read_parquet(samples)["output_tokens"].isna().tolist() == [False, True]
-    assert len(pd.read_parquet(rounds)) == 2
 
 
 def test_facts_noted_in_mid_run_stand_in_this_starts_environment(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.codec import encode_sample
-from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
-from bench.records.store import run_id
+from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict, run_id
 from bench.report.entries import StoredRun
 
 SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")

@@ -62,8 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(tree).encode(), {}, has_body)
         elif kind == LISTING:
             siblings = [{"rfilename": name} for name in self.server.files]
-            told = {"id": "org/name", "sha": COMMIT, "siblings": siblings}
-            self._send(200, json.dumps(told).encode(), {}, has_body)
+            listing = {"id": "org/name", "sha": COMMIT, "siblings": siblings}
+            self._send(200, json.dumps(listing).encode(), {}, has_body)
         else:
             self._send_file(path.rpartition("/")[2], has_body)
 

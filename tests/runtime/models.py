@@ -1,7 +1,7 @@
 """Tiny random models of every family, the same weights on both sides: transformers as the oracle, and our
 decoder.
 
-Every parameter is drawn, norms and biases too: a default of one or zero would hide a weight that is never
+Every parameter is random, norms and biases too: a default of 1 or 0 would hide a weight that is never
 applied.
 
 Shapes: T tokens, V vocabulary.
@@ -26,7 +26,7 @@ from transformers import (
 
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions, load_decoder
-from bench.runtime.tiers.native.build import Missing, library
+from bench.runtime.tiers.compiled.library import Missing, library
 
 CPU = torch.device("cpu")
 CONTEXT = 48

@@ -1,9 +1,9 @@
 """Counts how often the host would wait for a device, on a machine without one.
 
-On a CPU reading a number costs nothing, so nothing tells but the calls themselves. A tensor made from Python
-numbers lies on the host, and so does what is worked out from such tensors alone: reading those is free
-everywhere. Every other tensor counts as the device's. (`bench.runtime.transfer.upload` hands a host tensor to
-the device; a later read of that very tensor would go unseen here, and is seen by the test on a GPU.)
+On a CPU reading a number costs no time, so the calls themselves are counted. A tensor made from Python
+numbers, or computed from such tensors alone, is on the host: reading it is free everywhere. Every other
+tensor counts as the device's. (`bench.runtime.transfer.upload` copies a host tensor to the device. A later
+read of that very tensor is not counted here; the test on a GPU covers it.)
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Reads(TorchFunctionMode):
         return self.count.total()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor)]
-        is_of_host = bool(given) and all(one in self._host for one in given)
+        given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
+        is_of_host = bool(given) and all(tensor in self._host for tensor in given)
         name = getattr(func, "__name__", "")
         if (name in READS or _picks_by_mask(name, args)) and not is_of_host:
             self.count[name] += 1

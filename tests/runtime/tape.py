@@ -1,7 +1,7 @@
-"""A recorder without a GPU: the operations of the work on a tape, run again on the same tensors.
+"""A recorder without a GPU: it notes the operations of the work and runs them again on the same tensors.
 
-Like a CUDA graph it does not run any Python of the work again, so a number that the host baked in stays as it
-was, and every output keeps its memory. Reading a number back while recording is refused, as CUDA refuses it.
+Like a CUDA graph, a replay runs no Python of the work, so a number from the host stays what it was when it
+was recorded, and every output keeps its memory. Reading a number while recording is refused, as on CUDA.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder, Layer
 from bench.runtime.linear import Linear
-from bench.runtime.tiers.graphs import GraphDecoder
-from bench.runtime.tiers.recorder import Recording, Work
-from bench.runtime.tiers.slot_cache import SlotCache
+from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.runtime.tiers.graph.recorder import Recording, Work
+from bench.runtime.tiers.graph.slot_cache import SlotCache
 
 READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
 
 
 class Tape(TorchDispatchMode):
-    """Implements `bench.runtime.tiers.recorder.Recorder`."""
+    """Implements `bench.runtime.tiers.graph.recorder.Recorder`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,18 +53,18 @@ def _run(lines: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]]) -> None:
 
 
 def _tensors(out: Any) -> list[Tensor]:
-    return [out] if isinstance(out, Tensor) else [one for one in out if isinstance(one, Tensor)]
+    return [out] if isinstance(out, Tensor) else [part for part in out if isinstance(part, Tensor)]
 
 
 def _is_view(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> bool:
     """Views of recorded tensors stay what they are; in-place operations run again.
 
-    A schema alone does not tell: `reshape` may be a view or a copy.
+    The schema alone does not say which: `reshape` may be a view or a copy.
     """
-    if any(one.alias_info is None or one.alias_info.is_write for one in func._schema.returns):
+    if any(value.alias_info is None or value.alias_info.is_write for value in func._schema.returns):
         return False
-    seen = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
-    return all(one.untyped_storage().data_ptr() in seen for one in _tensors(out))
+    inputs = {value.untyped_storage().data_ptr() for value in args if isinstance(value, Tensor)}
+    return all(part.untyped_storage().data_ptr() in inputs for part in _tensors(out))
 
 
 def taped(decoder: Decoder) -> GraphDecoder:
@@ -73,20 +73,24 @@ def taped(decoder: Decoder) -> GraphDecoder:
     assert type(old) is KVCache
     room = (config.layers, config.kv_heads, old.capacity, config.head_dim, decoder.dtype, decoder.device)
     layers = [_recordable(layer) for layer in decoder.layers]
-    lm_head = _anew(decoder.lm_head)
+    lm_head = _with_torch_product(decoder.lm_head)
     assert lm_head.compiled is None
-    weights = (config, decoder.embedding, layers, decoder.final_norm, lm_head)
-    return GraphDecoder(*weights, SlotCache(*room), decoder.placement, Tape())
+    weights = replace(decoder.weights, layers=layers, lm_head=lm_head)
+    return GraphDecoder(weights, SlotCache(*room), decoder.placement, Tape())
 
 
 def _recordable(layer: Layer) -> Layer:
     """The layer with torch's products, which a tape sees."""
-    attention = replace(layer.attention, qkv=_anew(layer.attention.qkv), o=_anew(layer.attention.o))
+    attention = replace(
+        layer.attention,
+        qkv=_with_torch_product(layer.attention.qkv),
+        o=_with_torch_product(layer.attention.o),
+    )
     mlp = layer.mlp
     if mlp is not None:
-        mlp = replace(mlp, gate_up=_anew(mlp.gate_up), down=_anew(mlp.down))
+        mlp = replace(mlp, gate_up=_with_torch_product(mlp.gate_up), down=_with_torch_product(mlp.down))
     return Layer(attention, mlp)
 
 
-def _anew(linear: Linear) -> Linear:
+def _with_torch_product(linear: Linear) -> Linear:
     return Linear(linear.weight, linear.bias)

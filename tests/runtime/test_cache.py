@@ -97,7 +97,7 @@ def test_keeping_a_path_compacts_it(cache: KVCache, path: list[int], kept: list[
     fill(cache, 8)
     cache.keep(2, torch.tensor(path, dtype=torch.long))
     for layer in range(LAYERS):
-        assert read(cache, layer) == (kept, [-one for one in kept])
+        assert read(cache, layer) == (kept, [-mark for mark in kept])
 
 
 def test_keeping_a_path_in_some_layers(cache: KVCache) -> None:

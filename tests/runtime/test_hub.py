@@ -42,7 +42,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Path | Exception) -> list[dict[
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """Calls to the Hub; a test that must not make any asserts that it stays empty."""
-    return hub(monkeypatch, AssertionError("the Hub was asked"))
+    return hub(monkeypatch, AssertionError("the Hub was called"))
 
 
 class TestFolders:
@@ -167,7 +167,7 @@ class TestHub:
             resolve("org/name", None)
 
     def test_the_real_client_offline(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """No stand-in: the installed huggingface_hub, told to stay offline, with an empty cache."""
+        """No stand-in: the installed huggingface_hub in offline mode, with an empty cache."""
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         with pytest.raises(UserError, match="org/name is not in the cache and the Hub cannot be reached"):

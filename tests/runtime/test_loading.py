@@ -72,11 +72,13 @@ class TestPrecisions:
 
 class TestLength:
     @pytest.mark.parametrize(
-        ("asked", "given"), [(10, 10), (10_000, CONTEXT)], ids=["as asked", "never past the context"]
+        ("max_length", "capacity"),
+        [(10, 10), (10_000, CONTEXT)],
+        ids=["the given length", "never past the context"],
     )
-    def test_capacity(self, llama: Path, asked: int, given: int) -> None:
-        decoder = load_decoder(llama, options(max_length=asked))
-        assert decoder.capacity == decoder.placement.capacity == given
+    def test_capacity(self, llama: Path, max_length: int, capacity: int) -> None:
+        decoder = load_decoder(llama, options(max_length=max_length))
+        assert decoder.capacity == decoder.placement.capacity == capacity
 
 
 class TestFiles:
@@ -152,7 +154,7 @@ class TestTensors:
 
     def test_a_bias_the_config_asks_for_must_be_there(self, tmp_path: Path) -> None:
         tiny_model(CONFIGS["qwen2-biases"]).save_pretrained(tmp_path)
-        names = [f"model.layers.2.self_attn.{one}_proj.bias" for one in "qkv"]
+        names = [f"model.layers.2.self_attn.{name}_proj.bias" for name in "qkv"]
         rewrite(tmp_path, lambda tensors: [tensors.pop(name) for name in names])
         error = refusal(tmp_path)
         assert all(f"{name} is missing" in error.what for name in names)

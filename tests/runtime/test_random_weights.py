@@ -21,8 +21,8 @@ def test_a_config_is_enough_to_decode(family: str, tmp_path: Path) -> None:
     config = FAMILIES[family]
     config.architectures = [{"llama": "Llama", "qwen3": "Qwen3", "gemma": "Gemma"}[family] + "ForCausalLM"]
     config.save_pretrained(tmp_path)
-    one, again = (random_decoder(tmp_path, OPTIONS) for _ in range(2))
-    logits = one.prefill(some_ids())
+    first, again = (random_decoder(tmp_path, OPTIONS) for _ in range(2))
+    logits = first.prefill(some_ids())
     assert bool(logits.isfinite().all())
     assert torch.equal(logits, again.prefill(some_ids()))
     assert not torch.equal(logits, random_decoder(tmp_path, OPTIONS, seed=1).prefill(some_ids()))

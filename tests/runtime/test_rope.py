@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from bench.errors import UserError
-from bench.runtime.rope import rotary_tables, rotate
+from bench.runtime.rows import rotary_tables, rotate
 from tests.runtime.models import CONTEXT, CPU, LLAMA3, LONGROPE, TINY, rope
 
 RULES = {

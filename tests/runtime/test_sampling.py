@@ -109,8 +109,8 @@ class TestDraws:
         assert picks[0] == picks[1] != picks[2]
 
     def test_drawing_warped_probabilities_equals_picking(self) -> None:
-        one, other = sampler(0.7, 5, 0.9), sampler(0.7, 5, 0.9)
-        assert torch.equal(one.pick(LOGITS), other.draw(other.probabilities(LOGITS)))
+        first, second = sampler(0.7, 5, 0.9), sampler(0.7, 5, 0.9)
+        assert torch.equal(first.pick(LOGITS), second.draw(second.probabilities(LOGITS)))
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,6 @@ def test_a_training_is_refused_before_its_weights_are_read(
     options, method = RuntimeOptions(CPU, torch.float32, 256), trainable("kangaroo")
     assert load_config(folder).num_hidden_layers == 4
     _require_memory(method.trainer(), ModuleRecipe(), folder, options)
-    monkeypatch.setattr("bench.runtime.room.memory_bytes", lambda device: 1000)
+    monkeypatch.setattr("bench.runtime.modules.memory_bytes", lambda device: 1000)
     with pytest.raises(UserError, match=r"this machine has 1\.0 kB"):
         _require_memory(method.trainer(), ModuleRecipe(), folder, options)

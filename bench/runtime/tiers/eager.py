@@ -1,9 +1,9 @@
 """The textbook pass, kernel by kernel: the tier ``eager``, a second baseline and a second opinion.
 
 Separate projections, key/value heads repeated for every query head, norm, rotation, attention and gate
-spelled out, no prepacked weights: what eager PyTorch code of the usual kind does. Only the cache is ours; a
-growing one would cost more still. It exists to say how much of a speedup a slow baseline would have given;
-the headline is always against the fastest tier.
+spelled out, no prepacked weights: what typical eager PyTorch code does. Only the cache is ours; a growing one
+would cost more still. This tier shows how much of a speedup a slow baseline alone would produce; headline
+speedups are always against the fastest tier.
 
 Shapes: R rows, d width, H query heads, Hkv key/value heads, D head width, N visible slots.
 """
@@ -34,17 +34,19 @@ class EagerDecoder(Decoder):
     ) -> Tensor:
         config, count = self.config, hidden.shape[0]
         normed = self._norm(hidden, weights.norm)
-        heads = [config.heads, config.kv_heads, config.kv_heads]
-        sizes = [number * config.head_dim for number in heads]
-        parts = [_project(normed, weights.qkv, end - size, end) for size, end in _ends(sizes)]
+        sizes = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
+        ends = [sum(sizes[: part + 1]) for part in range(3)]
+        parts = [
+            _project(normed, weights.qkv, end - size, end) for size, end in zip(sizes, ends, strict=True)
+        ]
         if delta is not None:
             fused = torch.cat(parts, dim=1)
             delta.add(index, "qkv", normed, fused)
             parts = list(torch.split(fused, sizes, dim=1))
-        queries, keys, values = (one.view(count, -1, config.head_dim) for one in parts)  # [R, heads, D]
+        queries, keys, values = (part.view(count, -1, config.head_dim) for part in parts)  # [R, heads, D]
         if weights.query_norm is not None and weights.key_norm is not None:
             queries, keys = self._norm(queries, weights.query_norm), self._norm(keys, weights.key_norm)
-        queries, keys = _turned(queries, rows), _turned(keys, rows)
+        queries, keys = _rotated(queries, rows), _rotated(keys, rows)
         fresh = torch.cat([keys, values], dim=1)[: rows.writes]
         mixed = self._mix(queries, *self.cache.write(index, rows.base, fresh), rows)
         out = hidden + _project(mixed, weights.o)
@@ -53,10 +55,11 @@ class EagerDecoder(Decoder):
         return out
 
     def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows) -> Tensor:
-        """Attention output [R, H D]; every query head gets a copy of its keys and values."""
+        """Attention output [R, H D]; every query head gets its own copy of its keys and values."""
         count, heads, width = queries.shape
-        keys, values = (one.repeat_interleave(self._groups, dim=0) for one in (keys, values))  # [H, N, D]
-        scores = queries.transpose(0, 1) @ keys.transpose(1, 2) * self._score_scale  # [H, R, N]
+        groups = heads // self.config.kv_heads
+        keys, values = (stored.repeat_interleave(groups, dim=0) for stored in (keys, values))  # [H, N, D]
+        scores = queries.transpose(0, 1) @ keys.transpose(1, 2) * width**-0.5  # [H, R, N]
         if rows.mask is not None:
             scores = scores + rows.mask[-count:]  # the same for every head of a group
         elif rows.is_causal:
@@ -87,22 +90,17 @@ class EagerDecoder(Decoder):
         return (wide * scale).to(x.dtype) * weight
 
 
-def _ends(sizes: list[int]) -> list[tuple[int, int]]:
-    """Each size with where its share of the fused outputs ends."""
-    return [(size, sum(sizes[: place + 1])) for place, size in enumerate(sizes)]
-
-
 def _project(x: Tensor, linear: Linear, start: int = 0, end: int | None = None) -> Tensor:
     """Outputs ``start .. end - 1`` of a projection of `x` [R, I]."""
     bias = linear.bias if linear.bias is None else linear.bias[start:end]
     return F.linear(x, linear.weight[start:end], bias)
 
 
-def _turned(x: Tensor, rows: Rows) -> Tensor:
-    """Heads [R, heads, D] rotated; channels past the rotary width stay."""
+def _rotated(x: Tensor, rows: Rows) -> Tensor:
+    """Heads [R, heads, D] rotated by position; channels past the rotary width stay."""
     width = rows.cos.shape[-1]
     turning, kept = x[..., :width], x[..., width:]
     first, second = turning.chunk(2, dim=-1)
-    # The table's sine carries the sign of the first half, see `bench.runtime.rope`.
+    # The table's sine carries the sign of the first half, see `bench.runtime.rows.rotary_tables`.
     turned = turning * rows.cos + torch.cat([second, first], dim=-1) * rows.sin
     return torch.cat([turned, kept], dim=-1)

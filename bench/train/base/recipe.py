@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from bench.compose.bounds import require_least
+from bench.compose.components import require_least
 from bench.train.base.model import BaseShape
 
 COUNTS = ("steps", "workers", "micro_tokens", "micros_per_step", "evaluate_every", "checkpoint_every")

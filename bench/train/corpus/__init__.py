@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from random import Random
 
+from bench.tasks.spec_bench import SUBTASKS
 from bench.train.corpus import atlas, chat, german, math_problems, news, passages
-from bench.train.corpus.dialogue import SUBTASKS, Dialogue, Generator
+from bench.train.corpus.dialogue import Dialogue, Generator
 
 __all__ = ["SUBTASKS", "WEIGHTS", "Dialogue", "heldout_dialogues", "is_held_out", "training_dialogues"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
+from bench.tasks.spec_bench import SUBTASKS
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.compose.bounds import require_least
+from bench.compose.components import require_least
 from bench.errors import UserError
 from bench.tasks.chat import RAW_SEPARATOR, VICUNA_END, ChatFormat, Template
 from bench.tasks.rows import PublishedRows, Row, read_rows

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.records.model import PhaseName
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import BUILTIN_FILE
 from bench.train.corpus import Dialogue, heldout_dialogues
-from methods.core.base import Budget, Method, PhaseName
+from methods.core.base import Budget, Method
 
 log = logging.getLogger(__name__)
 PER_SUBTASK = 80

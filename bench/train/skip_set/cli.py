@@ -17,8 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.bounds import require_choice, require_least
-from bench.compose.components import Component, resolve_path
+from bench.compose.components import Component, require_choice, require_least, resolve_path
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 
@@ -82,7 +81,7 @@ def main() -> None:
 
 
 def _job(composed: DictConfig) -> None:
-    from bench.compose.fingerprints import checkpoint_hash
+    from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder

@@ -1,7 +1,6 @@
 """Checkpoints of a training run, and starting a run from the weights of earlier runs."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.records.files import replacing
 from bench.runtime.modules import require_fit
 
 STATE_FILE = "state.pt"
@@ -20,9 +20,8 @@ log = logging.getLogger(__name__)
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the state atomically: a kill at any moment leaves the old file or the new one."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{STATE_FILE}.partial"
-    torch.save(dict(state), partial)
-    os.replace(partial, folder / STATE_FILE)  # noqa: PTH105 - the atomic rename is the point
+    with replacing(folder / STATE_FILE) as fresh:
+        torch.save(dict(state), fresh)
     log.info("checkpoint at step %s in %s", state["step"], folder)
 
 

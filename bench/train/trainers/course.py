@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.records.files import write_text
 
 COURSE_FILE = "training.jsonl"
 TOKENS = "tokens"
@@ -56,9 +57,7 @@ class Course:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = read_lines(self._path) if self._path.is_file() else []
         kept = [line for line in lines if line["step"] <= step]
-        partial = self._path.with_name(f"{self._path.name}.partial")
-        partial.write_text("".join(map(_as_text, kept)), encoding="utf-8")
-        partial.replace(self._path)
+        write_text(self._path, "".join(map(_as_text, kept)))
         self._last = kept[-1] if kept else {}
         state = state or {"seconds": self._last.get("seconds", 0.0), "sums": {}, "count": 0}
         self._sums, self._count = dict(state["sums"]), state["count"]

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from bench.compose.bounds import require_least
+from bench.compose.components import require_least
 from bench.errors import UserError
 
 

@@ -72,7 +72,7 @@ def test_every_drafted_token_needs_its_distribution() -> None:
 
 
 class TestResidual:
-    def test_what_the_target_still_owes(self) -> None:
+    def test_excess_of_the_target_scaled_to_one(self) -> None:
         got = residual(table([0.5, 0.3, 0.2, 0.0])[0], table([0.7, 0.1, 0.0, 0.2])[0])
         assert got.tolist() == pytest.approx([0.0, 0.5, 0.5, 0.0])
 
@@ -191,7 +191,7 @@ class TestAccept:
 
     @pytest.mark.parametrize("token", range(V))
     def test_a_lookup_draft_keeps_the_targets_distribution(self, token: int) -> None:
-        """The first token emitted behind a fixed draft, whatever was drafted, follows the warped target."""
+        """The first token emitted after a fixed draft follows the target's distribution."""
         sampler = self.sampler(0.7, seed=token)
         logits = torch.stack([FIRST, LAST]).log()
         draft = torch.tensor([token])

@@ -60,8 +60,8 @@ def test_sampled_ids_are_those_of_plain_decoding(name: str, sampling: Sampling, 
         "hidden_transfer": lambda: random_hidden_transfer(decoder, tmp_path),
     }[name]()
     baseline = Autoregressive()
-    for one in (drafter, baseline):
-        one.attach(decoder)
+    for method in (drafter, baseline):
+        method.attach(decoder)
     with torch.inference_mode():
         for seed in range(3):
             ids = prompt(seed=seed)

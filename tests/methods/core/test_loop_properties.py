@@ -1,4 +1,4 @@
-"""Whatever is drafted and however much of it is right, both loops yield the target's ids and honest counts.
+"""Whatever is drafted and however much of it is right, both loops yield the target's ids and correct counts.
 
 Drafts are scripted: the target's future up to a chosen depth, and wrong tokens from there on.
 """
@@ -39,7 +39,7 @@ def target(vocabulary: int) -> Decoder:
 
 
 class Case:
-    """A prompt of any length, a budget that fits behind it, and perhaps an end token on the way."""
+    """A prompt of any length, a budget that fits into the cache, and perhaps an end token in the answer."""
 
     def __init__(self, draw: Any) -> None:
         self.decoder = target(draw(st.sampled_from(VOCABULARIES)))
@@ -59,19 +59,19 @@ class Case:
         return decode(baseline, self.prompt, budget, Sampler(Sampling(), CPU, 0)).ids
 
     def known(self, base: int) -> int:
-        """Tokens of the answer up to the root, which stands at position `base`."""
+        """Number of answer tokens up to the root, which is at position `base`."""
         return base - self.prompt.numel() + 1
 
     def wrong(self, place: int, rank: int) -> int:
-        """A token that the target does not say at `place`; another one for every rank."""
+        """A token that the target does not emit at `place`, different for every rank."""
         return (self.future[place] + 1 + rank) % self.vocabulary
 
     def check(self, generation: Generation) -> None:
-        """Ids equal the target's own; counts add up; the cache goes on as a fresh one would."""
+        """Ids equal the target's own; counts add up; decoding on gives what a fresh prefill gives."""
         got = generation.cut(self.budget.max_new_tokens, self.budget.eos_ids)
         assert got.ids == self.expected
-        assert 1 + sum(one.emitted for one in got.rounds) == len(got.ids)
-        assert all(one.emitted == one.accepted + 1 for one in got.rounds[:-1])
+        assert 1 + sum(round_.emitted for round_ in got.rounds) == len(got.ids)
+        assert all(round_.emitted == round_.accepted + 1 for round_ in got.rounds[:-1])
         ids, decoder = generation.ids, self.decoder
         assert decoder.cache.length == self.prompt.numel() + len(ids) - 1
         if decoder.cache.length < CONTEXT:
@@ -109,7 +109,7 @@ class ScriptedChain:
 
 
 class ScriptedTree:
-    """Drafts trees in turn; a node is right if its rank is the lucky one and its parent is right."""
+    """Drafts the trees in turn; a node is right if it has the lucky rank and its parent is right."""
 
     def __init__(self, case: Case, trees: list[Tree], lucky: list[int]) -> None:
         self._case, self._trees = case, cycle(trees)
@@ -164,7 +164,7 @@ def test_chain_loop(case: Case, script: list[tuple[int, int]]) -> None:
     with torch.inference_mode():
         got = generate_chain(drafter, case.decoder, case.prompt, case.budget, sampler, NoClock())
         case.check(got)
-    assert [one.accepted for one in got.rounds] == drafter.agreed
+    assert [round_.accepted for round_ in got.rounds] == drafter.agreed
 
 
 @properties(max_examples=120)
@@ -177,4 +177,4 @@ def test_tree_loop(case: Case, shapes: list[Tree], lucky: list[int]) -> None:
     with torch.inference_mode():
         got = generate_tree(drafter, case.decoder, case.prompt, case.budget, sampler, NoClock())
         case.check(got)
-    assert [one.accepted for one in got.rounds] == drafter.agreed
+    assert [round_.accepted for round_ in got.rounds] == drafter.agreed

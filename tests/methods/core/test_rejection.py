@@ -51,7 +51,7 @@ def test_a_chain_emits_the_targets_own_distribution_at_every_depth(seed: int) ->
     target_probs, draft_probs = distributions(3, seed), distributions(2, seed + 10)
     rounds = chain_rounds(draft_probs, target_probs)
     for depth in range(3):
-        reached = [one[depth] for one in rounds if len(one) > depth]
+        reached = [round_[depth] for round_ in rounds if len(round_) > depth]
         assert len(reached) > 1000
         assert fit_to(target_probs[depth], reached).p_value > ALPHA
 
@@ -60,7 +60,7 @@ def test_a_chain_accepts_as_often_as_the_distributions_overlap() -> None:
     """Acceptance has probability sum of min(p, q): no exact rule can do better (Leviathan et al., 3.2)."""
     target_probs, draft_probs = distributions(2, seed=3), distributions(1, seed=13)
     rounds = chain_rounds(draft_probs, target_probs)
-    accepted = sum(len(one) == 2 for one in rounds) / DRAWS
+    accepted = sum(len(round_) == 2 for round_ in rounds) / DRAWS
     overlap = float(torch.minimum(target_probs[0], draft_probs[0]).sum())
     assert accepted == pytest.approx(overlap, abs=4 * (overlap * (1 - overlap) / DRAWS) ** 0.5)
 
@@ -76,8 +76,8 @@ def test_a_tree_emits_the_targets_own_distribution_below_every_node() -> None:
         for node, token in zip(accepted.path, accepted.emitted, strict=True):
             below.setdefault(node, []).append(token)
     assert set(below) == set(range(tree.size))
-    for node, found in below.items():
-        assert fit_to(logits[node].exp(), found).p_value > ALPHA
+    for node, tokens in below.items():
+        assert fit_to(logits[node].exp(), tokens).p_value > ALPHA
 
 
 def test_a_tree_enters_a_child_as_often_as_the_target_says_its_token() -> None:
@@ -91,7 +91,7 @@ def test_a_tree_enters_a_child_as_often_as_the_target_says_its_token() -> None:
 
 
 def always(draft: Tensor, draft_probs: Tensor, target_probs: Tensor, generator: torch.Generator) -> Tensor:
-    """Accepts whatever the target may say at all."""
+    """Accepts every token that the target gives any probability."""
     return draft
 
 

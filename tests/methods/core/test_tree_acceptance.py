@@ -63,11 +63,11 @@ def test_sampled_rounds_are_distributed_as_the_targets_own_samples() -> None:
     probs = logits.softmax(dim=-1)
     sampler = Sampler(Sampling(1.0), CPU, 7)
     rounds = [accept_tree(TREE, TOKENS, logits, sampler) for _ in range(6000)]
-    first = Counter(one.emitted[0] for one in rounds)
+    first = Counter(round_.emitted[0] for round_ in rounds)
     for token in range(V):
         assert first[token] / 6000 == pytest.approx(float(probs[0, token]), abs=0.03)
     for child in (1, 2):  # a drafted child is entered as often as the target wants it
-        below = Counter(one.emitted[1] for one in rounds if one.path[1:2] == (child,))
+        below = Counter(round_.emitted[1] for round_ in rounds if round_.path[1:2] == (child,))
         assert below.total() == first[int(TOKENS[child])]
         for token in range(V):
             assert below[token] / below.total() == pytest.approx(float(probs[child, token]), abs=0.05)
@@ -86,7 +86,7 @@ def typical_round(probs: list[list[float]], epsilon: float, delta: float) -> Acc
 def test_typical_acceptance_takes_the_longest_typical_path() -> None:
     flat = [0.2] * 5
     got = typical_round([[0.1, 0.3, 0.4, 0.1, 0.1], flat, flat, [0.1, 0.1, 0.1, 0.1, 0.6]], 0.09, 0.3)
-    assert got == Accepted((0, 1, 3), (1, 3, 4)), "deeper wins over likelier; behind it the target's argmax"
+    assert got == Accepted((0, 1, 3), (1, 3, 4)), "deeper wins over likelier, then the target's argmax"
 
 
 def test_typical_acceptance_breaks_ties_by_likelihood() -> None:
@@ -160,10 +160,10 @@ def test_rounds_over_trees_are_counted_as_predicted(
     got = run(Scripted(decoder, future, TREE, right), prompt(), new=new)
     assert got.ids == future[:new]
     whole = got.rounds[:6]
-    assert [(one.drafted, one.depth, one.accepted, one.emitted) for one in whole] == [
+    assert [(round_.drafted, round_.depth, round_.accepted, round_.emitted) for round_ in whole] == [
         (6, 3, per_round - 1, per_round)
     ] * 6
-    assert {one.stop for one in whole} == {"length"}
+    assert {round_.stop for round_ in whole} == {"length"}
 
 
 def test_the_last_rounds_shrink_to_the_budget_and_emit_exactly_it() -> None:
@@ -172,7 +172,7 @@ def test_the_last_rounds_shrink_to_the_budget_and_emit_exactly_it() -> None:
     baseline.attach(decoder)
     future = run(baseline, prompt(), new=80).ids
     got = run(Scripted(decoder, future, TREE, (0, 1, 0)), prompt(), new=1 + 4 + 3)
-    assert [(one.drafted, one.depth, one.emitted, one.stop) for one in got.rounds] == [
+    assert [(round_.drafted, round_.depth, round_.emitted, round_.stop) for round_ in got.rounds] == [
         (6, 3, 4, "length"),
         (5, 2, 3, "budget"),
     ]

@@ -1,4 +1,4 @@
-"""Trees: order, masks and tokens; the published ones have the check values of the specs (2.1, 2.6)."""
+"""Trees: order, masks and tokens, and the sizes of the published trees."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,8 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
-from methods.core.tree_choice import choose_tree
+from methods.core.tree_choice import PUBLISHED, choose_tree
 from methods.core.trees import CPU, Tree, compact
-from methods.medusa.published_trees import PUBLISHED
 
 SMALL = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 0)]
 """Nodes 1..6 in this order; the leaves are (0, 0), (1, 0) and (0, 1, 0)."""
@@ -22,7 +21,7 @@ def test_nodes_stand_in_breadth_first_order_whatever_the_order_given() -> None:
     assert tree.parents == (-1, 0, 0, 1, 1, 2, 4)
     assert tree.depths == (0, 1, 1, 2, 2, 2, 3)
     assert tree.children == ((1, 2), (3, 4), (5,), (), (6,), (), ())
-    assert (tree.size, tree.depth, tree.width, tree.leaves) == (7, 3, 2, (3, 5, 6))
+    assert (tree.size, tree.depth, tree.width) == (7, 3, 2)
 
 
 def test_a_node_sees_itself_and_its_ancestors_only() -> None:
@@ -68,10 +67,10 @@ def test_published_trees_have_63_nodes_and_a_root(name: str) -> None:
     assert tree.depth == (3 if "33b" in name else 4)
 
 
-def test_the_spec_bench_tree_has_the_check_values() -> None:
+def test_the_spec_bench_tree_has_known_counts() -> None:
     tree = Tree.of_child_counts(PUBLISHED["mc_sim_7b_63"])
     assert int(tree.sees.sum()) == 207
-    assert len(tree.leaves) == 42
+    assert tree.children.count(()) == 42  # leaves
     assert [tree.depths.count(depth) for depth in range(1, 5)] == [10, 28, 23, 2]
     assert {(0, 9), (3, 1), (9, 0), (0, 0, 9), (0, 7, 0), (2, 0, 0), (0, 0, 0, 1)} <= set(tree.paths)
     assert not {(3, 2), (0, 8, 0), (0, 0, 0, 2), (0, 0, 1, 0)} & set(tree.paths)
@@ -88,13 +87,13 @@ def test_the_spec_bench_tree_has_the_check_values() -> None:
     ],
     ids=["doubled", "orphan", "negative rank", "deep before shallow", "child before parent"],
 )
-def test_what_is_no_tree_is_refused(make: Callable[[], Tree], complaint: str) -> None:
+def test_invalid_trees_are_refused(make: Callable[[], Tree], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         make()
 
 
 @pytest.mark.parametrize("path", [(0,), (0, 1, 2), (0, 2, 5), (0, 1, 4, 6), (0, 1, 3)])
-def test_compaction_leaves_the_accepted_path_where_a_chain_would_stand(path: tuple[int, ...]) -> None:
+def test_compaction_moves_the_accepted_path_to_the_slots_of_a_chain(path: tuple[int, ...]) -> None:
     cache = KVCache(2, 1, 20, 1, torch.float32, CPU)
     slots = torch.arange(12.0)[:, None, None]  # 5 committed, then the rows of a tree of 7
     rows = torch.cat([slots, -slots], dim=1)
@@ -106,7 +105,7 @@ def test_compaction_leaves_the_accepted_path_where_a_chain_would_stand(path: tup
         keys, values = cache.write(layer, cache.length, rows[:0])
         expected = [0.0, 1.0, 2.0, 3.0, 4.0, *(5.0 + node for node in path)]
         assert keys.flatten().tolist() == expected
-        assert values.flatten().tolist() == [-one for one in expected]
+        assert values.flatten().tolist() == [-value for value in expected]
 
 
 PATHS: list[list[int]] = [[0], [1], [0, 0]]

@@ -1,4 +1,4 @@
-"""How often a round waits for the device: once, and once per draft step where the stopping rule asks."""
+"""How often a round waits for the device: once, plus once per draft step that a stopping rule reads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.runtime.tiny import built, tiny
 pytestmark = pytest.mark.usefixtures("torch_products")
 NEW = 16
 ROUND: dict[str, Callable[[Round], int]] = {
-    "autoregressive": lambda one: 1,
-    "layerskip": lambda one: 1,
-    "prompt_lookup": lambda one: 1,
-    "kangaroo": lambda one: one.drafted + 1,  # is it sure enough to go on?
-    "medusa": lambda one: 1,
-    "hidden_transfer": lambda one: 1,
+    "autoregressive": lambda round_: 1,
+    "layerskip": lambda round_: 1,
+    "prompt_lookup": lambda round_: 1,
+    "kangaroo": lambda round_: round_.drafted + 1,  # the confidence of every drafted token
+    "medusa": lambda round_: 1,
+    "hidden_transfer": lambda round_: 1,
 }
 
 
@@ -36,8 +36,8 @@ def test_a_greedy_round_reads_back_what_is_documented(name: str) -> None:
     run(method, ids, new=NEW)  # trees cut to the end of the budget are made once
     with Reads() as reads:
         rounds = run(method, ids, new=NEW).rounds
-    beside = {"prompt_lookup": 3}.get(name, 1)  # the prefill's token; a lookup reads prompt and token too
-    assert reads.total == beside + sum(map(ROUND[name], rounds))
+    extra = {"prompt_lookup": 3}.get(name, 1)  # the prefill's token; a lookup reads prompt and token too
+    assert reads.total == extra + sum(map(ROUND[name], rounds))
     assert len(rounds) > 1
 
 

@@ -1,4 +1,4 @@
-"""DEL: what it looks at, what it chooses, and that the output stays the target's."""
+"""DEL: which rows it rates its exits by, what it chooses, and that the output stays the target's."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ def test_greedy_ids_are_the_targets_own(changes: dict[str, Any], family: str) ->
 
 
 class Observed(DynamicExit):
-    """Keeps what it was shown."""
+    """Keeps the rows that its exits are rated by."""
 
-    seen: list[Shadow]
+    shadows: list[Shadow]
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
-        self.seen = []
+        self.shadows = []
         return super().prefill(prompt_ids)
 
-    def _wait_for(self, shadow: Shadow) -> None:
-        self.seen.append(shadow)
-        super()._wait_for(shadow)
+    def _add_pending(self, shadow: Shadow) -> None:
+        self.shadows.append(shadow)
+        super()._add_pending(shadow)
 
 
 def observed(decoder: Decoder, **changes: Any) -> Observed:
@@ -76,21 +76,22 @@ def observed(decoder: Decoder, **changes: Any) -> Observed:
     return method
 
 
-def test_it_looks_at_the_rows_of_the_kept_tokens_at_every_exit() -> None:
+def test_exits_are_rated_by_the_rows_of_the_kept_tokens() -> None:
     """Prompt positions first, then each round's accepted tokens and the one after; never a rejected one."""
     decoder = random_decoder()
     method = observed(decoder, warmup=5)
     got = run(method, prompt(12), new=30)
     text = torch.cat([prompt(12), torch.tensor(got.ids)])
-    assert [one.target.numel() for one in method.seen] == [6, *(one.emitted for one in got.rounds)]
+    kept = [shadow.target.numel() for shadow in method.shadows]
+    assert kept == [6, *(round_.emitted for round_ in got.rounds)]
     plain = dict.fromkeys(range(1, DEPTH), decoder.embedding)
     with torch.inference_mode():
         decoder.prefill(text[:-1], plain)
     expected = torch.stack([plain[layer][6:] for layer in range(1, DEPTH)])
     torch.testing.assert_close(
-        torch.cat([one.rows for one in method.seen], dim=1), expected, atol=1e-4, rtol=0
+        torch.cat([shadow.rows for shadow in method.shadows], dim=1), expected, atol=1e-4, rtol=0
     )
-    assert torch.cat([one.target for one in method.seen])[5:].tolist() == list(got.ids)
+    assert torch.cat([shadow.target for shadow in method.shadows])[5:].tolist() == list(got.ids)
 
 
 def test_sums_are_those_of_a_slow_count() -> None:
@@ -99,14 +100,14 @@ def test_sums_are_those_of_a_slow_count() -> None:
     target[3:] = 5
     weights = np.linspace(0.1, 1, 7)
     by_hand = np.zeros(4)
-    for row, wanted, weight in zip(logits, target, weights, strict=True):
+    for row, choice, weight in zip(logits, target, weights, strict=True):
         probs = row.softmax(dim=-1)
-        is_wrong = int(int(probs.argmax()) != int(wanted))
+        is_wrong = int(int(probs.argmax()) != int(choice))
         by_hand[[is_wrong, 2 + is_wrong]] += weight * np.array([1, float(probs.max())])
     np.testing.assert_allclose(shadow_sums(logits, target, weights), by_hand, atol=1e-5)
 
 
-def test_averages_begin_anew_with_every_prompt() -> None:
+def test_averages_start_anew_with_every_prompt() -> None:
     decoder = random_decoder()
     method = bound(decoder)
     first = run(method, prompt(seed=3))
@@ -118,31 +119,31 @@ def test_drafting_nothing_is_plain_decoding() -> None:
     """No exit of a random model agrees with its last layer, so nothing is worth drafting."""
     decoder = random_decoder()
     rounds = run(bound(decoder, max_exit=1), prompt(), new=20).rounds
-    assert [(one.drafted, one.emitted) for one in rounds] == [(0, 1)] * 19
+    assert [(round_.drafted, round_.emitted) for round_ in rounds] == [(0, 1)] * 19
 
 
-def test_exits_looked_at_late_lead_to_the_same_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against looking at every exit in every round, on a model whose later layers change little."""
-    decoder, looks = random_decoder(), list[int]()
+def test_exits_rated_late_lead_to_the_same_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared with rating every exit in every round, on a model whose later layers change little."""
+    decoder, settled = random_decoder(), list[int]()
     scale_writers(decoder, 1, 0.2)  # so that early exits are often right
 
     class Counted(DynamicExit):
-        def _look(self, place: int) -> None:
-            looks.append(place)
-            super()._look(place)
+        def _settle(self, index: int) -> None:
+            settled.append(index)
+            super()._settle(index)
 
     method = Counted(**DEFAULTS)
     method.attach(decoder)
-    late, few = run(method, prompt(), new=60), len(looks)
-    monkeypatch.setattr(dynamic_exit, "MOST_WAITING", 1)
+    late, few = run(method, prompt(), new=60), len(settled)
+    monkeypatch.setattr(dynamic_exit, "MOST_PENDING", 1)
     assert run(method, prompt(), new=60) == late
-    assert len({one.exit_layer for one in late.rounds}) > 1
-    assert few < (len(looks) - few) / 2
+    assert len({round_.exit_layer for round_ in late.rounds}) > 1
+    assert few < (len(settled) - few) / 2
 
 
 def test_a_fixed_exit_is_the_only_candidate() -> None:
     got = run(bound(random_decoder(), exit_layer=4), prompt())
-    assert {one.exit_layer for one in got.rounds} == {4}
+    assert {round_.exit_layer for round_ in got.rounds} == {4}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""DEL's arithmetic: averages, objective and ties, against the figures of the notes."""
+"""DEL's arithmetic: averages, objective and ties, against figures worked out by hand."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from methods.early_exit.exit_choice import Choice, ExitStatistics, choose, expec
 
 
 def statistics(*updates: list[list[float]], decay: float = 0.95) -> ExitStatistics:
-    one = ExitStatistics(len(updates[0][0]), decay)
+    figures = ExitStatistics(len(updates[0][0]), decay)
     for sums in updates:
-        one.wait(0)
-        for place, column in enumerate(np.array(sums).T):
-            one.settle(place, column)
-    return one
+        figures.add_pending(0)
+        for index, column in enumerate(np.array(sums).T):
+            figures.settle(index, column)
+    return figures
 
 
-def thresholds(one: ExitStatistics) -> list[float]:
-    return [one.threshold(place) for place in range(one.waiting.size)]
+def thresholds(figures: ExitStatistics) -> list[float]:
+    return [figures.threshold(index) for index in range(figures.pending.size)]
 
 
 def test_averages_decay_once_per_round() -> None:
-    one = statistics([[20.0], [12.0], [15.0], [4.0]], [[3.0], [1.0], [2.4], [0.35]])
-    assert one.acceptance == pytest.approx([0.63953], abs=1e-5)
-    assert thresholds(one) == pytest.approx([0.54575], abs=1e-5)
+    figures = statistics([[20.0], [12.0], [15.0], [4.0]], [[3.0], [1.0], [2.4], [0.35]])
+    assert figures.acceptance == pytest.approx([0.63953], abs=1e-5)
+    assert thresholds(figures) == pytest.approx([0.54575], abs=1e-5)
 
 
 def test_an_exit_without_counts_accepts_nothing_and_never_stops() -> None:
-    one = statistics([[0.0, 4, 0, 2], [0.0, 0, 3, 2], [0.0, 3.6, 0, 1.8], [0.0, 0, 1.2, 0.8]])
-    assert one.acceptance.tolist() == [0, 1, 0, 0.5]
-    assert thresholds(one) == pytest.approx([0, 0, 0, 0.65])
+    figures = statistics([[0.0, 4, 0, 2], [0.0, 0, 3, 2], [0.0, 3.6, 0, 1.8], [0.0, 0, 1.2, 0.8]])
+    assert figures.acceptance.tolist() == [0, 1, 0, 0.5]
+    assert thresholds(figures) == pytest.approx([0, 0, 0, 0.65])
 
 
-def test_the_objective_of_the_notes() -> None:
+def test_the_objective_by_hand() -> None:
     acceptance, exits = np.array([0.62, 0.74, 0.82, 0.88]), np.array([4.0, 8, 12, 16])
     cost = layer_cost(exits, 32, 18)
     value = expected_tokens(acceptance, 18) / cost
@@ -67,12 +67,12 @@ def test_time_counts_the_head_and_the_rows_that_are_verified() -> None:
     assert got == pytest.approx(np.array(by_hand, dtype=float))
 
 
-def test_an_exit_waited_for_counts_at_its_best_until_its_figures_come() -> None:
-    one = statistics([[6.0, 4], [2, 4], [4, 3], [1, 1]], decay=0.5)
+def test_a_pending_round_counts_as_matches_until_its_figures_come() -> None:
+    figures = statistics([[6.0, 4], [2, 4], [4, 3], [1, 1]], decay=0.5)
     for tokens in (4, 2):
-        one.wait(tokens)
-    assert one.acceptance == pytest.approx([5.5 / 6, 5 / 6])  # a quarter of what was, 4 / 2 + 2 matches
+        figures.add_pending(tokens)
+    assert figures.acceptance == pytest.approx([5.5 / 6, 5 / 6])  # a quarter of what was, 4 / 2 + 2 matches
     late = [1 / 2 + 2, 3 / 2, 0, 0]  # 1 of 4 and 2 of 2
-    one.settle(1, np.array(late))
-    assert one.waiting.tolist() == [2, 0]
-    assert one.acceptance == pytest.approx([5.5 / 6, (1 + 2.5) / 6])
+    figures.settle(1, np.array(late))
+    assert figures.pending.tolist() == [2, 0]
+    assert figures.acceptance == pytest.approx([5.5 / 6, (1 + 2.5) / 6])

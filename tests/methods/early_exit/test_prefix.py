@@ -1,4 +1,4 @@
-"""Prefix exits: saved rows are the target's own, whatever the exit, and a round leaves the cache even."""
+"""Prefix exits: saved rows are the target's own at any exit, and a round leaves all layers equally long."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget
 from methods.core.chain import Draft, DraftBuilder, generate_chain
+from methods.early_exit.dynamic_exit import WatchedPrefix
 from methods.early_exit.layerskip import LayerSkip
 from methods.early_exit.prefix import PrefixExit
 from tests.methods.hidden_transfer.transfers import own_ids
@@ -19,7 +20,7 @@ DEPTH = SHAPE["num_hidden_layers"]
 
 
 class Wandering:
-    """Drafts at another exit in every round, and asserts the length of every layer behind it."""
+    """Drafts at another exit in every round, and checks the cache length of every layer."""
 
     def __init__(self, decoder: Decoder, lengths: tuple[int, ...]) -> None:
         self._decoder, self._exit, self._lengths = decoder, PrefixExit(decoder), lengths
@@ -66,21 +67,21 @@ def test_watched_rows_are_those_of_a_plain_pass() -> None:
         decoder.prefill(ids, plain)
         for exit_layer in watched:
             decoder.prefill(ids[:12])
-            one = PrefixExit(decoder)
-            one.start(12, exit_layer, watched)
+            prefix = WatchedPrefix(decoder, watched)
+            prefix.start(12, exit_layer)
             for token in ids[12:]:
-                one.advance(token[None])
-            one.verify()
+                prefix.advance(token[None])
+            prefix.verify()
             expected = torch.stack([plain[layer][12:] for layer in watched])
-            torch.testing.assert_close(one.seen(), expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(prefix.rows(), expected, atol=1e-4, rtol=0)
 
 
 def test_an_exit_before_idle_layers_accepts_everything() -> None:
-    """With nothing behind the exit but layers that change no row, the draft is the target's."""
+    """If the layers after the exit change no row, the draft is what the target says."""
     decoder = random_decoder()
     scale_writers(decoder, 4, 0.0)
     method = LayerSkip(exit_layer=4, draft_length=4)
     method.attach(decoder)
     with torch.inference_mode():
         got = method.generate(prompt(), Budget(41, frozenset()), Sampler(Sampling(), CPU, 0), SilentClock())
-    assert [(one.accepted, one.drafted) for one in got.rounds] == [(4, 4)] * 8
+    assert [(round_.accepted, round_.drafted) for round_ in got.rounds] == [(4, 4)] * 8

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
-from methods.hamburger.batch import Answer
-from methods.hamburger.checkpoint import Checkpoint
+from methods.hamburger.checkpoint import Checkpoint, HamburgerShape
 from methods.hamburger.draft import Hamburger
-from methods.hamburger.model import HamburgerModel, HamburgerShape
+from methods.hamburger.groups import Answer
+from methods.hamburger.module import HamburgerModel
 from methods.hamburger.verified import HamburgerVerified
 from tests.methods.small import FAMILIES, random_decoder
 
@@ -41,7 +41,7 @@ def verified(**changes: Any) -> HamburgerVerified:
 
 
 def answer(ids: list[int], prompt: int, sizes: list[int], width: int = 1) -> Answer:
-    """An answer that the untuned model has made nothing of."""
+    """An answer with teacher rows of zeros."""
     return Answer(ids, prompt, sizes, True, torch.zeros(len(ids) - prompt, width))
 
 
@@ -90,7 +90,7 @@ def saved(folder: Path, **changes: Any) -> Hamburger:
 
 
 def saved_verified(decoder: Decoder, folder: Path, **changes: Any) -> HamburgerVerified:
-    """The verified drafter with a module of random weights: it accepts next to nothing."""
+    """The verified drafter with a module of random weights: hardly a draft is accepted."""
     parts = checkpoint(decoder)
     facts = {"method": "hamburger_verified", "shape": parts.shape.plain()}
     save_module(folder, parts.micro, facts)

@@ -1,8 +1,9 @@
-"""HAMburger: merging, positions and cache entries, that decoding is the trained forward, what it refuses."""
+"""HAMburger: merging, positions, cache entries, decoding against the training pass, and refusals."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -16,10 +17,12 @@ from bench.runtime.rows import Rows
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Exactness, FullTrainable
-from methods.hamburger.batch import Answer, collate
-from methods.hamburger.draft import Hamburger, Merge
-from methods.hamburger.model import HamburgerModel, HamburgerShape, joint_loss
-from methods.hamburger.training import distilled_labels
+from methods.hamburger.checkpoint import HamburgerShape
+from methods.hamburger.decoder import Merge
+from methods.hamburger.draft import Hamburger
+from methods.hamburger.groups import Answer, collate
+from methods.hamburger.module import HamburgerModel, joint_loss
+from methods.hamburger.trainer import distilled_labels
 from tests.methods.hamburger.hamburgers import (
     TUNED_SEED,
     answer,
@@ -48,9 +51,9 @@ def merge_of(model: HamburgerModel) -> Merge:
 
 def sizes_of(got: Generation) -> list[int]:
     """Tokens of every group: the root of a group is emitted by the round before."""
-    full = [one for one in got.rounds if one.emitted == one.accepted + 1]
-    cut = [one for one in got.rounds if one.emitted <= one.accepted]
-    return [one.emitted for one in full] + [1 + sum(one.emitted for one in cut)]
+    full = [step for step in got.rounds if step.emitted == step.accepted + 1]
+    cut = [step for step in got.rounds if step.emitted <= step.accepted]
+    return [step.emitted for step in full] + [1 + sum(step.emitted for step in cut)]
 
 
 # -- merging -----------------------------------------------------------------------------------------------
@@ -106,13 +109,13 @@ def test_at_confidence_zero_every_group_is_full() -> None:
 
 
 def test_a_group_ends_before_a_token_that_the_micro_decoder_is_unsure_of() -> None:
-    """With the stop head silent the gate alone sets the sizes; never open, it is plain decoding."""
+    """Without the stop head the token confidence alone sets the sizes; at 1 it is plain decoding."""
     plain, full = run(bound(confidence=1.1), prompt(), new=40), run(bound(confidence=0.0), prompt(), new=40)
     for gate, expected in ((1.0, plain), (0.0, full)):
         assert run(bound(confidence=0.0, token_confidence=gate), prompt(), new=40).ids == expected.ids
     gated = run(bound(confidence=0.0, token_confidence=0.5), prompt(), new=60)
     assert len(set(sizes_of(gated))) > 1
-    assert {one.stop for one in gated.rounds} >= {"probability", "length"}
+    assert {step.stop for step in gated.rounds} >= {"probability", "length"}
 
 
 def test_a_budget_that_ends_inside_a_group_gives_a_prefix() -> None:
@@ -122,7 +125,7 @@ def test_a_budget_that_ends_inside_a_group_gives_a_prefix() -> None:
         assert run(method, prompt(), new=new).ids == whole[:new]
 
 
-def test_output_ends_behind_the_first_end_token() -> None:
+def test_output_ends_after_the_first_end_token() -> None:
     method = bound()
     whole = run(method, prompt(), new=40).ids
     for token in set(whole[:12]):
@@ -185,7 +188,7 @@ def test_states_equal_those_of_the_trained_forward_to_rounding() -> None:
     with torch.no_grad():
         rows = model(groups, tuned.placement.rotation(0, tuned.capacity))
         stepped = _stepwise(checkpoint(tuned, model), ids, 6, sizes)
-    atol = 1e-5 * float(rows.abs().max())  # behind no final norm states have no size of their own
+    atol = 1e-5 * float(rows.abs().max())  # without a final norm, states can be of any size
     for g, states in enumerate(stepped):
         assert torch.allclose(rows[g, : len(states)], torch.stack(states), atol=atol)
     assert torch.allclose(rows[4, :1], rows[0, :1], atol=atol)  # the second answer shares the prompt
@@ -275,7 +278,7 @@ def test_a_plain_checkpoint_is_refused(tmp_path: Path) -> None:
         method.attach(random_decoder())
 
 
-def test_without_weights_the_user_is_told_how_to_make_them(tmp_path: Path) -> None:
+def test_without_weights_the_error_says_how_to_make_them(tmp_path: Path) -> None:
     for method in (unattached(), unattached(weights=str(tmp_path / "nothing"))):
         with pytest.raises(UserError) as caught:
             method.attach(random_decoder())
@@ -302,6 +305,18 @@ def test_features_sit_at_the_quarters_and_shapes_survive_json() -> None:
     shape = HamburgerShape.for_model(random_decoder().config, 4, 2)
     assert shape.feature_layers == (1, 2, 3, 5)
     assert HamburgerShape(**json.loads(json.dumps(shape.plain()))) == shape
+
+
+@pytest.mark.parametrize("flags", [{}, {"qk_norm": True}, {"qkv_bias": True, "mlp_bias": True}], ids=str)
+def test_decoding_expects_the_tensors_that_training_makes(flags: dict[str, bool]) -> None:
+    config = replace(random_decoder().config, **flags)  # type: ignore[arg-type]
+    shape = HamburgerShape.for_model(config, 4, 2)
+    made = HamburgerModel(config, shape)
+    for module, expected in (
+        (made.comp_embedder, shape.embedder_shapes(config.width)),
+        (made.micro_step_decoder, shape.micro_shapes(config)),
+    ):
+        assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == expected
 
 
 def test_it_is_trained_as_a_whole() -> None:

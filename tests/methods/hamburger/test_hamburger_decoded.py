@@ -1,4 +1,4 @@
-"""Known answers are cut as decoding cuts its own."""
+"""Training cuts known answers into the groups that decoding would make."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bench.records.model import Generation
-from methods.hamburger.batch import Answer
 from methods.hamburger.draft import Hamburger
-from methods.hamburger.model import HamburgerModel
+from methods.hamburger.groups import Answer
+from methods.hamburger.module import HamburgerModel
 from tests.methods.hamburger.hamburgers import TUNED_SEED, bound, random_model, unattached
 from tests.methods.hamburger.test_hamburger import sizes_of
 from tests.methods.small import prompt, random_decoder, run
@@ -26,10 +26,10 @@ def model() -> HamburgerModel:
 
 def cut(method: Hamburger, model: HamburgerModel, ids: Tensor, answer: list[int]) -> list[int]:
     whole, mask = [*ids.tolist(), *answer], [False] * ids.numel() + [True] * len(answer)
-    (found,) = method.model_trainer().examples(model, whole, mask, random_decoder(), Random(0))
-    assert isinstance(found, Answer)
-    assert not found.is_labelled
-    return list(found.sizes)
+    (example,) = method.model_trainer().examples(model, whole, mask, random_decoder(), Random(0))
+    assert isinstance(example, Answer)
+    assert not example.is_labelled
+    return list(example.sizes)
 
 
 def decoded(ids: Tensor, gates: dict[str, float]) -> Generation:
@@ -53,7 +53,7 @@ def test_groups_cover_any_answer_to_its_end(model: HamburgerModel, tokens: int) 
     assert max(sizes) <= model.shape.max_group
 
 
-def test_it_asks_the_model_as_it_is_by_now(model: HamburgerModel) -> None:
+def test_groups_are_those_of_the_model_as_it_is_now(model: HamburgerModel) -> None:
     method = unattached(decoded_groups=1.0)
     ids, answer = prompt(10), prompt(12, 1).tolist()
     cut(method, model, ids, answer)

@@ -1,20 +1,23 @@
-"""Which tokens belong together: the published rule on examples, and what training makes of dialogues."""
+"""How answers are cut into groups: the published rule, random splits, and the examples of a dialogue."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
 
 import pytest
 import torch
 
-from methods.hamburger.groups import entropies, random_split, segment
-from methods.hamburger.training import Grouping, answers_of
+from methods.hamburger.groups import Answer, cut_answer, entropies, random_split, segment
+from tests.methods.hamburger.hamburgers import random_model, unattached
 from tests.methods.small import random_decoder
 
 
-def never(ids: Sequence[int], start: int) -> list[int]:
-    raise AssertionError("the trained model is not asked")
+def answers(ids: list[int], is_answer: list[bool], **changes: float) -> list[Answer]:
+    """The answers of a dialogue, cut by the entropies of the untuned model."""
+    decoder = random_decoder()
+    trainer = unattached(**changes).model_trainer()
+    examples = trainer.examples(random_model(decoder), ids, is_answer, decoder, Random(0))
+    return [example for example in examples if isinstance(example, Answer)]
 
 
 @pytest.mark.parametrize(
@@ -50,30 +53,27 @@ def test_random_splits_cover_the_answer() -> None:
     ids=str,
 )
 def test_only_segmented_answers_teach_the_stop_head(shares: tuple[float, ...], labelled: bool) -> None:
-    sizes, is_labelled = Grouping(4, 0.05, 0.3, *shares).sizes([0.01] * 8, lambda: [3, 3, 2], Random(0))
+    names = ("singles", "random_splits", "decoded_groups")
+    settings = unattached(**dict(zip(names, shares, strict=True))).training
+    sizes, is_labelled = cut_answer([0.01] * 8, settings, lambda: [3, 3, 2], Random(0))
     assert is_labelled is labelled
     assert sum(sizes) == 8
     assert (sizes == [4, 4]) is labelled
 
 
 def test_every_answer_of_a_dialogue_is_an_example_with_all_before_it_as_prompt() -> None:
-    decoder = random_decoder()
     mask = [False] * 3 + [True] * 4 + [False] * 2 + [True] * 3
-    found = answers_of(
-        list(range(12)), mask, decoder, Grouping(4, 0.05, 0.3, 0.0, 0.0, 0.0), never, Random(0)
-    )
-    assert [(one.prompt, one.tokens) for one in found] == [(3, 4), (9, 3)]
-    assert [list(one.ids) for one in found] == [list(range(7)), list(range(12))]
+    examples = answers(list(range(12)), mask)
+    assert [(example.prompt, example.tokens) for example in examples] == [(3, 4), (9, 3)]
+    assert [list(example.ids) for example in examples] == [list(range(7)), list(range(12))]
 
 
 def test_answers_are_segmented_by_the_model_that_predicts_them() -> None:
     decoder = random_decoder()
     ids = list(range(20))
-    found = answers_of(
-        ids, [False] * 5 + [True] * 15, decoder, Grouping(4, 1.0, 0.9, 0.0, 0.0, 0.0), never, Random(0)
-    )
+    (example,) = answers(ids, [False] * 5 + [True] * 15, floor=1.0, ratio=0.9)
     decoder.prefill(torch.tensor(ids[:5]))
     values = [float(entropies(decoder.step(torch.tensor([4]), 4))[0])]
     values += [float(entropies(decoder.step(torch.tensor([token]), token))[0]) for token in ids[5:-1]]
-    assert list(found[0].sizes) == segment(values, 4, 1.0, 0.9)
-    assert len(set(found[0].sizes)) > 1
+    assert list(example.sizes) == segment(values, 4, 1.0, 0.9)
+    assert len(set(example.sizes)) > 1

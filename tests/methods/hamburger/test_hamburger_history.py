@@ -1,4 +1,4 @@
-"""Delayed merging: near text is seen token by token, old text as the entries that immediate merging makes."""
+"""Delayed merging: recent text is seen token by token, old text as the entries of immediate merging."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from methods.hamburger.batch import collate
+from methods.hamburger.decoder import new_taps
+from methods.hamburger.groups import collate
 from methods.hamburger.history import History
-from methods.hamburger.micro_decoder import new_taps
 from tests.methods.hamburger.hamburgers import (
     TUNED_SEED,
     answer,
@@ -26,7 +26,7 @@ SIZES = [2, 1, 4, 1, 1, 3, 2, 4, 1, 2]
 
 
 def read(sizes: list[int], delay: int) -> tuple[Decoder, list[Tensor], list[int], History]:
-    """Groups of these sizes behind a prompt of 9: the model, the row behind each, slots held, the history."""
+    """Reads groups after a prompt of 9: the model, the row of each group, slots in use, the history."""
     tuned = random_decoder(seed=TUNED_SEED)
     method = unattached(merge_delay=delay)
     method.use(checkpoint(tuned))
@@ -42,9 +42,9 @@ def read(sizes: list[int], delay: int) -> tuple[Decoder, list[Tensor], list[int]
 @pytest.mark.parametrize("delay", [0, 1, 2, 3, 20])
 def test_the_newest_groups_hold_a_slot_a_token_and_all_others_one(delay: int) -> None:
     _, _, held, _ = read(SIZES, delay)
-    for count, found in enumerate(held, start=1):
+    for count, slots in enumerate(held, start=1):
         old, new = SIZES[: max(0, count - delay)], SIZES[max(0, count - delay) : count]
-        assert found == len(old) + sum(new)
+        assert slots == len(old) + sum(new)
 
 
 def test_what_is_not_merged_yet_is_plain_text() -> None:
@@ -58,7 +58,7 @@ def test_what_is_not_merged_yet_is_plain_text() -> None:
 
 @pytest.mark.parametrize("delay", [1, 2, 3])
 def test_entries_are_those_of_immediate_merging(delay: int) -> None:
-    """They have seen merged history alone, whatever tokens stood in the cache meanwhile."""
+    """They see merged history alone, whatever tokens are in the cache at the time."""
     sizes = [2, 4, 3, 2, 3, 4]
     at_once, later = (_entries(*read(sizes, each)) for each in (0, delay))
     assert later.shape[3] == 9 + len(sizes) - delay
@@ -68,23 +68,23 @@ def test_entries_are_those_of_immediate_merging(delay: int) -> None:
 def _entries(tuned: Decoder, rows: list[Tensor], held: list[int], history: History) -> Tensor:
     """Keys and values of the prompt's tokens and of all entries, shape [L, 2, Hkv, entries, D]."""
     base = history._base
-    slots = [*range(base), *(base + i for i, one in enumerate(history._slots) if one.group is None)]
+    slots = [*range(base), *(base + i for i, slot in enumerate(history._slots) if slot.group is None)]
     end, none = tuned.cache.length, torch.empty(0, 4, 8)
     layers = [torch.stack(tuned.cache.write(layer, end, none)) for layer in range(tuned.depth)]
     return torch.stack(layers)[:, :, :, slots]
 
 
 def test_with_a_delay_of_one_every_pass_is_the_trained_forward() -> None:
-    """Of the text whose last group is in tokens and all before it in groups."""
+    """The same rows as the training pass over the text with only its last group in single tokens."""
     tuned = random_decoder(seed=TUNED_SEED)
     model = random_model(tuned)
     _, rows, _, _ = read(SIZES, delay=1)
     ids, done = [*prompt(9).tolist(), *prompt(sum(SIZES), 3).tolist()], 0
     for index, size in enumerate(SIZES):
         done += size
-        one = answer([*ids[: 9 + done], 0], 9, [*SIZES[:index], *[1] * size, 1])
+        example = answer([*ids[: 9 + done], 0], 9, [*SIZES[:index], *[1] * size, 1])
         with torch.no_grad():
-            states = model(collate([one], 4, CPU), tuned.placement.rotation(0, tuned.capacity))
+            states = model(collate([example], 4, CPU), tuned.placement.rotation(0, tuned.capacity))
         normed = torch.nn.functional.rms_norm(rows[index], (32,), tuned.final_norm, tuned.config.norm_eps)
         torch.testing.assert_close(states[-1, :1], normed, rtol=1e-4, atol=1e-4)
 
@@ -113,7 +113,7 @@ def test_positions_follow_the_convention() -> None:
     assert plain != shifted
 
 
-def test_a_history_begins_behind_the_prompt() -> None:
+def test_a_history_begins_after_the_prompt() -> None:
     tuned = random_decoder(seed=TUNED_SEED)
     tuned.prefill(prompt(9))
     history = History(tuned, lambda tokens: tokens.mean(dim=0, keepdim=True), 1, 0)

@@ -13,8 +13,8 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.train.trainers.modules import observe
 from methods.core.base import Exactness, Trainable
 from methods.core.chain import Draft
+from methods.hamburger.decoder import features_at, new_taps
 from methods.hamburger.groups import entropies, segment
-from methods.hamburger.micro_decoder import features_at, new_taps
 from methods.hamburger.verified_trainer import _features, _Windows
 from tests.methods.hamburger.hamburgers import checkpoint, random_model, saved_verified, verified
 from tests.methods.small import CPU, prompt, random_decoder, run
@@ -49,8 +49,8 @@ def test_above_confidence_one_nothing_is_drafted(tmp_path: Path) -> None:
     method = saved_verified(decoder, tmp_path, confidence=1.1)
     method.attach(decoder)
     got = run(method, prompt(), new=12)
-    assert {one.drafted for one in got.rounds} == {0}
-    assert {one.stop for one in got.rounds[:-1]} == {"confidence"}
+    assert {step.drafted for step in got.rounds} == {0}
+    assert {step.stop for step in got.rounds[:-1]} == {"confidence"}
 
 
 def test_drafts_of_sampled_decoding_carry_their_distributions(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hidden transfer: who sees whom, what may reach the cache, and that training computes what decoding runs."""
+"""Hidden transfer: which rows see which, what is committed to the cache, and the exactness of its output."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_each_pseudo_row_sees_its_path_and_its_own_earlier_steps() -> None:
         assert seen == tree.depths[node] + 1 + step
 
 
-def test_the_uncalibrated_tree_is_that_of_the_notes() -> None:
+def test_the_uncalibrated_tree_has_25_nodes_and_the_root() -> None:
     tree = Tree.of_child_counts(DEFAULT_TREE)
     assert (tree.size, tree.depth, tree.width) == (26, 3, 8)
     assert [tree.depths.count(depth) for depth in (1, 2, 3)] == [8, 11, 6]
@@ -67,14 +67,14 @@ def test_real_rows_do_not_notice_pseudo_rows(transfer: Transfer) -> None:
     with torch.inference_mode():
         method.prefill(prompt(12))
         draft = method.draft(torch.tensor([5]), 12, 9, 99, Sampler(Sampling(), CPU, 0))
-        beside = method.verify(draft, 12)
+        with_pseudo = method.verify(draft, 12)
         caches = [
             [part[:, 12 : 12 + draft.tree.size].clone() for part in store] for store in decoder.cache._stores
         ]
         decoder.cache.truncate(12)
         place = decoder.placement.tree(12, draft.tree.offsets, draft.tree.sees)
         alone = decoder.head(decoder.run_layers(decoder.embed(draft.tokens), place))
-    torch.testing.assert_close(beside, alone, atol=1e-10, rtol=0)
+    torch.testing.assert_close(with_pseudo, alone, atol=1e-10, rtol=0)
     for store, (keys, values) in zip(decoder.cache._stores, caches, strict=True):
         torch.testing.assert_close(store[0][:, 12 : 12 + draft.tree.size], keys, atol=1e-10, rtol=0)
         torch.testing.assert_close(store[1][:, 12 : 12 + draft.tree.size], values, atol=1e-10, rtol=0)
@@ -84,7 +84,7 @@ def test_real_rows_do_not_notice_pseudo_rows(transfer: Transfer) -> None:
 
 
 class Watched(HiddenTransfer):
-    """Notes a copy of the committed cache behind every round; drafts the given future where there is one."""
+    """Notes a copy of the committed cache after every round; drafts the future if it is given."""
 
     future: tuple[int, ...] = ()
 
@@ -122,9 +122,9 @@ def watched(decoder: Decoder, transfer: Transfer, tree: dict[str, int] | None, *
 
 
 @pytest.mark.parametrize("two_phase", [False, True], ids=["combined pass", "two phases"])
-@pytest.mark.parametrize("is_oracle", [False, True], ids=["next to none accepted", "all accepted"])
+@pytest.mark.parametrize("is_oracle", [False, True], ids=["hardly any accepted", "all accepted"])
 def test_only_real_rows_are_ever_committed(is_oracle: bool, two_phase: bool) -> None:
-    """Behind every round the cache is that of plain decoding of the same tokens, in every layer."""
+    """After every round the cache is that of plain decoding of the same tokens, in every layer."""
     decoder = built(FAMILIES["llama"], torch.float64)
     future = own_ids(decoder, prompt(10), new=60)
     method = watched(decoder, Transfer((2, 3, 3)), SMALL_TREE, two_phase=two_phase)
@@ -145,7 +145,7 @@ def test_a_nearly_full_cache_ends_drafting_not_decoding(new: int, two_phase: boo
     decoder = random_decoder()
     got = run(bound(decoder, Transfer((3, 3, 3)), two_phase=two_phase), prompt(200), new=new)
     assert got.ids == own_ids(decoder, prompt(200), new=new)
-    drafted = [one.drafted for one in got.rounds]
+    drafted = [step.drafted for step in got.rounds]
     assert drafted == sorted(drafted, reverse=True)
     assert drafted[0] > 0
 
@@ -180,8 +180,8 @@ def test_an_oracles_drafts_are_all_accepted(
     method.future = own_ids(decoder, prompt(), new=60)
     got = run(method, prompt(), new=1 + 6 * (depth + 1))
     assert got.ids == method.future[: 1 + 6 * (depth + 1)]
-    assert [(one.accepted, one.emitted) for one in got.rounds] == [(depth, depth + 1)] * 6
-    assert {one.drafted for one in got.rounds} == {method._tree.size - 1}
+    assert [(step.accepted, step.emitted) for step in got.rounds] == [(depth, depth + 1)] * 6
+    assert {step.drafted for step in got.rounds} == {method._tree.size - 1}
 
 
 def test_a_root_without_children_is_plain_decoding() -> None:
@@ -190,7 +190,7 @@ def test_a_root_without_children_is_plain_decoding() -> None:
     method.use(decoder, random_projections(decoder, Transfer((3, 3, 3))), Transfer((3, 3, 3)), Tree.chain(0))
     got = run(method, prompt(), new=20)
     assert got.ids == own_ids(decoder, prompt(), new=20)
-    assert [(one.drafted, one.emitted) for one in got.rounds] == [(0, 1)] * 19
+    assert [(step.drafted, step.emitted) for step in got.rounds] == [(0, 1)] * 19
 
 
 def relabelled(tree: Tree) -> Tree:
@@ -204,7 +204,7 @@ def relabelled(tree: Tree) -> Tree:
 
 
 @pytest.mark.parametrize("two_phase", [False, True], ids=["combined pass", "two phases"])
-@pytest.mark.parametrize("is_oracle", [False, True], ids=["next to none accepted", "all accepted"])
+@pytest.mark.parametrize("is_oracle", [False, True], ids=["hardly any accepted", "all accepted"])
 def test_the_order_of_siblings_changes_nothing(is_oracle: bool, two_phase: bool) -> None:
     decoder, transfer = random_decoder(), Transfer((2, 3, 3))
     method = watched(decoder, transfer, SMALL_TREE, two_phase=two_phase)
@@ -224,7 +224,7 @@ class CommonNoise(Sampler):
 
 
 @pytest.mark.parametrize("two_phase", [False, True], ids=["combined pass", "two phases"])
-@pytest.mark.parametrize("is_oracle", [False, True], ids=["next to none accepted", "all accepted"])
+@pytest.mark.parametrize("is_oracle", [False, True], ids=["hardly any accepted", "all accepted"])
 def test_sampling_with_common_random_numbers_gives_the_targets_own_sample(
     is_oracle: bool, two_phase: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""What hidden transfer can be told, what weights it accepts, and which tree it drafts."""
+"""The settings of hidden transfer, the weights it accepts, and the tree it drafts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.methods.small import prompt, random_decoder
         ({"enter": 0.5, "stride": 2}, (3, 5, 6)),
         ({"steps": 1, "enter": 1.0}, (6,)),
     ],
-    ids=["5/8 of the depth", "half-way", "staircase ends behind the last layer", "linear head"],
+    ids=["5/8 of the depth", "half-way", "staircase ends after the last layer", "linear head"],
 )
 def test_steps_enter_at_a_share_of_the_depth(settings: dict[str, Any], layers: tuple[int, ...]) -> None:
     decoder = random_decoder()
@@ -45,7 +45,7 @@ def test_steps_enter_at_a_share_of_the_depth(settings: dict[str, Any], layers: t
 
 
 def test_it_is_labelled_a_reimplementation() -> None:
-    assert HiddenTransfer.is_reimplementation
+    assert HiddenTransfer.traits.is_reimplementation
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_weights_trained_for_other_settings_are_refused(change: dict[str, Any], 
 @pytest.mark.parametrize(
     ("stored", "configured", "nodes"),
     [({}, None, 26), ({"tree": [[0], [0, 0]]}, None, 3), ({"tree": [[0], [0, 0]]}, "chain", 4)],
-    ids=["uncalibrated", "beside the weights", "configured"],
+    ids=["uncalibrated", "stored with the weights", "configured"],
 )
 def test_the_tree_is_the_configured_or_the_stored_or_the_uncalibrated_one(
     stored: dict[str, Any], configured: str | None, nodes: int, tmp_path: Path

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from bench.runtime.decoder import Decoder
 from bench.train.trainers.modules import observe
 from methods.core.tree_round import TreeDraft
+from methods.hidden_transfer.module import choose_anchors
 from methods.hidden_transfer.pseudo_rows import Transfer, pseudo_rows
 from tests.methods.hidden_transfer.transfers import (
     DEPTH,
@@ -59,19 +60,19 @@ def test_rows_of_the_combined_pass_are_training_rows(transfer: Transfer) -> None
     torch.testing.assert_close(method._pseudo, trained, atol=1e-10, rtol=0)
 
 
-def test_entering_behind_the_last_layer_is_a_linear_head() -> None:
+def test_entering_after_the_last_layer_is_a_linear_head() -> None:
     decoder = random_decoder()
-    transfer = TRANSFERS["behind the last layer"]
+    transfer = TRANSFERS["after the last layer"]
     method, taps = bound(decoder, transfer), {DEPTH: decoder.embedding}
     with torch.inference_mode():
         decoder.prefill(prompt(), taps)
         method.prefill(prompt())
-    expected = [F.linear(taps[DEPTH][-1], one) for one in random_projections(decoder, transfer)]
+    expected = [F.linear(taps[DEPTH][-1], weight) for weight in random_projections(decoder, transfer)]
     torch.testing.assert_close(method._pseudo, torch.stack(expected))
 
 
 def test_each_step_learns_the_targets_choice_at_its_own_position() -> None:
-    """Trained on one sequence, step i ranks the target's choice behind position q + i first."""
+    """Trained on one sequence, step i ranks the target's choice after position q + i first."""
     decoder = random_decoder()
     method = unattached()
     torch.manual_seed(0)
@@ -87,8 +88,9 @@ def test_each_step_learns_the_targets_choice_at_its_own_position() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
     assert all(figures[f"top5_{step}"] > 0.9 for step in (1, 2, 3))
-    frozen = [decoder.embedding, decoder.final_norm, *(one.attention.qkv.weight for one in decoder.layers)]
-    assert all(one.grad is None and not one.requires_grad for one in frozen)
+    projections = [layer.attention.qkv.weight for layer in decoder.layers]
+    frozen = [decoder.embedding, decoder.final_norm, *projections]
+    assert all(weight.grad is None and not weight.requires_grad for weight in frozen)
 
 
 def test_a_token_outside_the_answer_is_no_target() -> None:
@@ -108,9 +110,8 @@ def test_a_token_outside_the_answer_is_no_target() -> None:
 
 def test_anchors_are_answer_positions_and_the_same_at_every_start() -> None:
     decoder = random_decoder()
-    method = unattached(anchors=5)
-    rows = observe(method.trainer(), decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
-    first, second = (method.trainer()._drawn_anchors(rows, 256) for _ in range(2))
+    rows = observe(unattached().trainer(), decoder, prompt(30).tolist(), [False] * 10 + [True] * 20)
+    first, second = (choose_anchors(rows, 256, 5) for _ in range(2))
     assert torch.equal(first, second)
     assert first.tolist() == sorted(set(first.tolist()))
     assert rows.mask[first].all()

@@ -26,7 +26,7 @@ TRANSFERS = {
     "all at one layer": Transfer((3, 3, 3)),
     "staircase": Transfer((1, 3, 4)),
     "from the embeddings": Transfer((0, 0, 0)),
-    "behind the last layer": Transfer((6, 6, 6)),
+    "after the last layer": Transfer((6, 6, 6)),
     "mixed to the end": Transfer((2, 6, 6)),
     "chained": Transfer((2, 3, 3), source="chain"),
     "steps isolated": Transfer((2, 2, 4), isolate=True),
@@ -55,7 +55,7 @@ def random_projections(decoder: Decoder, transfer: Transfer) -> Tensor:
 def bound(
     decoder: Decoder, transfer: Transfer, tree: dict[str, int] | None = None, *, two_phase: bool = False
 ) -> HiddenTransfer:
-    """The method with random projections: it accepts next to nothing."""
+    """The method with random projections: hardly a draft is accepted."""
     method = unattached(two_phase=two_phase)
     method.use(
         decoder, random_projections(decoder, transfer), transfer, Tree.of_child_counts(tree or SMALL_TREE)
@@ -66,7 +66,7 @@ def bound(
 def saved(
     decoder: Decoder, folder: Path, tree: dict[str, int] | None = None, **changes: Any
 ) -> HiddenTransfer:
-    """The same through weights on disk."""
+    """The method that loads random projections from `folder`."""
     method = unattached(tree)
     torch.manual_seed(1)
     save_module(

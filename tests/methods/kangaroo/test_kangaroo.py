@@ -1,4 +1,4 @@
-"""Kangaroo's bookkeeping (specs: section 1.3), its adapter, and what it refuses."""
+"""Kangaroo: the caches of target and adapter in every round, the adapter, and what is refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Watched(Kangaroo):
         return lengths[0], lengths[EXIT], self._adapter.cache.lengths[0]
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        self.carried.append(self._carry is not None)
+        self.carried.append(self._carried is not None)
         self.notes.append(("before", *self.stores()))
         draft = super().draft(root, base, room, sampler)
         self.notes.append(("drafted", *self.stores()))
@@ -68,16 +68,16 @@ def test_stores_keep_their_invariants_in_every_round(is_perfect: bool) -> None:
     method = Watched(decoder, is_perfect=is_perfect)
     got = run(method, prompt(10), new=33)
     n = 10
-    for index, one in enumerate(got.rounds):
+    for index, round_ in enumerate(got.rounds):
         before, drafted, verified = method.notes[3 * index : 3 * index + 3]
         trailing = index > 0 and got.rounds[index - 1].accepted == got.rounds[index - 1].drafted
         assert before[1:3] == (n, n)
         assert before[3] == (n - 1 if trailing else n)
         assert method.carried[index] is trailing
-        assert drafted[1] == n + one.drafted + 1
-        assert drafted[3] == n + one.drafted
-        assert verified[2] == n + one.drafted + 1
-        n += one.emitted
+        assert drafted[1] == n + round_.drafted + 1
+        assert drafted[3] == n + round_.drafted
+        assert verified[2] == n + round_.drafted + 1
+        n += round_.emitted
     assert n == 10 + 32
 
 
@@ -87,13 +87,13 @@ def test_a_perfect_adapter_has_every_draft_accepted() -> None:
     baseline.attach(decoder)
     got = run(Watched(decoder, is_perfect=True), prompt(10), new=33)
     assert got.ids == run(baseline, prompt(10), new=33).ids
-    assert [(one.drafted, one.accepted) for one in got.rounds] == [(3, 3)] * 8
+    assert [(round_.drafted, round_.accepted) for round_ in got.rounds] == [(3, 3)] * 8
 
 
 def test_drafting_stops_behind_an_unsure_token_and_keeps_it() -> None:
     got = run(Watched(random_decoder(), is_perfect=False, threshold=1.0), prompt(10), new=20)
-    assert {one.drafted for one in got.rounds[:-1]} == {1}
-    assert {one.stop for one in got.rounds[:-1]} == {"confidence"}
+    assert {round_.drafted for round_ in got.rounds[:-1]} == {1}
+    assert {round_.stop for round_ in got.rounds[:-1]} == {"confidence"}
 
 
 def test_sampling_is_repeatable_and_fills_the_budget() -> None:
@@ -131,7 +131,7 @@ def test_adapter_decodes_what_it_was_trained_as() -> None:
 def test_adapter_has_the_published_size(width: int, heads: int, parameters: int) -> None:
     with torch.device("meta"):
         module = Adapter(width, heads, heads, width // heads, 1e-6)
-    assert sum(one.numel() for one in module.parameters()) == parameters
+    assert sum(weight.numel() for weight in module.parameters()) == parameters
     assert len(module.state_dict()) == 6
 
 

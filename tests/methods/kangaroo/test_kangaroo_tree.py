@@ -1,4 +1,4 @@
-"""Kangaroo's tree: how it grows, that its stores stay in step, and that a perfect adapter is always right."""
+"""Kangaroo's tree: how it grows, its caches in every round, and that a perfect adapter is always right."""
 
 from pathlib import Path
 from typing import Any
@@ -49,21 +49,21 @@ def test_the_best_children_above_the_threshold_enter_the_next_level() -> None:
     tokens, is_sure = beam.extend(logits([0.6, 0.1, 0.3]), 99)
     assert (tokens.tolist(), is_sure) == ([0, 2], True)
     tokens, is_sure = beam.extend(logits([0.2, 0.5, 0.3], [0.9, 0.05, 0.05]), 99)
-    assert (tokens.tolist(), is_sure) == ([1, 0], True), "worth 0.30 and 0.27; 0.18 is third"
+    assert (tokens.tolist(), is_sure) == ([1, 0], True), "score 0.30 and 0.27; 0.18 is third"
     assert (beam.parents, beam.ranks) == ([-1, 0, 0, 1, 2], [0, 0, 1, 0, 0])
 
 
-def test_the_chain_goes_on_even_where_others_are_worth_more() -> None:
+def test_the_top_chain_goes_on_even_if_others_score_higher() -> None:
     beam = _Beam(width=1, threshold=0.2, depth=4)
     beam.start()
     beam.extend(logits([0.6, 0.4]), 99)
     tokens, is_sure = beam.extend(logits([0.5, 0.5]), 99)
     assert (tokens.tolist(), is_sure) == ([0], True)
     tokens, is_sure = beam.extend(logits([0.4, 0.6]), 99)
-    assert (tokens.tolist(), is_sure) == ([1], False), "worth 0.18: kept, and the last"
+    assert (tokens.tolist(), is_sure) == ([1], False), "score 0.18: kept, and the last"
 
 
-def test_slots_bound_a_level_and_the_chain_keeps_its_place() -> None:
+def test_free_slots_limit_a_level_and_the_chain_stays_in() -> None:
     beam = _Beam(width=3, threshold=0.0, depth=4)
     beam.start()
     beam.extend(logits([0.3, 0.4, 0.3]), 2)
@@ -76,11 +76,11 @@ def test_slots_bound_a_level_and_the_chain_keeps_its_place() -> None:
 def check_stores(drafter: _TreeDrafter, base: int) -> None:
     lengths = set(drafter._decoder.cache.lengths)
     assert lengths == {base}
-    assert drafter._adapter.cache.length == base - drafter._carry.shape[0]
+    assert drafter._adapter.cache.length == base - drafter._carried.shape[0]
 
 
 class Checked(_TreeDrafter):
-    """The drafter as it is, with the stores checked in every round."""
+    """The drafter as it is, with its caches checked in every round."""
 
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
         check_stores(self, base)
@@ -88,7 +88,7 @@ class Checked(_TreeDrafter):
 
 
 class Perfect(Checked):
-    """The adapter replaced by the true deep stack on every node."""
+    """The adapter is replaced by the remaining layers of the target."""
 
     def _adapt(self, tree: Tree, base: int) -> Tensor:
         super()._adapt(tree, base)
@@ -98,8 +98,8 @@ class Perfect(Checked):
 
 
 def replaced(method: KangarooTree, kind: type[_TreeDrafter]) -> KangarooTree:
-    old = method._drafter
-    method._drafter = kind(old._decoder, old._adapter, old._exit, old._beam, old._prefill)
+    old = method.drafter
+    method.drafter = kind(old._decoder, old._adapter, old._exit, old._beam, old._prefill)
     return method
 
 
@@ -112,9 +112,9 @@ def test_a_perfect_adapter_has_every_round_accepted(family: str, width: int) -> 
     method = replaced(bound(decoder, width=width, threshold=0.0), Perfect)
     got = run(method, prompt(10), new=33)
     assert got.ids == run(baseline, prompt(10), new=33).ids
-    assert [(one.depth, one.accepted) for one in got.rounds] == [(3, 3)] * 8
-    for one in got.rounds:  # three levels of `width`, and the chain where it is not among them
-        assert 3 * width <= one.drafted <= 3 * width + (width > 1) * 2
+    assert [(round_.depth, round_.accepted) for round_ in got.rounds] == [(3, 3)] * 8
+    for round_ in got.rounds:  # three levels of `width`, and the chain where it is not among them
+        assert 3 * width <= round_.drafted <= 3 * width + (width > 1) * 2
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 1.0])
@@ -125,14 +125,14 @@ def test_a_random_adapter_costs_nothing_but_time(threshold: float) -> None:
     got = run(replaced(bound(decoder, threshold=threshold), Checked), prompt(10), new=40)
     assert got.ids == run(baseline, prompt(10), new=40).ids
     if threshold == 1.0:
-        assert {(one.drafted, one.stop) for one in got.rounds[:-1]} == {(1, "confidence")}
+        assert {(round_.drafted, round_.stop) for round_ in got.rounds[:-1]} == {(1, "confidence")}
 
 
 def test_the_adapter_sees_each_node_as_it_sees_a_text() -> None:
     """Draft logits of a tree's level equal those of the adapter over the node's whole path, row by row."""
     decoder = random_decoder()
     method = bound(decoder)
-    drafter = method._drafter
+    drafter = method.drafter
     ids = prompt(10)
     tree = Tree.of_paths([(0,), (1,), (0, 0)])
     tokens = torch.tensor([5, 6, 7, 8])

@@ -1,4 +1,4 @@
-"""The grid of guesses, the n-grams it yields, and the one pass that advances and verifies."""
+"""The grid of guesses, the n-grams it yields, and the pass that advances the grid and verifies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.trees import Tree
-from methods.lookup.lookahead import Lookahead, NgramPool, beside, grid_mask, prefix_tree
+from methods.lookup.lookahead import Lookahead, NgramPool, grid_mask, joint_mask, prefix_tree
 from tests.methods.small import CPU, prompt, random_decoder, run
 
 
@@ -17,27 +17,27 @@ def test_a_guess_sees_the_first_row_up_to_its_column_and_its_column_up_to_itself
     assert [row.nonzero().flatten().tolist() for row in sees] == [[0], [1], [0, 2], [1, 3], [0, 2, 4]]
 
 
-def test_the_branches_share_the_root_alone() -> None:
+def test_the_branches_have_only_the_root_in_common() -> None:
     tree, (_, grid) = Tree.of_child_counts({"": 2}).sees, grid_mask(rows=2, columns=2)
-    both = beside(tree, grid)
+    both = joint_mask(tree, grid)
     assert torch.equal(both[:3, :3], tree)
     assert torch.equal(both[3:, 3:], grid)
     assert not both[:3, 3:].any()
     assert both[3:, :3].tolist() == [[True, False, False]] * 3
 
 
-def test_every_guess_is_what_the_target_says_behind_its_column() -> None:
+def test_every_guess_is_what_the_target_says_after_its_column() -> None:
     decoder = random_decoder()
     method = Lookahead(ngram=4, window=3, guesses=2)
     method.attach(decoder)
     ids, sampler = prompt(), Sampler(Sampling(), CPU, 0)
     with torch.inference_mode():
         root = method.prefill(ids).argmax(dim=-1)
-        method._pool.add((int(root), 5, 6, 7))  # so that a tree stands before the grid
+        method._pool.add((int(root), 5, 6, 7))  # so that the pass verifies a tree as well
         draft = method.draft(root, 12, 50, 200, sampler)
         logits = method.verify(draft, 12)
-        assert method._new is not None
-        for column, guessed in enumerate(method._new.tolist()):
+        assert method._guessed is not None
+        for column, guessed in enumerate(method._guessed.tolist()):
             first = method._grid[0][: column + 1]
             text = first + [row[column] for row in method._grid[1:]]
             alone = decoder.prefill(torch.cat([ids, torch.tensor(text)]))
@@ -50,19 +50,19 @@ def test_a_round_collects_the_columns_and_moves_the_grid_on() -> None:
     method = Lookahead(ngram=3, window=2, guesses=7)
     method.attach(random_decoder())
     method.prefill(prompt())
-    method._grid, method._new = [[1, 2], [3, 4]], torch.tensor([5, 6])
+    method._grid, method._guessed = [[1, 2], [3, 4]], torch.tensor([5, 6])
     method.commit((0,), 12)
     assert method._grid == [[3, 4], [5, 6]]
-    assert (method._pool.behind(1), method._pool.behind(2)) == ([(3, 5)], [(4, 6)])
+    assert (method._pool.continuations(1), method._pool.continuations(2)) == ([(3, 5)], [(4, 6)])
 
 
 def test_the_pool_keeps_the_most_recent_ngrams_of_every_first_token() -> None:
     pool = NgramPool(2)
     for ngram in ((1, 2), (1, 3), (7, 8), (1, 2), (1, 4)):
         pool.add(ngram)
-    assert pool.behind(1) == [(4,), (2,)]
-    assert pool.behind(7) == [(8,)]
-    assert pool.behind(9) == []
+    assert pool.continuations(1) == [(4,), (2,)]
+    assert pool.continuations(7) == [(8,)]
+    assert pool.continuations(9) == []
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Which tokens a lookup copies."""
+"""Which tokens a lookup copies, and why its draft ends."""
 
 import pytest
 
-from methods.lookup.prompt_lookup import NgramIndex
+from methods.lookup.prompt_lookup import NgramIndex, PromptLookup
+from tests.methods.small import prompt, random_decoder
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,24 @@ def test_index_grows_with_the_text() -> None:
     index.extend([3, 1, 2])
     assert index.continuation(3) == [3, 1, 2]
     assert len(index) == 5
+
+
+@pytest.mark.parametrize(
+    ("draft_length", "room", "copied", "stop"),
+    [
+        (4, 9, 4, "length"),
+        (4, 4, 4, "length"),
+        (9, 4, 4, "budget"),
+        (9, 0, 0, "budget"),
+        (20, 20, 10, "match"),
+    ],
+)
+def test_a_draft_says_why_it_ended(draft_length: int, room: int, copied: int, stop: str) -> None:
+    """By the method's own length, by the budget, or because no more tokens followed the match."""
+    method = PromptLookup(max_ngram=3, draft_length=draft_length)
+    method.attach(random_decoder())
+    ids = prompt(12)
+    ids[-2:] = ids[:2]  # the last two tokens occurred before, and ten more followed
+    method.prefill(ids[:-1])
+    draft = method.draft(ids[-1:], 11, room, sampler=None)  # type: ignore[arg-type]
+    assert (draft.tokens.numel(), draft.stop) == (copied, stop)

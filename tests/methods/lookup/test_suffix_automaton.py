@@ -1,4 +1,4 @@
-"""Which match the suffix automaton finds, at what cost, and how much of what followed is copied."""
+"""Which match the suffix automaton finds, how many states it takes, and how much is copied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.methods.small import prompt, random_decoder, run
 
 
 def longest_match(ids: list[int]) -> tuple[int, int]:
-    """The same by brute force: longest suffix with an earlier end, and its earliest end."""
+    """`SuffixAutomaton.match` by brute force: the longest suffix that ended earlier, and its earliest end."""
     for length in range(len(ids) - 1, 0, -1):
         for end in range(length, len(ids)):
             if ids[end - length : end] == ids[-length:]:
@@ -40,7 +40,7 @@ def test_longest_earlier_match(text: list[int], match: tuple[int, int]) -> None:
 
 @settings(derandomize=True, deadline=None, database=None)
 @given(st.lists(st.integers(0, 2), max_size=40))
-def test_the_match_is_the_brute_force_one_after_every_token(ids: list[int]) -> None:
+def test_the_match_equals_brute_force_after_every_token(ids: list[int]) -> None:
     text = SuffixAutomaton()
     for count, token in enumerate(ids, start=1):
         text.extend([token])
@@ -54,9 +54,7 @@ def test_the_match_is_the_brute_force_one_after_every_token(ids: list[int]) -> N
     [(4, 39, 100, 8), (4, 5, 100, 5), (4, 39, 3, 3), (0.5, 39, 100, 1), (100, 39, 100, 10)],
     ids=["by match", "by the cap", "by the budget", "less than matched", "all there is"],
 )
-def test_a_longer_match_earns_a_longer_draft(
-    growth: float, draft_length: int, room: int, copied: int
-) -> None:
+def test_a_longer_match_gets_a_longer_draft(growth: float, draft_length: int, room: int, copied: int) -> None:
     method = SamDecoding(draft_length=draft_length, growth=growth)
     method.attach(random_decoder())
     ids = prompt(12)
@@ -68,7 +66,7 @@ def test_a_longer_match_earns_a_longer_draft(
 
 def test_a_text_that_repeats_itself_takes_few_passes() -> None:
     options = RuntimeOptions(torch.device("cpu"), torch.float32, 128)
-    decoder = quiet_decoder("llama", 4, options, vocabulary=8, seed=0)  # soon goes in circles
+    decoder = quiet_decoder("llama", 4, options, vocabulary=8, seed=0)  # soon repeats itself
     method = SamDecoding(draft_length=39, growth=4)
     method.attach(decoder)
     got = run(method, prompt(3) % 8, new=100)

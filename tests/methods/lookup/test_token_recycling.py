@@ -1,4 +1,4 @@
-"""What the matrix of successors holds, how a tree grows from it, and how long it is remembered."""
+"""What the matrix of successors holds, how a tree is filled from it, and how long it is kept."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def test_every_verified_node_leaves_the_targets_successors_accepted_or_not() -> 
         logits = method.verify(got, 12)
         method.commit((0,), 12)  # nothing was accepted
     for token in set(got.tokens.tolist()):
-        last = max(node for node, one in enumerate(got.tokens.tolist()) if one == token)
+        last = max(node for node, held in enumerate(got.tokens.tolist()) if held == token)
         assert method._matrix[token].tolist() == logits[last].topk(2).indices.tolist()
 
 
-def test_the_matrix_outlives_the_prompt_and_a_reset_forgets_it() -> None:
+def test_the_matrix_is_kept_after_a_prompt_and_cleared_by_a_reset() -> None:
     method = attached()
     cold = run(method, prompt(9, 1))
     assert isinstance(method, Stateful)
@@ -83,7 +83,7 @@ def test_the_matrix_outlives_the_prompt_and_a_reset_forgets_it() -> None:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)], ids=["greedy", "sampled"])
-def test_a_repeat_meets_the_matrix_that_the_first_one_met(sampling: Sampling) -> None:
+def test_a_repeated_prompt_starts_from_the_same_matrix(sampling: Sampling) -> None:
     method = attached()
     run(method, prompt(9, 1), sampling=sampling)
     first = [run(method, prompt(9, turn), new=20, sampling=sampling) for turn in (2, 3)]

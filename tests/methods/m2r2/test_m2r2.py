@@ -1,4 +1,4 @@
-"""M2R2: accelerated rows beside the target's own, which they never touch."""
+"""M2R2: accelerated rows next to the target's own, which they never change."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def unattached(**changes: Any) -> M2R2:
 
 
 def module_of(decoder: Decoder, interval: tuple[int, int], scale: float, **changes: Any) -> Any:
-    """Adapters whose B is random of that size; 0 is untrained."""
+    """A module whose matrices B are random with this scale; at 0 it is untrained."""
     torch.manual_seed(1)
     module = unattached(start=interval[0], exit_layer=interval[1], **changes).trainer().new_module(decoder)
     for name, value in module.named_parameters():
@@ -60,7 +60,7 @@ def bound(decoder: Decoder, interval: tuple[int, int] = (0, 3), scale: float = 0
 
 
 def saved(decoder: Decoder, folder: Path, **changes: Any) -> M2R2:
-    """The same through weights on disk."""
+    """The method that loads such a module from `folder`."""
     new = unattached(exit_layer=3)
     save_module(folder, module_of(decoder, (0, 3), 0.3).state_dict(), new.trainer().provenance(decoder))
     return unattached(weights=str(folder), **changes)
@@ -89,7 +89,7 @@ def test_no_gate_changes_the_output(gate: str, threshold: float, draft_length: i
     got = run(method, prompt())
     assert got.ids == own_ids(decoder, prompt())
     if threshold > 1:
-        assert {one.drafted for one in got.rounds[:-1]} == {1}
+        assert {step.drafted for step in got.rounds[:-1]} == {1}
 
 
 @pytest.mark.parametrize("interval", INTERVALS, ids=str)
@@ -117,15 +117,15 @@ def test_slow_rows_do_not_notice_accelerated_ones(family: str) -> None:
     with torch.inference_mode():
         decoder.prefill(prompt())
         slow, _ = method.accelerate(torch.tensor([5]), 12)
-        beside = [decoder.cache._stores[layer][:, :, 12].clone() for layer in range(4)]
+        with_accelerated = [decoder.cache._stores[layer][:, :, 12].clone() for layer in range(4)]
         decoder.cache.truncate(12)
         alone = decoder.run_layers(decoder.embed(torch.tensor([5])), decoder.placement.chain(12, 1), 0, 4)
     torch.testing.assert_close(slow, alone, atol=1e-10, rtol=0)
-    for layer, stored in enumerate(beside):
+    for layer, stored in enumerate(with_accelerated):
         torch.testing.assert_close(decoder.cache._stores[layer][:, :, 12], stored, atol=1e-10, rtol=0)
 
 
-def test_behind_every_round_the_cache_is_that_of_plain_decoding() -> None:
+def test_after_every_round_the_cache_is_that_of_plain_decoding() -> None:
     decoder = built(WINDOWED["llama"], torch.float64)
     method, caches = bound(decoder), []
     commit = method.commit
@@ -203,27 +203,27 @@ def test_a_gate_that_never_opens_is_plain_decoding() -> None:
     decoder = random_decoder()
     got = run(bound(decoder, lossy=True, threshold=2.0), prompt())
     assert got.ids == own_ids(decoder, prompt())
-    assert {(one.drafted, one.emitted) for one in got.rounds} == {(0, 1)}
+    assert {(step.drafted, step.emitted) for step in got.rounds} == {(0, 1)}
 
 
 def test_a_gate_that_is_always_open_never_verifies() -> None:
     got = run(bound(random_decoder(), lossy=True, threshold=0.0), prompt(), new=20)
-    assert [(one.drafted, one.accepted, one.emitted) for one in got.rounds] == [(19, 19, 19)]
+    assert [(step.drafted, step.accepted, step.emitted) for step in got.rounds] == [(19, 19, 19)]
 
 
 @pytest.mark.parametrize("pattern", [(1, 0), (1, 1, 0), (0, 1, 1, 1, 0)], ids=str)
-def test_whoever_leaves_early_every_layer_is_caught_up_exactly(pattern: tuple[int, ...]) -> None:
+def test_layers_that_tokens_left_early_catch_up_exactly(pattern: tuple[int, ...]) -> None:
     decoder = built(WINDOWED["llama"], torch.float64)
-    method, asked = bound(decoder, lossy=True), []
+    method, calls = bound(decoder, lossy=True), []
 
     def scripted(logits: Tensor, rows: Tensor) -> bool:
-        asked.append(0)
-        return bool(pattern[(len(asked) - 1) % len(pattern)])
+        calls.append(0)
+        return bool(pattern[(len(calls) - 1) % len(pattern)])
 
     method.is_sure = scripted  # type: ignore[method-assign]
-    new = 1 + 4 * len(pattern)  # ends behind a token that went all the way
+    new = 1 + 4 * len(pattern)  # ends after a token that ran through all layers
     got = run(method, prompt(), new=new)
-    assert sum(one.emitted for one in got.rounds) == new - 1
+    assert sum(step.emitted for step in got.rounds) == new - 1
     assert len(got.rounds) == 4 * pattern.count(0)
     ours = [store[:, :, : decoder.cache.length].clone() for store in decoder.cache._stores]
     with torch.inference_mode():
@@ -235,7 +235,7 @@ def test_whoever_leaves_early_every_layer_is_caught_up_exactly(pattern: tuple[in
 
 def test_dynamic_compute_is_lossy_whatever_the_sampler() -> None:
     greedy, sampled = (Sampler(Sampling(heat), CPU, 0) for heat in (0.0, 1.0))
-    assert {unattached(lossy=True).exactness(one) for one in (greedy, sampled)} == {Exactness.LOSSY}
+    assert {unattached(lossy=True).exactness(sampler) for sampler in (greedy, sampled)} == {Exactness.LOSSY}
     assert unattached().exactness(greedy) is Exactness.GREEDY_EXACT
     assert unattached().exactness(sampled) is Exactness.SAMPLING_EXACT
 

@@ -1,4 +1,4 @@
-"""Medusa: its heads, that drafts come from the accepted node, both losses, and what it refuses."""
+"""Medusa: its heads, drafts from the accepted node, the loss, and refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def medusa(**changes: Any) -> Medusa:
 
 
 def random_heads(decoder: Decoder, seed: int = 1) -> dict[str, Tensor]:
-    """Heads of random weights: they accept next to nothing."""
+    """Heads of random weights: hardly a draft is accepted."""
     torch.manual_seed(seed)
     module = MedusaHeads(decoder.config.width, decoder.config.vocab, 4)
     return {name: torch.randn_like(value) * 0.3 for name, value in module.state_dict().items()}
@@ -88,14 +88,14 @@ def test_heads_that_know_the_future_have_every_round_accepted(family: str, tree:
     new = 1 + 5 * (tree.depth + 1)
     got = run(Oracle(decoder, future, 12, tree), prompt(), new=new)
     assert got.ids == future[:new]
-    assert [(one.drafted, one.accepted) for one in got.rounds] == [(tree.size - 1, tree.depth)] * 5
+    assert [(step.drafted, step.accepted) for step in got.rounds] == [(tree.size - 1, tree.depth)] * 5
 
 
 def test_random_heads_cost_nothing_but_time() -> None:
     decoder = random_decoder()
     got = run(bound(decoder), prompt(), new=40)
     assert got.ids == greedy(decoder, prompt(), 40)
-    assert sum(one.accepted for one in got.rounds) < len(got.rounds)
+    assert sum(step.accepted for step in got.rounds) < len(got.rounds)
 
 
 class Watched(Medusa):
@@ -134,7 +134,7 @@ def test_drafting_stays_within_the_cache() -> None:
     ids = prompt(decoder.capacity - 30)
     got = run(bound(decoder), ids, new=30)
     assert got.ids == greedy(decoder, ids, 30)
-    assert min(one.drafted for one in got.rounds) < TREE.size - 1
+    assert min(step.drafted for step in got.rounds) < TREE.size - 1
 
 
 def test_sampling_is_repeatable_and_fills_the_budget() -> None:
@@ -146,7 +146,7 @@ def test_sampling_is_repeatable_and_fills_the_budget() -> None:
     assert len(first) == 25
 
 
-def test_exactness_is_told_by_the_rule_and_the_sampler() -> None:
+def test_exactness_depends_on_the_rule_and_the_sampler() -> None:
     greedy_sampler, sampler = Sampler(Sampling(), CPU, 0), Sampler(Sampling(0.7), CPU, 0)
     assert medusa().exactness(greedy_sampler) is Exactness.GREEDY_EXACT
     assert medusa().exactness(sampler) is Exactness.SAMPLING_EXACT
@@ -172,7 +172,7 @@ def test_typical_acceptance_runs_and_accepts_at_least_as_readily() -> None:
 def test_heads_have_the_published_size_and_names(heads: int, parameters: int) -> None:
     with torch.device("meta"):
         module = MedusaHeads(4096, 32000, heads)
-    assert sum(one.numel() for one in module.parameters()) == parameters
+    assert sum(weight.numel() for weight in module.parameters()) == parameters
     names = [f"{k}.{name}" for k in range(heads) for name in ("0.linear.weight", "0.linear.bias", "1.weight")]
     assert list(module.state_dict()) == names
 
@@ -261,7 +261,7 @@ def test_a_stored_tree_is_used(tmp_path: Path) -> None:
     heads_for(decoder, tmp_path, tree=[[0], [1], [0, 0]])
     method = medusa(weights=str(tmp_path))
     method.attach(decoder)
-    assert {one.drafted for one in run(method, prompt(), new=20).rounds[:-3]} == {3}
+    assert {step.drafted for step in run(method, prompt(), new=20).rounds[:-3]} == {3}
 
 
 def test_heads_without_a_tree_name_the_command_that_measures_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""SWIFT and Draft & Verify with few words, for tests: the yaml's values but for what a test names."""
+"""SWIFT and Draft & Verify for tests: the values of their yaml, except for what a test changes."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def draft_verify(**changes: Any) -> DraftVerify:
 
 def tiny_settings(method: str, results: Path) -> Settings:
     """A run over all built-in prompts of the embedded model, once."""
-    wanted = [f"method={method}", "task=spec_bench", "task.limit=null", "max_new_tokens=96"]
-    wanted += ["measure.repeats=1", "measure.resamples=200", f"results_dir={results}"]
-    return composed_settings(*wanted)
+    overrides = [f"method={method}", "task=spec_bench", "task.limit=null", "max_new_tokens=96"]
+    overrides += ["measure.repeats=1", "measure.resamples=200", f"results_dir={results}"]
+    return composed_settings(*overrides)

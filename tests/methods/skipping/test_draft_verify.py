@@ -20,7 +20,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Stateful
 from methods.core.chain import Draft
-from methods.early_exit.draft_length import ThresholdRule
+from methods.core.draft_length import ThresholdRule
 from methods.skipping.draft_verify import DraftVerify
 from methods.skipping.sublayer_skip import skip_of
 from tests.methods.skipping.skips import draft_verify, tiny_settings
@@ -37,10 +37,10 @@ def test_the_threshold_follows_the_rounds_by_draft_and_verifys_own_rule() -> Non
     """The rule's numbers are in ``test_draft_length.py``; here, that every round reaches it."""
     rule, threshold, acceptance = ThresholdRule(target=0.9), 0.02, 0.0
     method = attached(random_decoder(), threshold=threshold)
-    for one in run(method, prompt(9), new=40).rounds:
-        if one.drafted:
-            acceptance = rule.acceptance(acceptance, one.accepted / one.drafted)
-            threshold = rule.threshold(threshold, acceptance, is_full=one.drafted == 12)
+    for round_ in run(method, prompt(9), new=40).rounds:
+        if round_.drafted:
+            acceptance = rule.acceptance(acceptance, round_.accepted / round_.drafted)
+            threshold = rule.threshold(threshold, acceptance, is_full=round_.drafted == 12)
     assert method._policy.threshold == pytest.approx(threshold) != 0.02
 
 
@@ -66,17 +66,19 @@ def test_a_fixed_threshold_stays() -> None:
 def test_with_nothing_skipped_every_drafted_token_is_accepted() -> None:
     method = attached(random_decoder(), skip_attention=[], skip_mlp=[], threshold=0.0, is_adaptive=False)
     got = run(method, prompt(), new=1 + 26)
-    assert [(one.drafted, one.accepted, one.stop) for one in got.rounds] == [(12, 12, "length")] * 2
+    assert [(round_.drafted, round_.accepted, round_.stop) for round_ in got.rounds] == [
+        (12, 12, "length")
+    ] * 2
 
 
 def test_drafting_stops_behind_an_unsure_token_and_keeps_it() -> None:
     got = run(attached(random_decoder(), threshold=1.0, is_adaptive=False), prompt(10), new=20)
-    assert {one.drafted for one in got.rounds[:-1]} == {1}
-    assert {one.stop for one in got.rounds[:-1]} == {"confidence"}
+    assert {round_.drafted for round_ in got.rounds[:-1]} == {1}
+    assert {round_.stop for round_ in got.rounds[:-1]} == {"confidence"}
 
 
 class Watched(DraftVerify):
-    """Holds the cache to its invariant before and behind every draft."""
+    """Checks the lengths of the cache before and after every draft."""
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         assert self._decoder.cache.length == base  # raises where layers differ
@@ -108,11 +110,11 @@ def test_sampling_is_repeatable_and_fills_the_budget() -> None:
 
 def test_the_set_found_for_a_model_is_read_from_its_folder(tmp_path: Path) -> None:
     facts = {"method": "draft_verify", "skip": {"attention": [2, 4], "mlp": [1]}}
-    save_provenance(tmp_path / "found", facts)
+    save_provenance(tmp_path / "stored", facts)
     nothing_given = {"skip_attention": None, "skip_mlp": None}
-    method = attached(random_decoder(), weights=str(tmp_path / "found"), **nothing_given)
+    method = attached(random_decoder(), weights=str(tmp_path / "stored"), **nothing_given)
     assert method.skip == skip_of([2, 4], [1])
-    given = attached(random_decoder(), weights=str(tmp_path / "found"), skip_attention=[], skip_mlp=[3])
+    given = attached(random_decoder(), weights=str(tmp_path / "stored"), skip_attention=[], skip_mlp=[3])
     assert given.skip == skip_of([], [3])
 
 
@@ -152,7 +154,7 @@ def test_probability_is_the_drafted_tokens_own_at_temperature_one() -> None:
 
 @pytest.mark.slow
 def test_all_builtin_prompts_of_tiny_are_answered_exactly(results_dir: Path) -> None:
-    found = load_samples(execute(tiny_settings("draft_verify", results_dir)).run_dir)
-    verdicts = Counter(one.equivalence.verdict for one in found if one.equivalence is not None)
+    samples = load_samples(execute(tiny_settings("draft_verify", results_dir)).run_dir)
+    verdicts = Counter(sample.equivalence.verdict for sample in samples if sample.equivalence is not None)
     assert set(verdicts) == {Verdict.EXACT}
     assert verdicts.total() >= 480

@@ -1,4 +1,4 @@
-"""The search for skipped sub-layers: what is tried, what is kept, when it ends (specs: section 3)."""
+"""The search for skipped sub-layers: what is tried, what is kept, when it ends (SWIFT, section 4.1)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def rules(**changes: Any) -> SearchRules:
     return SearchRules(**{"bayes_interval": 0, "max_score": 2.0, **changes})
 
 
-def run_to_end(found: SkipSearch, rate: Callable[[Skip], float]) -> int:
+def run_to_end(skip_search: SkipSearch, rate: Callable[[Skip], float]) -> int:
     steps = 0
-    while found.is_on:
-        found.step(rate)
+    while skip_search.is_on:
+        skip_search.step(rate)
         steps += 1
     return steps
 
@@ -53,25 +53,25 @@ def test_the_start_is_both_sublayers_of_every_odd_layer() -> None:
 
 
 def test_every_try_skips_the_same_number_and_no_outer_layer() -> None:
-    seen: list[Skip] = []
+    scored: list[Skip] = []
 
     def rate(skip: Skip) -> float:
-        seen.append(skip)
+        scored.append(skip)
         return 0.0
 
     run_to_end(search(rules(max_iter=40)), rate)
-    assert seen[0] == SIX.odd_layers()
-    assert {sublayers(skip) for skip in seen[1:]} == {3}
-    assert not {0, 5} & {layer for skip in seen for layer in skip.attention | skip.mlp}
-    assert len(set(seen)) > 10
+    assert scored[0] == SIX.odd_layers()
+    assert {sublayers(skip) for skip in scored[1:]} == {3}
+    assert not {0, 5} & {layer for skip in scored for layer in skip.attention | skip.mlp}
+    assert len(set(scored)) > 10
 
 
 def test_only_a_better_set_is_kept() -> None:
     scores = iter([0.5, 0.4, 0.7, 0.7, 0.6])
-    found, kept = search(rules()), []
+    skip_search, kept = search(rules()), []
     for _ in range(5):
-        found.step(lambda skip: next(scores))
-        kept.append((found.best, found.score))
+        skip_search.step(lambda skip: next(scores))
+        kept.append((skip_search.best, skip_search.score))
     assert [score for _, score in kept] == [0.5, 0.5, 0.7, 0.7, 0.7]
     assert kept[0][0] == kept[1][0] == SIX.odd_layers() != kept[2][0]
     assert kept[2][0] == kept[4][0]
@@ -92,44 +92,44 @@ def test_the_search_ends_by_each_of_its_rules(
     changes: dict[str, Any], scores: list[float], tries: int
 ) -> None:
     given = iter(scores)
-    found = search(rules(**changes))
-    assert run_to_end(found, lambda skip: next(given)) == len(scores)
-    assert found.tries == tries
+    skip_search = search(rules(**changes))
+    assert run_to_end(skip_search, lambda skip: next(given)) == len(scores)
+    assert skip_search.tries == tries
     with pytest.raises(RuntimeError, match="ended"):
-        found.step(lambda skip: 1.0)
+        skip_search.step(lambda skip: 1.0)
 
 
 def test_an_unscored_start_loses_to_the_first_try() -> None:
-    found = search(rules(score_start=False))
-    found.step(lambda skip: 0.01)
-    assert (found.best != SIX.odd_layers(), found.score) == (True, 0.01)
+    skip_search = search(rules(score_start=False))
+    skip_search.step(lambda skip: 0.01)
+    assert (skip_search.best != SIX.odd_layers(), skip_search.score) == (True, 0.01)
 
 
 @pytest.mark.parametrize(("carry_best", "kept"), [(False, 0.5), (True, 0.9)])
 def test_at_a_new_prompt_the_kept_set_is_scored_anew_unless_its_score_is_carried(
     carry_best: bool, kept: float
 ) -> None:
-    found = search(rules(carry_best=carry_best))
+    skip_search = search(rules(carry_best=carry_best))
     for score in (0.9, 0.2):
-        found.step(lambda skip, score=score: score)
-    best = found.best
-    found.next_prompt()
+        skip_search.step(lambda skip, score=score: score)
+    best = skip_search.best
+    skip_search.next_prompt()
     rated: list[Skip] = []
 
     def rate(skip: Skip) -> float:
         rated.append(skip)
         return 0.5 if skip == best else 0.1
 
-    found.step(rate)
-    assert (found.best, found.score) == (best, kept)
+    skip_search.step(rate)
+    assert (skip_search.best, skip_search.score) == (best, kept)
     assert (rated == [best]) is not carry_best
 
 
 def test_a_search_is_repeatable_and_its_seed_counts() -> None:
     def tried(seed: int) -> list[Skip]:
-        seen: list[Skip] = []
-        run_to_end(search(rules(max_iter=10, seed=seed)), lambda skip: seen.append(skip) or 0.0)  # type: ignore[func-returns-value]
-        return seen
+        scored: list[Skip] = []
+        run_to_end(search(rules(max_iter=10, seed=seed)), lambda skip: scored.append(skip) or 0.0)  # type: ignore[func-returns-value]
+        return scored
 
     assert tried(1) == tried(1) != tried(2)
 
@@ -146,8 +146,8 @@ def test_one_suggestion_beats_the_forty_draws_it_learnt_from_and_prints_nothing(
         return scores[-1]
 
     start, once = candidates.odd_layers(), rules(bayes_interval=40, max_iter=39, max_score=99.0)
-    found = SkipSearch(candidates, start, 9, once)
-    run_to_end(found, rate)
+    skip_search = SkipSearch(candidates, start, 9, once)
+    run_to_end(skip_search, rate)
     assert len(scores) == 1 + 40
     assert scores[-1] == max(scores) > 1.05 * max(scores[:-1])
     assert capsys.readouterr().out == ""
@@ -157,12 +157,12 @@ def test_a_point_that_was_scored_before_counts_again_and_prints_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("bayes_opt")
-    found = search(rules(bayes_interval=10**6))
+    skip_search = search(rules(bayes_interval=10**6))
     for _ in range(3):
-        found.tries, found.score = 1, None
-        found.step(lambda skip: 0.5)
-    assert found._bayes is not None
-    assert len(found._bayes._optimizer.space) == 3
+        skip_search.tries, skip_search.score = 1, None
+        skip_search.step(lambda skip: 0.5)
+    assert skip_search._bayes is not None
+    assert len(skip_search._bayes._optimizer.space) == 3
     assert capsys.readouterr().out == ""
 
 

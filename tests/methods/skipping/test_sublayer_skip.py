@@ -1,4 +1,4 @@
-"""The executor of skip-mode drafts: what it reads, what it leaves behind."""
+"""Drafting with sub-layers skipped: which slots it reads, and that it leaves the cache as it was."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SKIP = skip_of([1, 3], [2, 3])
 
 
 def stepped(decoder: Decoder, prompt_ids: torch.Tensor, ids: torch.Tensor, skip: Skip) -> torch.Tensor:
-    """Draft logits of known tokens, one at a time behind a full prefill."""
+    """Draft logits of known tokens, one at a time after a full prefill."""
     skipped = SkippedModel(decoder)
     decoder.prefill(prompt_ids)
     skipped.start(prompt_ids.numel(), skip)
@@ -26,7 +26,7 @@ def stepped(decoder: Decoder, prompt_ids: torch.Tensor, ids: torch.Tensor, skip:
 
 @torch.inference_mode()
 def test_a_skipped_attention_writes_nothing_and_the_end_makes_layers_agree() -> None:
-    decoder, skipped = random_decoder(), SkippedModel(random_decoder())
+    decoder = random_decoder()
     skipped = SkippedModel(decoder)
     decoder.prefill(prompt(10))
     skipped.start(10, SKIP)
@@ -40,7 +40,7 @@ def test_a_skipped_attention_writes_nothing_and_the_end_makes_layers_agree() -> 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_one_pass_over_a_text_says_what_single_steps_say(family: str) -> None:
-    """Scored on scratch slots, behind committed ones that hold the target's view of the same text."""
+    """On scratch slots, after committed slots that hold the target's keys and values of the same text."""
     decoder, ids = random_decoder(family), prompt(9, seed=5)
     expected = stepped(decoder, prompt(10), ids, SKIP)
     decoder.prefill(torch.cat([prompt(10), ids, prompt(4, seed=6)]))

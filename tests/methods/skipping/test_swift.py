@@ -89,7 +89,7 @@ def test_with_nothing_skipped_every_best_token_is_accepted() -> None:
         decoder, search=False, skip_attention=[], skip_mlp=[], threshold=0.0, draft_length=4, **CHAIN
     )
     got = run(method, prompt(), new=1 + 30)
-    assert [(one.drafted, one.accepted) for one in got.rounds] == [(4, 4)] * 6
+    assert [(round_.drafted, round_.accepted) for round_ in got.rounds] == [(4, 4)] * 6
     assert got.counts == {"skipped_sublayers": 0, "sublayers": 12 * 6}
 
 
@@ -126,10 +126,10 @@ def test_the_set_outlives_the_prompt_and_a_reset_forgets_it() -> None:
     method = attached(random_decoder())
     start = method.skip
     first = run(method, prompt(9), new=60)
-    found = method.skip
-    assert found != start
+    better = method.skip
+    assert better != start
     run(method, prompt(9, 5), new=3)  # too short to search
-    assert method.skip == found
+    assert method.skip == better
     assert isinstance(method, Stateful)
     method.reset()
     assert method.skip == start
@@ -198,7 +198,7 @@ def test_widths_follow_confidence(confidence: float, greedy: int, sampling: int)
 
 def test_the_tree_of_the_paper_has_its_size_and_only_the_best_have_children() -> None:
     shape = Widths([0.95, 0.8, 0.5], [3, 5, 8, 10])
-    tree = confidence_tree(tuple(shape.of(one) for one in (0.97, 0.96, 0.9, 0.6)), CPU)
+    tree = confidence_tree(tuple(shape.of(confidence) for confidence in (0.97, 0.96, 0.9, 0.6)), CPU)
     assert (tree.size, tree.depth) == (20, 4)
     assert [len(below) for below in tree.children if below] == [3, 3, 5, 8]
     assert all(not any(path[:-1]) for path in tree.paths)
@@ -207,9 +207,9 @@ def test_the_tree_of_the_paper_has_its_size_and_only_the_best_have_children() ->
 
 def test_drafting_stops_behind_an_unsure_token_and_keeps_it() -> None:
     got = run(attached(random_decoder(), search=False, threshold=1.0), prompt(), new=20)
-    assert {(one.depth, one.stop) for one in got.rounds[:-1]} == {(1, "confidence")}
+    assert {(round_.depth, round_.stop) for round_ in got.rounds[:-1]} == {(1, "confidence")}
     sure = run(attached(random_decoder(), search=False, threshold=0.0, draft_length=3), prompt(), new=20)
-    assert {(one.depth, one.stop) for one in sure.rounds[:-1]} <= {
+    assert {(round_.depth, round_.stop) for round_ in sure.rounds[:-1]} <= {
         (3, "length"),
         (2, "budget"),
         (1, "budget"),
@@ -244,7 +244,7 @@ def _second_token(decoder: Decoder, ids: Tensor, sampler: Sampler) -> Tensor:
         ({"window_from": "middle"}, "window_from must be one of first, last"),
         ({"window": 0}, "window must be at least 1"),
         ({"skip_ratio": 1.0}, "skip_ratio"),
-        ({"widths_greedy": [3, 5]}, "widths from 1 on, one more"),
+        ({"widths_greedy": [3, 5]}, "one more width than cuts"),
         ({"cuts": [0.5, 0.8, 0.95]}, "falling cuts"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_given_set_starts_the_search() -> None:
 
 @pytest.mark.slow
 def test_all_builtin_prompts_of_tiny_are_answered_exactly(results_dir: Path) -> None:
-    found = load_samples(execute(tiny_settings("swift", results_dir)).run_dir)
-    verdicts = Counter(one.equivalence.verdict for one in found if one.equivalence is not None)
+    samples = load_samples(execute(tiny_settings("swift", results_dir)).run_dir)
+    verdicts = Counter(sample.equivalence.verdict for sample in samples if sample.equivalence is not None)
     assert set(verdicts) == {Verdict.EXACT}
     assert verdicts.total() >= 480

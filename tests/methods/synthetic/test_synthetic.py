@@ -1,4 +1,4 @@
-"""Synthetic rounds: acceptance as asked for, cost as the schedule says, ids that mean nothing."""
+"""Synthetic rounds: acceptance as given, cost as the schedule says, ids that mean nothing."""
 
 from __future__ import annotations
 
@@ -56,23 +56,24 @@ def generation(schedule: Schedule, rates: list[float], **options: Any) -> Genera
 )
 def test_rounds_accept_what_they_are_given(name: str, rates: list[float], accepted: int) -> None:
     rounds = generation(preset(name), rates, new=41).rounds
-    whole = [one for one in rounds if one.stop == "length"]
-    assert {one.accepted for one in whole} == {accepted}
+    whole = [round_ for round_ in rounds if round_.stop == "length"]
+    assert {round_.accepted for round_ in whole} == {accepted}
     assert len(whole) >= 40 // (accepted + 1) - 3
 
 
 def test_rates_are_conditional_on_the_positions_before() -> None:
-    rounds = [one for seed in range(12) for one in generation(FREE, [0.8, 0.5], new=200, seed=seed).rounds]
-    first = [one.accepted >= 1 for one in rounds if one.depth == 2]
-    second = [one.accepted == 2 for one in rounds if one.depth == 2 and one.accepted >= 1]
+    runs = [generation(FREE, [0.8, 0.5], new=200, seed=seed) for seed in range(12)]
+    rounds = [round_ for run_ in runs for round_ in run_.rounds]
+    first = [round_.accepted >= 1 for round_ in rounds if round_.depth == 2]
+    second = [round_.accepted == 2 for round_ in rounds if round_.depth == 2 and round_.accepted >= 1]
     assert sum(first) / len(first) == pytest.approx(0.8, abs=0.03)
     assert sum(second) / len(second) == pytest.approx(0.5, abs=0.04)
 
 
 def test_the_draw_follows_the_samplers_seed() -> None:
-    one, again, other = (generation(FREE, [0.5, 0.5], seed=seed).rounds for seed in (1, 1, 2))
-    assert one == again
-    assert one != other
+    first, again, other = (generation(FREE, [0.5, 0.5], seed=seed).rounds for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,7 +91,7 @@ def test_the_cache_grows_by_the_verified_path(name: str) -> None:
     method = Synthetic(acceptance=[1.0, 0.5], schedule=preset(name))
     method.attach(decoder)
     got = run(method, prompt(9), new=20)
-    per_round = [1 if name == "macro" else one.accepted + 1 for one in got.rounds]
+    per_round = [1 if name == "macro" else round_.accepted + 1 for round_ in got.rounds]
     assert decoder.cache.length == 9 + sum(per_round)
 
 
@@ -104,7 +105,7 @@ def test_without_acceptance_the_ids_are_the_models_own() -> None:
 def test_it_promises_nothing_and_says_that_only_its_cost_counts() -> None:
     method = Synthetic(acceptance=[0.5], schedule=FREE)
     assert method.exactness(Sampler(Sampling(), CPU, 0)) is Exactness.LOSSY
-    assert method.is_cost_only
+    assert method.traits.is_cost_only
 
 
 class Counting:
@@ -143,10 +144,10 @@ def test_a_round_runs_the_layers_and_heads_of_its_schedule(
     schedule = preset(name)
     cost, tree = DraftCost(schedule, decoder), schedule.tree(2, CPU)
     decoder.prefill(prompt(9))
-    seen = Counting(monkeypatch, decoder)
+    counted = Counting(monkeypatch, decoder)
     tokens = cost.draft(prompt(1), 9, tree)
     cost.verify(tokens, 9, tree)
-    assert (seen.layers, seen.heads) == (layers, heads)
+    assert (counted.layers, counted.heads) == (layers, heads)
     assert tokens.numel() == tree.size
 
 
@@ -165,7 +166,7 @@ def test_extra_nodes_become_siblings_one_depth_after_another() -> None:
         ({"verifies": "all"}, "verifies must be"),
         ({"resume": True}, "belong to draft steps"),
         ({"resume": True, "layers": 0.5, "nodes": 4}, "resume verifies the drafted chain"),
-        ({"verifies": "root", "pseudo": 1}, "root alone"),
+        ({"verifies": "root", "pseudo": 1}, "only the root"),
     ],
 )
 def test_contradictory_schedules_are_refused(change: dict[str, Any], what: str) -> None:
@@ -173,8 +174,8 @@ def test_contradictory_schedules_are_refused(change: dict[str, Any], what: str) 
         replace(FREE, **change)
 
 
-def test_rates_must_be_chances_and_fit_the_nodes() -> None:
-    with pytest.raises(ValueError, match="chances in"):
+def test_rates_must_be_probabilities_and_fit_the_nodes() -> None:
+    with pytest.raises(ValueError, match="probabilities in"):
         Synthetic(acceptance=[1.2], schedule=FREE)
     with pytest.raises(ValueError, match="nodes must exceed the 3 positions"):
         Synthetic(acceptance=[0.5] * 3, schedule=replace(FREE, nodes=3))

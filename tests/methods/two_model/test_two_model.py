@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, **changed: Any) -> Path:
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_p=0.9)], ids=["greedy", "sampled"])
 def test_the_target_as_its_own_draft_model_has_everything_accepted(sampling: Sampling) -> None:
     got = run(paired(random_decoder(), random_decoder()), prompt(), new=1 + 6 * 5, sampling=sampling)
-    assert [(one.drafted, one.accepted, one.emitted) for one in got.rounds] == [(4, 4, 5)] * 6
+    assert [(round_.drafted, round_.accepted, round_.emitted) for round_ in got.rounds] == [(4, 4, 5)] * 6
 
 
 def shortened(decoder: Decoder, layers: int) -> Decoder:
@@ -103,7 +103,7 @@ def test_the_draft_models_cache_never_runs_ahead_of_the_targets(tmp_path: Path) 
 def test_the_policy_learns_from_rounds_and_a_reset_forgets_it() -> None:
     method = paired(random_decoder(), random_decoder(), draft_length=2, policy="heuristic")
     got = run(method, prompt(), new=40)
-    assert [one.drafted for one in got.rounds][:3] == [2, 4, 6]
+    assert [round_.drafted for round_ in got.rounds][:3] == [2, 4, 6]
     assert isinstance(method, Stateful)
     method.reset()
     assert run(method, prompt(), new=40) == got
@@ -114,7 +114,7 @@ def test_a_threshold_ends_a_draft_early(tmp_path: Path) -> None:
     method = saved(decoder, tmp_path, policy="threshold", threshold=1.0)
     method.attach(decoder)
     got = run(method, prompt(), new=20)
-    assert {(one.drafted, one.stop) for one in got.rounds[:-1]} == {(1, "confidence")}
+    assert {(round_.drafted, round_.stop) for round_ in got.rounds[:-1]} == {(1, "confidence")}
 
 
 def test_a_trained_draft_model_and_the_module_that_was_trained_say_the_same(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Skip
-from bench.runtime.loading import build_decoder, choose_tier
+from bench.runtime.loading import RuntimeOptions, build_decoder, choose_tier
 from bench.runtime.sampling import Sampling
-from bench.runtime.tiers.buckets import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
 from bench.runtime.tiers.eager import EagerDecoder
-from bench.runtime.tiers.graphs import MOST_RANGES, GraphDecoder
+from bench.runtime.tiers.graph.buckets import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
+from bench.runtime.tiers.graph.decoder import MOST_RANGES, GraphDecoder
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree
 from tests.methods.small import CPU, prompt, random_decoder, run
@@ -75,8 +75,8 @@ def test_steps_and_trees_of_every_family_are_those_of_the_static_tier(name: str)
     for decoder in (static, graphed):
         decoder.prefill(ids[:9])
     for base, count in ((9, 1), (10, 4), (14, 1)):
-        wanted = static.step(ids[base : base + count], base)
-        torch.testing.assert_close(graphed.step(ids[base : base + count], base), wanted)
+        expected = static.step(ids[base : base + count], base)
+        torch.testing.assert_close(graphed.step(ids[base : base + count], base), expected)
     logits = []
     for decoder in (static, graphed):
         place = decoder.placement.tree(15, TREE.offsets, TREE.sees)
@@ -90,38 +90,37 @@ def test_steps_and_trees_of_every_family_are_those_of_the_static_tier(name: str)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_eager_tier_computes_what_the_static_one_does(name: str) -> None:
     made = model(name)
-    found = []
+    results = []
     for tier in ("static", "eager"):
         tensors = {key: value.clone() for key, value in made.state_dict().items()}
-        wanted = options()
-        decoder = build_decoder(made.config, tensors, type(wanted)(CPU, torch.float32, CONTEXT, tier))
+        decoder = build_decoder(made.config, tensors, RuntimeOptions(CPU, torch.float32, CONTEXT, tier))
         ids = torch.tensor(tokens(20))
         logits = [decoder.prefill(ids[:9]), decoder.step(ids[9:10], 9), decoder.step(ids[10:14], 10)]
         place = decoder.placement.tree(14, TREE.offsets, TREE.sees)
         logits.append(decoder.head(decoder.run_layers(decoder.embed(ids[: TREE.size]), place)))
-        found.append(logits)
+        results.append(logits)
     assert type(decoder) is EagerDecoder
-    torch.testing.assert_close(found[1], found[0], atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(results[1], results[0], atol=2e-5, rtol=2e-5)
 
 
 def test_rows_that_read_only_and_positions_apart_from_slots() -> None:
     static, graphed = pair("mistral-no-window")
     hidden = torch.randn(5, static.config.width, generator=torch.Generator().manual_seed(0))
-    found = []
+    results = []
     for decoder in (static, graphed):
         decoder.prefill(torch.tensor(tokens(9)))
         readers = decoder.placement.tree(9, torch.tensor([0, 1, 1, 2, 2]), torch.ones(5, 3).bool(), writes=3)
         out = [decoder.run_layers(hidden, readers)]
         out.append(decoder.run_layers(hidden[:1], decoder.placement.single(12, 20)))
-        found.append(out)
-    torch.testing.assert_close(found[1], found[0])
+        results.append(out)
+    torch.testing.assert_close(results[1], results[0])
     assert graphed.cache.lengths == static.cache.lengths == [13] * static.depth
 
 
 def test_taps_hold_the_rows_of_this_pass_and_keep_them() -> None:
     static, graphed = pair("qwen3-qk-norm")
     ids = torch.tensor(tokens(20))
-    found = []
+    results = []
     for decoder in (static, graphed):
         decoder.prefill(ids[:9])
         taps = dict.fromkeys(range(1, decoder.depth + 1), decoder.embedding)
@@ -129,8 +128,8 @@ def test_taps_hold_the_rows_of_this_pass_and_keep_them() -> None:
         decoder.run_layers(hidden, decoder.placement.chain(9, 2), 1, taps=taps)
         decoder.step(ids[11:13], 11)  # must not change them
         assert taps[1] is hidden
-        found.append(list(taps.values()))
-    torch.testing.assert_close(found[1], found[0])
+        results.append(list(taps.values()))
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_a_skipped_sublayer_is_left_out_and_needs_no_recording_of_its_set() -> None:
@@ -138,14 +137,14 @@ def test_a_skipped_sublayer_is_left_out_and_needs_no_recording_of_its_set() -> N
     ids = torch.tensor(tokens(20))
     sets = [Skip(frozenset([1]), frozenset([0])), Skip(frozenset([0, 2])), Skip(mlp=frozenset([2]))]
     for skip in sets:
-        found = []
+        results = []
         for decoder in (static, graphed):
             decoder.prefill(ids[:9])
             taps = {2: decoder.embedding}
             rows = decoder.embed(ids[9:10])
-            found.append([decoder.run_layers(rows, decoder.placement.chain(9, 1), skip=skip, taps=taps)])
-            found[-1] += [taps[2], torch.tensor(decoder.cache.lengths)]
-        torch.testing.assert_close(found[1], found[0])
+            results.append([decoder.run_layers(rows, decoder.placement.chain(9, 1), skip=skip, taps=taps)])
+            results[-1] += [taps[2], torch.tensor(decoder.cache.lengths)]
+        torch.testing.assert_close(results[1], results[0])
     assert graphed.tally.recorded == 2 * static.depth
 
 
@@ -164,7 +163,7 @@ def test_many_ranges_are_replayed_by_sublayer() -> None:
         torch.testing.assert_close(
             graphed.run_layers(rows, place, start, stop), static.run_layers(rows, place, start, stop)
         )
-    whole = {bucket for bucket in graphed._shelf.recordings if bucket.part == "layers"}
+    whole = {bucket for bucket in graphed._recordings if bucket.part == "layers"}
     assert len(whole) == MOST_RANGES
 
 
@@ -242,7 +241,7 @@ def test_buckets_round_up_and_never_past_the_capacity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "tier"),
+    ("name", "device", "tier"),
     [
         ("auto", "cpu", AUTO),
         ("auto", "cuda", "graph"),
@@ -251,8 +250,8 @@ def test_buckets_round_up_and_never_past_the_capacity() -> None:
         ("graph", "cuda", "graph"),
     ],
 )
-def test_auto_takes_the_fastest_tier_of_the_device(wanted: str, device: str, tier: str) -> None:
-    assert choose_tier(wanted, torch.device(device)) == tier
+def test_auto_takes_the_fastest_tier_of_the_device(name: str, device: str, tier: str) -> None:
+    assert choose_tier(name, torch.device(device)) == tier
 
 
 def test_graphs_without_a_gpu_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Compiled products and passes: the same bits for a row whatever is beside it; a word without a compiler.
+"""Compiled products and passes: the same bits for a row whatever is beside it; a message without a compiler.
 
 Shapes: R rows, I inputs, O outputs.
 """
@@ -21,9 +21,9 @@ from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.delta import Projection
 from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder, choose_tier
-from bench.runtime.tiers.compiled import CompiledDecoder
-from bench.runtime.tiers.native import build
-from bench.runtime.tiers.native.build import Missing, library
+from bench.runtime.tiers.compiled import library as build
+from bench.runtime.tiers.compiled.decoder import CompiledDecoder
+from bench.runtime.tiers.compiled.library import Missing, library
 from methods.core.trees import Tree
 from methods.m2r2.accelerated import FrozenLowRank
 from methods.m2r2.module import LowRank
@@ -81,12 +81,12 @@ class TestProducts:
 
     def test_bits_do_not_depend_on_the_threads(self, threads: Callable[[int], None]) -> None:
         linear, x = Linear(torch.randn(1024, 512)), torch.randn(5, 512)
-        found = []
+        results = []
         for count in (1, 2, 3):
             threads(count)
-            found.append(linear(x))
-        assert torch.equal(found[0], found[1])
-        assert torch.equal(found[0], found[2])
+            results.append(linear(x))
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0], results[2])
 
     def test_rows_may_lie_apart_in_memory(self) -> None:
         linear, wide = Linear(torch.randn(16, 12)), torch.randn(12, 30)
@@ -108,36 +108,36 @@ class TestPasses:
 
     def test_bits_do_not_depend_on_the_threads(self, threads: Callable[[int], None]) -> None:
         _, decoder = pair("llama-mha")
-        found = []
+        results = []
         for count in (1, 2, 3):
             threads(count)
             decoder.prefill(ids(30))
-            found.append(decoder.step(ids(9, seed=2), 30))
-        assert torch.equal(found[0], found[1])
-        assert torch.equal(found[0], found[2])
+            results.append(decoder.step(ids(9, seed=2), 30))
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0], results[2])
 
     @pytest.mark.parametrize("name", CONFIGS)
     def test_whatever_a_method_may_ask_is_what_the_static_tier_gives(self, name: str) -> None:
-        seen = [self._asked(decoder) for decoder in pair(name)]
+        seen = [self._every_kind_of_pass(decoder) for decoder in pair(name)]
         for static, compiled in zip(*seen, strict=True):
             torch.testing.assert_close(compiled, static, atol=2e-5, rtol=1e-4)
 
     @staticmethod
-    def _asked(decoder: Decoder) -> list[Tensor]:
+    def _every_kind_of_pass(decoder: Decoder) -> list[Tensor]:
         """Trees, rows that only read, ranges, skipped sub-layers and taps."""
-        found = [decoder.prefill(ids(14))]
+        results = [decoder.prefill(ids(14))]
         place = decoder.placement.tree(14, TREE.offsets, TREE.sees)
-        found.append(decoder.head(decoder.run_layers(decoder.embed(ids(TREE.size)), place)))
+        results.append(decoder.head(decoder.run_layers(decoder.embed(ids(TREE.size)), place)))
         decoder.cache.keep(14, torch.tensor([0, 1, 3]))
         two = decoder.embed(ids(1, seed=3)).repeat(2, 1)
-        found.append(decoder.run_layers(two, decoder.placement.beside(17)))
+        results.append(decoder.run_layers(two, decoder.placement.beside(17)))
         taps: dict[int, Tensor] = dict.fromkeys((0, 1, 3), torch.empty(0))
         skip = Skip(frozenset({1}), frozenset({0, 2}))
         rows = decoder.placement.chain(18, 3)
-        decoder.cache.lengths[1] = 21  # as if an earlier pass had written what this one skips
+        decoder.cache.lengths[1] = 21  # as if an earlier pass had written what this pass skips
         shallow = decoder.run_layers(decoder.embed(ids(3, seed=4)), rows, 0, 1, skip=skip, taps=taps)
-        found.append(decoder.run_layers(shallow, rows, 1, 3, skip=skip, taps=taps))
-        return [*found, *taps.values(), decoder.run_layers(shallow, decoder.placement.chain(0, 3), 2, 2)]
+        results.append(decoder.run_layers(shallow, rows, 1, 3, skip=skip, taps=taps))
+        return [*results, *taps.values(), decoder.run_layers(shallow, decoder.placement.chain(0, 3), 2, 2)]
 
     def test_a_gap_in_the_cache_is_refused_and_nothing_is_written(self) -> None:
         _, decoder = pair("llama-mha")
@@ -152,9 +152,9 @@ class TestPasses:
         static, decoder = pair("llama-gqa-llama3-rope")
         drafter = decoder.companion(decoder.layers[:1], decoder.final_norm)
         assert drafter.tier == "compiled"
-        found = drafter.prefill(ids(6))
+        logits = drafter.prefill(ids(6))
         expected = static.companion(static.layers[:1], static.final_norm).prefill(ids(6))
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(logits, expected)
         assert (drafter.cache.length, decoder.cache.length) == (6, 0)
 
     def test_a_delta_of_another_kind_runs_operation_by_operation(self) -> None:
@@ -172,18 +172,18 @@ class TestPasses:
         shapes = LowRank(static, range(static.depth), ["q", "up", "down", "o"], rank=3).state_dict()
         generator = torch.Generator().manual_seed(first)
         delta = FrozenLowRank(
-            {key: torch.randn(one.shape, generator=generator) / 5 for key, one in shapes.items()}, first
+            {key: torch.randn(value.shape, generator=generator) / 5 for key, value in shapes.items()}, first
         )
-        found = []
+        results = []
         for decoder in (static, compiled):
             decoder.prefill(ids(6))
             place = decoder.placement.chain(6, 4)
-            found.append(decoder.run_layers(decoder.embed(ids(4, seed=2)), place, delta=delta))
-        torch.testing.assert_close(found[1], found[0], atol=2e-5, rtol=1e-4)
+            results.append(decoder.run_layers(decoder.embed(ids(4, seed=2)), place, delta=delta))
+        torch.testing.assert_close(results[1], results[0], atol=2e-5, rtol=1e-4)
         plain = compiled.run_layers(compiled.embed(ids(4, seed=2)), compiled.placement.chain(6, 4))
-        assert [bool((one != other).any()) for one, other in zip(found[1], plain, strict=True)][first:] == [
-            True
-        ] * (4 - first)
+        assert [bool((row != unchanged).any()) for row, unchanged in zip(results[1], plain, strict=True)][
+            first:
+        ] == [True] * (4 - first)
 
     def test_the_hidden_rows_given_are_not_changed(self) -> None:
         _, decoder = pair("llama-mha")
@@ -214,8 +214,7 @@ class TestChoice:
     def test_a_run_that_could_be_faster_with_a_compiler_says_so(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        for module in (loading, workbench):
-            monkeypatch.setattr(module, "library", lambda: Missing("no C compiler found"))
+        monkeypatch.setattr(loading, "library", lambda: Missing("no C compiler found"))
         assert workbench.options_for(RuntimeConfig(device="cpu")).tier == "static"
         assert "operation by operation, several times slower: no C compiler found" in caplog.text
         caplog.clear()
@@ -266,9 +265,9 @@ class TestBuilding:
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         monkeypatch.setattr(build, "_compiler", lambda: "cc")
-        found = self.built()
-        assert isinstance(found, Missing)
-        assert "Not a directory" in found.reason
+        missing = self.built()
+        assert isinstance(missing, Missing)
+        assert "Not a directory" in missing.reason
 
 
 def test_options_default_to_the_static_tier() -> None:

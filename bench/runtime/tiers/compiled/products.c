@@ -1,0 +1,120 @@
+/* Products of rows with frozen weights.
+ *
+ * Every output is one sum over its inputs in order, whatever the number of rows, the position of a row and
+ * the number of threads: a row verified among eight gives exactly the bits that it gives alone.
+ *
+ * Weights are stored in panels of LANES outputs: one input's weights are one vector, and a thread reads its
+ * share of memory from front to back. A tile keeps the sums of its rows and panels in registers: few rows
+ * take several panels at once, which gives the processor enough independent sums, and up to MOST_ROWS rows
+ * share one read of the weights. More rows are cut into blocks, which use the same panels one after another
+ * while the panels are in the processor's cache.
+ */
+#include "native.h"
+#include <omp.h>
+
+enum {
+    MOST_ROWS = 12,   /* sums of 12 rows, their weights and one input fill 16 registers */
+    BLOCK = 6,        /* rows of a block, if there are more than MOST_ROWS */
+    BLOCK_PANELS = 2, /* panels that all blocks use before the next panels */
+    WIDEST = 4,       /* panels of the widest tile */
+    AHEAD = 512,      /* weights prefetched per panel: the processor's own prefetching stops at pages */
+    SHARE = 1 << 17   /* weights that are worth another thread */
+};
+
+struct call {
+    const struct projection *by;
+    const float *residual;
+    float *out;
+};
+
+/* Rows from `row` on times panels from `panel` on; `x` holds the rows' inputs interleaved, [inputs, rows]. */
+INLINED void tile(int rows, int panels, const float *x, const struct call *to, int64_t row, int64_t panel)
+{
+    const int64_t inputs = to->by->inputs, outputs = to->by->outputs;
+    const float *weights = to->by->weights + panel * inputs * LANES;
+    vector sums[MOST_ROWS][WIDEST];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) sums[r][p] = (vector){0};
+    for (int64_t k = 0; k < inputs; k++) {
+        vector column[WIDEST];
+        for (int p = 0; p < panels; p++) {
+            const float *at = weights + (p * inputs + k) * LANES;
+            __builtin_prefetch(at + AHEAD);
+            column[p] = load(at);
+        }
+        for (int r = 0; r < rows; r++)
+            for (int p = 0; p < panels; p++) sums[r][p] = fused(all(x[k * rows + r]), column[p], sums[r][p]);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) {
+            int64_t output = (panel + p) * LANES, place = (row + r) * outputs + output;
+            if (to->by->bias) sums[r][p] += load(to->by->bias + output);
+            if (to->residual) sums[r][p] += load(to->residual + place);
+            store(to->out + place, sums[r][p]);
+        }
+}
+
+#define TILES(ROWS, PANELS)                                                                                  \
+    case ROWS:                                                                                               \
+        for (; end - panel >= PANELS; panel += PANELS) tile(ROWS, PANELS, x, to, row, panel);                \
+        for (; panel < end; panel++) tile(ROWS, 1, x, to, row, panel);                                       \
+        break;
+
+static void tiles(int64_t rows, const float *x, const struct call *to, int64_t row, int64_t panel,
+                  int64_t end)
+{
+    switch (rows) {
+        TILES(1, 4)
+        TILES(2, 4)
+        TILES(3, 4)
+        TILES(4, 2) TILES(5, 2) TILES(6, 2) TILES(7, 1) TILES(8, 1) TILES(9, 1) TILES(10, 1) TILES(11, 1)
+            TILES(12, 1)
+    }
+}
+
+static int64_t count_blocks(int64_t rows) { return rows <= MOST_ROWS ? 1 : (rows + BLOCK - 1) / BLOCK; }
+
+/* Interleave the inputs of each block's rows: they are then read from front to back, while rows a power of
+ * two apart would evict each other from the processor's cache. */
+static const float *interleave(struct matrix x, int64_t inputs, float *scratch)
+{
+    int64_t blocks = count_blocks(x.rows);
+    if (x.rows == 1) return x.data;
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t first = x.rows * b / blocks, count = x.rows * (b + 1) / blocks - first;
+        for (int64_t r = 0; r < count; r++)
+            for (int64_t k = 0; k < inputs; k++)
+                scratch[first * inputs + k * count + r] = x.data[(first + r) * x.stride + k];
+    }
+    return scratch;
+}
+
+void project(const struct projection *by, struct matrix x, const float *residual, float *scratch, float *out,
+             int threads)
+{
+    const struct call to = {by, residual, out};
+    const int64_t panels = by->outputs / LANES, blocks = count_blocks(x.rows);
+    const int64_t useful = 1 + by->inputs * by->outputs / SHARE;
+    const float *inputs = interleave(x, by->inputs, scratch);
+#pragma omp parallel num_threads(useful < threads ? (int)useful : threads)
+    {
+        int64_t begin = panels * omp_get_thread_num() / omp_get_num_threads();
+        int64_t end = panels * (omp_get_thread_num() + 1) / omp_get_num_threads();
+        int64_t step = blocks == 1 ? end - begin : BLOCK_PANELS;
+        for (int64_t panel = begin; panel < end; panel += step)
+            for (int64_t b = 0; b < blocks; b++) {
+                int64_t first = x.rows * b / blocks, count = x.rows * (b + 1) / blocks - first;
+                int64_t last = end - panel < step ? end : panel + step;
+                tiles(count, inputs + first * by->inputs, &to, first, panel, last);
+            }
+    }
+}
+
+int64_t lanes(void) { return LANES; }
+
+/* `project` for a single product; the rows are contiguous. */
+void multiply(const struct projection *by, int64_t rows, const float *x, const float *residual,
+              float *scratch, float *out, int threads)
+{
+    project(by, (struct matrix){x, rows, by->inputs}, residual, scratch, out, threads);
+}

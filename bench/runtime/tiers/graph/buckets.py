@@ -1,0 +1,143 @@
+"""Which recording serves a pass, and the fixed memory that its inputs are copied to.
+
+A recording has a fixed number of rows and reads a fixed number of cache slots. A pass uses the recording of
+the next larger size, its bucket: surplus rows write to the cache's trash slot and are cut off the output,
+surplus slots are masked.
+
+Shapes: R rows of a pass, B >= R rows of its bucket, G query heads per key/value head, C columns (slots read),
+d width.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.runtime.decoder import Decoder
+from bench.runtime.rows import Rows
+
+Part = Literal["step", "layers", "attention", "mlp"]
+"""What a recording runs: ids to logits through all layers; rows through a range of layers; rows through the
+attention or the MLP of one layer."""
+
+ROW_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+"""Rows of the buckets: every number up to 8, where most chains are, then steps of at most a third."""
+MOST_ROWS = ROW_SIZES[-1]
+"""Passes of more rows are not recorded."""
+_COLUMN_SIZES = tuple(size << shift for shift in range(20) for size in (128, 192))  # steps of at most a half
+
+
+class Bucket(NamedTuple):
+    """Names a recording by what it runs and at which size.
+
+    Args:
+        part: What it runs.
+        start: First layer.
+        stop: One past the last layer.
+        rows: Rows (B).
+        columns: Cache slots that attention reads (C); 0 for an MLP alone.
+        is_chain: Positions and mask follow from the first slot; otherwise they are inputs.
+        taps: Layers whose entering rows are outputs too, ascending; `start` is never among them.
+    """
+
+    part: Part
+    start: int
+    stop: int
+    rows: int
+    columns: int
+    is_chain: bool
+    taps: tuple[int, ...] = ()
+
+
+def sublayer_bucket(part: Part, layer: int, rows: int, columns: int) -> Bucket:
+    """The bucket of one sub-layer. Positions and mask are inputs, computed once for all layers of a pass."""
+    return Bucket(part, layer, layer + 1, rows, columns, is_chain=False)
+
+
+def row_size(count: int) -> int:
+    """Rows of the smallest bucket for `count` rows, at most `MOST_ROWS`."""
+    return ROW_SIZES[bisect_left(ROW_SIZES, count)]
+
+
+def column_size(end: int, capacity: int) -> int:
+    """Columns of the smallest bucket that covers slots ``0 .. end - 1``; never more than the capacity."""
+    return min(_COLUMN_SIZES[bisect_left(_COLUMN_SIZES, end)], capacity)
+
+
+def column_sizes(longest: int, capacity: int) -> list[int]:
+    """Columns of all buckets that a sequence of `longest` tokens uses while it grows."""
+    last = column_size(longest, capacity)
+    return sorted({min(size, last) for size in _COLUMN_SIZES})
+
+
+class Inputs:
+    """The inputs of every recording with one number of rows; copied to before a replay, never reallocated.
+
+    Args:
+        decoder: Whose passes they are for.
+        rows: Rows (B).
+        trash: Slot that padding rows write to.
+
+    Attributes:
+        ids: Token ids of a step, shape [B].
+        hidden: Rows entering a layer, shape [B, d].
+    """
+
+    def __init__(self, decoder: Decoder, rows: int, trash: int) -> None:
+        self._placement = decoder.placement
+        self._groups = decoder.config.heads // decoder.config.kv_heads
+        self._trash = trash
+        self._masks: dict[int, Tensor] = {}
+        self._written: int | None = None  # the host's copy of _writes
+        cos, sin = decoder.placement.rotation(0, 1)
+        with torch.inference_mode(False):  # they must outlive the mode in which the first pass may run
+            self._order = torch.arange(rows, device=decoder.device)
+            self._base, self._writes = self._order.new_zeros(1), self._order.new_zeros(1)
+            self._slots = torch.full_like(self._order, trash)
+            self._cos, self._sin = cos.repeat(rows, 1, 1), sin.repeat(rows, 1, 1)
+            self.ids = torch.zeros_like(self._order)
+            self.hidden = decoder.embedding.new_zeros(rows, decoder.config.width)
+
+    def set_chain(self, base: int, writes: int) -> None:
+        """Set first slot and number of rows of a chain; the recording computes the rest on the device."""
+        self._base.fill_(base)
+        if writes != self._written:
+            self._writes.fill_(writes)
+            self._written = writes
+
+    def set_rows(self, rows: Rows, count: int, columns: int) -> None:
+        """Set slots, positions and mask of `count` (R) rows of any kind, for a recording of C columns."""
+        torch.add(self._order, rows.base, out=self._slots)
+        self._slots[rows.writes :].fill_(self._trash)
+        self._cos[:count].copy_(rows.cos)
+        self._sin[:count].copy_(rows.sin)
+        end = rows.base + rows.writes
+        mask = self._mask(columns).view(self._groups, -1, columns)  # [G, B, C]
+        mask.fill_(float("-inf"))
+        if rows.mask is None:
+            mask[:, :, :end].fill_(0.0)
+        else:
+            mask[:, :count, :end].copy_(rows.mask.view(self._groups, count, end))
+            mask[:, count:, :1].fill_(0.0)  # a padding row that saw no slot would become NaN
+
+    def placed(self, columns: int, is_chain: bool) -> tuple[Rows, Tensor]:
+        """What `set_chain` or `set_rows` set, for the pass to be recorded: its `Rows`, and slots [B].
+
+        Only numbers on the device enter the result, so that a replay follows what was set last.
+        """
+        if not is_chain:
+            return Rows(0, self._order.numel(), self._cos, self._sin, self._mask(columns)), self._slots
+        positions = self._base + self._order
+        slots = positions.masked_fill(self._order >= self._writes, self._trash)
+        return self._placement.chain_at(positions, columns), slots
+
+    def _mask(self, columns: int) -> Tensor:
+        """Additive mask, shape [G B, C]; allocated on first use."""
+        if columns not in self._masks:
+            with torch.inference_mode(False):
+                shape = self._groups * self._order.numel(), columns
+                self._masks[columns] = self._cos.new_zeros(shape)
+        return self._masks[columns]

@@ -1,0 +1,79 @@
+"""Old records stay readable: a frozen file of every schema version, and one step from each to the next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import UserError
+from bench.metrics.summary import render, summarise
+from bench.records.codec import FIRST_VERSION, decode_sample, encode_sample, upgrade
+from bench.records.model import SCHEMA_VERSION, Arm, Verdict
+from bench.records.store import load_run, load_samples
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("version", range(FIRST_VERSION, SCHEMA_VERSION + 1))
+def test_a_frozen_run_of_every_version_is_read(version: int) -> None:
+    folder = DATA / f"run_v{version}"
+    run, samples = load_run(folder), load_samples(folder)
+    assert run.schema_version == SCHEMA_VERSION
+    assert run.attempts[0]["device"]
+    assert len({sample.key for sample in samples}) == len(samples) == 8
+    assert "layerskip on jsonl" in render(summarise(run, samples, resamples=20))
+
+
+def test_the_frozen_run_of_version_1_means_what_it_meant() -> None:
+    frozen = json.loads((DATA / "run_v1" / "meaning.json").read_text())
+    samples = {":".join(map(str, sample.key)): sample for sample in load_samples(DATA / "run_v1")}
+    assert samples.keys() == frozen.keys()
+    for name, expected in frozen.items():
+        sample = samples[name]
+        assert (list(sample.ids), len(sample.rounds), sample.error) == (
+            expected["ids"],
+            expected["rounds"],
+            expected["error"],
+        )
+        assert sum(step.accepted for step in sample.rounds) == expected["accepted"]
+        assert (sample.timing is None) == (expected["decode_s"] is None)
+        assert sample.timing is None or sample.timing.decode_s == expected["decode_s"]
+        if sample.arm is Arm.METHOD and sample.error is None:
+            assert sample.equivalence is not None
+            assert sample.equivalence.verdict is Verdict(expected["verdict"])
+
+
+def test_the_first_lines_named_no_version(tmp_path: Path) -> None:
+    line = json.loads((DATA / "run_v1" / "samples.jsonl").read_text().splitlines()[0])
+    assert line.pop("schema_version") == 1
+    assert encode_sample(decode_sample(line))["schema_version"] == SCHEMA_VERSION
+
+
+def test_a_record_goes_through_one_step_per_version() -> None:
+    steps = {
+        1: lambda record: record | {"seconds": record["ms"] / 1000},
+        3: lambda record: {key: value for key, value in record.items() if key != "ms"},
+    }
+    assert upgrade({"ms": 500}, steps, newest=4) == {"seconds": 0.5, "schema_version": 4}
+    assert upgrade({"ms": 5, "schema_version": 3}, steps, newest=4) == {"schema_version": 4}
+    assert upgrade({"x": 1, "schema_version": 4}, steps, newest=4) == {"x": 1, "schema_version": 4}
+
+
+@pytest.mark.parametrize("version", [0, 5, -1, None, "1"])
+def test_a_version_from_nowhere_is_refused(version: Any) -> None:
+    with pytest.raises(UserError, match=f"has schema version {version}, this code knows 1 to 4"):
+        upgrade({"schema_version": version}, {}, newest=4)
+
+
+def test_a_column_of_rounds_that_came_later_holds_its_default() -> None:
+    line = json.loads((DATA / "run_v1" / "samples.jsonl").read_text().splitlines()[0])
+    del line["rounds"]["exit_layer"]
+    assert all(step.exit_layer is None for step in decode_sample(line).rounds)
+
+
+def test_a_column_of_rounds_that_is_not_known_is_refused_and_not_dropped() -> None:
+    line = json.loads((DATA / "run_v1" / "samples.jsonl").read_text().splitlines()[0])
+    line["rounds"]["heat"] = line["rounds"]["drafted"]
+    with pytest.raises(KeyError, match="heat"):
+        decode_sample(line)
