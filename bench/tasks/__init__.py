@@ -3,6 +3,6 @@
 Every yaml in ``conf/task`` builds one of four classes: `spec_bench.QuestionTask`, `jsonl.JsonlTask` (your own
 prompts), `dataset.DatasetTask` and `longbench.LongBenchTask`. All of them implement `task.Task`, whose `load`
 returns the prompts; `chat.ChatFormat` then turns a conversation into prompt ids. Start reading at `task`. Any
-module may be imported from above; tasks themselves import only `bench.errors`, `bench.records.model` and
-`bench.compose.components`.
+module may be imported from above; tasks themselves import only `bench.errors`, `bench.records` and the checks
+of `bench.compose.components`.
 """
