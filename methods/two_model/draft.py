@@ -28,6 +28,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.gguf import is_gguf
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.modules import WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
@@ -179,16 +180,15 @@ def load_draft_model(folder: Path, target: Decoder) -> Decoder:
     """The draft model in `folder`, on the target's device, in its precision and for as long sequences.
 
     Args:
-        folder: A checkpoint, or a module that ``bench.train`` wrote.
+        folder: A checkpoint, a GGUF file, or a module that ``bench.train`` wrote.
         target: What it will draft for.
 
     Raises:
         UserError: If it cannot be loaded, speaks another vocabulary or holds shorter sequences.
     """
     options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
-    drafter = (
-        load_decoder(folder, options) if (folder / "config.json").is_file() else _trained(folder, options)
-    )
+    is_checkpoint = (folder / "config.json").is_file() or is_gguf(folder)
+    drafter = load_decoder(folder, options) if is_checkpoint else _trained(folder, options)
     target.adopt(drafter)
     tokens, wanted = drafter.config.vocab, target.config.vocab
     if tokens != wanted:
