@@ -17,13 +17,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bench.compose.automatic_model import settle_model
 from bench.compose.mistakes import explain, is_lost_job
 from bench.compose.settings import Settings, register_schema, settings_from
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
+from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +134,11 @@ def _status_of_child(status: int) -> int:
 
 
 def _settings(composed: DictConfig) -> Settings:
+    choices = HydraConfig.get().runtime.choices
     try:
-        return settings_from(*settle_model(composed, HydraConfig.get().runtime.choices))
+        if str(OmegaConf.select(composed, "model.path", default="")).startswith(FETCH_PREFIX):
+            composed, choices = settle_model(composed, choices)
+        return settings_from(composed, choices)
     except Exception as error:
         raise explain(error) or error from error
 

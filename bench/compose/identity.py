@@ -11,7 +11,8 @@ from typing import Any
 
 from bench.compose.components import resolve_path
 from bench.compose.settings import Settings
-from bench.runtime.gguf import gguf_hash, is_gguf, read_gguf
+from bench.runtime.gguf import gguf_hash, gguf_parameters, read_gguf
+from bench.runtime.hub import is_gguf
 from bench.runtime.loading import weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
 
@@ -82,7 +83,7 @@ def module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as th
     if not isinstance(weights, str):
         return None
     folder = Path(resolve_path(weights))
-    if (folder / "config.json").is_file():  # a whole model of the method's own
+    if (folder / "config.json").is_file() or is_gguf(folder):  # a whole model of the method's own
         return checkpoint_hash(folder)
     files = [folder / name for name in (WEIGHTS_FILE, PROVENANCE_FILE)]
     contents = [file.read_bytes() for file in files if file.is_file()]  # `attach` refuses missing files
@@ -94,5 +95,7 @@ def module_parameters(weights: Any) -> int | None:  # noqa: ANN401 - as above
     if not isinstance(weights, str):
         return None
     folder = Path(resolve_path(weights))
+    if is_gguf(folder):
+        return gguf_parameters(read_gguf(folder))
     files = [file for file in (folder / WEIGHTS_FILE, folder / "model.safetensors") if file.is_file()]
     return sum(count_parameters(file) for file in files) or None

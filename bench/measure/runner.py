@@ -61,7 +61,6 @@ def execute(settings: Settings) -> Outcome:
     bench = build_workbench(settings)
     block = environment(bench.decoder.device, bench.decoder.dtype)
     block |= {"gpu_shared": is_gpu_shared(block), "tier": bench.decoder.tier}
-    block |= {"source": source_hash(settings.method.target, bench.decoder.tier)}
     run = replace(bench.run, attempts=(block,))
     with RunStore.open(settings.results_dir, run) as store:
         Session(settings, bench, store).run()
@@ -92,6 +91,7 @@ class Session:
         warmup, most = self._settings.measure.warmup, self._settings.max_new_tokens
         rows = warm_up(bench, (prompts[0], longest), warmup, most)
         context = len(bench.chat.prompt_ids(prompts[0].turns[:1], ())) + most // 2
+        self._store.note("source", source_hash(self._settings.method.target, bench.decoder.tier))
         self._store.note("probe", asdict(probe(bench.decoder, context, row_counts(rows))))
         decoder = bench.decoder
         before = decoder.tally.recorded if isinstance(decoder, GraphDecoder) else 0

@@ -25,7 +25,7 @@ from bench.compose.workbench import options_for
 from bench.metrics.roofline import ceiling_tokens_per_s, step_bytes
 from bench.plan.devices import GPUS, Gpu, recognised
 from bench.runtime.decoder import Decoder
-from bench.runtime.hub import resolved_here
+from bench.runtime.hub import is_gguf, resolved_here
 from bench.runtime.loading import RuntimeOptions, load_config, weight_files
 from bench.runtime.modules import PROVENANCE_FILE
 from bench.runtime.random_weights import empty_decoder
@@ -150,7 +150,7 @@ def _missing_modules(settings: Settings) -> list[str]:
     folder = Path(resolve_path(weights))
     if settings.model.modules is None and weights.startswith("None/"):
         folder = Path(f"results/train/{names[1]}/{names[0]}")
-    if any((folder / name).is_file() for name in (PROVENANCE_FILE, "config.json")):
+    if is_gguf(folder) or any((folder / name).is_file() for name in (PROVENANCE_FILE, "config.json")):
         return []
     return [f"{folder} holds no modules: python -m bench.train method={names[0]} model={names[1]}"]
 

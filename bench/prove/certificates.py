@@ -212,10 +212,12 @@ def badge_of(run: Run, results: Path) -> str:
 
 
 def _standing(run: Run, promise: str, results: Path) -> str:
-    sources = {attempt.get("source") for attempt in run.attempts}
-    source = sources.pop() if len(sources) == 1 else None
-    if source is None:  # not on record, or the code changed between two attempts
+    sources = {
+        attempt["source"] for attempt in run.attempts if "source" in attempt
+    }  # of starts that measured
+    if len(sources) != 1:  # not on record, or the code changed between two of them
         return "declared, not proved"
+    source = sources.pop()
     for folder, ending in ((results, ""), (SHIPPED, " as shipped, not here")):
         known = [entry for _, entry in certificates_of(run.method, folder) if entry.is_about(source)]
         exact = [entry for entry in known if _fits(entry, run)]

@@ -125,7 +125,7 @@ class RunStore:
             self.good[sample.key] = sample
         return sample
 
-    def note(self, name: str, facts: Mapping[str, Any]) -> None:
+    def note(self, name: str, facts: Mapping[str, Any] | str) -> None:
         """Add facts to this start's environment, such as what was probed.
 
         Raises:

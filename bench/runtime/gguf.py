@@ -24,7 +24,6 @@ from torch import Tensor
 
 from bench.errors import UserError
 
-SUFFIX = ".gguf"
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "gemma")
 """Values of ``general.architecture``; llama.cpp converts Mistral as ``llama``."""
@@ -118,11 +117,6 @@ class GgufTensors:
         if self._file.architecture == "gemma" and stored.endswith("norm.weight"):
             values = values - 1
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._dtype)
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether `path` is a checkpoint in one GGUF file."""
-    return path.suffix == SUFFIX and path.is_file()
 
 
 def read_gguf(path: Path) -> GgufFile:

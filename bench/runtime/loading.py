@@ -23,8 +23,9 @@ from bench.errors import UserError
 from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier, Weights
 from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
-from bench.runtime.gguf import GgufTensors, is_gguf, read_gguf
+from bench.runtime.gguf import GgufTensors, read_gguf
 from bench.runtime.gguf_config import gguf_config
+from bench.runtime.hub import is_gguf
 from bench.runtime.linear import Linear
 from bench.runtime.modules import CheckpointTensors, TensorStore, damaged, require_room
 from bench.runtime.rows import Placement, rotary_tables

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.files import replacing, write_text
-from bench.runtime.gguf import gguf_parameters, is_gguf, read_gguf
+from bench.runtime.gguf import gguf_parameters, read_gguf
+from bench.runtime.hub import is_gguf
 from bench.runtime.linear import Linear
 
 WEIGHTS_FILE = "module.safetensors"

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
-from bench.runtime.gguf import gguf_end_ids, is_gguf, read_gguf
+from bench.runtime.gguf import gguf_end_ids, read_gguf
+from bench.runtime.hub import is_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -27,6 +27,7 @@ from transformers import LlamaConfig
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.hub import is_gguf
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.modules import WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
@@ -129,16 +130,15 @@ def load_draft_model(folder: Path, target: Decoder) -> Decoder:
     """Load the draft model in `folder` with the target's device, precision and cache capacity.
 
     Args:
-        folder: A checkpoint, or a module that ``bench.train`` wrote.
+        folder: A checkpoint, a GGUF file, or a module that ``bench.train`` wrote.
         target: The model it will draft for.
 
     Raises:
         UserError: If it cannot be loaded, has another vocabulary or a shorter context.
     """
     options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
-    drafter = (
-        load_decoder(folder, options) if (folder / "config.json").is_file() else _trained(folder, options)
-    )
+    is_checkpoint = (folder / "config.json").is_file() or is_gguf(folder)
+    drafter = load_decoder(folder, options) if is_checkpoint else _trained(folder, options)
     target.adopt(drafter)
     own, needed = drafter.config.vocab, target.config.vocab
     if own != needed:

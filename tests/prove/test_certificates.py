@@ -41,7 +41,8 @@ def certificate(*checks: Check, declared: dict[str, str] | None = None, caught: 
 
 def measured(*sources: str, **changes: Any) -> Run:
     facts = {"length": 3, "tier": "compiled", "dtype": "float32", "gpu": None, "weights": "./mine"} | changes
-    attempts = tuple({"source": one, "dtype": facts["dtype"], "gpu": facts["gpu"]} for one in sources)
+    machine = {"dtype": facts["dtype"], "gpu": facts["gpu"]}
+    attempts = (*({"source": source, **machine} for source in sources), machine)  # the last one only printed
     identity = {"method": {"target": "mine.Mine", "length": facts["length"], "weights": facts["weights"]}}
     labels = {"exactness": facts.get("exactness", "greedy-exact"), "tier": facts["tier"]}
     return Run("r", "mine", "qa", "tiny", identity, {}, attempts, labels=labels)

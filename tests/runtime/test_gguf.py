@@ -7,11 +7,10 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from bench.compose.fingerprints import checkpoint_hash, shape_hash
-from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
+from bench.compose.identity import checkpoint_hash, module_hash, module_parameters, shape_hash
 from bench.errors import UserError
 from bench.measure.meters import turn_clock
 from bench.runtime.gguf import ARCHITECTURES, QUANTISATIONS, GgufTensors, gguf_parameters, read_gguf
@@ -20,9 +19,10 @@ from bench.runtime.loading import load_config, load_decoder
 from bench.runtime.package_index import cached_model
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.tasks.chat import ChatFormat
+from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget
+from methods.two_model.draft import load_draft_model
 from tests.runtime.gguf_files import BLOCK_TYPES, write_gguf
 from tests.runtime.models import (
     CONFIGS,
@@ -187,6 +187,13 @@ class TestReading:
         hashes.add(checkpoint_hash(write_gguf(tmp_path / "other.gguf", model, "llama")))
         assert len(hashes) == 3
         assert checkpoint_hash(tmp_path / "other.gguf") in hashes
+
+    def test_a_file_drafts_for_another(self, tmp_path: Path) -> None:
+        model, path = converted("llama-mha", tmp_path)
+        drafter = load_draft_model(path, load_decoder(path, options()))
+        assert drafter.depth == 3
+        assert module_hash(str(path)) == checkpoint_hash(path)
+        assert module_parameters(str(path)) == model.num_parameters()
 
     def test_end_tokens_are_those_of_the_metadata(self, tmp_path: Path) -> None:
         ends = {"tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.eot_token_id": 3}

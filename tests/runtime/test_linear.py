@@ -128,7 +128,7 @@ def test_rms_norm_divides_by_the_root_mean_square(dtype: torch.dtype, shape: tup
 
 @pytest.mark.parametrize("outputs", [1, 16, 37])
 def test_weights_come_back_bit_by_bit(outputs: int) -> None:
-    weight = torch.randn(outputs, 24)
+    weight = normal(outputs, 24)
     linear = Linear(weight.clone())
     assert linear.parameters == weight.numel()
     assert torch.equal(linear.weight, weight)
