@@ -53,5 +53,5 @@ def commands(page: Path) -> list[list[str]]:
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # variables set for the command
             words.pop(0)
         if words[:2] == ["python", "-m"] and words[2].partition(".")[0] == "bench":
-            found.append(words[2:])
+            found.append([word for word in words[2:] if word != "..."])
     return found

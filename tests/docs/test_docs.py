@@ -8,16 +8,18 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bench.compose.settings import register_schema
+from bench.compose.settings import BenchConfig, register_schema
 from bench.convert.cli import ConvertConfig
 from bench.profile.cli import ProfileConfig
 from bench.prove.certificates import Check, Status
@@ -81,7 +83,8 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 @page_by_page
 def test_modules_and_definitions_that_a_page_names_exist(page: Path) -> None:
-    named = {span for span in spans(page) if NAMES.fullmatch(span)}
+    keys = {f"bench.{field.name}" for field in fields(BenchConfig)}  # of the configuration
+    named = {span for span in spans(page) if NAMES.fullmatch(span)} - keys
     assert [name for name in sorted(named) if not is_defined(name)] == []
 
 
@@ -121,7 +124,7 @@ def test_commands_compose(page: Path, guide_folder: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for module, *arguments in commands(page):
             if module in ARGPARSE:
-                parse(module, arguments)
+                parse(module, [word for word in arguments if word != "--help"])
             else:
                 compose_all(HYDRA[module], arguments, guide_folder / "myconf")
 
@@ -141,12 +144,13 @@ def compose_all(config: str, arguments: list[str], myconf: Path) -> None:
     flags = [word for word in arguments if word.startswith("-")]
     assert set(flags) <= {"-m", "--help", "--cfg", "--resolve", "--hydra-help"}
     words = [word for word in arguments if word not in (*flags, *(["job"] if "--cfg" in flags else []))]
-    parsed = OverridesParser.create().parse_overrides(words)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(words)
     fixed = [item.input_line for item in parsed if not item.is_sweep_override()]
     swept = [item for item in parsed if item.is_sweep_override()]
     compose(config, fixed)
     for item in swept:
-        for text in item.sweep_string_iterator() if item.is_choice_sweep() else ():
+        for text in item.sweep_string_iterator():
             compose(config, [*fixed, f"{item.key_or_group}={text}"])
 
 
