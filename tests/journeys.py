@@ -90,11 +90,7 @@ def main() -> int:
             "row": to_first_row(ROOT / "results" / "published"),
             "token": to_first_token(Path(folder)),
         }
-    print(
-        json.dumps(
-            {name: {"files": len(files), "names": files} for name, files in journeys.items()}, indent=1
-        )
-    )
+    sys.stdout.write(json.dumps(journeys, indent=1) + "\n")
     return int(any(len(files) > MOST[name] for name, files in journeys.items()))
 
 
