@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from bench.errors import UserError
 from bench.fetch.models import PREFIX as FETCH_PREFIX
 from bench.fetch.models import cached_model, fetch_model
-from bench.runtime.gguf import is_gguf
+from bench.runtime.gguf import SUFFIX, is_gguf
 
 PACKAGE_PREFIX = "package:"
 """Marks a folder relative to the one that holds the ``bench`` package: shipped weights."""
@@ -99,7 +99,8 @@ def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: K
                 f"set {keys.revision}=null: only repositories of the Hub have revisions",
             )
         return folder
-    if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+    is_path = folder.is_absolute() or reference.startswith((".", "~")) or folder.suffix == SUFFIX
+    if is_path or reference.count("/") != 1:
         raise UserError(
             f"there is no folder {reference}",
             f"set {keys.path} to an existing folder or a Hub id such as org/name",

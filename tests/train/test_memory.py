@@ -49,6 +49,8 @@ def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None
     for weight in module.parameters():
         weight.grad = torch.zeros_like(weight)
     ids = prompt(LENGTH).tolist()
+    observed = observe(method, decoder, ids, [True] * LENGTH)
+    method.loss(module, observed, decoder)  # weights that compiled products hold alone are copied once, here
     with Scale() as scale:
         rows = observe(method, decoder, ids, [True] * LENGTH)
         method.loss(module, rows, decoder)[0].backward()
