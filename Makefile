@@ -22,5 +22,5 @@ report:
 
 # On a machine with a GPU; everything it writes lies under $(OUT).
 gpu:
-	$(PYTHON) -m pytest -m gpu tests/test_gpu.py tests/test_meters.py --override-ini=cache_dir=$(OUT)/pytest_cache
+	$(PYTHON) -m pytest -m gpu tests/measure/test_gpu.py tests/measure/test_meters.py --override-ini=cache_dir=$(OUT)/pytest_cache
 	$(PYTHON) -m bench -m runtime=cuda runtime.tier=graph,static,eager results_dir=$(OUT)/results

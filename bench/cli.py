@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 
@@ -134,7 +134,7 @@ def _status_of_child(status: int) -> int:
 
 
 def _settings(composed: DictConfig) -> Settings:
-    choices = HydraConfig.get().runtime.choices
+    choices: Mapping[str, str | None] = HydraConfig.get().runtime.choices
     try:
         if str(OmegaConf.select(composed, "model.path", default="")).startswith(FETCH_PREFIX):
             composed, choices = settle_model(composed, choices)

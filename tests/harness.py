@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.compose.settings import Settings, register_schema, settings_from
@@ -68,14 +68,20 @@ METHODS = {"layerskip": ["method.exit_layer=2"], "autoregressive": [], "syntheti
 
 
 def composed_settings(*overrides: str) -> Settings:
-    """Settings as the command line would make them of these overrides."""
+    """Settings as the command line would make them; of tiny where these overrides name no model."""
+    is_named = any(override.startswith(("model=", "experiment=")) for override in overrides)
+    return settings_from(*composed_tree(*overrides, *([] if is_named else ["model=tiny"])))
+
+
+def composed_tree(*overrides: str) -> tuple[DictConfig, dict[str, str | None]]:
+    """What Hydra makes of these overrides: the tree, and the chosen option of every config group."""
     register_schema()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("bench", list(overrides), return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
-    return settings_from(composed, choices)
+    return composed, choices
 
 
 def settings_for(

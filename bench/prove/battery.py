@@ -117,6 +117,9 @@ def _decode_all(method: Method, entries: Iterator[Decode], seed: int) -> dict[st
 
 
 def _hash(generation: Generation) -> str:
+    """A hash of ids, rounds and counts; the word for why a draft ended may change."""
     fields = asdict(generation)
+    for round_ in fields["rounds"]:
+        del round_["stop"]
     text = json.dumps({key: fields[key] for key in ("ids", "rounds", "counts")}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

@@ -184,7 +184,9 @@ def _read(path: Path, changed_ns: int, size: int) -> GgufFile:
     metadata = {
         key: field.contents() for key, field in reader.fields.items() if field.types[0] != GGUFValueType.ARRAY
     }
-    file = GgufFile(path, metadata, {one.name: one for one in reader.tensors}, int(reader.data_offset))
+    file = GgufFile(
+        path, metadata, {tensor.name: tensor for tensor in reader.tensors}, int(reader.data_offset)
+    )
     _require_supported(file, is_swapped=reader.byte_order != "I")
     return file
 

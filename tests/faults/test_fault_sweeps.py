@@ -20,7 +20,13 @@ import pytest
 from tests.faults.ledger import PROPERTY, contents, damage
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ["task.limit=1", "max_new_tokens=16", "measure.repeats=1", "measure.warmup.max_rounds=1"]
+SHORT = [
+    "model=tiny",
+    "task.limit=1",
+    "max_new_tokens=16",
+    "measure.repeats=1",
+    "measure.warmup.max_rounds=1",
+]
 ISOLATED = [
     "launch=isolated",
     "method=layerskip,kangaroo,medusa,prompt_lookup",

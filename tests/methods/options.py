@@ -86,10 +86,11 @@ def with_random_modules(
     fresh = replace(component, params={**component.params, "weights": None}).build()
     torch.manual_seed(1)
     if isinstance(fresh, FullTrainable):
-        save_model(folder, fresh.new_model(decoder).state_dict(), {**config, **fresh.blocks(decoder)})
+        trainer = fresh.model_trainer()
+        save_model(folder, trainer.new_model(decoder).state_dict(), {**config, **trainer.blocks(decoder)})
     elif isinstance(fresh, Trainable):
-        facts = {**_shipped_facts(component), **fresh.provenance(decoder)}
-        save_module(folder, fresh.new_module(decoder).state_dict(), facts)
+        facts = {**_shipped_facts(component), **fresh.trainer().provenance(decoder)}
+        save_module(folder, fresh.trainer().new_module(decoder).state_dict(), facts)
     else:
         return component
     return replace(component, params={**component.params, "weights": str(folder)})

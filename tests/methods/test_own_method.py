@@ -34,10 +34,7 @@ class Table(nn.Module):
         self.successors = nn.Parameter(torch.randn(vocabulary, vocabulary))
 
 
-class Successors(Lossless):
-    def __init__(self, *, weights, draft_length, mistake=""):
-        self.weights, self.draft_length, self.mistake = weights, draft_length, mistake
-
+class Trainer:
     def new_module(self, decoder):
         return Table(decoder.config.vocab)
 
@@ -49,6 +46,14 @@ class Successors(Lossless):
 
     def provenance(self, decoder):
         return {"method": "successors"}
+
+
+class Successors(Lossless):
+    def __init__(self, *, weights, draft_length, mistake=""):
+        self.weights, self.draft_length, self.mistake = weights, draft_length, mistake
+
+    def trainer(self):
+        return Trainer()
 
     def attach(self, decoder):
         load_provenance(Path(self.weights), "successors")

@@ -64,7 +64,9 @@ class TestFolders:
         (tmp_path / "model").mkdir()
         assert resolve("~/model", None) == tmp_path / "model"
 
-    @pytest.mark.parametrize("reference", ["/no/such", "./model", "../model", "~/model", "a/b/c", "model"])
+    @pytest.mark.parametrize(
+        "reference", ["/no/such", "./model", "../model", "~/model", "a/b/c", "model", "a/b.gguf"]
+    )
     def test_no_such_folder(self, reference: str, offline: list[dict[str, object]]) -> None:
         with pytest.raises(UserError, match=f"there is no folder {reference}") as caught:
             resolve(reference, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.train.calibrate import main
+from bench.train.calibrate.cli import main
 from tests.command import Done, run_command
 from tests.harness import ROOT
 

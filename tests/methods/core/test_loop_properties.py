@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.prove.targets import NoClock, decode, random_decoder
+from bench.prove.targets import NoClock, as_decoder, decode, random_model
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions
@@ -35,7 +35,7 @@ properties = partial(settings, derandomize=True, deadline=None, database=None)
 @lru_cache
 def target(vocabulary: int) -> Decoder:
     options = RuntimeOptions(CPU, torch.float32, CONTEXT)
-    return random_decoder("llama", 2, options, vocabulary=vocabulary, seed=0)
+    return as_decoder(random_model("llama", 2, options, vocabulary=vocabulary, seed=0), options)
 
 
 class Case:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.prove.targets import random_decoder as quiet_decoder
+from bench.prove.targets import as_decoder, random_model
 from bench.runtime.loading import RuntimeOptions
 from methods.lookup.suffix_automaton import SamDecoding, SuffixAutomaton
 from tests.methods.small import prompt, random_decoder, run
@@ -66,7 +66,8 @@ def test_a_longer_match_gets_a_longer_draft(growth: float, draft_length: int, ro
 
 def test_a_text_that_repeats_itself_takes_few_passes() -> None:
     options = RuntimeOptions(torch.device("cpu"), torch.float32, 128)
-    decoder = quiet_decoder("llama", 4, options, vocabulary=8, seed=0)  # soon repeats itself
+    model = random_model("llama", 4, options, vocabulary=8, seed=0)  # soon repeats itself
+    decoder = as_decoder(model, options)
     method = SamDecoding(draft_length=39, growth=4)
     method.attach(decoder)
     got = run(method, prompt(3) % 8, new=100)

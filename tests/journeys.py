@@ -1,0 +1,98 @@
+"""Counts the files on the two journeys that a newcomer follows. Run: ``python tests/journeys.py``.
+
+- From the command ``python -m bench method=kangaroo task=mt_bench`` to the first decoded token.
+- From stored records to the first row of the ranking on the board.
+
+A file of ours is on a journey if one of its functions is called there. What runs while a module is imported
+does not count.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PREFIXES = (f"{ROOT / 'bench'}{os.sep}", f"{ROOT / 'methods'}{os.sep}")
+MOST = {"token": 30, "row": 18}
+
+
+class Arrived(BaseException):
+    """The journey is over; not an `Exception`, so that nothing on the way takes it for a failure."""
+
+
+def travelled(command: list[str], has_arrived: Callable[[FrameType, str], bool]) -> list[str]:
+    """Files whose functions are called by a command until it arrives, in the order of their first call.
+
+    Args:
+        command: A module and its arguments, as after ``python -m``.
+        has_arrived: Whether an event (``call`` or ``return``) of a frame is the end of the journey.
+    """
+    files: dict[str, None] = {}
+
+    def watch(frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        is_function = code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(PREFIXES)
+        if event == "call" and is_function and not _is_importing(frame):
+            files.setdefault(os.path.relpath(code.co_filename, ROOT))
+        if has_arrived(frame, event):
+            sys.setprofile(None)
+            raise Arrived
+
+    sys.argv = command
+    sys.setprofile(watch)
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except (Arrived, SystemExit):
+        pass
+    finally:
+        sys.setprofile(None)
+    return list(files)
+
+
+def to_first_token(results: Path) -> list[str]:
+    """From the command to the first token that any arm decodes."""
+    settings = ["model=tiny", "method=kangaroo", "task=mt_bench", "task.limit=1", "max_new_tokens=8"]
+    command = ["bench", *settings, f"results_dir={results}"]
+    return travelled(command, lambda frame, event: event == "call" and frame.f_code.co_name == "first_token")
+
+
+def to_first_row(results: Path) -> list[str]:
+    """From the records in `results` to the first rendered row of the ranking."""
+    command = ["bench.report", str(results)]
+    return travelled(
+        command, lambda frame, event: event == "return" and frame.f_code.co_name == "ranking_row"
+    )
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def main() -> int:
+    """Print the files of both journeys as JSON; 1 if one is longer than its bound."""
+    sys.path.insert(0, str(ROOT))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with tempfile.TemporaryDirectory() as folder:
+        journeys = {
+            "row": to_first_row(ROOT / "results" / "published"),
+            "token": to_first_token(Path(folder)),
+        }
+    sys.stdout.write(json.dumps(journeys, indent=1) + "\n")
+    return int(any(len(files) > MOST[name] for name, files in journeys.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
