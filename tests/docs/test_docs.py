@@ -261,8 +261,23 @@ def test_a_page_names_every_setting_with_its_default(method: Path) -> None:
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
     settings = OmegaConf.to_container(OmegaConf.load(method))
     assert isinstance(settings, dict)
-    keys = {str(key) for key in settings} - {"_target_", "defaults"}
-    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+    if method.stem == "hamburger_reference":  # differs from hamburger in one setting, which its page names
+        assert f"(`confidence` {settings['confidence']})" in page
+        return
+    wrong = []
+    for key, value in settings.items():
+        shown = [line for line in page.splitlines() if re.match(rf"\|[^|]*`{key}`", line)]
+        is_given_elsewhere = key == "weights" or key in ("_target_", "defaults")
+        if not is_given_elsewhere and not any(default_text(value) in line.split(" | ")[-1] for line in shown):
+            wrong.append((key, value))
+    assert wrong == []
+
+
+def default_text(value: object) -> str:
+    """A value as yaml writes it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(default_text, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def test_the_readme_is_short_and_sets_up_in_two_commands() -> None:
