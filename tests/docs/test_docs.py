@@ -1,0 +1,263 @@
+"""The pages for people are right: files exist, links resolve, commands compose, and the examples run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from bench.compose.settings import BenchConfig, register_schema
+from bench.convert.cli import ConvertConfig
+from bench.profile.cli import ProfileConfig
+from bench.prove.certificates import Check, Status
+from bench.prove.config import ProveConfig
+from bench.prove.control_run import Outcome
+from bench.prove.controls import CONTROLS
+from bench.train.calibrate.cli import CalibrateConfig
+from bench.train.cli import TrainConfig
+from bench.train.skip_set.cli import SkipSetConfig
+from tests.command import run_command
+from tests.docs.pages import PAGES, ROOT, Block, blocks, commands, links, spans
+
+CONF = ROOT / "conf"
+GUIDE = ROOT / "docs" / "add-a-method.md"
+HYDRA = {
+    "bench": "bench",
+    "bench.prove": "prove",
+    "bench.profile": "profile",
+    "bench.train": "train",
+    "bench.train.calibrate": "calibrate",
+    "bench.train.skip_set": "skip_set",
+    "bench.convert": "convert",
+}
+"""The primary yaml of every command that Hydra composes."""
+SCHEMAS = {
+    "prove": ProveConfig,
+    "profile": ProfileConfig,
+    "train": TrainConfig,
+    "calibrate": CalibrateConfig,
+    "skip_set": SkipSetConfig,
+    "convert": ConvertConfig,
+}
+ARGPARSE = {
+    "bench.report": "bench.report.__main__",
+    "bench.reference": "bench.reference.comparison",
+    "bench.quality": "bench.quality.scores",
+    "bench.train.curves": "bench.train.curves",
+    "bench.train.corpus": "bench.train.corpus.__main__",
+    "bench.fetch": "bench.fetch.__main__",
+}
+"""The module with ``main`` of every command that reads its arguments itself."""
+PLACES = re.compile(r"(?:\.ci|bench|methods|conf|tests|docs|notebooks|results/published)/[\w./*-]*")
+IMAGINED = {"methods/mine.py", "methods/lookup/last_seen.py", "conf/method/last_seen.yaml"}
+"""Files that a reader is to write."""
+NAMES = re.compile(r"(?:bench|methods)(?:\.\w+)+")
+SMALL = {
+    "bench": ["task.limit=2", "max_new_tokens=24", "measure.resamples=200", "measure.warmup.max_rounds=1"],
+    "bench.train": ["recipe.steps=1", "recipe.batch=1", "recipe.max_tokens=64"],
+    "bench.prove": ["draws=200", "tokens=3", "prompts=1", "max_new_tokens=12", "jobs=1"],
+}
+"""What makes the commands of the guide small enough for a test."""
+
+page_by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@page_by_page
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = {name.rstrip("./") for span in spans(page) for name in PLACES.findall(span)} - IMAGINED
+    assert [name for name in sorted(named) if not any(ROOT.glob(name))] == []
+
+
+@page_by_page
+def test_modules_and_definitions_that_a_page_names_exist(page: Path) -> None:
+    keys = {f"bench.{field.name}" for field in fields(BenchConfig)}  # of the configuration
+    named = {span for span in spans(page) if NAMES.fullmatch(span)} - keys
+    assert [name for name in sorted(named) if not is_defined(name)] == []
+
+
+def is_defined(name: str) -> bool:
+    """Whether a dotted name is a folder or a module of ours, or something that a module mentions."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        stem, rest = ROOT.joinpath(*parts[:count]), parts[count:]
+        if stem.is_dir():
+            return not rest
+        if stem.with_suffix(".py").is_file():
+            text = stem.with_suffix(".py").read_text(encoding="utf-8")
+            return all(re.search(rf"\b{part}\b", text) for part in rest)
+    return False
+
+
+@page_by_page
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = page if not path else (page.parent / path).resolve()
+        if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+            broken.append(link)
+    assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@page_by_page
+def test_commands_compose(page: Path, guide_folder: Path) -> None:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for module, *arguments in commands(page):
+            if module in ARGPARSE:
+                parse(module, [word for word in arguments if word != "--help"])
+            else:
+                compose_all(HYDRA[module], arguments, guide_folder / "myconf")
+
+
+def register_schemas() -> None:
+    register_schema()
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+
+
+def compose_all(config: str, arguments: list[str], myconf: Path) -> None:
+    """Compose a command, with every option that it sweeps over."""
+    if "--config-dir" in arguments:
+        at = arguments.index("--config-dir")
+        assert arguments[at + 1] == "myconf"
+        arguments = [*arguments[:at], f"hydra.searchpath=[file://{myconf}]", *arguments[at + 2 :]]
+    flags = [word for word in arguments if word.startswith("-")]
+    assert set(flags) <= {"-m", "--help", "--cfg", "--resolve", "--hydra-help"}
+    words = [word for word in arguments if word not in (*flags, *(["job"] if "--cfg" in flags else []))]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(words)
+    fixed = [item.input_line for item in parsed if not item.is_sweep_override()]
+    swept = [item for item in parsed if item.is_sweep_override()]
+    compose(config, fixed)
+    for item in swept:
+        for text in item.sweep_string_iterator():
+            compose(config, [*fixed, f"{item.key_or_group}={text}"])
+
+
+class Parsed(Exception):
+    """The arguments are valid."""
+
+
+def parse(module: str, arguments: list[str]) -> None:
+    """Let a command read its arguments, and do nothing else."""
+    real = argparse.ArgumentParser.parse_args
+
+    def only_parse(parser: argparse.ArgumentParser, given: list[str] | None = None) -> None:
+        real(parser, arguments if given is None else given)
+        raise Parsed
+
+    main = importlib.import_module(ARGPARSE[module]).main
+    with patch.object(argparse.ArgumentParser, "parse_args", only_parse), pytest.raises(Parsed):
+        main() if module == "bench.train.corpus" else main(arguments)
+
+
+@pytest.fixture(scope="module")
+def guide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the guide to a method of one's own, saved as it says."""
+    folder = tmp_path_factory.mktemp("guide")
+    for block in blocks(GUIDE):
+        if block.title:
+            path = folder / block.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+    return folder
+
+
+def guide_examples() -> Iterator[tuple[str, Block]]:
+    """The shell block that follows each example's yaml, with the name of the method."""
+    method = ""
+    for block in blocks(GUIDE):
+        if block.language == "yaml" and block.title:
+            method = Path(block.title).stem
+        elif block.language == "bash" and method:
+            yield method, block
+            method = ""
+
+
+EXAMPLES = dict(guide_examples())
+
+
+@pytest.mark.parametrize(
+    ("method", "verdict"), [("last_seen", "proved"), ("next_token", "proved"), ("tuned_exit", "lossy")]
+)
+def test_an_example_ends_on_a_board_with_a_certificate(
+    method: str, verdict: str, guide_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_small(monkeypatch)
+    monkeypatch.chdir(guide_folder)
+    monkeypatch.syspath_prepend(str(guide_folder))
+    for line in EXAMPLES[method].text.splitlines():
+        _, _, module, *arguments = line.split()
+        done = run_command(entry_point(module), *arguments, *SMALL.get(module, []))
+        assert done.returncode == 0, done.stderr
+    (certificate,) = (guide_folder / "results" / "certificates").glob(f"{method}-*.json")
+    stored = json.loads(certificate.read_text(encoding="utf-8"))
+    assert set(stored["declared"].values()) <= {"greedy-exact", "sampling-exact", "lossy"}
+    board = (guide_folder / "results" / "leaderboard.md").read_text(encoding="utf-8")
+    (row,) = [line for line in board.splitlines() if line.startswith("|") and f"| {method} |" in line][:1]
+    assert verdict in row or verdict == "lossy" in stored["declared"].values()
+
+
+def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what other tests prove: the controls, and all families of random models but one."""
+    caught = Check("greedy", "random llama", Status.FAILED, "caught")
+    monkeypatch.setattr("bench.prove.crew.Crew.controls", lambda crew: (Outcome(CONTROLS[0], caught),))
+    for module in ("prover", "battery"):
+        monkeypatch.setattr(f"bench.prove.{module}.FAMILIES", ("llama",))
+    monkeypatch.setattr("bench.report.build.drawings", lambda *given: {}, raising=False)
+
+
+def entry_point(module: str):
+    if module == "bench.report":
+        main = importlib.import_module("bench.report.__main__").main
+        return lambda: sys.exit(main(["results"]))
+    name = "bench.cli" if module == "bench" else f"{module}.cli"
+    return importlib.import_module(name).main
+
+
+def test_every_method_has_a_page() -> None:
+    methods = {path.stem for path in (CONF / "method").glob("*.yaml")}
+    pages = {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")}
+    covered = pages | {"hamburger_reference"}  # on the page of hamburger
+    assert methods - covered == set()
+    index = (ROOT / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
+    assert [page for page in sorted(pages - {"README"}) if f"({page}.md)" not in index] == []
+
+
+@pytest.mark.parametrize("method", sorted((CONF / "method").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_page_names_every_setting_with_its_default(method: Path) -> None:
+    name = "hamburger" if method.stem == "hamburger_reference" else method.stem
+    page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    settings = OmegaConf.to_container(OmegaConf.load(method))
+    assert isinstance(settings, dict)
+    keys = {str(key) for key in settings} - {"_target_", "defaults"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+def test_the_readme_is_short_and_sets_up_in_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    after = "\n".join(lines[lines.index("## Set-up") :])
+    first = re.search(r"^```bash\n(.*?)^```$", after, re.DOTALL | re.MULTILINE)
+    assert first is not None
+    assert len(first[1].splitlines()) == 2
