@@ -1,8 +1,8 @@
 """Compares what two versions of the code decoded: ``python tests/same_records.py BEFORE AFTER``.
 
 Both are results folders of the same commands. Runs are matched by method, task, model and settings; their
-samples by prompt, turn, repeat and arm. Ids, rounds and counts must be the same; the word for why a draft ended
-is not compared.
+samples by prompt, turn, repeat and arm. Ids, rounds and counts must be the same; the word for why a draft
+ended is not compared.
 """
 
 from __future__ import annotations
@@ -18,20 +18,14 @@ from bench.records.store import load_run, load_samples
 
 
 def runs_of(results: Path) -> dict[str, Path]:
-    """Folders of the runs by what was asked of them, the place of the method's code left out."""
+    """Folders of the runs by names and settings; where the method's code stands is left out."""
     folders = {}
     for path in sorted((results / "runs").glob("*/run.json")):
         run = load_run(path.parent)
         method = {key: value for key, value in run.identity["method"].items() if key != "target"}
-        asked = [
-            run.method,
-            method,
-            run.task,
-            run.model,
-            run.identity["sampling"],
-            run.identity["max_new_tokens"],
-        ]
-        folders[json.dumps(settings, sort_keys=True)] = path.parent
+        names, identity = [run.method, run.task, run.model], run.identity
+        key = [*names, method, identity["sampling"], identity["max_new_tokens"]]
+        folders[json.dumps(key, sort_keys=True)] = path.parent
     return folders
 
 
