@@ -20,10 +20,10 @@ from bench.errors import UserError
 from bench.prove.models import Models
 from bench.prove.sampling import SETTINGS, words_of
 from bench.prove.subject import attach_shipped
-from bench.prove.targets import CONTEXT, FAMILIES, NoClock, Target
+from bench.prove.targets import CONTEXT, FAMILIES, Target
 from bench.records.model import Generation
 from bench.runtime.sampling import Sampler, Sampling
-from methods.core.base import Budget, Method, Stateful
+from methods.core.base import Budget, Method, NoClock, Stateful
 
 GREEDY = Sampling()
 SHORT_BUDGETS = (1, 2, 3)

@@ -27,6 +27,7 @@ from bench.records.model import Run
 FOLDER = "certificates"
 SHIPPED = Path(__file__).parents[2] / "results" / "published"
 """Where the repository has its own certificates; a package installed without them has none."""
+_SHIPPED_ENDING = " as shipped, not here"
 KEY_LENGTH = 8
 SCHEMA_VERSION = 2
 
@@ -211,6 +212,11 @@ def badge_of(run: Run, results: Path) -> str:
     return f"{promise}: {_standing(run, promise, results)}"
 
 
+def is_proved_here(badge: str | None) -> bool:
+    """Whether a badge stands for a proof in the same results folder, be it carried over from earlier code."""
+    return badge is not None and ": proved" in badge and _SHIPPED_ENDING not in badge
+
+
 def _standing(run: Run, promise: str, results: Path) -> str:
     sources = {
         attempt["source"] for attempt in run.attempts if "source" in attempt
@@ -218,7 +224,7 @@ def _standing(run: Run, promise: str, results: Path) -> str:
     if len(sources) != 1:  # not on record, or the code changed between two of them
         return "declared, not proved"
     source = sources.pop()
-    for folder, ending in ((results, ""), (SHIPPED, " as shipped, not here")):
+    for folder, ending in ((results, ""), (SHIPPED, _SHIPPED_ENDING)):
         known = [entry for _, entry in certificates_of(run.method, folder) if entry.is_about(source)]
         exact = [entry for entry in known if _fits(entry, run)]
         if exact:

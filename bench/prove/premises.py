@@ -30,10 +30,10 @@ from bench.prove.certificates import Check, Status
 from bench.prove.oracle import Oracle
 from bench.prove.rules import chain_outcome, tree_outcome
 from bench.prove.sampling import words_of
-from bench.prove.targets import NoClock, Target
+from bench.prove.targets import Target
 from bench.records.model import Generation
 from bench.runtime.sampling import Sampler, Sampling
-from methods.core.base import Method, Stateful
+from methods.core.base import Method, NoClock, Stateful
 from methods.core.chain import Draft
 from methods.core.tree_round import TreeDraft
 

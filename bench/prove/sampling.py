@@ -16,12 +16,12 @@ from torch import Tensor
 
 from bench.prove.certificates import Check, Status
 from bench.prove.enumeration import Cells, Fit, enumerate_answers, fit
-from bench.prove.targets import NoClock, accepted_share, as_decoder, random_model
+from bench.prove.targets import accepted_share, as_decoder, random_model
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions
 from bench.runtime.sampling import Sampler, Sampling
-from methods.core.base import Budget, Method
+from methods.core.base import Budget, Method, NoClock
 
 SETTINGS = (Sampling(1.0), Sampling(0.7, top_k=4), Sampling(1.3, top_p=0.85))
 """Plain, sharpened and cut to the best few, flattened and cut by mass."""

@@ -9,7 +9,6 @@ Shapes: P prompt tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,7 +28,7 @@ from transformers import (
 from bench.compose.settings import ModelConfig
 from bench.errors import UserError
 from bench.prove.oracle import Oracle
-from bench.records.model import Generation, PhaseName
+from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
@@ -37,7 +36,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
 from bench.tasks.spec_bench import read_builtin
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Budget, Method
+from methods.core.base import Budget, Method, NoClock
 
 FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
@@ -56,16 +55,6 @@ VOCABULARY = 96
 PROMPT_LENGTHS = (1, 2, 17)
 QUIET = 0.2
 """Scale of what the layers of a random model add to the residual stream."""
-
-
-class NoClock:
-    """A phase clock that tells no time; implements `methods.core.base.Clock`."""
-
-    def phase(self, name: PhaseName) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def first_token(self) -> None:
-        return None
 
 
 @dataclass(frozen=True)

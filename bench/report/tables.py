@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.metrics.intervals import Interval
 from bench.metrics.run_figures import Speedup, Summary
+from bench.prove.certificates import is_proved_here
 from bench.records.model import Verdict
 from bench.report.board import Ranked, Section
 from bench.report.entries import Entry
@@ -107,7 +108,11 @@ def output_cell(summary: Summary) -> str:
     parts = [f"exact {counts[Verdict.EXACT]} of {checked}"]
     parts += [f"{ties} explained by ties"] if ties else []
     parts += [f"{unchecked} unchecked"] if unchecked else []
+<<<<<<< HEAD
     parts += ["proved"] if _is_proved(summary.evidence or "") else []
+=======
+    parts += ["proved"] if is_proved_here(summary.evidence) else []
+>>>>>>> main
     return ", ".join(parts)
 
 

@@ -151,6 +151,6 @@ class KVCache:
 
     def _misplaced(self, layer: int, base: int, end: int) -> RuntimeError:
         return RuntimeError(
-            f"layer {layer}: cannot write slots {base}..{end - 1} behind {self.lengths[layer]} valid "
+            f"layer {layer}: cannot write slots {base}..{end - 1} after {self.lengths[layer]} valid "
             f"ones in a cache of {self.capacity}"
         )

@@ -15,7 +15,7 @@ the shortest complete methods are `methods.core.autoregressive` (no draft) and `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -68,6 +68,16 @@ class Clock(Protocol):
 
     def first_token(self) -> None:
         """Note that the prefill has ended and its token is known: decoding starts."""
+
+
+class NoClock:
+    """A `Clock` that measures nothing, for decoding that is not timed."""
+
+    def phase(self, name: PhaseName) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def first_token(self) -> None:
+        return None
 
 
 @runtime_checkable

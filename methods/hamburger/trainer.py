@@ -14,7 +14,6 @@ Shapes: T tokens of a dialogue, M answer tokens, d width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import cache, partial
 from random import Random
@@ -24,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.records.model import Generation, PhaseName
+from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
-from methods.core.base import Budget, Example
+from methods.core.base import Budget, Example, NoClock
 from methods.hamburger.checkpoint import BLOCK, NEW_PARTS, HamburgerShape, checkpoint_of
 from methods.hamburger.draft import Hamburger, TrainingSettings
 from methods.hamburger.groups import Answer, Groups, collate, cut_answer, entropies
@@ -155,7 +154,7 @@ def _decoded_groups(reader: Callable[[], Hamburger], prompt_ids: Tensor, answer:
     """Sizes of the groups that the reader would decode this answer [M] in; they sum to M."""
     budget = Budget(len(answer), frozenset())
     text = KnownText(answer, prompt_ids.device)
-    return group_sizes(reader().generate(prompt_ids, budget, text, _NoClock()))
+    return group_sizes(reader().generate(prompt_ids, budget, text, NoClock()))
 
 
 def group_sizes(generation: Generation) -> list[int]:
@@ -189,13 +188,3 @@ class KnownText(Sampler):
 
     def draw(self, probs: Tensor) -> Tensor:
         return next(self._left)
-
-
-class _NoClock:
-    """A clock that measures nothing."""
-
-    def phase(self, name: PhaseName) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def first_token(self) -> None:
-        """Nothing to note."""

@@ -22,10 +22,9 @@ from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.runtime.tiers.graph.decoder import GraphDecoder
-from methods.core.base import Budget, Method
+from methods.core.base import Budget, Method, NoClock
 from tests.harness import save_prompts, save_random_model, settings_for
 from tests.methods.core.test_waiting import ROUND
-from tests.methods.small import SilentClock
 from tests.runtime.tiers.test_graphs import METHODS
 from tests.runtime.tiny import built, settings
 
@@ -45,7 +44,7 @@ def tiny_on(tier: Tier) -> tuple[Decoder, list[Tensor]]:
 @torch.inference_mode()
 def decode(method: Method, ids: Tensor, sampling: Sampling | None = None) -> Generation:
     sampler = Sampler(sampling or Sampling(), ids.device, 0)
-    return method.generate(ids, Budget(NEW, frozenset()), sampler, SilentClock())
+    return method.generate(ids, Budget(NEW, frozenset()), sampler, NoClock())
 
 
 @contextmanager

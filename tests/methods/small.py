@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from methods.core.base import Budget, Method
+from methods.core.base import Budget, Method, NoClock
 from tests.runtime.models import AUTO
 
 CPU = torch.device("cpu")
@@ -39,16 +38,6 @@ FAMILIES: dict[str, Any] = {
     "qwen3": Qwen3Config(**SHAPE),
     "gemma": GemmaConfig(**SHAPE),
 }
-
-
-class SilentClock:
-    """Implements `methods.core.base.Clock` and measures nothing."""
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def first_token(self) -> None:
-        return None
 
 
 def config_of(family: str, **changes: Any) -> Any:
@@ -108,4 +97,4 @@ def run(
     """One generation, cut as the harness cuts it."""
     sampler = Sampler(sampling or Sampling(), CPU, seed)
     with torch.inference_mode():
-        return method.generate(ids, Budget(new, eos), sampler, SilentClock()).cut(new, eos)
+        return method.generate(ids, Budget(new, eos), sampler, NoClock()).cut(new, eos)

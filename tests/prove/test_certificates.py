@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 import bench.prove.certificates
-from bench.prove.certificates import Certificate, Check, Code, Place, Status, badge_of, certificates_of, save
+from bench.prove.certificates import (
+    Certificate,
+    Check,
+    Code,
+    Place,
+    Status,
+    badge_of,
+    certificates_of,
+    is_proved_here,
+    save,
+)
 from bench.records.model import Run
 
 RULES, GREEDY, SAMPLING = (
@@ -142,12 +152,15 @@ def test_code_that_decodes_as_the_proved_code_says_so(tmp_path: Path) -> None:
     assert badge_of(measured("0badcafe"), tmp_path) == "greedy-exact: proved"
     badge = badge_of(measured("deadbeef"), tmp_path)
     assert badge == "greedy-exact: proved at c8bcf002, behaviour unchanged since"
+    assert is_proved_here(badge)
 
 
 def test_a_shipped_certificate_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.prove.certificates, "SHIPPED", tmp_path / "shipped")
     save(certificate(*ALL), tmp_path / "shipped")
-    assert badge_of(measured("0badcafe"), tmp_path) == "greedy-exact: proved as shipped, not here"
+    shipped = badge_of(measured("0badcafe"), tmp_path)
+    assert shipped == "greedy-exact: proved as shipped, not here"
+    assert not is_proved_here(shipped)
     save(certificate(*ALL), tmp_path)
     assert badge_of(measured("0badcafe"), tmp_path) == "greedy-exact: proved"
 

@@ -63,7 +63,7 @@ def test_reading_only_changes_nothing(cache: KVCache) -> None:
 )
 def test_slots_that_are_not_there_are_refused(cache: KVCache, base: int, count: int) -> None:
     fill(cache, 3)
-    with pytest.raises(RuntimeError, match="behind 3 valid ones in a cache of 10"):
+    with pytest.raises(RuntimeError, match="after 3 valid ones in a cache of 10"):
         cache.write(0, base, rows(*range(count)))
     assert read(cache, 0)[0] == [0, 1, 2]
 

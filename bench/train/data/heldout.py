@@ -9,19 +9,17 @@ Shapes: P prompt tokens, T tokens of a prompt with its answer.
 
 import json
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bench.records.model import PhaseName
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import BUILTIN_FILE
 from bench.train.corpus import Dialogue, heldout_dialogues
-from methods.core.base import Budget, Method
+from methods.core.base import Budget, Method, NoClock
 
 log = logging.getLogger(__name__)
 PER_SUBTASK = 80
@@ -61,19 +59,9 @@ def heldout_prompts(chat: ChatFormat, seed: int, per_subtask: int, device: torch
 def continue_greedily(method: Method, prompt: Tensor, tokens: int, eos_ids: frozenset[int]) -> Continuation:
     """The target's own answer of at most `tokens` tokens, decoded with any exact method."""
     budget = Budget(tokens, eos_ids)
-    result = method.generate(prompt, budget, Sampler(Sampling(), prompt.device, 0), _NoClock())
+    result = method.generate(prompt, budget, Sampler(Sampling(), prompt.device, 0), NoClock())
     answer = torch.tensor(result.cut(tokens, eos_ids).ids, device=prompt.device)
     return Continuation(torch.cat([prompt, answer]), prompt.numel())
-
-
-class _NoClock:
-    """A `methods.core.base.Clock` that measures nothing."""
-
-    def phase(self, name: PhaseName) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def first_token(self) -> None:
-        return None
 
 
 def write_builtin_prompts(path: Path = BUILTIN_FILE) -> int:

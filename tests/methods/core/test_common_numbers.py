@@ -16,12 +16,12 @@ from bench.prove.controls import Branches
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.acceptance import Accepted, accept_tree
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Budget
+from methods.core.base import Budget, NoClock
 from methods.core.tree_round import generate_tree
 from methods.core.trees import Tree
 from tests.methods.hidden_transfer.transfers import saved as random_hidden_transfer
 from tests.methods.medusa.test_medusa import saved as random_medusa
-from tests.methods.small import CPU, SHAPE, SilentClock, prompt, random_decoder
+from tests.methods.small import CPU, SHAPE, prompt, random_decoder
 
 NEW = 40
 
@@ -65,7 +65,7 @@ def test_sampled_ids_are_those_of_plain_decoding(name: str, sampling: Sampling, 
     with torch.inference_mode():
         for seed in range(3):
             ids = prompt(seed=seed)
-            expected = baseline.generate(ids, budget, SharedNumbers(sampling, seed), SilentClock())
+            expected = baseline.generate(ids, budget, SharedNumbers(sampling, seed), NoClock())
             numbers = SharedNumbers(sampling, seed)
-            got = generate_tree(drafter, decoder, ids, budget, numbers, SilentClock(), numbers.rule)
+            got = generate_tree(drafter, decoder, ids, budget, numbers, NoClock(), numbers.rule)
             assert got.cut(NEW, frozenset()).ids == expected.ids

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.prove.targets import NoClock, as_decoder, decode, random_model
+from bench.prove.targets import as_decoder, decode, random_model
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Budget
+from methods.core.base import Budget, NoClock
 from methods.core.chain import Draft, generate_chain
 from methods.core.tree_round import TreeDraft, generate_tree
 from methods.core.trees import Tree

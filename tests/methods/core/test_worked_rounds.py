@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bench.records.model import Generation, Round
 from bench.runtime.sampling import Sampler, Sampling
-from methods.core.base import Budget
+from methods.core.base import Budget, NoClock
 from methods.core.chain import Draft, generate_chain
 from methods.core.tree_round import TreeDraft, generate_tree
 from methods.core.trees import Tree
-from tests.methods.small import CPU, SilentClock
+from tests.methods.small import CPU
 
 PROMPT = torch.arange(5)
 TREE = Tree([-1, 0, 0, 1, 1], [0, 0, 1, 0, 1])
@@ -70,7 +70,7 @@ def decoded(loop: Any, draft: Any, target: Tensor) -> tuple[Generation, Document
     drafter = Documented(draft, target, cache)
     decoder: Any = SimpleNamespace(cache=cache, capacity=64)
     sampler = Sampler(Sampling(), CPU, 0)
-    got = loop(drafter, decoder, PROMPT, Budget(4, frozenset()), sampler, SilentClock())
+    got = loop(drafter, decoder, PROMPT, Budget(4, frozenset()), sampler, NoClock())
     return got, drafter, cache
 
 

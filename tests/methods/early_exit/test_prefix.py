@@ -8,13 +8,13 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
-from methods.core.base import Budget
+from methods.core.base import Budget, NoClock
 from methods.core.chain import Draft, DraftBuilder, generate_chain
 from methods.early_exit.dynamic_exit import WatchedPrefix
 from methods.early_exit.layerskip import LayerSkip
 from methods.early_exit.prefix import PrefixExit
 from tests.methods.hidden_transfer.transfers import own_ids
-from tests.methods.small import CPU, FAMILIES, SHAPE, SilentClock, prompt, random_decoder, scale_writers
+from tests.methods.small import CPU, FAMILIES, SHAPE, prompt, random_decoder, scale_writers
 
 DEPTH = SHAPE["num_hidden_layers"]
 
@@ -54,7 +54,7 @@ def test_the_exit_may_change_every_round(family: str, lengths: tuple[int, ...]) 
     method = Wandering(decoder, lengths)
     with torch.inference_mode():
         sampler = Sampler(Sampling(), CPU, 0)
-        got = generate_chain(method, decoder, prompt(), Budget(40, frozenset()), sampler, SilentClock())
+        got = generate_chain(method, decoder, prompt(), Budget(40, frozenset()), sampler, NoClock())
     assert got.ids[:40] == own_ids(decoder, prompt())
     assert set(method.exits) == set(range(1, DEPTH))
 
@@ -83,5 +83,5 @@ def test_an_exit_before_idle_layers_accepts_everything() -> None:
     method = LayerSkip(exit_layer=4, draft_length=4)
     method.attach(decoder)
     with torch.inference_mode():
-        got = method.generate(prompt(), Budget(41, frozenset()), Sampler(Sampling(), CPU, 0), SilentClock())
+        got = method.generate(prompt(), Budget(41, frozenset()), Sampler(Sampling(), CPU, 0), NoClock())
     assert [(round_.accepted, round_.drafted) for round_ in got.rounds] == [(4, 4)] * 8

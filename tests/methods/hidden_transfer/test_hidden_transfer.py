@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Budget
+from methods.core.base import Budget, NoClock
 from methods.core.tree_round import TreeDraft
 from methods.core.trees import Tree
 from methods.hidden_transfer.draft import DEFAULT_TREE, HiddenTransfer
@@ -26,7 +26,7 @@ from tests.methods.hidden_transfer.transfers import (
     random_projections,
     unattached,
 )
-from tests.methods.small import CPU, FAMILIES, SilentClock, prompt, random_decoder, run
+from tests.methods.small import CPU, FAMILIES, prompt, random_decoder, run
 
 # -- visibility ------------------------------------------------------------------------------------------
 
@@ -233,8 +233,8 @@ def test_sampling_with_common_random_numbers_gives_the_targets_own_sample(
     baseline.attach(decoder)
     method = watched(decoder, Transfer((2, 3, 3)), SMALL_TREE, two_phase=two_phase)
     with torch.inference_mode():
-        own = baseline.generate(prompt(), Budget(50, frozenset()), sampler, SilentClock())
+        own = baseline.generate(prompt(), Budget(50, frozenset()), sampler, NoClock())
         method.future = own.ids if is_oracle else ()
-        got = method.generate(prompt(), Budget(41, frozenset()), sampler, SilentClock())
+        got = method.generate(prompt(), Budget(41, frozenset()), sampler, NoClock())
     assert got.ids == own.ids[: len(got.ids)]
     assert len(got.rounds) == 10 if is_oracle else len(got.rounds) > 30

@@ -14,12 +14,12 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.trainers.modules import observe
-from methods.core.base import Budget, Exactness
+from methods.core.base import Budget, Exactness, NoClock
 from methods.early_exit.layerskip import LayerSkip
 from methods.m2r2.draft import M2R2
 from methods.m2r2.module import accelerated_rows
 from tests.methods.hidden_transfer.transfers import WINDOWED, built, own_ids
-from tests.methods.small import CPU, SHAPE, SilentClock, prompt, random_decoder, run
+from tests.methods.small import CPU, SHAPE, prompt, random_decoder, run
 
 DEPTH = SHAPE["num_hidden_layers"]
 INTERVALS = [(0, 1), (0, 3), (2, 5)]
@@ -287,6 +287,6 @@ def test_early_tokens_waiting_at_the_end_are_in_the_last_round() -> None:
     decoder = random_decoder()
     method = bound(decoder, lossy=True, threshold=0.0)
     with torch.inference_mode():
-        got = method.generate(prompt(), Budget(8, frozenset()), Sampler(Sampling(), CPU, 0), SilentClock())
+        got = method.generate(prompt(), Budget(8, frozenset()), Sampler(Sampling(), CPU, 0), NoClock())
     assert len(got.ids) == 8
     assert got.rounds[-1].emitted == 7

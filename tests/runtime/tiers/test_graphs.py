@@ -220,7 +220,7 @@ def test_the_last_slot_can_be_written() -> None:
 def test_a_gap_in_the_cache_is_refused_as_on_the_static_tier() -> None:
     graphed = taped(random_decoder(tier="static"))
     graphed.prefill(prompt())
-    with pytest.raises(RuntimeError, match="behind 12 valid ones"):
+    with pytest.raises(RuntimeError, match="after 12 valid ones"):
         graphed.step(prompt(1), 14)
 
 
