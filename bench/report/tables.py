@@ -108,17 +108,8 @@ def output_cell(summary: Summary) -> str:
     parts = [f"exact {counts[Verdict.EXACT]} of {checked}"]
     parts += [f"{ties} explained by ties"] if ties else []
     parts += [f"{unchecked} unchecked"] if unchecked else []
-<<<<<<< HEAD
-    parts += ["proved"] if _is_proved(summary.evidence or "") else []
-=======
     parts += ["proved"] if is_proved_here(summary.evidence) else []
->>>>>>> main
     return ", ".join(parts)
-
-
-def _is_proved(evidence: str) -> bool:
-    """Whether a certificate of these results says so, made for this code or carried over to it."""
-    return ": proved" in evidence and "as shipped" not in evidence
 
 
 def has_eager(section: Section) -> bool:

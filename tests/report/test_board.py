@@ -180,23 +180,6 @@ def test_the_words_on_the_output_follow_the_verdicts(plan: Plan, text: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("evidence", "is_proved"),
-    [
-        ("greedy-exact: proved", True),
-        ("greedy-exact: proved at 0badcafe, behaviour unchanged since", True),
-        ("greedy-exact: proved as shipped, not here", False),
-        ("greedy-exact: proved as shipped, not here at 0badcafe, behaviour unchanged since", False),
-        ("greedy-exact: declared, not proved", False),
-        ("greedy-exact: declared, proved only for other settings, or with eager passes", False),
-        ("greedy-exact: declared, REFUTED by its certificate", False),
-    ],
-)
-def test_a_row_is_proved_by_a_certificate_of_these_results(evidence: str, is_proved: bool) -> None:
-    summary = replace(single(Plan("m")).summary, evidence=evidence)
-    assert output_cell(summary) == "exact 144 of 144" + (", proved" if is_proved else "")
-
-
-@pytest.mark.parametrize(
     ("sampling", "text"),
     [
         ({"temperature": 0.0, "top_k": 0, "top_p": 1.0}, "greedy"),
