@@ -29,7 +29,8 @@ from bench.errors import UserError
 from bench.plan.devices import GPUS
 
 SCHEMA_NAME = "bench_schema"
-PROMPT_SOURCES = ("auto", "builtin", "official")
+PROMPT_SOURCES = ("auto", "builtin", "natural", "official")
+_PROMPTS_OF_OTHERS = {"auto": "official", "builtin": "natural"}
 TEMPLATES = ("auto", "vicuna", "raw")
 WEIGHTS = ("stored", "random")
 DEVICES = ("auto", "cpu", "cuda")
@@ -47,12 +48,12 @@ class ModelConfig:
             model of `bench.fetch`.
         name: Short name in tables and run ids; where empty, `settings_from` takes the last part of `path`.
         revision: Branch, tag or commit of a Hugging Face repository.
-        prompts: Which questions the tasks use: ``builtin`` suits the embedded model, ``official`` real ones.
-            For ``auto``, `settings_from` takes the built-in ones for shipped weights, else the official ones.
+        prompts: Source of the questions, see `bench.tasks.task.SourceName`. If `path` is ``package:``,
+            ``auto`` becomes ``builtin``; else ``auto`` becomes ``official`` and ``builtin`` ``natural``.
         template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
         modules: Folder with one subfolder of trained modules per method; None when there is none.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
-        questions: Most built-in questions of a subtask if ``task.limit`` is not given; None is all.
+        questions: Most shipped questions of a subtask if ``task.limit`` is not given; None is all.
         weights: ``stored``, or ``random`` in the shape of ``config.json``; then only times mean anything.
         tokenizer: Folder or Hugging Face id of the tokenizer; None is that of `path`.
         dtype: Precision on CUDA if ``runtime.dtype`` is not given: that of the published weights.
@@ -293,8 +294,7 @@ def _settled(composed: DictConfig) -> DictConfig:
     settled = copy.deepcopy(composed)
     model, path = settled.model, str(settled.model.path)
     model.name = model.name or Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name
-    if model.prompts == "auto":
-        model.prompts = "builtin" if path.startswith(PACKAGE_PREFIX) else "official"
-    if model.prompts != "builtin":
-        model.questions = None
+    followed = {"auto": "builtin"} if path.startswith(PACKAGE_PREFIX) else _PROMPTS_OF_OTHERS
+    model.prompts = followed.get(model.prompts, model.prompts)
+    model.questions = None if model.prompts == "official" else model.questions
     return settled

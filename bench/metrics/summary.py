@@ -28,6 +28,7 @@ FEW_PROMPTS = 10
 """Below this, a percentile bootstrap is known to be too narrow; a note says so."""
 QUESTION_SOURCES = {
     "builtin": "built-in questions",
+    "natural": "natural built-in questions",
     "official": "official Spec-Bench questions",
     "modified": "questions of a modified Spec-Bench file",
     "jsonl": "own questions",

@@ -1,9 +1,9 @@
 """Shares of well-formed and of right answers by subtask, from records alone.
 
-Only prompts that carry checks count: the built-in ones.
+Only prompts that carry checks count: the shipped ones, that is the sources ``builtin`` and ``natural``.
 
-Definitions are those of `bench.tasks.checkers`. A sample that failed, or that was cut at the token budget, is
-neither well-formed nor right.
+Definitions are those of `bench.tasks.checkers`. A sample that failed is neither well-formed nor right. An
+answer that was cut at the token budget is not well-formed, except where its form is free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from bench.records.model import Arm, Prompt, Sample
 from bench.records.store import load_run, load_samples
 from bench.show.layout import number, text_table
 from bench.tasks.checkers import is_right, is_well_formed
-from bench.tasks.spec_bench import read_builtin
+from bench.tasks.spec_bench import read_builtin, read_natural
+from bench.tasks.task import SourceName
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("run", type=Path, help="folder of a run on the built-in prompts")
+    parser.add_argument("run", type=Path, help="folder of a run on shipped prompts")
     folder = parser.parse_args(arguments).run
     try:
-        load_run(folder)
-        samples, prompts = load_samples(folder), read_builtin().prompts
+        is_natural = load_run(folder).labels.get("prompts") == SourceName.NATURAL
+        samples, prompts = load_samples(folder), (read_natural if is_natural else read_builtin)().prompts
         for arm in Arm:
             by_subtask = quality_by_subtask(samples, prompts, arm)
             if by_subtask:

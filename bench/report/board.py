@@ -84,7 +84,7 @@ class Section:
         """What was asked, such as ``40 of 80 built-in questions (mt_bench)``."""
         source, count = self.setting.prompts, len(self.asked)
         kind = QUESTION_SOURCES.get(source, f"{source} questions")
-        total = QUESTIONS_PER_SUBTASK * len(self.subtasks) if source in ("builtin", "official") else None
+        total = QUESTIONS_PER_SUBTASK.get(source, 0) * len(self.subtasks)
         amount = f"all {count}" if total == count else f"{count} of {total}" if total else f"{count}"
         return f"{amount} {kind} ({', '.join(self.subtasks)})"
 

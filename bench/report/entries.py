@@ -287,6 +287,6 @@ def _planned(stored: StoredRun) -> int | None:
     if task.get("ids"):
         return len(task["ids"])
     subtasks, limit = task.get("subtasks"), task.get("limit")
-    has_known_size = stored.run.labels.get("prompts") in ("official", "builtin")
-    total = QUESTIONS_PER_SUBTASK * len(subtasks or range(6)) if has_known_size else None
+    per_subtask = QUESTIONS_PER_SUBTASK.get(str(stored.run.labels.get("prompts")))
+    total = per_subtask * len(subtasks or range(6)) if per_subtask else None
     return min((count for count in (limit, total) if count is not None), default=None)

@@ -5,15 +5,21 @@ A check spec is a mapping that JSON can hold. Its `kind` says when an answer is 
     number: the last "The answer is N" has N equal to `value`.
     reference: the overlap with the words of `text` is at least `min_overlap` (default 0.97: one wrong word in
         a text of forty words still passes, two do not).
+    mentions: each of `groups` lists phrases, of which at least one occurs; case, accents and punctuation are
+        ignored. For answers in the model's own words.
+    last_number: the last number in the answer equals `value`; commas between digits are ignored.
     open: cannot be decided, `is_right` returns None.
-Its `form` says when it is well formed: prose (default), sentence (exactly one), list (three points) or email.
+Its `form` says when it is well formed: prose (default), sentence (exactly one), list (three points), email or
+free (any text, also lists and code, without special tokens and loops).
 
-The specs come from generated references, so a right answer in quite other words can count as wrong. A wrong
-number, name or word passes only if the spec does not check it.
+A right answer in quite other words can count as wrong. A wrong number, name or word passes only if the spec
+does not check it.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 MIN_WORDS = 4
@@ -24,10 +30,11 @@ LIST_POINTS = 3
 _SENTENCE_END = re.compile(r'[.!?]"?(?=\s|$)')
 _FINAL_NUMBER = re.compile(r"\bthe answer is (-?\d+)(?![\d.,]*\d)", re.IGNORECASE)
 _WORD = re.compile(r"\w+|[^\w\s]")
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 
 
 def is_well_formed(check: Mapping[str, Any], answer: str) -> bool:
-    """Whether the answer has complete sentences, a proper end, no loop, and the form of the spec.
+    """Whether the answer has no loop, the form of the spec, and unless that is free, complete sentences.
 
     Args:
         check: The spec; only its `kind` and `form` are read.
@@ -37,7 +44,11 @@ def is_well_formed(check: Mapping[str, Any], answer: str) -> bool:
         ValueError: If the spec names an unknown form.
     """
     text = answer.strip()
-    if len(text.split()) < MIN_WORDS or "<|" in text or "\N{REPLACEMENT CHARACTER}" in text:
+    if not text or "<|" in text or "\N{REPLACEMENT CHARACTER}" in text:
+        return False
+    if check.get("form") == "free":  # the rules of a table may repeat: only words count as a loop
+        return not has_loop(" ".join(word for word in text.split() if re.search(r"\w", word)))
+    if len(text.split()) < MIN_WORDS:
         return False
     if has_loop(text) or text.count('"') % 2 or not text.endswith((".", "!", "?", '."', '!"', '?"')):
         return False
@@ -66,14 +77,25 @@ def is_right(check: Mapping[str, Any], answer: str) -> bool | None:
         case "reference":
             needed = float(check.get("min_overlap", MIN_OVERLAP))
             return overlap(_words(answer), _words(check["text"])) >= needed
+        case "mentions":
+            return all(any(mentions(answer, phrase) for phrase in group) for group in check["groups"])
+        case "last_number":
+            numbers = _NUMBER.findall(answer)
+            return bool(numbers) and Decimal(numbers[-1].replace(",", "")) == Decimal(str(check["value"]))
         case kind:
-            raise ValueError(f"check kind must be contains, number, reference or open, got {kind!r}")
+            known = "contains, number, reference, mentions, last_number or open"
+            raise ValueError(f"check kind must be {known}, got {kind!r}")
 
 
 def states(answer: str, fact: str) -> bool:
     """Whether the fact occurs in the answer as whole words; case and white space are ignored."""
     text, phrase = " ".join(answer.lower().split()), " ".join(fact.lower().split())
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
+
+
+def mentions(answer: str, phrase: str) -> bool:
+    """Whether the phrase occurs in the answer as whole words; case, accents and punctuation are ignored."""
+    return f" {_plain(phrase)} " in f" {_plain(answer)} "
 
 
 def has_loop(text: str) -> bool:
@@ -94,6 +116,13 @@ def overlap(first: Sequence[str], second: Sequence[str]) -> float:
             row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
             diagonal = above
     return 2 * row[-1] / (len(first) + len(second))
+
+
+def _plain(text: str) -> str:
+    """Lower-case words without accents, one space apart; 1,240 becomes 1240."""
+    letters = unicodedata.normalize("NFKD", re.sub(r"(?<=\d),(?=\d{3})", "", text.casefold()))
+    words = re.findall(r"\w+", "".join(letter for letter in letters if not unicodedata.combining(letter)))
+    return " ".join(words)
 
 
 def _words(text: str) -> list[str]:
@@ -125,7 +154,7 @@ def _has_form(check: Mapping[str, Any], text: str) -> bool:
         case "email":
             return len(lines) >= LIST_POINTS and re.fullmatch(r"Dear \w+,", lines[0]) is not None
         case form:
-            raise ValueError(f"check form must be prose, sentence, list or email, got {form!r}")
+            raise ValueError(f"check form must be prose, sentence, list, email or free, got {form!r}")
 
 
 def _opens_well(text: str) -> bool:

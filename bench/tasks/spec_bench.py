@@ -1,16 +1,17 @@
-"""The six Spec-Bench subtasks, with the official questions or the built-in ones.
+"""The six Spec-Bench subtasks, with the official questions or shipped ones.
 
-The model's configuration sets `source`: the embedded model cannot answer the official questions sensibly, so
-it gets built-in questions of the same six subtasks, held out from its training. `path` replaces either with a
-file in the official format. The official file is downloaded once, checked against its hash and kept in the
-user's cache folder.
+The model's configuration sets `source`. The embedded model cannot answer the official questions sensibly, so
+it gets questions of the same six subtasks that are held out from its training (``builtin``). For other models
+120 questions in everyday language are shipped (``natural``), which need no network. `path` replaces any of
+these with a file in the official format. The official file is downloaded once, checked against its hash and
+kept in the user's cache folder.
 """
 
 import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,13 +33,20 @@ MT_BENCH_CATEGORIES = (
     "humanities",
 )
 """Categories of MT-bench's questions, ten each: all of them count as the subtask ``mt_bench``."""
-QUESTIONS_PER_SUBTASK = 80
+QUESTIONS_PER_SUBTASK: Mapping[str, int] = {
+    SourceName.OFFICIAL: 80,
+    SourceName.BUILTIN: 80,
+    SourceName.NATURAL: 20,
+}
+"""By source; other sources have no fixed number."""
 OFFICIAL_URL = "https://raw.githubusercontent.com/hemingkx/Spec-Bench/main/data/spec_bench/question.jsonl"
 OFFICIAL_SHA256 = "4b6d33e79484f9841c487ee87d1cf6aa8c6066f61d5d482ff09e5a007fafdf04"
 MAX_BYTES = 16 * 2**20  # the file has 0.7 MB; anything larger is not it
 TIMEOUT_S = 30.0
 BUILTIN_LOCATION = "bench/assets/prompts/builtin.jsonl"
 BUILTIN_FILE = Path(__file__).parents[2] / BUILTIN_LOCATION
+NATURAL_LOCATION = "bench/assets/prompts/natural.jsonl"
+NATURAL_FILE = Path(__file__).parents[2] / NATURAL_LOCATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class QuestionTask:
 
     Args:
         name: Name of the task.
-        source: ``official`` or ``builtin``; the model's configuration sets it.
+        source: ``official``, ``builtin`` or ``natural``; the model's configuration sets it.
         subtasks: Subtasks to run; None runs all in the file.
         path: File in the official format, plain or gz, that replaces `source`.
         limit: Number of prompts to run, spread evenly over subtasks; None runs all.
@@ -63,8 +71,8 @@ class QuestionTask:
 
     def __post_init__(self) -> None:
         check_selection(self.limit, self.ids)
-        sources = (SourceName.OFFICIAL.value, SourceName.BUILTIN.value)
-        if self.source not in sources:
+        if self.source not in QUESTIONS_PER_SUBTASK:
+            sources = [str(source) for source in QUESTIONS_PER_SUBTASK]
             raise UserError(f"task.source={self.source} is unknown", suggest(str(self.source), sources))
         if isinstance(self.subtasks, str) or (self.subtasks is not None and not self.subtasks):
             raise UserError(
@@ -95,11 +103,11 @@ class QuestionTask:
 
         MT-bench's questions have two turns each, all others one.
         """
-        if self.path is not None or self.source == SourceName.BUILTIN or _cached_file().is_file():
+        if self.path is not None or self.source != SourceName.OFFICIAL or _cached_file().is_file():
             return None
         subtasks = self.subtasks or SUBTASKS
-        turns = QUESTIONS_PER_SUBTASK * (len(subtasks) + ("mt_bench" in subtasks))
-        questions = QUESTIONS_PER_SUBTASK * len(subtasks)
+        turns = QUESTIONS_PER_SUBTASK[self.source] * (len(subtasks) + ("mt_bench" in subtasks))
+        questions = QUESTIONS_PER_SUBTASK[self.source] * len(subtasks)
         chosen = min(questions, self.limit or questions, len(self.ids or range(questions)))
         return round(turns * chosen / questions)
 
@@ -110,6 +118,8 @@ class QuestionTask:
             return file, SourceName.OFFICIAL if is_official else SourceName.MODIFIED, self.path
         if self.source == SourceName.BUILTIN:
             return read_builtin(), SourceName.BUILTIN, BUILTIN_LOCATION
+        if self.source == SourceName.NATURAL:
+            return read_natural(), SourceName.NATURAL, NATURAL_LOCATION
         return parse_questions(official_content(), OFFICIAL_URL), SourceName.OFFICIAL, OFFICIAL_URL
 
     def _with_subtask(self, prompt: Prompt, location: str) -> Prompt:
@@ -143,12 +153,27 @@ def read_builtin() -> QuestionFile:
     Raises:
         UserError: If the installation lacks them.
     """
-    if not BUILTIN_FILE.is_file():
+    return _read_shipped(BUILTIN_FILE, BUILTIN_LOCATION)
+
+
+def read_natural() -> QuestionFile:
+    """The shipped questions in everyday language: six subtasks, for any model that can chat.
+
+    The questions of ``mt_bench`` bear the name of their category, as in the official file.
+
+    Raises:
+        UserError: If the installation lacks them.
+    """
+    return _read_shipped(NATURAL_FILE, NATURAL_LOCATION)
+
+
+def _read_shipped(file: Path, location: str) -> QuestionFile:
+    if not file.is_file():
         raise UserError(
-            f"the built-in prompts are missing from this installation ({BUILTIN_LOCATION})",
+            f"the built-in prompts are missing from this installation ({location})",
             "Install the package again, or give your own file with task.path=my.jsonl.",
         )
-    return read_questions(BUILTIN_FILE)
+    return read_questions(file)
 
 
 def cache_folder() -> Path:

@@ -26,6 +26,8 @@ class SourceName(StrEnum):
     """A file given with ``task.path`` whose content differs from Spec-Bench's."""
     BUILTIN = "builtin"
     """The questions shipped for the embedded model."""
+    NATURAL = "natural"
+    """The questions shipped for all other models, in everyday language."""
     PUBLISHED = "published"
     """A data set of another paper: downloaded from where it is published, or a byte-identical local file."""
     OWN = "jsonl"

@@ -107,7 +107,30 @@ def test_a_model_is_named_after_its_path(path: str, name: str) -> None:
 
 def test_what_is_said_wins_over_what_follows_from_the_path() -> None:
     got = composed_settings("model.path=./x", "model.name=mine", "model.prompts=builtin")
-    assert (got.model.name, got.model.prompts) == ("mine", "builtin")
+    assert (got.model.name, got.model.prompts) == ("mine", "natural")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "source"),
+    [
+        (["model=tiny"], "builtin"),
+        (["model=tiny", "model.prompts=builtin"], "builtin"),
+        (["model=tiny", "model.prompts=natural"], "natural"),
+        (["model=shape_125m"], "builtin"),
+        (["model=smollm2"], "official"),
+        (["model=smollm2", "model.prompts=builtin"], "natural"),
+        (["model=smollm2", "model.prompts=natural"], "natural"),
+        (["model=smollm2", "model.prompts=official"], "official"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_builtin_questions_are_natural_ones_unless_the_model_is_shipped(
+    overrides: list[str], source: str
+) -> None:
+    got = composed_settings("method=prompt_lookup", "task=qa", *overrides)
+    assert got.model.prompts == got.config["model"]["prompts"] == source
+    loaded = None if source == "official" else got.task.build().load()
+    assert loaded is None or loaded.source.name == source
 
 
 def test_a_package_path_is_independent_of_the_working_directory(

@@ -94,6 +94,20 @@ def test_whole_question_sets_come_before_parts() -> None:
     assert parts[0].questions == "all 80 official Spec-Bench questions (qa)"
 
 
+@pytest.mark.parametrize(
+    ("source", "count", "words"),
+    [
+        ("natural", 20, "all 20 natural built-in questions (qa)"),
+        ("builtin", 80, "all 80 built-in questions (qa)"),
+    ],
+    ids=["natural", "built-in"],
+)
+def test_a_section_says_which_shipped_questions_were_asked(source: str, count: int, words: str) -> None:
+    plan = Plan("swift", subtasks=("qa",), questions=count, limit=None, labels={"prompts": source})
+    (section,) = board(plan)
+    assert section.questions == words
+
+
 def test_other_devices_and_precisions_are_not_compared() -> None:
     parts = board(Plan("a"), Plan("b", device="H100"), Plan("c", dtype="float16"))
     assert [len(section.ranked) for section in parts] == [1, 1, 1]
