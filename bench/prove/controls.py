@@ -254,5 +254,5 @@ CONTROLS = (
     Control("stop that depends on the drawn token", "sampling", TokenDependentStop),
     Control("second draw in a tree", "sampling", lambda: Branches(second_chance)),
 )
-TRIED = (*HONEST, *CONTROLS)
+TRIED = (*CONTROLS, *HONEST)
 """All variants that the checks are tried on, in the order they are listed."""
