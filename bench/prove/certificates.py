@@ -253,7 +253,7 @@ def _verdict_of(certificate: Certificate, promise: str, source: str, ending: str
     first = certificate.code[0]
     if first.source == source:
         return f"proved{ending}"
-    return f"proved{ending} at {(first.commit or first.source)[:KEY_LENGTH]}, behaviour unchanged since"
+    return f"proved{ending} at {(first.commit or first.source)[:KEY_LENGTH]}, with unchanged behaviour"
 
 
 def _places(certificates: list[Certificate]) -> str:

@@ -151,7 +151,7 @@ def test_code_that_decodes_as_the_proved_code_says_so(tmp_path: Path) -> None:
     save(certificate(*ALL).carried(LATER), tmp_path)
     assert badge_of(measured("0badcafe"), tmp_path) == "greedy-exact: proved"
     badge = badge_of(measured("deadbeef"), tmp_path)
-    assert badge == "greedy-exact: proved at c8bcf002, behaviour unchanged since"
+    assert badge == "greedy-exact: proved at c8bcf002, with unchanged behaviour"
     assert is_proved_here(badge)
 
 
