@@ -22,11 +22,18 @@ def runs_of(results: Path) -> dict[str, Path]:
     folders = {}
     for path in sorted((results / "runs").glob("*/run.json")):
         run = load_run(path.parent)
-        method = {key: value for key, value in run.identity["method"].items() if key != "target"}
         names, identity = [run.method, run.task, run.model], run.identity
-        key = [*names, method, identity["sampling"], identity["max_new_tokens"]]
+        key = [*names, without_places(identity["method"]), identity["sampling"], identity["max_new_tokens"]]
         folders[json.dumps(key, sort_keys=True)] = path.parent
     return folders
+
+
+def without_places(settings: Any) -> Any:
+    """The settings of a method without the dotted paths of constructors, also in what it is built of."""
+    if not isinstance(settings, Mapping):
+        return settings
+    kept = {key: value for key, value in settings.items() if key not in ("target", "_target_")}
+    return {key: without_places(value) for key, value in kept.items()}
 
 
 def decoded(sample: Sample) -> tuple[Any, ...]:
