@@ -235,7 +235,9 @@ def _standing(run: Run, promise: str, results: Path) -> str:
 
 
 def _fits(certificate: Certificate, run: Run) -> bool:
-    params = {key: value for key, value in run.identity.get("method", {}).items() if key != "target"}
+    has_own_target = "target" in certificate.params  # a setting of that name hides the constructor's path
+    settings = run.identity.get("method", {}).items()
+    params = {key: value for key, value in settings if key != "target" or has_own_target}
     return certificate.has_settings(params) and certificate.covers(_place_of(run))
 
 

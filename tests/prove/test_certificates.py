@@ -165,6 +165,15 @@ def test_a_shipped_certificate_is_named_as_such(tmp_path: Path, monkeypatch: pyt
     assert badge_of(measured("0badcafe"), tmp_path) == "greedy-exact: proved"
 
 
+def test_a_setting_called_target_is_a_setting(tmp_path: Path) -> None:
+    """Draft & Verify has one; a record keeps it in the place of the constructor's path."""
+    save(replace(certificate(*ALL), params={"length": 3, "target": 0.9}), tmp_path)
+    run = measured("0badcafe")
+    assert "proved only" in badge_of(run, tmp_path)
+    method = {**run.identity["method"], "target": 0.9}
+    assert badge_of(replace(run, identity={"method": method}), tmp_path) == "greedy-exact: proved"
+
+
 def test_a_failed_certificate_is_shown(tmp_path: Path) -> None:
     save(certificate(RULES, replace(GREEDY, status=Status.FAILED)), tmp_path)
     assert "REFUTED" in badge_of(measured("0badcafe"), tmp_path)
