@@ -99,6 +99,37 @@ def test_a_dialogue_has_an_answer_to_every_turn(engine: str, model: Path, prompt
     assert "tokens/s" in got.stdout
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ([], "it is not installed"),
+        (["runtime.dtype=bfloat16"], "it is used on a CPU in float32 only"),
+        (["sampling.temperature=1.0", "sampling.top_p=0.9"], "its top_p is not known"),
+    ],
+    ids=["not installed", "precision", "top_p"],
+)
+def test_transformers_answers_where_ctranslate2_cannot(
+    overrides: list[str], reason: str, model: Path, prompts: Path
+) -> None:
+    with patch("bench.train.answers.engines.find_spec", lambda name: object() if overrides else None):
+        got = answer(model, prompts, "engine=auto", *overrides)
+    assert got.returncode == 0, got.stderr
+    assert "by transformers" in got.stdout
+    assert f"CTranslate2 would be faster, but {reason}" in got.stdout
+
+
+@pytest.mark.skipif(not has_ctranslate2, reason="not installed")
+def test_a_conversion_with_other_logits_is_not_kept(
+    model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setattr("bench.train.answers.converted.TOLERANCE", 0.0)
+    got = answer(model, prompts, "engine=ctranslate2")
+    assert got.returncode == 2
+    assert "its conversion of this model computes other logits" in got.stderr
+    assert list((tmp_path / "models" / "ctranslate2").iterdir()) == []
+
+
 class Scripted:
     """An engine that gives the same ids to everyone, and keeps the prompts."""
 

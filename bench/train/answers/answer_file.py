@@ -1,5 +1,9 @@
 """The file of answers: whole rows only, appended batch by batch, and the settings they were made with.
 
+A row has the keys ``id``, ``category`` if the prompt has one, ``sampling``, ``ended`` (every answer has its
+end token), ``prompt_tokens`` (of the last turn's prompt), ``answer_tokens`` (of all answers, end tokens
+included), ``messages`` in OpenAI's format, and ``error`` if a turn was too long.
+
 The settings lie beside the file, in ``<name>.settings.json``. A restart with the same settings goes on where
 the file ends; with other settings it is refused, so that a file never holds answers of two models.
 """

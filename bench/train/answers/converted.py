@@ -1,10 +1,13 @@
 """Answers by CTranslate2, from a conversion of the model that is kept in the cache.
 
-The conversion is made once for each set of weights, in float32, next to the models that `bench.fetch` keeps.
+The conversion is made once for each set of weights, in float32, next to the models that `bench.fetch` keeps,
+and it is kept only if it computes the same logits.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 import tempfile
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
+import numpy as np
 import torch
 
 from bench.compose.workbench import Target
@@ -22,6 +26,9 @@ from bench.train.answers.generating import load_model
 
 log = logging.getLogger(__name__)
 PRECISION = "float32"
+TRIED_TOKENS = 64
+TOLERANCE = 1e-2
+"""Largest difference of two logits, as a share of their standard deviation; rounding makes about 1e-5."""
 
 
 class Converted:
@@ -67,9 +74,11 @@ def load_converted(target: Target, decoding: Decoding) -> Converted:
     """The converted model from the cache, converted first if it is not there.
 
     Raises:
-        UnsuitableError: If CTranslate2 has no conversion for this kind of model.
+        UnsuitableError: If CTranslate2 has no conversion for this kind of model, or a wrong one.
     """
-    folder = models_folder() / "ctranslate2" / target.weights_hash
+    vocabulary = json.dumps(sorted(target.chat.tokenizer.get_vocab().items()))  # is part of the conversion
+    name = f"{target.weights_hash}-{hashlib.sha256(vocabulary.encode()).hexdigest()[:8]}"
+    folder = models_folder() / "ctranslate2" / name
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         log.info("converting the model for CTranslate2, once, to %s", folder)
@@ -81,7 +90,8 @@ def _convert(target: Target, folder: Path) -> None:
     """Save the model in float32 for the converter, and move its result into place in one step."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="converting-") as scratch:
         source, fresh = Path(scratch) / "source", Path(scratch) / "converted"
-        load_model(target.folder, torch.device("cpu"), torch.float32).save_pretrained(source)
+        model = load_model(target.folder, torch.device("cpu"), torch.float32)
+        model.save_pretrained(source)
         target.chat.tokenizer.save_pretrained(source)
         try:
             converter = ctranslate2.converters.TransformersConverter(str(source))
@@ -90,8 +100,20 @@ def _convert(target: Target, folder: Path) -> None:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UnsuitableError(f"it cannot convert this model: {reason}") from error
         shutil.rmtree(source)
+        _require_same_logits(model, fresh, len(target.chat.tokenizer))
         if not folder.is_dir():  # another process may have been faster
             fresh.rename(folder)
+
+
+def _require_same_logits(model: Any, folder: Path, vocabulary: int) -> None:  # noqa: ANN401 - of transformers
+    ids = np.random.default_rng(0).integers(vocabulary, size=(1, TRIED_TOKENS))
+    with torch.inference_mode():
+        original = model(torch.from_numpy(ids)).logits[0].numpy()
+    generator = ctranslate2.Generator(str(folder), device="cpu", compute_type=PRECISION)
+    converted = np.array(generator.forward_batch(ids.tolist()))[0]
+    difference = float(np.abs(converted - original).max() / original.std())
+    if not difference <= TOLERANCE:
+        raise UnsuitableError(f"its conversion of this model computes other logits (by {difference:.2g})")
 
 
 def _choosing(decoding: Decoding) -> dict[str, float]:
