@@ -141,12 +141,13 @@ class ChatFormat:
         """16 hex digits of the template's name and text; kept with a run to recognise its template."""
         return _hash(f"{self.template}\n{self._source}")
 
-    def prompt_text(self, turns: Sequence[str], answers: Sequence[str]) -> str:
+    def prompt_text(self, turns: Sequence[str], answers: Sequence[str], system: str = "") -> str:
         """The conversation as text, up to where the next answer starts.
 
         Args:
             turns: User messages; the last is the one to answer.
             answers: Answers to all turns but the last; white space around them is dropped, as in Spec-Bench.
+            system: System message; empty leaves it to the template.
 
         Raises:
             ValueError: If there is not exactly one turn more than answers.
@@ -158,20 +159,21 @@ class ChatFormat:
             )
         answers = [answer.strip() for answer in answers]
         if self.template == Template.VICUNA:
-            return _vicuna(turns, answers)
+            return _vicuna(turns, answers, system or VICUNA_SYSTEM)
         messages = [text for exchange in zip(turns[:-1], answers, strict=True) for text in exchange]
         if self.template == Template.RAW:
-            return RAW_SEPARATOR.join([*messages, turns[-1]])
-        return self.apply_template([*messages, turns[-1]], is_prompt=True)
+            return RAW_SEPARATOR.join([*filter(None, [system]), *messages, turns[-1]])
+        return self.apply_template([*messages, turns[-1]], is_prompt=True, system=system)
 
-    def prompt_ids(self, turns: Sequence[str], answers: Sequence[str]) -> list[int]:
+    def prompt_ids(self, turns: Sequence[str], answers: Sequence[str], system: str = "") -> list[int]:
         """The conversation as token ids, shape [P], with one BOS in front if the tokenizer uses one.
 
         Raises:
             ValueError: If there is not exactly one turn more than answers.
             UserError: If the text itself begins with two BOS, or holds no token.
         """
-        encoded = self.tokenizer(self.prompt_text(turns, answers), add_special_tokens=False)["input_ids"]
+        text = self.prompt_text(turns, answers, system)
+        encoded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = [int(token) for token in encoded]
         ids = [*self.missing_start(ids), *ids]
         bos = self.tokenizer.bos_token_id
@@ -195,19 +197,21 @@ class ChatFormat:
         )
         return str(decoded)
 
-    def apply_template(self, messages: Sequence[str], *, is_prompt: bool) -> str:
+    def apply_template(self, messages: Sequence[str], *, is_prompt: bool, system: str = "") -> str:
         """Messages as text by the tokenizer's own template.
 
         Args:
             messages: Of user and model in turn, the user first.
             is_prompt: Whether the text ends where the next answer starts.
+            system: System message; empty leaves it to the template.
 
         Raises:
             UserError: If the template rejects the conversation.
         """
         from jinja2 import TemplateError
 
-        conversation = [
+        conversation = [{"role": "system", "content": system}] if system else []
+        conversation += [
             {"role": "assistant" if place % 2 else "user", "content": message}
             for place, message in enumerate(messages)
         ]
@@ -226,7 +230,7 @@ class ChatFormat:
         """The template's text; for ``vicuna`` and ``raw`` the fixed strings they are made of."""
         if self.template == Template.VICUNA:
             self._check_vicuna()
-            return _vicuna(["{0}", "{1}"], ["{2}"])
+            return _vicuna(["{0}", "{1}"], ["{2}"], VICUNA_SYSTEM)
         if self.template == Template.RAW:
             return RAW_SEPARATOR
         try:
@@ -256,13 +260,13 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
-def _vicuna(turns: Sequence[str], answers: Sequence[str]) -> str:
+def _vicuna(turns: Sequence[str], answers: Sequence[str], system: str) -> str:
     """FastChat's ``vicuna_v1.1``: a space after system and user text, the end token after answers."""
     history = "".join(
         f"USER: {turn} ASSISTANT: {answer}{VICUNA_END}"
         for turn, answer in zip(turns[:-1], answers, strict=True)
     )
-    return f"{VICUNA_SYSTEM} {history}USER: {turns[-1]} ASSISTANT:"
+    return f"{system} {history}USER: {turns[-1]} ASSISTANT:"
 
 
 def _used_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -121,7 +121,7 @@ def parse_questions(content: bytes, name: str) -> QuestionFile:
         UserError: If it is empty, not UTF-8, or a line is malformed.
     """
     seen: dict[str, int] = {}
-    prompts = [_parse_row(row, number, name, seen) for number, row in json_rows(content, name)]
+    prompts = [parse_row(row, number, name, seen) for number, row in json_rows(content, name)]
     if not prompts:
         raise UserError(f"{name} holds no prompts", EXAMPLE)
     return QuestionFile(tuple(prompts), hashlib.sha256(content).hexdigest())
@@ -150,7 +150,18 @@ def json_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]
                 raise UserError(f"{name}:{number}: {error}", EXAMPLE) from error
 
 
-def _parse_row(row: Mapping[str, Any], number: int, name: str, seen: dict[str, int]) -> Prompt:
+def parse_row(row: Mapping[str, Any], number: int, name: str, seen: dict[str, int]) -> Prompt:
+    """The prompt of one row.
+
+    Args:
+        row: The row.
+        number: Of its line; the id of a row that has none.
+        name: Name of the file in messages.
+        seen: Lines by the ids used so far; this row's id is added.
+
+    Raises:
+        UserError: If the row is malformed, or its id was used before.
+    """
     try:
         prompt = _prompt(row, number)
     except _RowError as error:

@@ -27,6 +27,7 @@ from bench.prove.certificates import Check, Status
 from bench.prove.config import ProveConfig
 from bench.prove.control_run import Outcome
 from bench.prove.controls import CONTROLS
+from bench.train.answers.cli import AnswersConfig
 from bench.train.calibrate.cli import CalibrateConfig
 from bench.train.cli import TrainConfig
 from bench.train.skip_set.cli import SkipSetConfig
@@ -40,6 +41,7 @@ HYDRA = {
     "bench.prove": "prove",
     "bench.profile": "profile",
     "bench.train": "train",
+    "bench.train.answers": "answers",
     "bench.train.calibrate": "calibrate",
     "bench.train.skip_set": "skip_set",
     "bench.convert": "convert",
@@ -49,6 +51,7 @@ SCHEMAS = {
     "prove": ProveConfig,
     "profile": ProfileConfig,
     "train": TrainConfig,
+    "answers": AnswersConfig,
     "calibrate": CalibrateConfig,
     "skip_set": SkipSetConfig,
     "convert": ConvertConfig,

@@ -74,6 +74,19 @@ def test_raw_is_the_text_itself() -> None:
     assert chat.prompt_ids(["a"], []) == [BOS, A]
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("auto", "<|system|>Be brief.<|user|>Hi"),
+        ("raw", "Be brief.\n\nHi"),
+        ("vicuna", "Be brief. USER: Hi ASSISTANT:"),
+    ],
+)
+def test_a_system_message_comes_first(template: str, text: str) -> None:
+    source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    assert ChatFormat(tokenizer(source), template).prompt_text(["Hi"], [], "Be brief.") == text
+
+
 def test_a_tokenizer_without_a_template_is_refused_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"no chat template.*\nAdd model.template=raw"):
         ChatFormat(tokenizer())

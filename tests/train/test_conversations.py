@@ -22,6 +22,10 @@ from tests.train.test_train_cli import train
 TURNS, ANSWERS = ("Hi", "What is two and two?"), ("Hello.", "Four, as ever.")
 
 
+SYSTEM = {"role": "system", "content": "Be brief."}
+MESSAGES = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
+
 def conversation(*messages: str) -> dict[str, Any]:
     """Messages of a human and a model in turn."""
     return {
@@ -91,6 +95,28 @@ def test_vicunas_answers_end_in_its_end_token(tokenizer: Any) -> None:
 )
 def test_only_answered_questions_count(row: dict[str, Any], expected: tuple[list[str], list[str]]) -> None:
     assert exchanges(row) == expected
+
+
+def test_end_tokens_of_a_cut_answer_are_not_learnt(tokenizer: Any) -> None:
+    chat = ChatFormat(tokenizer)
+    ids, mask = dialogue_ids(chat, TURNS, ANSWERS)
+    cut_ids, cut_mask = dialogue_ids(chat, TURNS, ANSWERS, is_cut=True)
+    assert ids == cut_ids
+    unlearnt = [ids[place] for place in range(len(ids)) if mask[place] != cut_mask[place]]
+    assert unlearnt == [tokenizer.eos_token_id] * 2
+
+
+@pytest.mark.parametrize(("keeps", "count"), [(False, 0), (True, 1)])
+def test_the_system_message_is_part_of_the_prompts_where_wanted(
+    keeps: bool, count: int, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = write(tmp_path / "talk.json", {"messages": [SYSTEM, *MESSAGES]})
+    chat = ChatFormat(tokenizer)
+    ids, mask = next(conversations(path, keeps_system=keeps).stream(chat, 0))
+    assert chat.text(ids).count("Be brief.") == count
+    assert chat.text([ids[place] for place in range(len(ids)) if mask[place]]).strip() == "A"
+    prompt = chat.prompt_ids(["Q"], [], "Be brief." if keeps else "")
+    assert ids[: len(prompt)] == prompt
 
 
 def test_epochs_repeat_all_conversations_in_another_order(tmp_path: Path, tokenizer: Any) -> None:

@@ -1,0 +1,131 @@
+"""The file of answers: whole rows only, appended batch by batch, and the settings they were made with.
+
+A row has the keys ``id``, ``category`` if the prompt has one, ``sampling``, ``ended`` (every answer has its
+end token), ``prompt_tokens`` (of the last turn's prompt), ``answer_tokens`` (of all answers, end tokens
+included), ``messages`` in OpenAI's format, and ``error`` if a turn was too long.
+
+The settings lie beside the file, in ``<name>.settings.json``. A restart with the same settings goes on where
+the file ends; with other settings it is refused, so that a file never holds answers of two models.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bench.errors import UserError
+from bench.records.files import write_text
+from bench.tasks.jsonl import json_rows
+from bench.train.answers.prompts import Request
+from bench.train.data.conversations import USER
+
+SETTINGS_SUFFIX = ".settings.json"
+NAMES_ONLY = ("model",)
+"""Settings that are kept for the reader; whether two are equal does not matter."""
+
+
+class AnswerFile:
+    """A file of answers that this process alone may write to.
+
+    Args:
+        path: The JSONL file.
+        settings: What the answers depend on.
+
+    Attributes:
+        done: Of every row in the file, its id and the first message of the user.
+
+    Raises:
+        UserError: If the file was made with other settings, by something else, or is being written by another
+            process.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _settle(path, settings)
+        self._file = path.open("ab", buffering=0)
+        try:
+            self._lock()
+            self.done = dict(map(_identity, self._whole_rows()))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> AnswerFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def missing(self, requests: Sequence[Request]) -> list[Request]:
+        """Requests that have no row yet.
+
+        Raises:
+            UserError: If a row of the same id belongs to another prompt.
+        """
+        for request in requests:
+            if self.done.get(request.id, request.opening) != request.opening:
+                raise UserError(
+                    f"{self.path} holds an answer to another prompt with the id {request.id}",
+                    "Set another out=FILE for this file of prompts.",
+                )
+        return [request for request in requests if request.id not in self.done]
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows in one step and force them to disk."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._file.write(text.encode())
+        os.fsync(self._file.fileno())
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{self.path} is being written by another process", "Wait for it, or set another out=FILE."
+            ) from error
+
+    def _whole_rows(self) -> list[dict[str, Any]]:
+        """The rows in the file; what a killed process left of its last row is cut off."""
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._file.truncate(len(whole))
+        return [row for _, row in json_rows(whole, str(self.path))]
+
+
+def settings_path(path: Path) -> Path:
+    """Where the settings of a file of answers are."""
+    return path.with_name(path.name.removesuffix(".jsonl") + SETTINGS_SUFFIX)
+
+
+def _settle(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings for a new file, or compare them with those of an earlier start."""
+    kept = settings_path(path)
+    if not kept.is_file():
+        if path.exists() and path.stat().st_size:
+            raise UserError(
+                f"{path} exists, and {kept.name} with its settings does not, so it cannot be continued",
+                "Set another out=FILE, or move that file away.",
+            )
+        return write_text(kept, json.dumps(settings, indent=1) + "\n")
+    earlier = json.loads(kept.read_text(encoding="utf-8"))
+    for key in sorted({*settings, *earlier} - set(NAMES_ONLY)):
+        if settings.get(key) != earlier.get(key):
+            raise UserError(
+                f"{path} was made with {key}={earlier.get(key)}, and now {key}={settings.get(key)}",
+                "Set another out=FILE, or repeat the earlier settings.",
+            )
+    return None
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[str, str]:
+    messages = row.get("messages", ())
+    opening = next((message["content"] for message in messages if message["role"] in USER), "")
+    return str(row.get("id")), str(opening)

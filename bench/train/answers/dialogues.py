@@ -1,0 +1,213 @@
+"""Lets an engine answer batches of requests, turn after turn, and reports how fast that goes.
+
+Prompts of a batch are of similar length: padding is wasted work, and CTranslate2 reads what exceeds the
+shortest prompt of a batch token by token. Batches depend on the requests and the settings only, so that a
+restart forms the same ones. Their order is random, so that an unfinished file holds prompts of all lengths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from bench.tasks.chat import ChatFormat
+from bench.train.answers.answer_file import AnswerFile
+from bench.train.answers.engines import Engine
+from bench.train.answers.prompts import Request
+
+log = logging.getLogger(__name__)
+LOG_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What turns requests into rows of the file.
+
+    Args:
+        engine: The model.
+        chat: Its chat format.
+        ends: Tokens that end an answer.
+        context: Most tokens of a prompt with its answer.
+        max_new_tokens: Most tokens of an answer.
+        sampling: Name of the sampling, for the rows.
+        seed: Of the sampling.
+    """
+
+    engine: Engine
+    chat: ChatFormat
+    ends: frozenset[int]
+    context: int
+    max_new_tokens: int
+    sampling: str
+    seed: int
+
+    def answer(self, batch: Sequence[Request]) -> list[dict[str, Any]]:
+        """Answer every turn of some requests; a turn that is too long ends its dialogue with an error."""
+        dialogues = [_Dialogue(request) for request in batch]
+        for turn in range(max(len(request.turns) for request in batch)):
+            prompts = {}
+            for place, dialogue in enumerate(dialogues):
+                ids = self._prompt(dialogue, turn)
+                if ids is not None:
+                    prompts[place] = ids
+            if prompts:
+                seed = _seed(self.seed, batch[0].id, turn)
+                answers = self.engine.answer(list(prompts.values()), seed)
+                for (place, ids), answer in zip(prompts.items(), answers, strict=True):
+                    dialogues[place].add(len(ids), answer, self.chat.text(answer), self.ends)
+        return [dialogue.row(self.sampling) for dialogue in dialogues]
+
+    def first_length(self, request: Request) -> int:
+        """Tokens of the first prompt."""
+        past = request.history
+        turns = [*(turn for turn, _ in past), request.turns[0]]
+        return len(self.chat.prompt_ids(turns, [answer for _, answer in past], request.system))
+
+    def _prompt(self, dialogue: _Dialogue, turn: int) -> list[int] | None:
+        """The ids of a turn; None if the dialogue has no such turn, or has ended with an error."""
+        request = dialogue.request
+        if dialogue.error or turn >= len(request.turns):
+            return None
+        past = [*request.history, *zip(request.turns, dialogue.answers, strict=False)]
+        turns = [*(question for question, _ in past), request.turns[turn]]
+        ids = self.chat.prompt_ids(turns, [answer for _, answer in past], request.system)
+        if len(ids) + self.max_new_tokens > self.context:
+            dialogue.error = (
+                f"turn {turn + 1}: a prompt of {len(ids)} tokens and {self.max_new_tokens} more exceed the "
+                f"context of {self.context}"
+            )
+            log.warning("skipped %s: %s", request.id, dialogue.error)
+            return None
+        return ids
+
+
+@dataclass(slots=True)
+class _Dialogue:
+    """A request and what was answered so far."""
+
+    request: Request
+    answers: list[str] = field(default_factory=list)
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    is_cut: bool = False
+    error: str = ""
+
+    def add(self, prompt_tokens: int, ids: Sequence[int], text: str, ends: frozenset[int]) -> None:
+        self.answers.append(text.strip())
+        self.prompt_tokens = prompt_tokens
+        self.answer_tokens += len(ids)
+        self.is_cut |= not ids or ids[-1] not in ends
+
+    def row(self, sampling: str) -> dict[str, Any]:
+        request = self.request
+        messages = [{"role": "system", "content": request.system}] if request.system else []
+        for question, answer in [*request.history, *zip(request.turns, self.answers, strict=False)]:
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": answer})
+        if self.error:
+            messages.append({"role": "user", "content": request.turns[len(self.answers)]})
+        return {
+            "id": request.id,
+            **({"category": request.category} if request.category else {}),
+            "sampling": sampling,
+            "ended": not (self.is_cut or self.error),
+            "prompt_tokens": self.prompt_tokens,
+            "answer_tokens": self.answer_tokens,
+            **({"error": self.error} if self.error else {}),
+            "messages": messages,
+        }
+
+
+@dataclass
+class Tally:
+    """What this process did.
+
+    Args:
+        rows: Dialogues written.
+        tokens: Answer tokens.
+        cut: Dialogues with an answer that reached ``max_new_tokens``, or that an error ended.
+        errors: Dialogues that an error ended.
+        seconds: Time of generating.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    cut: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Answer tokens per second, reading of prompts included."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    def add(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+        """Count the rows of a batch."""
+        self.rows += len(rows)
+        self.tokens += sum(row["answer_tokens"] for row in rows)
+        self.cut += sum(not row["ended"] for row in rows)
+        self.errors += sum("error" in row for row in rows)
+        self.seconds += seconds
+
+
+def answer_all(answering: Answering, requests: Sequence[Request], size: int, file: AnswerFile) -> Tally:
+    """Answer what the file lacks, batch by batch.
+
+    Args:
+        answering: Answers a batch.
+        requests: All requests, with those that the file has.
+        size: Requests per batch.
+        file: Where the rows go.
+    """
+    tally, missing = Tally(), {request.id for request in file.missing(requests)}
+    done, logged_s = len(requests) - len(missing), 0.0
+    with tqdm(total=len(requests), initial=done, unit="prompt", disable=None) as bar:
+        for whole in batches(requests, size, answering):
+            batch = [request for request in whole if request.id in missing]
+            if not batch:
+                continue
+            start = time.perf_counter()
+            rows = answering.answer(batch)
+            file.append(rows)
+            tally.add(rows, time.perf_counter() - start)
+            bar.update(len(rows))
+            bar.set_postfix({"tokens/s": f"{tally.tokens_per_s:.0f}"})
+            if bar.disable and tally.seconds - logged_s >= LOG_EVERY_S:
+                logged_s = tally.seconds
+                left = len(missing) - tally.rows
+                minutes = left * tally.seconds / tally.rows / 60
+                log.info("%.0f tokens/s, %d prompts left, about %.0f min", tally.tokens_per_s, left, minutes)
+    return tally
+
+
+def batches(requests: Sequence[Request], size: int, answering: Answering) -> list[list[Request]]:
+    """Requests in groups of at most `size`, of similar lengths, in random order.
+
+    A group ends early where the next prompt is so much longer than the first that reading the excess token by
+    token would take as long as a group of its own.
+    """
+    lengths = {request.id: answering.first_length(request) for request in requests}
+    groups: list[list[Request]] = []
+    for request in sorted(requests, key=lambda request: lengths[request.id]):
+        group = groups[-1] if groups else []
+        if (
+            not group
+            or len(group) == size
+            or lengths[request.id] - lengths[group[0].id] > answering.max_new_tokens
+        ):
+            groups.append([])
+        groups[-1].append(request)
+    random.Random(0).shuffle(groups)
+    return groups
+
+
+def _seed(seed: int, first: str, turn: int) -> int:
+    """A seed of its own for every batch and turn, the same after a restart."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {first} {turn}".encode()).digest()[:4], "big")
