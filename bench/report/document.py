@@ -23,7 +23,7 @@ NOTES = (
     "their ranks.",
     "Acceptance length is tokens per target pass, the prefill counting as a pass of one token. The column "
     "output says what comparing every answer, token by token, with the baseline's gave; proved means that "
-    "python -m bench.prove has tested this very source.",
+    "python -m bench.prove has tested this code, or code that decodes the same.",
     "By Spec-Bench's formula (a mean of per-question rates over another such mean) is shown only for "
     "comparison with boards that use it.",
     "Each section holds what may be compared: one model, device, precision, sampling, runtime and set of "
