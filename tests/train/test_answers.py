@@ -17,7 +17,7 @@ from bench.compose.workbench import Target, find_target
 from bench.runtime.package_index import FOLDER_VARIABLE
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.answers.cli import main
-from bench.train.answers.dialogues import Answering
+from bench.train.answers.dialogues import Answering, batches
 from bench.train.answers.engines import Decoding, load_engine
 from bench.train.answers.generating import load_model
 from bench.train.answers.prompts import Request
@@ -115,7 +115,7 @@ def test_transformers_answers_where_ctranslate2_cannot(
         got = answer(model, prompts, "engine=auto", *overrides)
     assert got.returncode == 0, got.stderr
     assert "by transformers" in got.stdout
-    assert f"CTranslate2 would be faster, but {reason}" in got.stdout
+    assert f"CTranslate2 is not used: {reason}" in got.stdout
 
 
 @pytest.mark.skipif(not has_ctranslate2, reason="not installed")
@@ -267,15 +267,8 @@ def test_mistakes_take_two_lines(overrides: list[str], what: str, model: Path, p
 
 
 def test_what_the_embedded_model_answers_trains_its_modules(tmp_path: Path, prompts: Path) -> None:
-    got = run_command(
-        main,
-        "model=tiny",
-        f"prompts={prompts}",
-        f"out={tmp_path / 'own.jsonl'}",
-        "max_new_tokens=24",
-        "engine=transformers",
-        f"hydra.run.dir={tmp_path}",
-    )
+    small = ["model=tiny", "max_new_tokens=24", "engine=transformers", f"hydra.run.dir={tmp_path}"]
+    got = run_command(main, *small, f"prompts={prompts}", f"out={tmp_path / 'own.jsonl'}")
     assert got.returncode == 0, got.stderr
     recipe = ["recipe=kangaroo", "recipe.steps=2", "recipe.batch=2", "data=answers"]
     place = [f"data.path={tmp_path / 'own.jsonl'}", f"out={tmp_path / 'module'}", f"hydra.run.dir={tmp_path}"]
@@ -291,3 +284,13 @@ def test_the_weights_of_a_gguf_file_are_those_of_the_original(name: str, tmp_pat
     loaded = load_model(path, torch.device("cpu"), torch.float32)
     ids = tokens(12)
     torch.testing.assert_close(oracle_logits(loaded, ids), oracle_logits(original, ids), atol=1e-5, rtol=0)
+
+
+def test_batches_hold_prompts_of_similar_length_in_an_order_that_repeats(model: Path) -> None:
+    target = find_target(ModelConfig(str(model)), RuntimeConfig("cpu"))
+    requests = [Request(str(place), "", ("a " * (place % 5 * 8 + 1),)) for place in range(20)]
+    made = batches(requests, 3, answering(target, Scripted()))
+    assert made == batches(requests, 3, answering(target, Scripted()))
+    assert sorted(request.id for batch in made for request in batch) == sorted(map(str, range(20)))
+    assert {len({request.turns for request in batch}) for batch in made} == {1}
+    assert [len(batch) for batch in made].count(3) == 5

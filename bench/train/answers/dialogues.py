@@ -24,6 +24,9 @@ from bench.train.answers.prompts import Request
 
 log = logging.getLogger(__name__)
 LOG_EVERY_S = 60.0
+EXCESS = 0.25
+"""Most tokens by which prompts of a batch differ, as a share of ``max_new_tokens``: CTranslate2 spends a pass
+on each of them, as on an answer's token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,18 +193,14 @@ def answer_all(answering: Answering, requests: Sequence[Request], size: int, fil
 def batches(requests: Sequence[Request], size: int, answering: Answering) -> list[list[Request]]:
     """Requests in groups of at most `size`, of similar lengths, in random order.
 
-    A group ends early where the next prompt is so much longer than the first that reading the excess token by
-    token would take as long as a group of its own.
+    A group ends early where the next prompt exceeds the first by more than `EXCESS` of an answer's length.
     """
     lengths = {request.id: answering.first_length(request) for request in requests}
     groups: list[list[Request]] = []
     for request in sorted(requests, key=lambda request: lengths[request.id]):
         group = groups[-1] if groups else []
-        if (
-            not group
-            or len(group) == size
-            or lengths[request.id] - lengths[group[0].id] > answering.max_new_tokens
-        ):
+        excess = lengths[request.id] - lengths[group[0].id] if group else 0
+        if not group or len(group) == size or excess > EXCESS * answering.max_new_tokens:
             groups.append([])
         groups[-1].append(request)
     random.Random(0).shuffle(groups)

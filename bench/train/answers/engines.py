@@ -1,7 +1,8 @@
 """The library that makes the answers: CTranslate2 where it is installed and fits, else transformers.
 
-Both choose the same tokens when decoding greedily. On two cores CTranslate2 makes about twice as many tokens
-per second. Our own runtime decodes one prompt at a time, which suits measurements and not this.
+Both choose the same tokens when decoding greedily. With 48 prompts at once on two idle cores, CTranslate2
+made 232 tokens of SmolLM2 per second and transformers 100; on cores that other work shares, they are equally
+fast. Our own runtime decodes one prompt at a time, which suits measurements and not this.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def load_engine(choice: str, target: Target, decoding: Decoding) -> Engine:
                 raise UserError(
                     f"engine=ctranslate2 is not possible: {reason}", "Use engine=auto."
                 ) from reason
-            log.info("transformers makes the answers; CTranslate2 would be faster, but %s", reason)
+            log.info("transformers makes the answers. CTranslate2 is not used: %s", reason)
     return Transformers(target, decoding)
 
 
