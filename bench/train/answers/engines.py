@@ -1,8 +1,8 @@
 """The library that makes the answers: CTranslate2 where it is installed and fits, else transformers.
 
-Both choose the same tokens when decoding greedily. With 48 prompts at once on two idle cores, CTranslate2
-made 232 tokens of SmolLM2 per second and transformers 100; on cores that other work shares, they are equally
-fast. Our own runtime decodes one prompt at a time, which suits measurements and not this.
+Both choose the same tokens when decoding greedily. Which is faster depends on the machine and its load: try
+both (``engine=``) before a long run. Our own runtime decodes one prompt at a time, which suits measurements
+and not this.
 """
 
 from __future__ import annotations
