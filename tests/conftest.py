@@ -1,5 +1,6 @@
 """What all tests share: one quiet thread, the shared data where it exists, a clean Hydra."""
 
+import logging
 import os
 
 os.environ.setdefault(
@@ -38,10 +39,14 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_hydra() -> Iterator[None]:
-    """Hydra keeps its state in a singleton; no test inherits another's."""
+    """Hydra keeps its state in a singleton, and log files open; no test inherits another's."""
     GlobalHydra.instance().clear()
     yield
     GlobalHydra.instance().clear()
+    for handler in [*logging.getLogger().handlers]:
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
+            logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture

@@ -13,15 +13,19 @@ import inspect
 import json
 import os
 import runpy
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIXES = (f"{ROOT / 'bench'}{os.sep}", f"{ROOT / 'methods'}{os.sep}")
+SLOW_IMPORTS = ("torch", "transformers", "pandas", "matplotlib.figure", "hydra", "bench.measure.runner")
+RECORD = ROOT / "results" / "published" / "runs" / "kangaroo-mt_bench-tiny-a5d10ca0"
 MOST = {"token": 30, "row": 18}
 
 
@@ -39,10 +43,12 @@ def travelled(command: list[str], has_arrived: Callable[[FrameType, str], bool])
     files: dict[str, None] = {}
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
-        code = frame.f_code
-        is_function = code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(PREFIXES)
-        if event == "call" and is_function and not _is_importing(frame):
-            files.setdefault(os.path.relpath(code.co_filename, ROOT))
+        if event not in ("call", "return"):  # of a function in C
+            return
+        file = frame.f_code.co_filename
+        is_new = event == "call" and file not in files and file.startswith(PREFIXES)
+        if is_new and frame.f_code.co_flags & inspect.CO_OPTIMIZED and not _is_importing(frame):
+            files[file] = None
         if has_arrived(frame, event):
             sys.setprofile(None)
             raise Arrived
@@ -55,7 +61,7 @@ def travelled(command: list[str], has_arrived: Callable[[FrameType, str], bool])
         pass
     finally:
         sys.setprofile(None)
-    return list(files)
+    return [os.path.relpath(file, ROOT) for file in files]
 
 
 def to_first_token(results: Path) -> list[str]:
@@ -84,12 +90,12 @@ def _is_importing(frame: FrameType | None) -> bool:
 def main() -> int:
     """Print the files of both journeys as JSON; 1 if one is longer than its bound."""
     sys.path.insert(0, str(ROOT))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in SLOW_IMPORTS:  # watching them would take most of the time
+        import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        journeys = {
-            "row": to_first_row(ROOT / "results" / "published"),
-            "token": to_first_token(Path(folder)),
-        }
+        stored = Path(folder) / "stored"
+        shutil.copytree(RECORD, stored / "runs" / RECORD.name)
+        journeys = {"row": to_first_row(stored), "token": to_first_token(Path(folder))}
     sys.stdout.write(json.dumps(journeys, indent=1) + "\n")
     return int(any(len(files) > MOST[name] for name, files in journeys.items()))
 
