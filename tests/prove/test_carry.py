@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from bench.prove.certificates import certificates_of
 from tests.prove.test_prove_cli import prove
@@ -26,20 +28,38 @@ LONGEST = 1
 """
 
 
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with a certificate of an out-of-tree method; its code lies beside them."""
+    folder = tmp_path_factory.mktemp("proved")
+    (folder / "conf" / "method").mkdir(parents=True)
+    (folder / "conf" / "method" / "mine.yaml").write_text("_target_: carried_package.Mine\n")
+    (folder / "carried_package.py").write_text(MINE)
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(folder, patch)
+        assert again(folder / "carried_package.py", folder / "results", patch) == 0
+    GlobalHydra.instance().clear()
+    return folder
+
+
 @pytest.fixture
-def mine(tmp_path: Path, results_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of an out-of-tree method that has a certificate."""
-    monkeypatch.setattr("bench.prove.prover.FAMILIES", ("llama",))
-    monkeypatch.setattr("bench.prove.battery.FAMILIES", ("llama",))
-    monkeypatch.setattr("bench.prove.crew.TRIED", ())
-    (tmp_path / "conf" / "method").mkdir(parents=True)
-    (tmp_path / "conf" / "method" / "mine.yaml").write_text("_target_: carried_package.Mine\n")
-    path = tmp_path / "carried_package.py"
-    path.write_text(MINE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert again(path, results_dir, monkeypatch) == 0
-    yield path
+def mine(proved: Path, tmp_path: Path, results_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a method that has a certificate in `results_dir`."""
+    for name in ("conf", "carried_package.py"):
+        source = proved / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    shutil.copytree(proved / "results", results_dir)
+    prepare(tmp_path, monkeypatch)
+    yield tmp_path / "carried_package.py"
     sys.modules.pop("carried_package", None)
+
+
+def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """A small proof of code that lies in a folder."""
+    patch.setattr("bench.prove.prover.FAMILIES", ("llama",))
+    patch.setattr("bench.prove.battery.FAMILIES", ("llama",))
+    patch.setattr("bench.prove.crew.TRIED", ())
+    patch.syspath_prepend(str(folder))
 
 
 def again(path: Path, results: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -25,8 +25,8 @@ def models(draws: int) -> Models:
 
 @pytest.fixture(scope="module")
 def many() -> Models:
-    """Large enough to catch the subtlest mistake: the command's own size is three times that."""
-    return models(draws=1000)
+    """Large enough to catch the subtlest mistake: the command's own size is more than three times that."""
+    return models(draws=600)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_check_it_is_meant_for_catches_it(control: Control, many: Models) ->
 
 @pytest.mark.parametrize("control", HONEST, ids=lambda control: control.name)
 def test_without_a_mistake_the_same_loops_pass(control: Control, few: Models) -> None:
-    assert catch(control, few, ALPHA) is None
+    assert catch(control, few, ALPHA, ("greedy", "sampling")) is None  # premises: see test_premises.py
 
 
 def test_a_refused_honest_variant_counts_as_an_escape() -> None:
