@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 from bench.compose.components import Component
 from bench.errors import UserError
@@ -120,8 +121,7 @@ class Prover:
         self, component: Component, declared: dict[str, str], checks: Sequence[Check], hashes: dict[str, str]
     ) -> Certificate:
         """All that was found; nothing is said of controls yet."""
-        models, config = self._models, self._config
-        block = environment(models.device, DTYPES["fp32"])
+        models, config, block = self._models, self._config, self._environment
         sizes = ("prompts", "max_new_tokens", "draws", "tokens", "alpha", "seed")
         return Certificate(
             method=component.name,
@@ -140,9 +140,15 @@ class Prover:
 
     def code(self, component: Component) -> Code:
         """The code that decodes here and now."""
-        block = environment(self._models.device, DTYPES["fp32"])
         source = source_hash(component.target, self.tiers["float32"])
-        return Code(source, block["git"]["commit"], datetime.now(UTC).isoformat(timespec="seconds"))
+        return Code(
+            source, self._environment["git"]["commit"], datetime.now(UTC).isoformat(timespec="seconds")
+        )
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        """Facts of the machine and the repository, which do not change from method to method."""
+        return environment(self._models.device, DTYPES["fp32"])
 
     def _attached(self, component: Component, step: Step) -> tuple[Method, Target]:
         precision: Precision = "bf16" if step.kind == "greedy half" else "fp32"
