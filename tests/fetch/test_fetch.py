@@ -100,7 +100,7 @@ class TestFetching:
         (tmp_path / "kept").write_bytes(CONTENT)
         listed = os.scandir
 
-        def removed_first(folder: str | Path) -> Any:  # noqa: ANN401 - os names no type for it
+        def removed_first(folder: str | Path) -> Any:
             if Path(folder) == going:
                 going.rmdir()
             return listed(folder)
