@@ -22,9 +22,14 @@ from bench.errors import UserError
 from bench.plan.devices import GPUS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bench.runtime.decoder import Decoder
     from bench.runtime.loading import RuntimeOptions
+    from bench.tasks.chat import ChatFormat
     from bench.train.data.conversations import Conversations
     from bench.train.data.embedded import EmbeddedCorpus
+    from bench.train.trainers.modules import Example
     from bench.train.trainers.recipe import ModuleRecipe
     from methods.core.base import ModelTrainer, ModuleTrainer
 
@@ -42,6 +47,8 @@ class TrainConfig:
         recipe: Settings of `bench.train.trainers.recipe.ModuleRecipe`.
         base: Settings of `bench.train.base.build.BaseRecipe`; if given, the base model is trained instead.
         data: Dialogues to train on.
+        cache: Folder for what the frozen model says of the data, which is filled once and read in every epoch;
+            None runs every dialogue through the model when it is trained on.
         start: Folder of an earlier result to start from, or several, of which the mean is taken; None starts
             from new weights.
         out: Folder of the result.
@@ -55,6 +62,7 @@ class TrainConfig:
     recipe: dict[str, Any] = field(default_factory=dict)
     base: Any = None
     data: Any = None
+    cache: str | None = None
     start: Any = None
     out: str | None = None
     plan: bool = False
@@ -120,16 +128,54 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     out = Path(composed.out or f"results/train/{model}/{name}")
     data = _data(composed)
     facts: dict[str, Any] = {"model": model, "model_weights": checkpoint_hash(folder), "data": data.location}
-    dialogues = data.stream(ChatFormat(tokenizer, config.template), recipe.seed)
+    chat = ChatFormat(tokenizer, config.template)
     start = _start(composed)
     if start:
         facts["start"] = [str(folder) for folder in start]
     if isinstance(trainer, ModuleTrainer):
-        figures = train_module(trainer, decoder, dialogues, recipe, out, facts, start)
+        examples = _examples(composed, trainer, decoder, data, chat, recipe, facts)
+        figures = train_module(trainer, decoder, examples, recipe, out, facts, start)
+    elif composed.cache:
+        raise UserError(f"method={name} trains the whole model, whose rows change", "Leave out cache.")
     else:
+        dialogues = data.stream(chat, recipe.seed)
         figures = train_joint(trainer, decoder, folder, dialogues, recipe, out, facts, start)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
     log.info("loss and accuracies over steps: %s", ", ".join(map(str, draw([out]))))
+
+
+def _examples(
+    composed: DictConfig,
+    trainer: ModuleTrainer,
+    decoder: Decoder,
+    data: Conversations | EmbeddedCorpus,
+    chat: ChatFormat,
+    recipe: ModuleRecipe,
+    facts: Mapping[str, Any],
+) -> Iterator[Example]:
+    """The dialogues to train on, as the frozen model sees them."""
+    from bench.train.cache.rows import RowCache
+    from bench.train.data.conversations import Conversations
+    from bench.train.trainers.modules import observed
+    from methods.training.rows import TrainedHead
+
+    if composed.cache is None:
+        if recipe.vocab is not None:
+            raise UserError(
+                "recipe.vocab counts the tokens of all answers, which a cache holds", "Set cache."
+            )
+        return observed(trainer, decoder, data.stream(chat, recipe.seed), recipe.max_tokens)
+    if not isinstance(data, Conversations):
+        raise UserError(
+            "these dialogues never end, so a cache cannot hold them", "Leave out cache, or name data=answers."
+        )
+    most = min(recipe.max_tokens, decoder.capacity)
+    dialogues = [(ids[:most], is_answer[:most]) for ids, is_answer in data.dialogues(chat)]
+    cache = RowCache(Path(composed.cache), decoder, dialogues, {"model_weights": facts["model_weights"]})
+    taps = trainer.taps(decoder)
+    cache.fill(taps)
+    tokens = None if recipe.vocab is None else cache.frequent(recipe.vocab).to(decoder.device)
+    return cache.examples(taps, TrainedHead(decoder.lm_head, tokens), recipe.seed)
 
 
 def _start(composed: DictConfig) -> list[Path]:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -27,6 +27,9 @@ from bench.errors import UserError
 from bench.records.model import Generation, PhaseName
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler
+
+if TYPE_CHECKING:
+    from methods.training.rows import TrainingRows
 
 
 class Exactness(StrEnum):
@@ -182,22 +185,6 @@ class DraftingMethod(Lossless):
         return self._decoder.prefill(prompt_ids)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingRows:
-    """One training sequence seen through the frozen target.
-
-    Args:
-        ids: Token ids, shape [T], int64.
-        hidden: Rows entering layer l for every tapped l, each shape [T, d]; key L holds what the final norm
-            sees.
-        mask: Whether position t is trained: its next token belongs to an answer, shape [T], bool.
-    """
-
-    ids: Tensor
-    hidden: Mapping[int, Tensor]
-    mask: Tensor
-
-
 @runtime_checkable
 class ModuleTrainer(Protocol):
     """What training needs to know of a method's modules: how they start, what they read, what they learn."""
@@ -206,12 +193,15 @@ class ModuleTrainer(Protocol):
         """A fresh fp32 module for this model; its state dict is what `attach` expects on disk."""
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        """Layers whose entering rows the loss reads; L means the rows after the last layer."""
+        """Layers whose entering rows the loss reads; L means the rows after the last layer.
+
+        The target's own next tokens need no tap: every loss finds them in `TrainingRows.likely`.
+        """
 
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one sequence, averaged over its trained positions, and figures worth logging."""
+        """Loss of a batch of dialogues, averaged over its trained positions, and figures worth logging."""
 
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
         """Settings that the weights depend on; stored next to them and checked by `attach`."""

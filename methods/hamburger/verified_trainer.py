@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
-from methods.core.base import TrainingRows
 from methods.hamburger.checkpoint import HamburgerShape
-from methods.hamburger.groups import entropies
 from methods.hamburger.module import MicroModule
-from methods.training.distillation import soft_cross_entropy
+from methods.training.distillation import distil
+from methods.training.rows import TrainingRows
 
 
 class VerifiedTrainer:
@@ -67,13 +66,12 @@ class VerifiedTrainer:
         Logged with the figures of `methods.training.distillation.soft_cross_entropy`: ``stop``, the stop
         loss, and ``stop_right``, how often the stop head decides as labelled at 0.5.
         """
-        windows = _Windows(rows, decoder, self._max_group)
+        windows = _Windows(rows, self._max_group)
         features = _features(rows, decoder, windows.anchors)
         tokens = decoder.embed(windows.inputs).float()
         drafted = module(features, tokens, decoder.placement.rotation(0, decoder.capacity))  # [A, K - 1, d]
-        logits = F.linear(drafted[windows.is_drafted], decoder.lm_head.weight.float(), decoder.lm_head.bias)
-        target = windows.probs[windows.sources[windows.is_drafted]]
-        token_loss, figures = soft_cross_entropy(logits, target)
+        likely = rows.likely[windows.sources[windows.is_drafted]]
+        token_loss, figures = distil(drafted[windows.is_drafted], likely, rows.head)
         states = torch.cat([features[:, -1:], drafted[:, :-1]], dim=1)  # of tokens 0 .. K - 2
         stop_loss, right = self._stop_loss(module, states, windows)
         figures |= {"stop": float(stop_loss.detach()), "stop_right": right}
@@ -91,21 +89,18 @@ class VerifiedTrainer:
 
 
 class _Windows:
-    """The K tokens that follow every row that predicts an answer token, with the target's distributions.
+    """The K tokens that follow every row that predicts an answer token, and where their groups end.
 
     Args:
-        rows: One dialogue through the target.
-        decoder: The target.
+        rows: Dialogues through the target.
         max_group: Tokens of a window (K).
     """
 
-    def __init__(self, rows: TrainingRows, decoder: Decoder, max_group: int) -> None:
-        final, mask = rows.hidden[decoder.depth], rows.mask
+    def __init__(self, rows: TrainingRows, max_group: int) -> None:
+        mask = rows.mask
         self.anchors = mask.nonzero().squeeze(1)  # [A]
         row_of = (mask.cumsum(0) - 1).clamp(min=0)  # position -> its row among the anchors
-        logits = decoder.head(final[mask])
-        self.probs = logits.float().softmax(dim=-1)  # [A, V]
-        self._entropies = entropies(logits)  # [A]
+        self._entropies = rows.likely.entropy  # [A]
         positions = self.anchors[:, None] + torch.arange(1, max_group, device=mask.device)  # [A, K - 1]
         clipped = positions.clamp(max=mask.numel() - 1)
         self.inputs = rows.ids[clipped]

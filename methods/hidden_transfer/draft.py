@@ -218,8 +218,11 @@ class HiddenTransfer(TreeMethod):
         decoder, count = self._decoder, ids.numel()
         hidden = dict.fromkeys(range(decoder.depth + 1), decoder.embedding)
         decoder.prefill(ids, hidden)
-        chunks = torch.split(torch.arange(count, device=ids.device), self._anchors)  # bounds the attention
-        rows = [pseudo_rows(self._transfer, self._projections, hidden, chunk, decoder) for chunk in chunks]
+        places = torch.arange(count, device=ids.device)
+        rows = [
+            pseudo_rows(self._transfer, self._projections, hidden, places, chunk, decoder)
+            for chunk in places.split(self._anchors)  # bounds the attention
+        ]
         best = decoder.head(torch.cat(rows, dim=1).flatten(0, 1)).topk(width, dim=-1).indices
         return best.view(-1, count, width).transpose(0, 1)  # [T, D, K]
 

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
-from methods.core.base import TrainingRows
 from methods.hidden_transfer.draft import WEIGHT
 from methods.hidden_transfer.pseudo_rows import TransferSettings, pseudo_rows
+from methods.training.distillation import hits, soft_cross_entropy
+from methods.training.rows import TrainingRows
 
 INIT_GAIN = 0.2
 """A pseudo row starts as a short vector; a gain of 1 trained worse on a toy model."""
@@ -38,7 +38,8 @@ class HiddenTransferTrainer:
         return Projections(len(self._settings.transfer(decoder.depth).layers), decoder.config.width)
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        return tuple(range(self._settings.transfer(decoder.depth).layers[0], decoder.depth + 1))
+        entries = self._settings.transfer(decoder.depth).layers
+        return tuple(sorted({*range(entries[0], decoder.depth), *entries}))
 
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
         return {"method": self._name, **asdict(self._settings.transfer(decoder.depth))}
@@ -46,35 +47,37 @@ class HiddenTransferTrainer:
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
-        """Sum over steps of the mean KL(target || step) where the drafted token belongs to an answer.
+        """Sum over steps of `soft_cross_entropy` where the drafted token belongs to an answer.
 
         Also logged: how often the target's choice is each step's best candidate, or among its best five.
         """
-        transfer, total = self._settings.transfer(decoder.depth), rows.ids.numel()
+        transfer = self._settings.transfer(decoder.depth)
         anchors = choose_anchors(rows, decoder.capacity - len(transfer.layers), self._anchors)
-        pseudo = pseudo_rows(transfer, module.get_parameter(WEIGHT), rows.hidden, anchors, decoder)
+        pseudo = pseudo_rows(
+            transfer, module.get_parameter(WEIGHT), rows.hidden, rows.positions, anchors, decoder
+        )
+        row_of = rows.mask.cumsum(0) - 1  # position -> its row in `rows.likely`
         loss, figures = pseudo.new_zeros(()), dict[str, float]()
         for step, drafted in enumerate(pseudo, start=1):
-            ahead = (anchors + step).clamp_max(total - 1)
-            is_trained = rows.mask[ahead]  # False at the last position, where the clamp leads
-            targets = rows.hidden[decoder.depth][ahead[is_trained]]
+            ahead = (anchors + step).clamp_max(rows.ids.numel() - 1)
+            is_same = rows.positions[ahead] == rows.positions[anchors] + step  # the same dialogue's
+            is_trained = rows.mask[ahead] & is_same
+            likely = rows.likely[row_of[ahead[is_trained]]]
             normed = rms_norm(drafted[is_trained], decoder.final_norm, decoder.config.norm_eps)
-            student = F.linear(normed, decoder.lm_head.weight, decoder.lm_head.bias)
-            student = student.float().log_softmax(dim=-1)
-            teacher = decoder.head(targets).float().log_softmax(dim=-1)
-            count = max(1, targets.shape[0])
-            loss = loss + F.kl_div(student, teacher, reduction="sum", log_target=True) / count
-            hits = student.topk(5, dim=-1).indices == teacher.argmax(dim=-1, keepdim=True)  # [n, 5]
-            figures[f"top1_{step}"] = float(hits[:, 0].sum()) / count
-            figures[f"top5_{step}"] = float(hits.sum()) / count
+            logits, places = rows.head(normed), rows.head.places(likely.ids)
+            loss = loss + soft_cross_entropy(logits, likely, places)[0]
+            figures |= hits(logits, places[:, 0], step)
         return loss, figures
 
 
 def choose_anchors(rows: TrainingRows, end: int, most: int) -> Tensor:
-    """Up to `most` answer positions before `end`, ascending; always the same for the same sequence."""
-    positions = rows.mask[:end].nonzero()[:, 0]
+    """Answer positions before `end` of a dialogue, ascending, up to `most` for each dialogue of a batch.
+
+    Always the same for the same batch.
+    """
+    positions = (rows.mask & (rows.positions < end)).nonzero()[:, 0]
     generator = torch.Generator().manual_seed(int(rows.ids.sum()))
-    order = torch.randperm(positions.numel(), generator=generator)[:most]
+    order = torch.randperm(positions.numel(), generator=generator)[: most * len(rows.lengths)]
     return positions[order.sort().values.to(positions.device)]
 
 

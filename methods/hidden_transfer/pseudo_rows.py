@@ -3,7 +3,8 @@
 Says where they enter and what they see, and computes those of many positions at once, for training and
 calibration; `methods.hidden_transfer.draft` decodes with them.
 
-Shapes: k steps, N anchors (real rows that pseudo rows start from), T positions of a sequence, d width.
+Shapes: k steps, N anchors (real rows that pseudo rows start from), T positions of one or several sequences,
+d width.
 """
 
 from __future__ import annotations
@@ -101,29 +102,35 @@ class TransferSettings:
 
 
 def pseudo_rows(
-    transfer: Transfer, projections: Tensor, hidden: Mapping[int, Tensor], anchors: Tensor, decoder: Decoder
+    transfer: Transfer,
+    projections: Tensor,
+    hidden: Mapping[int, Tensor],
+    positions: Tensor,
+    anchors: Tensor,
+    decoder: Decoder,
 ) -> Tensor:
     """The rows that decoding would compute at each anchor, of all anchors at once and with gradients.
 
     Args:
         transfer: Where and from what they start.
         projections: Weights of the steps, shape [k, d, d].
-        hidden: Real rows [T, d] entering every layer from the first entry on; key L: leaving the last.
-        anchors: Positions of the anchors, shape [N].
+        hidden: Real rows [T, d] entering every layer from the first entry on; key L, of rows that leave the
+            last, is read only if a step enters there.
+        positions: Their positions, shape [T]; each 0 begins another sequence.
+        anchors: Indices of the anchors among them, shape [N].
         decoder: The frozen target.
 
     Returns:
         Pseudo rows after the last layer, shape [k, N, d].
     """
-    steps, count = len(transfer.layers), anchors.numel()
-    total = hidden[decoder.depth].shape[0]
-    places = torch.arange(total, device=anchors.device)
-    sees = transfer.sees(places <= anchors[:, None])
+    steps, count, total = len(transfer.layers), anchors.numel(), positions.numel()
+    index, at = torch.arange(total, device=anchors.device), positions[anchors]
+    sees = transfer.sees((index <= anchors[:, None]) & (index >= (anchors - at)[:, None]))
     offsets = torch.arange(1, steps + 1, device=anchors.device)[:, None]
-    places = torch.cat([places, (anchors + offsets).flatten()])  # positions of the columns, [T + k N]
+    places = torch.cat([positions, (at + offsets).flatten()])  # positions of the columns, [T + k N]
     if decoder.config.window is not None:
         sees &= places > places[total:, None] - decoder.config.window
-    rows = hidden[decoder.depth][:0]
+    rows = hidden[transfer.layers[0]][:0]
     for active, start, stop in transfer.spans(decoder.depth)[1:]:
         is_real = active == 1 or transfer.source == "real"
         source = hidden[start][anchors] if is_real else rows[-count:]

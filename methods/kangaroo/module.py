@@ -3,20 +3,22 @@
 Differs from the authors' code in:
 - training masks position t by whether token t + 1 is an answer token (there, token t - 1).
 
-Shapes: T positions, d width, V vocabulary.
+Shapes: T positions of all dialogues of a batch, d width, H query heads, D head width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.rows import rotate
-from methods.core.base import TrainingRows
-from methods.training.distillation import soft_cross_entropy
+from methods.training.distillation import distil
+from methods.training.rows import TrainingRows
 
 
 class KangarooTrainer:
@@ -39,7 +41,7 @@ class KangarooTrainer:
         return max(1, round(decoder.depth / 12)) if self._exit_layer is None else self._exit_layer
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        return (self._layer(decoder), decoder.depth)
+        return (self._layer(decoder),)
 
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
         return {"method": self._name, "exit_layer": self._layer(decoder)}
@@ -48,12 +50,10 @@ class KangarooTrainer:
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
         """Soft cross-entropy against the frozen target, temperature 1, on answer positions (section 3.2)."""
-        count = rows.ids.numel()
-        cos, sin = decoder.placement.rotation(0, count)
         shallow = rows.hidden[self._layer(decoder)].float()
-        drafted = module(shallow, cos.float(), sin.float())[rows.mask].to(decoder.dtype)
-        target = decoder.head(rows.hidden[decoder.depth][rows.mask]).float().softmax(dim=-1)
-        return soft_cross_entropy(F.linear(drafted, decoder.lm_head.weight, decoder.lm_head.bias), target)
+        cos, sin = decoder.placement.rotation(0, max(rows.lengths))
+        drafted = module(shallow, cos.float(), sin.float(), rows.lengths)
+        return distil(drafted[rows.mask], rows.likely, rows.head)
 
 
 class Adapter(nn.Module):
@@ -76,21 +76,33 @@ class Adapter(nn.Module):
         self.layers = nn.ModuleList([layer])
         self.norm = nn.RMSNorm(width, eps)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rows ready for the LM head, shape [T, d], from shallow rows [T, d] at positions 0 .. T - 1."""
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Rows ready for the LM head, shape [T, d], from shallow rows of the same shape.
+
+        Args:
+            hidden: Rows of several dialogues, one after the other, shape [T, d].
+            cos: Rotary cosines of positions from 0 to the longest dialogue's last, shape [S, 1, D].
+            sin: Rotary sines, of the same shape.
+            lengths: Positions of each dialogue.
+        """
         layer: Any = self.layers[0]
-        count = hidden.shape[0]
         normed = layer.input_layernorm(hidden)
-        queries = layer.self_attn.q_proj(normed).view(count, self._heads, self._head_dim)
-        keys = layer.self_attn.k_proj(normed).view(count, self._kv_heads, self._head_dim)
-        values = layer.self_attn.v_proj(normed).view(count, self._kv_heads, self._head_dim)
+        queries = layer.self_attn.q_proj(normed).unflatten(1, (self._heads, self._head_dim))
+        keys = layer.self_attn.k_proj(normed).unflatten(1, (self._kv_heads, self._head_dim))
+        values = layer.self_attn.v_proj(normed).unflatten(1, (self._kv_heads, self._head_dim))
+        parts = zip(queries.split(lengths), keys.split(lengths), values.split(lengths), strict=True)
+        mixed = torch.cat([self._attend(*part, cos, sin) for part in parts])
+        out: Tensor = self.norm(hidden + layer.self_attn.o_proj(mixed))
+        return out
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Attention within one dialogue of T positions, shape [T, H D]."""
+        count = queries.shape[0]
         mixed = F.scaled_dot_product_attention(
-            rotate(queries, cos, sin).transpose(0, 1)[None],
-            rotate(keys, cos, sin).transpose(0, 1)[None],
+            rotate(queries, cos[:count], sin[:count]).transpose(0, 1)[None],
+            rotate(keys, cos[:count], sin[:count]).transpose(0, 1)[None],
             values.transpose(0, 1)[None],
             is_causal=True,
             enable_gqa=self._heads != self._kv_heads,
         )
-        mixed = mixed[0].transpose(0, 1).reshape(count, -1)
-        out: Tensor = self.norm(hidden + layer.self_attn.o_proj(mixed))
-        return out
+        return mixed[0].transpose(0, 1).flatten(1)

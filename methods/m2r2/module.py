@@ -5,7 +5,7 @@ Shapes: n layers of the interval, T positions, M trained ones, R rows, r rank, I
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,11 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Projection
 from bench.runtime.linear import rms_norm
-from methods.core.base import TrainingRows
 from methods.early_exit.prefix import check_exit
 from methods.m2r2.accelerated import FUSED, Arla, changed_layers, chosen_interval, target_sizes
+from methods.training.distillation import soft_cross_entropy
 from methods.training.frozen_layers import finish_layer, query_key_value
+from methods.training.rows import TrainingRows
 
 
 class M2R2Trainer:
@@ -61,7 +62,7 @@ class M2R2Trainer:
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
         start, stop = self._interval(decoder)
-        return (*range(start, stop + 1), decoder.depth)
+        return tuple(range(start, stop + 1))
 
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
         start, stop = self._interval(decoder)
@@ -71,32 +72,24 @@ class M2R2Trainer:
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
-        """Mean KL(target || draft) on answer positions plus the gate's binary cross-entropy.
+        """Soft cross-entropy against the target on answer positions plus the gate's binary cross-entropy.
 
-        Logged: ``accept``, the expected acceptance sum_v min(p, q); ``top1``, agreement of argmaxes;
-        ``exit_top1``, the agreement of the plain early exit at the same layer; ``gate``, the gate's loss.
+        Logged with the figures of `methods.training.distillation.soft_cross_entropy`: ``exit_top1``, the
+        agreement of the plain early exit at the same layer; ``gate``, the gate's loss.
         """
         interval = self._interval(decoder)
         assert isinstance(module, AcceleratedStream)
-        stream = accelerated_rows(module.adapters, rows.hidden, interval, decoder)
+        stream = accelerated_rows(module.adapters, rows, interval, decoder)
         fast = torch.stack(stream)[:, rows.mask]  # [n, M, d]
-        target = decoder.head(rows.hidden[decoder.depth][rows.mask]).float().log_softmax(dim=-1)
-        normed = rms_norm(fast[-1], decoder.final_norm, decoder.config.norm_eps)
-        draft = F.linear(normed, decoder.lm_head.weight, decoder.lm_head.bias).float().log_softmax(dim=-1)
-        divergence = F.kl_div(draft, target, reduction="batchmean", log_target=True)
-        best = target.argmax(dim=-1)
-        is_right = (draft.argmax(dim=-1) == best).float()
+        places = rows.head.places(rows.likely.ids)
+        logits = rows.head(_normed(fast[-1], decoder))
+        loss, figures = soft_cross_entropy(logits, rows.likely, places)
+        is_right = (logits.argmax(dim=-1) == places[:, 0]).float()
         gate = F.binary_cross_entropy_with_logits(module.arla(fast.detach().float()), is_right)
         with torch.no_grad():
-            accept = torch.minimum(target.exp(), draft.exp()).sum(dim=-1).mean()
-            plain = decoder.head(rows.hidden[interval[1]][rows.mask]).argmax(dim=-1)
-            figures = {
-                "accept": float(accept),
-                "top1": float(is_right.mean()),
-                "exit_top1": float((plain == best).float().mean()),
-                "gate": float(gate),
-            }
-        return divergence + gate, figures
+            plain = rows.head(_normed(rows.hidden[interval[1]][rows.mask], decoder)).argmax(dim=-1)
+            figures["exit_top1"] = float((plain == places[:, 0]).float().mean())
+        return loss + gate, figures | {"gate": float(gate.detach())}
 
 
 class AcceleratedStream(nn.Module):
@@ -166,33 +159,31 @@ class LowRank(nn.ModuleDict):
             start += outputs.shape[1] // len(FUSED[projection])  # gate and up are equally wide
 
 
+def _normed(rows: Tensor, decoder: Decoder) -> Tensor:
+    return rms_norm(rows, decoder.final_norm, decoder.config.norm_eps)
+
+
 def accelerated_rows(
-    adapters: LowRank,
-    hidden: Mapping[int, Tensor],
-    interval: tuple[int, int],
-    decoder: Decoder,
+    adapters: LowRank, rows: TrainingRows, interval: tuple[int, int], decoder: Decoder
 ) -> list[Tensor]:
     """The accelerated rows that decoding would compute at every position, all at once and with gradients.
 
     Args:
         adapters: Low-rank changes in training.
-        hidden: Slow rows [T, d] entering every layer of the interval.
+        rows: The slow rows entering every layer of the interval.
         interval: First layer, and one past the last (s, e).
         decoder: The frozen target.
 
     Returns:
         Accelerated rows after each layer of the interval, each of shape [T, d].
     """
-    count = hidden[interval[0]].shape[0]
-    cos, sin = decoder.placement.rotation(0, count)
-    places = torch.arange(count, device=cos.device)
-    sees = places <= places[:, None]
-    if decoder.config.window is not None:
-        sees &= places > places[:, None] - decoder.config.window
-    fast, after = hidden[interval[0]], []
+    positions = rows.positions
+    cos, sin = (table[positions] for table in decoder.placement.rotation(0, max(rows.lengths)))
+    sees = rows.sees(decoder.config.window)
+    fast, after = rows.hidden[interval[0]], []
     for layer in range(*interval):
         with torch.no_grad():
-            _, keys, values = query_key_value(layer, hidden[layer], cos, sin, decoder)
+            _, keys, values = query_key_value(layer, rows.hidden[layer], cos, sin, decoder)
         queries, _, _ = query_key_value(layer, fast, cos, sin, decoder, adapters)
         fast = finish_layer(layer, fast, queries, keys, values, sees, decoder, adapters)
         after.append(fast)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
-from methods.core.base import TrainingRows
+from methods.training.distillation import hits
+from methods.training.rows import TrainingRows
 
 
 class MedusaTrainer:
@@ -57,16 +58,15 @@ class MedusaTrainer:
             count = max(1, labels.numel())  # a mean over no answer token would be NaN
             logits = head(inputs)
             total = total + self._decay**k * F.cross_entropy(logits, labels, reduction="sum") / count
-            hits = logits.detach().topk(5, dim=-1).indices == labels[:, None]
-            figures[f"top1_{k}"] = float(hits[:, 0].sum()) / count
-            figures[f"top5_{k}"] = float(hits.any(dim=-1).sum()) / count
+            figures |= hits(logits, labels, k)
         return total, figures
 
 
 def _pairs(normed: Tensor, rows: TrainingRows, k: int) -> tuple[Tensor, Tensor]:
     """Inputs [M, d] of head k and their labels [M], the answer tokens k + 1 places ahead."""
     is_answer = rows.mask[k:-1]  # whether token t + k + 1 is an answer token, for t = 0, 1, ...
-    return normed[: -k - 1][is_answer], rows.ids[k + 1 :][is_answer]
+    is_taught = is_answer & (rows.positions[k:-1] >= k)  # and t lies in the same dialogue
+    return normed[: -k - 1][is_taught], rows.ids[k + 1 :][is_taught]
 
 
 class ResBlock(nn.Module):

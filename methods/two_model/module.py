@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
 from bench.runtime.decoder import Decoder
-from methods.core.base import TrainingRows
 from methods.training.distillation import soft_cross_entropy
+from methods.training.rows import TrainingRows
 from methods.two_model.draft import HEAD_WIDTH
 
 
@@ -36,7 +36,7 @@ class TwoModelTrainer:
         return module
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
-        return (decoder.depth,)
+        return ()
 
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
         return {"method": self._name, "shape": self._shape(decoder)}
@@ -45,8 +45,8 @@ class TwoModelTrainer:
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
         """Soft cross-entropy against the target, temperature 1, on answer positions."""
-        target = decoder.head(rows.hidden[decoder.depth][rows.mask]).float().softmax(dim=-1)
-        return soft_cross_entropy(module(rows.ids)[rows.mask], target)
+        logits = torch.cat([module(dialogue) for dialogue in rows.ids.split(rows.lengths)])
+        return soft_cross_entropy(logits[rows.mask], rows.likely, rows.likely.ids)
 
     def _shape(self, decoder: Decoder) -> dict[str, Any]:
         """Sizes of a Llama with the configured layers and width and the target's vocabulary and context."""

@@ -55,7 +55,7 @@ def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None
     with StorageCounter() as counter:
         rows = observe(trainer, decoder, ids, [True] * LENGTH)
         trainer.loss(module, rows, decoder)[0].backward()
-    estimate = training_memory(trainer, empty(), ModuleRecipe(max_tokens=LENGTH))
+    estimate = training_memory(trainer, empty(), ModuleRecipe(max_tokens=LENGTH, pass_tokens=LENGTH))
     assert estimate.trained == sum(weight.numel() for weight in module.parameters())
     assert estimate.pass_bytes is not None
     assert counter.peak_bytes <= estimate.pass_bytes < 1.05 * counter.peak_bytes
@@ -110,7 +110,7 @@ def test_a_loss_that_needs_numbers_leaves_its_pass_unknown() -> None:
         raise RuntimeError(f"no numbers in {rows.ids.device}")
 
     trainer.loss = numpy_loss
-    estimate = training_memory(trainer, empty(), ModuleRecipe(max_tokens=LENGTH))
+    estimate = training_memory(trainer, empty(), ModuleRecipe(max_tokens=LENGTH, pass_tokens=LENGTH))
     assert estimate.pass_bytes is None
     assert "a pass over 96 tokens unknown" in estimate.line()
     assert estimate.total_bytes == estimate.certain_bytes > 0

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from bench.errors import UserError
+from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
 from bench.train.trainers.loop import Dialogue
-from bench.train.trainers.modules import ModuleTraining, train_module
+from bench.train.trainers.modules import Example, ModuleTraining, observed, train_module
 from bench.train.trainers.recipe import ModuleRecipe
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Trainable
@@ -31,6 +32,10 @@ def dialogues() -> Iterator[Dialogue]:
         yield prompt(20, seed).tolist(), [False] * 10 + [True] * 10
 
 
+def examples(decoder: Decoder) -> Iterator[Example]:
+    return observed(kangaroo().trainer(), decoder, dialogues(), RECIPE.max_tokens)
+
+
 def kangaroo(weights: Path | None = None) -> Kangaroo:
     where = None if weights is None else str(weights)
     return Kangaroo(weights=where, exit_layer=2, draft_length=3, threshold=0.0)
@@ -38,7 +43,7 @@ def kangaroo(weights: Path | None = None) -> Kangaroo:
 
 def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) -> None:
     decoder = random_decoder()
-    train_module(kangaroo().trainer(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
+    train_module(kangaroo().trainer(), decoder, examples(decoder), RECIPE, tmp_path, {"model": "random"})
     facts = json.loads((tmp_path / "module.json").read_text())
     assert facts["method"] == "kangaroo"
     assert facts["exit_layer"] == 2
@@ -53,7 +58,7 @@ def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) 
 def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     decoder = random_decoder()
     whole = ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path / "whole")
-    whole.run(dialogues())
+    whole.run(examples(decoder))
 
     class Interrupted(ModuleTraining):
         def _save(self) -> None:
@@ -62,16 +67,16 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path
 
     first = Interrupted(kangaroo().trainer(), decoder, RECIPE, tmp_path / "halves")
     with pytest.raises(KeyboardInterrupt):
-        first.run(dialogues())
+        first.run(examples(decoder))
     resumed = ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path / "halves")
-    resumed.run(dialogues())
+    resumed.run(examples(decoder))
     for name, value in whole.module.state_dict().items():
         torch.testing.assert_close(resumed.module.state_dict()[name], value, rtol=0, atol=0)
 
 
 def test_a_run_can_begin_with_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
     decoder = random_decoder()
-    train_module(kangaroo().trainer(), decoder, dialogues(), RECIPE, tmp_path, {"model": "random"})
+    train_module(kangaroo().trainer(), decoder, examples(decoder), RECIPE, tmp_path, {"model": "random"})
     second = ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path / "next", [tmp_path])
     shipped = load_file(tmp_path / "module.safetensors")
     for name, value in second.module.state_dict().items():
@@ -84,7 +89,7 @@ def test_a_run_can_begin_with_the_mean_of_several(tmp_path: Path) -> None:
         train_module(
             kangaroo().trainer(),
             decoder,
-            dialogues(),
+            examples(decoder),
             replace(RECIPE, seed=seed),
             folder,
             {"model": "random"},
@@ -106,10 +111,10 @@ def test_weights_of_another_module_are_refused_as_a_start(tmp_path: Path) -> Non
 
 def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     decoder = random_decoder()
-    ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path).run(dialogues())
+    ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path).run(examples(decoder))
     other = ModuleRecipe(steps=9, batch=2)
     with pytest.raises(UserError, match="other settings"):
-        ModuleTraining(kangaroo().trainer(), decoder, other, tmp_path).run(dialogues())
+        ModuleTraining(kangaroo().trainer(), decoder, other, tmp_path).run(examples(decoder))
 
 
 def test_only_methods_with_modules_are_trainable() -> None:

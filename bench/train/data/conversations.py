@@ -66,25 +66,35 @@ class Conversations:
         Raises:
             UserError: If the rows cannot be read or fetched, or none holds a question with an answer.
         """
-        rows = self._rows()
-        chosen = np.random.default_rng(self.seed).permutation(len(rows))[: self.draw]
+        rows = self._chosen()
         order = np.random.default_rng(seed)
         while True:
-            count = 0
-            for place in order.permutation(chosen):
-                row = rows[int(place)]
-                turns, answers = exchanges(row)
-                if turns:
-                    count += 1
-                    system = system_message(row) if self.keeps_system else ""
-                    is_cut = row.get("ended") is False
-                    yield dialogue_ids(chat, turns, answers, system, is_cut=is_cut)
-            if not count:
-                raise UserError(
-                    f"{self.location} holds no conversation of a question and an answer",
-                    'Write rows such as {"conversations": [{"from": "human", "value": "Hi"}, '
-                    '{"from": "gpt", "value": "Hello."}]}.',
-                )
+            yield from self._dialogues(chat, [rows[place] for place in order.permutation(len(rows))])
+
+    def dialogues(self, chat: ChatFormat) -> Iterator[tuple[list[int], list[bool]]]:
+        """Every conversation once, always in the same order; yields as `stream` does."""
+        return self._dialogues(chat, self._chosen())
+
+    def _chosen(self) -> list[Row]:
+        rows = self._rows()
+        return [
+            rows[int(place)] for place in np.random.default_rng(self.seed).permutation(len(rows))[: self.draw]
+        ]
+
+    def _dialogues(self, chat: ChatFormat, rows: Sequence[Row]) -> Iterator[tuple[list[int], list[bool]]]:
+        count = 0
+        for row in rows:
+            turns, answers = exchanges(row)
+            if turns:
+                count += 1
+                system = system_message(row) if self.keeps_system else ""
+                yield dialogue_ids(chat, turns, answers, system, is_cut=row.get("ended") is False)
+        if not count:
+            raise UserError(
+                f"{self.location} holds no conversation of a question and an answer",
+                'Write rows such as {"conversations": [{"from": "human", "value": "Hi"}, '
+                '{"from": "gpt", "value": "Hello."}]}.',
+            )
 
     def _rows(self) -> Sequence[Row]:
         if self.path is not None:

@@ -24,6 +24,7 @@ from bench.train.memory.peak import peak_bytes
 from bench.train.trainers.modules import observe
 from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from methods.core.base import ModelTrainer, ModuleTrainer
+from methods.training.rows import packed
 
 TRAINED_BYTES = 16
 """Bytes per trained parameter: fp32 weight, gradient, and two moments."""
@@ -101,7 +102,9 @@ def training_memory(
     with decoder.device:
         if isinstance(trainer, ModuleTrainer):
             module = trainer.new_module(decoder)
-            run = partial(_module_pass, trainer, module, decoder, tokens)
+            dialogues = max(1, recipe.pass_tokens // tokens)
+            run = partial(_module_pass, trainer, module, decoder, tokens, dialogues)
+            tokens *= dialogues
         else:
             assert isinstance(recipe, JointRecipe)
             tokens = max(tokens, recipe.micro_tokens)
@@ -173,10 +176,12 @@ class _HighestDraw(Random):
         return 1.0
 
 
-def _module_pass(trainer: ModuleTrainer, module: nn.Module, decoder: Decoder, tokens: int) -> None:
-    """Forward and backward pass of one dialogue."""
-    rows = observe(trainer, decoder, [0] * tokens, [True] * tokens)
-    trainer.loss(module, rows, decoder)[0].backward()  # type: ignore[no-untyped-call]
+def _module_pass(
+    trainer: ModuleTrainer, module: nn.Module, decoder: Decoder, tokens: int, dialogues: int
+) -> None:
+    """Forward and backward pass of a batch of dialogues of `tokens` tokens each."""
+    rows = [observe(trainer, decoder, [0] * tokens, [True] * tokens) for _ in range(dialogues)]
+    trainer.loss(module, packed(rows), decoder)[0].backward()  # type: ignore[no-untyped-call]
 
 
 def _joint_pass(trainer: ModelTrainer, model: nn.Module, decoder: Decoder, recipe: JointRecipe) -> None:

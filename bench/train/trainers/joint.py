@@ -27,7 +27,7 @@ from bench.train.trainers.recipe import JointRecipe
 from methods.core.base import Example, ModelTrainer
 
 
-class JointTraining(TrainingLoop):
+class JointTraining(TrainingLoop[Dialogue]):
     """One training run of a whole model.
 
     Args:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -25,11 +25,13 @@ from bench.train.trainers.recipe import ModuleRecipe
 
 Dialogue = tuple[list[int], list[bool]]
 """Token ids of a dialogue, length T, and which of them are answers."""
+Item = TypeVar("Item")
+"""What a step takes several of: dialogues, or what stands for them."""
 NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 log = logging.getLogger(__name__)
 
 
-class TrainingLoop(ABC):
+class TrainingLoop(ABC, Generic[Item]):
     """One training run.
 
     Args:
@@ -63,10 +65,10 @@ class TrainingLoop(ABC):
         """An optimiser of its weights, with one parameter group per peak rate."""
 
     @abstractmethod
-    def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    def train_step(self, items: Sequence[Item]) -> dict[str, float]:
         """Make one update; returns its mean figures and, as `course.TOKENS`, the number of answer tokens."""
 
-    def run(self, dialogues: Iterator[Dialogue]) -> dict[str, float]:
+    def run(self, items: Iterator[Item]) -> dict[str, float]:
         """Train to the end; returns the mean figures of the last logged steps.
 
         Raises:
@@ -74,7 +76,7 @@ class TrainingLoop(ABC):
         """
         self._resume()
         recipe, course = self._recipe, self._course
-        stream = islice(dialogues, self._step * recipe.batch, None)
+        stream = islice(items, self._step * recipe.batch, None)
         bar = tqdm(
             range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
         )

@@ -1,15 +1,17 @@
 """Training of a method's modules on a frozen model; the same code for all methods with modules.
 
-A step runs each dialogue through the decoder of the benchmark, passes the hidden rows at the method's taps to
-its loss, and updates the modules. `bench.train.trainers.loop` does the rest: schedule, log and checkpoints.
+A step takes some dialogues as the frozen model sees them, passes their hidden rows at the method's taps to its
+loss in batches, and updates the modules. The rows come from a pass of the benchmark's decoder, or from the
+cache on disk (`bench.train.cache`). `bench.train.trainers.loop` does the rest: schedule, log and checkpoints.
 
 Shapes: T tokens of a dialogue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,14 @@ from bench.runtime.modules import WEIGHTS_FILE, save_module
 from bench.train.trainers.course import TOKENS
 from bench.train.trainers.loop import NO_FACTS, Dialogue, TrainingLoop
 from bench.train.trainers.recipe import ModuleRecipe
-from methods.core.base import ModuleTrainer, TrainingRows
+from methods.core.base import ModuleTrainer
+from methods.training.rows import LikelyTokens, TrainedHead, TrainingRows, packed
+
+Example = Callable[[], TrainingRows]
+"""Gives one dialogue as the frozen model sees it, when it is called."""
 
 
-class ModuleTraining(TrainingLoop):
+class ModuleTraining(TrainingLoop[Example]):
     """One training run of a method's module.
 
     Args:
@@ -63,36 +69,56 @@ class ModuleTraining(TrainingLoop):
             self.module.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
         )
 
-    def train_step(self, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    def train_step(self, examples: Sequence[Example]) -> dict[str, float]:
         recipe = self._recipe
         figures = {TOKENS: 0.0}
-        for ids, is_answer in dialogues:
-            answers = is_answer[: recipe.max_tokens]
-            rows = observe(self._trainer, self._decoder, ids[: recipe.max_tokens], answers)
-            loss, extra = self._trainer.loss(self.module, rows, self._decoder)
-            (loss / recipe.batch).backward()  # type: ignore[no-untyped-call]
-            figures[TOKENS] += sum(answers[1:])
+        for batch in _batches(examples, recipe.pass_tokens):
+            share = len(batch.lengths) / len(examples)
+            loss, extra = self._trainer.loss(self.module, batch, self._decoder)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            figures[TOKENS] += int(batch.mask.sum())
             for name, value in {"loss": float(loss.detach()), **extra}.items():
-                figures[name] = figures.get(name, 0.0) + value / recipe.batch
+                figures[name] = figures.get(name, 0.0) + value * share
         self._update(recipe.lr)
         return figures
 
 
+def _batches(examples: Sequence[Example], most: int) -> Iterator[TrainingRows]:
+    """The rows of the examples, in batches of at most `most` tokens; a longer dialogue is one alone."""
+    waiting: list[TrainingRows] = []
+    for example in examples:
+        rows = example()
+        if waiting and sum(part.ids.numel() for part in waiting) + rows.ids.numel() > most:
+            yield packed(waiting)
+            waiting = []
+        waiting.append(rows)
+    yield packed(waiting)
+
+
 @torch.no_grad()
 def observe(trainer: ModuleTrainer, decoder: Decoder, ids: list[int], is_answer: list[bool]) -> TrainingRows:
-    """Run one dialogue through the frozen model and return the hidden rows that the method's loss reads."""
+    """Run one dialogue through the frozen model and return what the method's loss reads."""
     tokens = torch.tensor(ids, device=decoder.device)
     taps = dict.fromkeys(trainer.taps(decoder), decoder.embedding)
     decoder.cache.truncate(0)
-    decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)), taps=taps)
+    last = decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)), taps=taps)
     mask = torch.tensor([*is_answer[1:], False], device=decoder.device)
-    return TrainingRows(tokens, taps, mask)
+    likely = LikelyTokens.of(decoder.head(last[mask]))
+    return TrainingRows(tokens, taps, mask, likely, TrainedHead(decoder.lm_head), (len(ids),))
+
+
+def observed(
+    trainer: ModuleTrainer, decoder: Decoder, dialogues: Iterator[Dialogue], most: int
+) -> Iterator[Example]:
+    """Dialogues as examples that run through the frozen model when they are called, cut to `most` tokens."""
+    for ids, is_answer in dialogues:
+        yield partial(observe, trainer, decoder, ids[:most], is_answer[:most])
 
 
 def train_module(
     trainer: ModuleTrainer,
     decoder: Decoder,
-    sequences: Iterator[Dialogue],
+    examples: Iterator[Example],
     recipe: ModuleRecipe,
     out: Path,
     provenance: Mapping[str, Any],
@@ -103,7 +129,7 @@ def train_module(
     Args:
         trainer: The method's module and its loss.
         decoder: The frozen model.
-        sequences: Endless stream of dialogues; a resumed run needs the same stream from its beginning.
+        examples: Endless stream of dialogues; a resumed run needs the same stream from its beginning.
         recipe: Settings.
         out: Folder of the run, later the method's `weights`.
         provenance: Stored with the weights, together with the recipe and the method's own settings.
@@ -114,7 +140,7 @@ def train_module(
     """
     facts = {**provenance, **trainer.provenance(decoder)}
     training = ModuleTraining(trainer, decoder, recipe, out, start, facts)
-    figures = training.run(sequences)
+    figures = training.run(examples)
     facts |= {"recipe": asdict(recipe), "figures": figures}
     tensors = {name: value.to(torch.bfloat16) for name, value in training.module.state_dict().items()}
     save_module(out, tensors, facts)

@@ -15,6 +15,8 @@ class ModuleRecipe:
         steps: Optimiser steps.
         batch: Dialogues per step.
         max_tokens: Longer dialogues are cut to this many tokens.
+        pass_tokens: Most tokens of the dialogues whose loss is computed at once.
+        vocab: Most frequent answer tokens that drafts are trained on; needs a cache. None takes all.
         lr: Peak learning rate.
         warmup_steps: Steps over which the rate rises to its peak.
         weight_decay: Weight decay of AdamW.
@@ -27,6 +29,8 @@ class ModuleRecipe:
     steps: int = 400
     batch: int = 16
     max_tokens: int = 2048
+    pass_tokens: int = 2048
+    vocab: int | None = None
     lr: float = 2e-3
     warmup_steps: int = 30
     weight_decay: float = 0.01
@@ -36,7 +40,7 @@ class ModuleRecipe:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "max_tokens", "checkpoint_every", "log_every"):
+        for name in ("steps", "batch", "max_tokens", "pass_tokens", "checkpoint_every", "log_every"):
             require_least(f"recipe.{name}", getattr(self, name), 1)
         if self.lr <= 0:
             raise UserError(f"recipe.lr must be above 0, got {self.lr}", "the default is 0.002")

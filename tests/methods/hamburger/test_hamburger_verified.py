@@ -69,9 +69,12 @@ def test_drafts_of_sampled_decoding_carry_their_distributions(tmp_path: Path) ->
 def test_a_window_is_the_group_that_would_begin_there() -> None:
     decoder, method = random_decoder(), verified()
     rows = observe(method.trainer(), decoder, IDS, MASK)
-    windows = _Windows(rows, decoder, 4)
+    windows = _Windows(rows, 4)
     inside, last = windows.borders(3.6, 0.9)
-    values = entropies(decoder.head(rows.hidden[decoder.depth])).tolist()
+    hidden = {decoder.depth: decoder.embedding}
+    with torch.no_grad():
+        decoder.prefill(torch.tensor(IDS), hidden)
+    values = entropies(decoder.head(hidden[decoder.depth])).tolist()
     sizes = []
     for row, anchor in enumerate(windows.anchors.tolist()):
         end = next(i for i in range(anchor, 30) if i + 1 == 30 or not MASK[i + 1])
@@ -84,7 +87,7 @@ def test_a_window_is_the_group_that_would_begin_there() -> None:
 
 def test_drafted_tokens_stay_within_one_answer() -> None:
     decoder = random_decoder()
-    windows = _Windows(observe(verified().trainer(), decoder, IDS, MASK), decoder, 4)
+    windows = _Windows(observe(verified().trainer(), decoder, IDS, MASK), 4)
     reach = dict(zip(windows.anchors.tolist(), windows.is_drafted.sum(dim=1).tolist(), strict=True))
     assert reach[5] == 3
     assert reach[14] == 2
@@ -99,7 +102,7 @@ def test_training_rows_are_those_of_decoding() -> None:
     parts = checkpoint(decoder, model)
     method.use(decoder, parts.micro, parts.shape)
     rows = observe(method.trainer(), decoder, IDS, MASK)
-    windows = _Windows(rows, decoder, 4)
+    windows = _Windows(rows, 4)
     features = _features(rows, decoder, windows.anchors)
     rotation = decoder.placement.rotation(0, decoder.capacity)
     with torch.no_grad():

@@ -119,7 +119,7 @@ def test_adapter_decodes_what_it_was_trained_as() -> None:
     torch.manual_seed(1)
     module = method.trainer().new_module(decoder)
     cos, sin = decoder.placement.rotation(0, 14)
-    whole = decoder.lm_head(module(rows.hidden[EXIT], cos, sin))
+    whole = decoder.lm_head(module(rows.hidden[EXIT], cos, sin, rows.lengths))
     torch.testing.assert_close(torch.cat(stepped), whole[10:], atol=1e-5, rtol=0)
 
 

@@ -13,8 +13,9 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import load_provenance, save_module
 from bench.runtime.sampling import Sampler, Sampling
+from bench.train.trainers.modules import observe
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Stateful, TrainingRows
+from methods.core.base import Stateful
 from methods.core.chain import Draft
 from methods.two_model.draft import TwoModel, load_draft_model
 from methods.two_model.module import DraftModel
@@ -181,11 +182,7 @@ def test_the_loss_falls_towards_the_targets_own_entropy() -> None:
     torch.manual_seed(0)
     module = method.trainer().new_module(decoder)
     assert isinstance(module, DraftModel)
-    ids = prompt(24)
-    taps = {decoder.depth: decoder.embedding}
-    with torch.no_grad():
-        decoder.prefill(ids, taps)
-    rows = TrainingRows(ids, taps, torch.arange(24) >= 12)
+    rows = observe(method.trainer(), decoder, prompt(24).tolist(), [False] * 12 + [True] * 12)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     figures = []
     for _ in range(30):
@@ -201,8 +198,6 @@ def test_the_loss_falls_towards_the_targets_own_entropy() -> None:
 def test_an_answerless_text_has_no_loss_and_no_nan() -> None:
     decoder = random_decoder()
     method = TwoModel(**DEFAULTS)
-    rows = TrainingRows(
-        prompt(5), {decoder.depth: decoder.embed(prompt(5))}, torch.zeros(5, dtype=torch.bool)
-    )
+    rows = observe(method.trainer(), decoder, prompt(5).tolist(), [False] * 5)
     loss, figures = method.trainer().loss(method.trainer().new_module(decoder), rows, decoder)
     assert float(loss.detach()) == figures["accept"] == 0
