@@ -47,8 +47,8 @@ class TrainConfig:
         recipe: Settings of `bench.train.trainers.recipe.ModuleRecipe`.
         base: Settings of `bench.train.base.build.BaseRecipe`; if given, the base model is trained instead.
         data: Dialogues to train on.
-        cache: Folder for what the frozen model says of the data, which is filled once and read in every epoch;
-            None runs every dialogue through the model when it is trained on.
+        cache: Folder for what the frozen model says of the data, filled once and read in every epoch; None
+            runs every dialogue through the model when it is trained on.
         start: Folder of an earlier result to start from, or several, of which the mean is taken; None starts
             from new weights.
         out: Folder of the result.

@@ -221,7 +221,7 @@ class HiddenTransfer(TreeMethod):
         places = torch.arange(count, device=ids.device)
         rows = [
             pseudo_rows(self._transfer, self._projections, hidden, places, chunk, decoder)
-            for chunk in places.split(self._anchors)  # bounds the attention
+            for chunk in torch.split(places, self._anchors)  # bounds the attention
         ]
         best = decoder.head(torch.cat(rows, dim=1).flatten(0, 1)).topk(width, dim=-1).indices
         return best.view(-1, count, width).transpose(0, 1)  # [T, D, K]

@@ -19,9 +19,10 @@ def distil(drafted: Tensor, likely: LikelyTokens, head: TrainedHead) -> tuple[Te
 def soft_cross_entropy(
     logits: Tensor, likely: LikelyTokens, places: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Mean cross-entropy of drafts against the target's likeliest tokens at temperature 1, and figures to log.
+    """Mean cross-entropy of drafts against the target's likeliest tokens at temperature 1, figures to log.
 
-    ``accept`` is the expected acceptance sum_v min(p, q) over those tokens, ``top1`` the agreement of argmaxes.
+    ``accept`` is the expected acceptance sum_v min(p, q) over those tokens, ``top1`` how often the argmaxes
+    agree.
 
     Args:
         logits: The drafter's, shape [N, U]; a dialogue without answers has no row, and loss 0.

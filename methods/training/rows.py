@@ -3,8 +3,8 @@
 Several dialogues form one batch: their rows stand one after the other, and `TrainingRows.sees` keeps them
 apart. Whether the rows come from a pass of the target or from a cache on disk makes no difference to a loss.
 
-Shapes: T positions of all dialogues of a batch, M trained positions, K likeliest tokens, V vocabulary, U tokens
-of the trained vocabulary, d width.
+Shapes: T positions of all dialogues of a batch, M trained positions, K likeliest tokens, V vocabulary, U
+tokens of the trained vocabulary, d width.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ class TrainingRows:
 
 def packed(parts: list[TrainingRows]) -> TrainingRows:
     """Several dialogues as one batch; they must have the same taps and head."""
+    if len(parts) == 1:
+        return parts[0]  # not a copy
     return TrainingRows(
         torch.cat([part.ids for part in parts]),
         {layer: torch.cat([part.hidden[layer] for part in parts]) for layer in parts[0].hidden},

@@ -40,14 +40,8 @@ def check_training_rows(transfer: Transfer, decoder: Decoder) -> None:
     hidden = dict.fromkeys(range(DEPTH + 1), decoder.embedding)
     with torch.inference_mode():
         decoder.prefill(ids, hidden)
-        trained = pseudo_rows(
-            transfer,
-            random_projections(decoder, transfer),
-            hidden,
-            torch.arange(ids.numel()),
-            anchors,
-            decoder,
-        )
+        weights, positions = random_projections(decoder, transfer), torch.arange(ids.numel())
+        trained = pseudo_rows(transfer, weights, hidden, positions, anchors, decoder)
         for index, anchor in enumerate(anchors.tolist()):
             method.prefill(ids[: anchor + 1])
             torch.testing.assert_close(trained[:, index], method._pseudo, atol=1e-10, rtol=0)
@@ -61,14 +55,8 @@ def test_rows_of_the_combined_pass_are_training_rows(transfer: Transfer) -> None
     with torch.inference_mode():
         decoder.prefill(ids, hidden)
         anchors = torch.arange(12, 16)
-        trained = pseudo_rows(
-            transfer,
-            random_projections(decoder, transfer),
-            hidden,
-            torch.arange(ids.numel()),
-            anchors,
-            decoder,
-        )
+        weights, positions = random_projections(decoder, transfer), torch.arange(ids.numel())
+        trained = pseudo_rows(transfer, weights, hidden, positions, anchors, decoder)
         method.prefill(ids[:12])
         method.verify(TreeDraft(method._tree, ids[12:], "length"), 12)
     torch.testing.assert_close(method._pseudo, trained, atol=1e-10, rtol=0)
