@@ -1,8 +1,8 @@
 """Training of a method's modules on a frozen model; the same code for all methods with modules.
 
 A step takes some dialogues as the frozen model sees them, passes their hidden rows at the method's taps to
-its loss in batches, and updates the modules. The rows come from a pass of the benchmark's decoder, or from the
-cache on disk (`bench.train.cache`). `bench.train.trainers.loop` does the rest: schedule, log and checkpoints.
+its loss in batches, and updates the modules. The rows come from a pass of the benchmark's decoder, or from
+the cache on disk (`bench.train.cache`). `bench.train.trainers.loop` does the rest: schedule, log and checkpoints.
 
 Shapes: T tokens of a dialogue.
 """
