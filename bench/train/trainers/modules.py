@@ -2,7 +2,8 @@
 
 A step takes some dialogues as the frozen model sees them, passes their hidden rows at the method's taps to
 its loss in batches, and updates the modules. The rows come from a pass of the benchmark's decoder, or from
-the cache on disk (`bench.train.cache`). `bench.train.trainers.loop` does the rest: schedule, log and checkpoints.
+the cache on disk (`bench.train.cache`). `bench.train.trainers.loop` does the rest: schedule, log and
+checkpoints.
 
 Shapes: T tokens of a dialogue.
 """
