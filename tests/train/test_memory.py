@@ -98,9 +98,13 @@ def test_a_scale_counts_what_lives_at_a_time_and_nothing_from_outside() -> None:
 
 
 def test_sequences_longer_than_the_cache_do_not_count() -> None:
-    assert (
-        training_memory(trainable("kangaroo").trainer(), empty(), ModuleRecipe(max_tokens=9999)).tokens == 256
-    )
+    recipe = ModuleRecipe(max_tokens=9999, pass_tokens=1)
+    assert training_memory(trainable("kangaroo").trainer(), empty(), recipe).tokens == 256
+
+
+def test_a_batch_holds_as_many_dialogues_as_a_pass_takes() -> None:
+    recipe = ModuleRecipe(max_tokens=LENGTH, pass_tokens=4 * LENGTH + 1)
+    assert training_memory(trainable("kangaroo").trainer(), empty(), recipe).tokens == 4 * LENGTH
 
 
 def test_a_loss_that_needs_numbers_leaves_its_pass_unknown() -> None:

@@ -79,7 +79,9 @@ class TrainingMemory:
         """Advice for the user if only `room_bytes` are available."""
         ways = [] if self.is_half else ["set runtime.dtype=bfloat16"]
         if self.certain_bytes < room_bytes:
-            ways.append("lower recipe.max_tokens, and recipe.micro_tokens where the recipe has it")
+            ways.append(
+                "lower recipe.max_tokens and recipe.pass_tokens, or recipe.micro_tokens if there is one"
+            )
         else:
             ways.append("take a larger device or a smaller model")
         return ", or ".join(ways)
