@@ -21,7 +21,7 @@ paper's text nor its code was available, so no published number can be compared 
   lower entry is more accurate and costs more layers: those shipped for the embedded model enter at 3/16;
 - a pseudo row sees what its token sees and the token's earlier pseudo rows, at rotary position q + i;
 - every node has pseudo rows of its own; the tree is static; sampling follows the target's own picks;
-- trained with KL(target || step) at temperature 1, all steps jointly with equal weight, on a seeded choice of
+- trained with KL(target || step) over the target's 64 likeliest tokens, all steps jointly with equal weight, on a seeded choice of
   each sequence's answer positions (`methods.hidden_transfer.module`).
 
 Shapes: k steps, N real rows (tree nodes), T positions, d width, K candidates per depth.

@@ -23,7 +23,7 @@ code was available, so no published number can be compared with it. Our decision
 - drafts are chains; a gate ends them after an unsure token, which is still verified: the top probability, or
   a small attention over the accelerated rows of the interval (ARLA);
 - sampled drafts are drawn from the accelerated row's own distribution;
-- trained with KL(target || draft) at temperature 1; the gate learns whether the draft is right
+- trained with KL(target || draft) over the target's 64 likeliest tokens; the gate learns whether the draft is right
   (`methods.m2r2.module`).
 Expert loading ahead of time for mixture-of-experts models is not part of it.
 

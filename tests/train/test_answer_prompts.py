@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.errors import UserError
-from bench.train.answers.prompts import Request, read_requests
+from bench.train.data.heldout import heldout_prompts
+from bench.train.data.prompts import Request, read_requests
+from tests.methods.small import CPU
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HI, HELLO, MORE = (
@@ -120,3 +123,23 @@ def test_what_is_no_json_is_told_about_plain_text(tmp_path: Path) -> None:
         UserError, match=r"prompts\.md:1: not JSON.*\n.*one prompt per line in a file named \.txt"
     ):
         read_requests(str(path))
+
+
+def test_prompts_to_fit_on_are_drawn_from_every_category(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"turns": [f"{name} {number}"], "category": name} for name in "ab" for number in range(5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    class Bytes:
+        """A chat format without template, a token per byte."""
+
+        def prompt_ids(self, turns: Sequence[str], answers: Sequence[str], system: str) -> list[int]:
+            return list(turns[0].encode())
+
+    chat: Any = Bytes()
+    first, again, other = (
+        [bytes(ids.tolist()).decode() for ids in heldout_prompts(str(path), chat, seed, 2, CPU)]
+        for seed in (1, 1, 3)
+    )
+    assert [text[0] for text in first] == ["a", "a", "b", "b"]
+    assert first == again != other

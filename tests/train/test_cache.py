@@ -1,4 +1,4 @@
-"""The cache gives losses the same rows as a pass of the model, once, and is refused where it does not belong."""
+"""The cache gives losses the rows that a pass of the model gives, and is refused where it does not belong."""
 
 import itertools
 import json

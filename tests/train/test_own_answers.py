@@ -20,7 +20,7 @@ from bench.train.answers.cli import main
 from bench.train.answers.dialogues import Answering, batches
 from bench.train.answers.engines import Decoding, load_engine
 from bench.train.answers.generating import load_model
-from bench.train.answers.prompts import Request
+from bench.train.data.prompts import Request
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget, NoClock
 from tests.command import Done, run_command

@@ -21,8 +21,8 @@ from typing import Any
 from bench.errors import UserError
 from bench.records.files import write_text
 from bench.tasks.jsonl import json_rows
-from bench.train.answers.prompts import Request
 from bench.train.data.conversations import USER
+from bench.train.data.prompts import Request
 
 SETTINGS_SUFFIX = ".settings.json"
 NAMES_ONLY = ("model",)

@@ -30,7 +30,7 @@ class AnswersConfig:
     """Settings of the answers.
 
     Args:
-        prompts: File of prompts, see `bench.train.answers.prompts`.
+        prompts: File of prompts, see `bench.train.data.prompts`.
         model: The model that answers.
         runtime: Device, dtype, threads and longest sequence; the tier has no effect.
         sampling: How tokens are chosen.
@@ -76,7 +76,7 @@ def _job(composed: DictConfig) -> None:
     if settings.model.weights == "random":
         raise UserError("random weights have no answers to learn from", "choose a model with stored weights")
 
-    from bench.train.answers.prompts import read_requests
+    from bench.train.data.prompts import read_requests
 
     requests = read_requests(settings.prompts, first_only=settings.turns == "first")[: settings.limit]
     model = str(HydraConfig.get().runtime.choices["model"])

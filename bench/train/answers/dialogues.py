@@ -20,7 +20,7 @@ from tqdm import tqdm
 from bench.tasks.chat import ChatFormat
 from bench.train.answers.answer_file import AnswerFile
 from bench.train.answers.engines import Engine
-from bench.train.answers.prompts import Request
+from bench.train.data.prompts import Request
 
 log = logging.getLogger(__name__)
 LOG_EVERY_S = 60.0

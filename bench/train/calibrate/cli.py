@@ -34,7 +34,9 @@ class CalibrateConfig:
         method: The method that drafts the tree; its `weights` must be trained.
         model: The model.
         runtime: Device, dtype and threads; the round times are valid for these only.
-        per_subtask: Held-out dialogues of each subtask.
+        prompts: File of prompts to measure on, none of which is a question of the benchmark; None takes
+            held-out dialogues of the embedded model's corpus.
+        per_subtask: Prompts of each subtask, or of each category of the file.
         tokens: Tokens decoded per dialogue.
         width: Candidates per depth that the tree may use.
         max_nodes: Largest number of nodes, without the root.
@@ -45,6 +47,7 @@ class CalibrateConfig:
     method: Any = MISSING
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    prompts: str | None = None
     per_subtask: int = 8
     tokens: int = 96
     width: int = 10
@@ -104,7 +107,7 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
         raise UserError(f"method={name} drafts no tree", "choose a method with a tree, such as medusa")
     method = build({"tree": "chain"})
     chat = ChatFormat(tokenizer, settings.model.template)
-    prompts = heldout_prompts(chat, settings.seed, settings.per_subtask, decoder.device)
+    prompts = heldout_prompts(settings.prompts, chat, settings.seed, settings.per_subtask, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
     texts = [continue_greedily(method, prompt, settings.tokens, end) for prompt in prompts]
     ranks = [measured_ranks(method, text, settings.width) for text in texts]

@@ -11,6 +11,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import BUILTIN_FILE
 from bench.train.corpus import Dialogue, heldout_dialogues
+from bench.train.data.prompts import Request, read_requests
 from methods.core.base import Budget, Method, NoClock
 
 log = logging.getLogger(__name__)
@@ -39,20 +41,49 @@ class Continuation:
     start: int
 
 
-def heldout_prompts(chat: ChatFormat, seed: int, per_subtask: int, device: torch.device) -> list[Tensor]:
-    """First turns of held-out dialogues without the built-in questions, each as ids of shape [P].
+def heldout_prompts(
+    path: str | None, chat: ChatFormat, seed: int, per_subtask: int, device: torch.device
+) -> list[Tensor]:
+    """Prompts to fit a method's settings on, each as ids of shape [P].
 
     Args:
+        path: File of prompts, see `bench.train.data.prompts`, of which the first turns are taken; None takes
+            held-out dialogues of the embedded model's corpus, without the built-in questions.
         chat: The model's chat format.
-        seed: Seed of the choice of dialogues.
-        per_subtask: Dialogues of each subtask, before built-in questions are removed.
+        seed: Seed of the choice.
+        per_subtask: Prompts of each subtask or, in a file, of each category.
         device: Device of the ids.
+
+    Raises:
+        UserError: If the file cannot be read.
     """
+    if path is None:
+        turns = [((turn,), "") for turn in _corpus_turns(seed, per_subtask)]
+    else:
+        requests = _chosen(read_requests(path, first_only=True), seed, per_subtask)
+        turns = [(request.turns, request.system) for request in requests]
+    return [torch.tensor(chat.prompt_ids(turn, (), system), device=device) for turn, system in turns]
+
+
+def _chosen(requests: list[Request], seed: int, per_category: int) -> list[Request]:
+    """Up to `per_category` of every category at random, category by category."""
+    groups: dict[str, list[Request]] = {}
+    for request in requests:
+        if not request.history:
+            groups.setdefault(request.category, []).append(request)
+    draw = Random(seed)
+    return [
+        request
+        for category in sorted(groups)
+        for request in draw.sample(groups[category], min(per_category, len(groups[category])))
+    ]
+
+
+def _corpus_turns(seed: int, per_subtask: int) -> list[str]:
+    """First turns of held-out dialogues that are no built-in questions."""
     builtin = {dialogue.turns[0] for dialogue in heldout_dialogues(SEED, PER_SUBTASK)}
     turns = [dialogue.turns[0] for dialogue in heldout_dialogues(seed, per_subtask)]
-    return [
-        torch.tensor(chat.prompt_ids((turn,), ()), device=device) for turn in turns if turn not in builtin
-    ]
+    return [turn for turn in turns if turn not in builtin]
 
 
 @torch.inference_mode()

@@ -36,7 +36,9 @@ class SkipSetConfig:
         method: The method; with ``objective=predicted`` only its `draft_length` is used.
         model: The model.
         runtime: Device, dtype and threads.
-        per_subtask: Held-out dialogues of each subtask.
+        prompts: File of prompts to measure on, none of which is a question of the benchmark; None takes
+            held-out dialogues of the embedded model's corpus.
+        per_subtask: Prompts of each subtask, or of each category of the file.
         tokens: Tokens decoded per dialogue.
         ratios: Shares of all sub-layers to skip, tried one after another.
         max_iter: Largest number of tries per ratio.
@@ -54,6 +56,7 @@ class SkipSetConfig:
     method: Any = MISSING
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    prompts: str | None = None
     per_subtask: int = 2
     tokens: int = 96
     ratios: list[float] = field(default_factory=lambda: [0.3, 0.45, 0.6, 0.75, 0.85])
@@ -120,7 +123,7 @@ def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: A
     target = Autoregressive()
     target.attach(decoder)
     chat = ChatFormat(tokenizer, settings.model.template)
-    prompts = heldout_prompts(chat, settings.seed, settings.per_subtask, decoder.device)
+    prompts = heldout_prompts(settings.prompts, chat, settings.seed, settings.per_subtask, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
     texts = [continue_greedily(target, prompt, settings.tokens, end) for prompt in prompts]
     match = TextMatch(decoder, texts)
