@@ -58,11 +58,11 @@ def heldout_prompts(
         UserError: If the file cannot be read.
     """
     if path is None:
-        turns = [((turn,), "") for turn in _corpus_turns(seed, per_subtask)]
+        requests = [Request("", "", (turn,)) for turn in _corpus_turns(seed, per_subtask)]
     else:
         requests = _chosen(read_requests(path, first_only=True), seed, per_subtask)
-        turns = [(request.turns, request.system) for request in requests]
-    return [torch.tensor(chat.prompt_ids(turn, (), system), device=device) for turn, system in turns]
+    ids = [chat.prompt_ids(request.turns, (), request.system) for request in requests]
+    return [torch.tensor(prompt, device=device) for prompt in ids]
 
 
 def _chosen(requests: list[Request], seed: int, per_category: int) -> list[Request]:
