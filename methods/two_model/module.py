@@ -45,7 +45,7 @@ class TwoModelTrainer:
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
         """Soft cross-entropy against the target, temperature 1, on answer positions."""
-        logits = torch.cat([module(dialogue) for dialogue in torch.split(rows.ids, rows.lengths)])
+        logits = torch.cat([module(dialogue) for dialogue in torch.split(rows.ids, list(rows.lengths))])
         return soft_cross_entropy(logits[rows.mask], rows.likely, rows.likely.ids)
 
     def _shape(self, decoder: Decoder) -> dict[str, Any]:
