@@ -22,7 +22,7 @@ from methods.core.base import Budget, Clock, Exactness
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "package:bench/assets/tiny"
-MODULES = {"model": {"modules": f"{TINY}/modules"}}
+MODULES = {"model": {"modules": f"{TINY}/modules", "frequent_tokens": None}}
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 
 
