@@ -38,12 +38,12 @@ def save(path: Path, rows: Sequence[dict[str, object]]) -> str:
 
 
 def settings(length: int | None = None) -> FrequentTokensConfig:
-    return FrequentTokensConfig("unused", ModelConfig(path=TINY), RuntimeConfig(device="cpu"), length)
+    return FrequentTokensConfig("unused", None, ModelConfig(path=TINY), RuntimeConfig(device="cpu"), length)
 
 
-def test_answers_order_the_list_then_prompts_then_ids() -> None:
-    counts = Counts(Counter({5: 2, 3: 2, 9: 7}), Counter({8: 4, 3: 1, 0: 9}))
-    assert list(by_frequency(counts, [6], 10)) == [6, 9, 3, 5, 0, 8, 1, 2, 4, 7]
+def test_a_token_in_an_answer_counts_as_eight_in_prompts_and_ties_go_to_the_lower_id() -> None:
+    counts = Counts(Counter({5: 2, 3: 2, 9: 7}), Counter({8: 15, 3: 1, 0: 16}))
+    assert list(by_frequency(counts, [6], 10)) == [6, 9, 3, 0, 5, 8, 1, 2, 4, 7]
     assert coverage(counts, [9, 3]) == pytest.approx(9 / 11)
 
 
@@ -57,6 +57,8 @@ def test_answers_count_with_their_end_and_prompts_apart(chat: ChatFormat) -> Non
     cut = count_tokens(chat, [conversation("Where is the river?", "Near the town.", ended=False)])
     assert cut.answers[end] == 0
     assert count_tokens(chat, [{"messages": []}]) == Counts()
+    alone = count_tokens(chat, [], ["Near the town."])
+    assert (alone.prompts, alone.answers.total(), alone.conversations) == (Counter(ids), 0, 0)
 
 
 def test_a_list_names_its_origin_and_serves_any_number_up_to_its_length(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class FrequentTokensConfig:
 
     Args:
         answers: One or several files of conversations, in ShareGPT's or OpenAI's format.
+        prompts: File of further prompts without answers, see `bench.train.answers.prompts`; None is none.
         model: The model whose tokenizer and chat template count.
         runtime: Of no effect but the longest sequence; the model's weights are not loaded.
         length: Tokens listed; None is the whole vocabulary.
@@ -41,6 +42,7 @@ class FrequentTokensConfig:
     """
 
     answers: Any = MISSING
+    prompts: str | None = None
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = MISSING
     length: int | None = 16384
@@ -87,12 +89,15 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
     from bench.runtime.families import decoder_config
     from bench.runtime.loading import load_config
     from bench.tasks.rows import read_rows
+    from bench.train.answers.prompts import read_requests
     from bench.train.frequent_tokens.counting import by_frequency, count_tokens, coverage, template_ids
 
     target = find_target(settings.model, settings.runtime)
     vocabulary = decoder_config(load_config(target.folder)).vocab
     sources = [read_rows(file, "answers") for file in files]
-    counts = count_tokens(target.chat, (row for rows, _ in sources for row in rows))
+    requests = [] if settings.prompts is None else read_requests(settings.prompts)
+    questions = (turn for request in requests for turn in request.turns)
+    counts = count_tokens(target.chat, (row for rows, _ in sources for row in rows), questions)
     if not counts.answers:
         raise UserError(
             f"{', '.join(files)} holds no conversation of a question and an answer",
@@ -108,6 +113,7 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
             {"name": Path(file).name, "sha256": digest, "rows": len(rows)}
             for file, (rows, digest) in zip(files, sources, strict=True)
         ],
+        "prompts": settings.prompts and {"name": Path(settings.prompts).name, "rows": len(requests)},
         "conversations": counts.conversations,
         "answer_tokens": counts.answers.total(),
         "always": len(first),
