@@ -6,18 +6,20 @@ The hashes read a part of the weights only, so that they stay fast for large che
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.compose.components import resolve_path
 from bench.compose.settings import Settings
+from bench.records.model import original_settings
 from bench.runtime.gguf import gguf_hash, gguf_parameters, read_gguf
 from bench.runtime.hub import is_gguf
 from bench.runtime.loading import weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
 
 _HASHED_BYTES = 1 << 20
-_PLACES = ("path", "modules", "questions")
+_PLACES = ("path", "modules", "frequent_tokens", "questions")
 """Keys of a model that say where things are or how many, and make no other run."""
 _ADDED = ("dtype", "stop_ids")
 """Keys of a model that came later: they count only where they are set, so that older run ids stay valid."""
@@ -40,7 +42,11 @@ def run_identity(
     kept = {key: value for key, value in plain["model"].items() if key not in _PLACES}
     runtime = {key: value for key, value in plain["runtime"].items() if (key, value) != ("tier", "auto")}
     return {
-        "method": {"target": method.target, **method.params},
+        "method": {
+            "target": method.target,
+            **original_settings(method.params),
+            **_drafted_tokens(method.params),
+        },
         "method_weights": module_hash(method.params.get("weights")),
         "task": {key: value for key, value in plain["task"].items() if key != "path"},
         "questions": questions,
@@ -53,6 +59,14 @@ def run_identity(
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
     }
+
+
+def _drafted_tokens(params: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of the list that the method drafts from, if it drafts frequent tokens alone."""
+    file = params.get("frequent_tokens")
+    if params.get("draft_vocab") is None or file is None or not Path(resolve_path(file)).is_file():
+        return {}
+    return {"frequent_tokens": hashlib.sha256(Path(resolve_path(file)).read_bytes()).hexdigest()[:16]}
 
 
 def shape_hash(folder: Path) -> str:

@@ -52,12 +52,13 @@ class ModelConfig:
             ``auto`` becomes ``builtin``; else ``auto`` becomes ``official`` and ``builtin`` ``natural``.
         template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
         modules: Folder with one subfolder of trained modules per method; None when there is none.
+        frequent_tokens: File of its tokens by frequency, for ``method.draft_vocab``, or None.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
         questions: Most shipped questions of a subtask if ``task.limit`` is not given; None is all.
         weights: ``stored``, or ``random`` in the shape of ``config.json``; then only times mean anything.
         tokenizer: Folder or Hugging Face id of the tokenizer; None is that of `path`.
         dtype: Precision on CUDA if ``runtime.dtype`` is not given: that of the published weights.
-        stop_ids: Token ids that end an answer, in addition to those that the checkpoint declares.
+        stop_ids: Token ids that end an answer beside those that the checkpoint declares.
     """
 
     path: str = MISSING
@@ -66,6 +67,7 @@ class ModelConfig:
     prompts: str = "auto"
     template: str = "auto"
     modules: str | None = None
+    frequent_tokens: str | None = None
     context: int | None = None
     questions: int | None = None
     weights: str = "stored"
@@ -97,9 +99,8 @@ class SamplingConfig:
         require_least("sampling.temperature", self.temperature, 0)
         require_least("sampling.top_k", self.top_k, 0)
         if not 0 < self.top_p <= 1:
-            raise UserError(
-                f"sampling.top_p must lie in (0, 1], got {self.top_p}", "use 1.0 to keep every token"
-            )
+            what = f"sampling.top_p must lie in (0, 1], got {self.top_p}"
+            raise UserError(what, "use 1.0 to keep every token")
 
 
 @dataclass
@@ -267,9 +268,8 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
     if not composed.bench.plan:  # a plan lists what is missing
         require_modules(composed, choices)
     composed = _settled(composed)
-    tree, plain = OmegaConf.to_object(composed), OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(tree, Config)
-    assert isinstance(plain, dict)
+    tree: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
+    plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     return Settings(
         method=Component.from_node("method", choices.get("method"), plain["method"]),
         task=Component.from_node("task", choices.get("task"), plain["task"]),
@@ -282,14 +282,14 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
         results_dir=Path(tree.results_dir),
         plan=tree.bench.plan,
         plan_device=tree.bench.device,
-        config={str(key): value for key, value in plain.items()},
+        config=plain,
     )
 
 
 def _settled(composed: DictConfig) -> DictConfig:
     """`composed` with the model name and prompt source that follow from ``model.path`` unless they are set.
 
-    The yaml files do not set them, so that another path does not keep the embedded model's name or questions.
+    The yaml files leave them open: another path must not keep the embedded model's.
     """
     settled = copy.deepcopy(composed)
     model, path = settled.model, str(settled.model.path)

@@ -1,7 +1,9 @@
 """Reads Medusa-1 heads as published: ``medusa_lm_head.pt``, the state dict of all heads (arXiv 2401.10774).
 
-Per head k: ``{k}.0.linear.weight`` [d, d], ``{k}.0.linear.bias`` [d], ``{k}.1.weight`` [V, d], in bf16. The
-published config says two heads while the file has five, so the number is read from the keys.
+Version 1, per head k: ``{k}.0.linear.weight`` [d, d], ``{k}.0.linear.bias`` [d], and an LM head of its own,
+``{k}.1.weight`` [V, d], in bf16. Version 2, as text-generation-inference reads it, has the blocks alone; the
+target's LM head follows; ``{k}.linear.weight`` is read as ``{k}.0.linear.weight``. The published config says
+two heads while the file has five, so the number is read from the keys.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,16 @@ from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
 from methods.core.tree_choice import PUBLISHED
 from methods.core.trees import Tree
-from methods.medusa.draft import head_shapes
+from methods.medusa.draft import HeadLayout
 
 log = logging.getLogger(__name__)
 
 FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
 TREE = "mc_sim_7b_63"
 """Spec-Bench's tree for these heads, for every model size; it is too shallow for the fifth head."""
+_SINGLE_BLOCK = re.compile(r"^(\d+)\.linear\.")
+_BLOCK = re.compile(r"\d+\.(\d+)\.linear\.")
+_LM_HEAD = re.compile(r"\d+\.\d+\.weight")
 _FIX = "use the heads published for this model: FasterDecoding/medusa-vicuna-7b-v1.3, -13b-v1.3 or -33b-v1.3"
 
 
@@ -44,32 +50,29 @@ def convert_medusa(
     Raises:
         UserError: If the file is of another kind of Medusa, or does not fit the target.
     """
-    _refuse_other_kinds(published, file)
-    heads = 1 + max((int(name.partition(".")[0]) for name in published if name[:1].isdigit()), default=0)
-    require_fit(published, head_shapes(shape, heads), str(file), _FIX)
-    _compare_config(file.parent / "config.json", heads)
-    facts: dict[str, Any] = {"method": "medusa", "heads": heads}
-    if heads >= Tree.of_child_counts(PUBLISHED[TREE], torch.device("cpu")).depth:
+    _refuse_tuned_backbone(published, file)
+    tensors = {_SINGLE_BLOCK.sub(r"\1.0.linear.", name): tensor for name, tensor in published.items()}
+    layout = _layout(tensors)
+    require_fit(tensors, layout.shapes(shape), str(file), _FIX)
+    _compare_config(file.parent / "config.json", layout.heads)
+    facts: dict[str, Any] = {"method": "medusa", **asdict(layout)}
+    if layout.heads >= Tree.of_child_counts(PUBLISHED[TREE], torch.device("cpu")).depth:
         facts["tree"] = TREE
-    return dict(published), facts
+    return tensors, facts
 
 
-def _refuse_other_kinds(published: Mapping[str, Tensor], file: Path) -> None:
+def _layout(tensors: Mapping[str, Tensor]) -> HeadLayout:
+    """Heads, blocks and LM heads as the names say; `require_fit` then names what is missing or left over."""
+    numbered = [match for name in tensors if (match := _BLOCK.match(name))]
+    heads = 1 + max((int(name.partition(".")[0]) for name in tensors if name[:1].isdigit()), default=0)
+    blocks = 1 + max((int(match.group(1)) for match in numbered), default=0)
+    return HeadLayout(heads, blocks, any(_LM_HEAD.fullmatch(name) for name in tensors))
+
+
+def _refuse_tuned_backbone(published: Mapping[str, Tensor], file: Path) -> None:
     if any(name.startswith("medusa_head.") for name in published):
         raise UserError(
             f"{file} is of a Medusa-2 model: its backbone was tuned with its heads, which fit no other",
-            _FIX,
-        )
-    deeper = [name for name in published if re.fullmatch(r"\d+\.[1-9]\d*\.linear\.(weight|bias)", name)]
-    if deeper:
-        raise UserError(
-            f"{file} has heads of several residual blocks ({deeper[0]}); published ones have one", _FIX
-        )
-    has_lm_head = any(re.fullmatch(r"\d+\.\d+\.weight", name) for name in published)
-    if "0.0.linear.weight" in published and not has_lm_head:
-        raise UserError(
-            f"{file} has heads without LM heads of their own (0.1.weight is missing): version 2 of the "
-            "authors' code, which shares the target's",
             _FIX,
         )
 

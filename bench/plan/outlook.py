@@ -47,7 +47,7 @@ class Size:
         pass_bytes: Of the weights that a decode step reads.
         token_bytes: Of keys and values of one token.
         capacity: Tokens that the cache has room for.
-        module_bytes: Of the method's modules.
+        module_bytes: Of the method's modules, and of the head's rows that it copies for drafting.
     """
 
     weight_bytes: int
@@ -207,6 +207,9 @@ def _empty(folder: Path | None, path: str, options: RuntimeOptions) -> Decoder |
 
 def _size(settings: Settings, method: Method, decoder: Decoder) -> Size:
     modules, width = _module_parameters(settings, method, decoder), decoder.dtype.itemsize
+    modules += (
+        settings.method.params.get("draft_vocab") or 0
+    ) * decoder.config.width  # copied rows of the head
     return Size(
         weight_bytes=decoder.parameters * width,
         pass_bytes=decoder.pass_parameters * width,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.files import write_text
-from bench.records.model import Run
+from bench.records.model import Run, original_settings
 
 FOLDER = "certificates"
 SHIPPED = Path(__file__).parents[2] / "results" / "published"
@@ -269,7 +269,7 @@ def _places(certificates: list[Certificate]) -> str:
 
 
 def _without_weights(params: Mapping[str, Any]) -> Any:  # noqa: ANN401 - plain JSON
-    kept = {key: value for key, value in params.items() if key != "weights"}
+    kept = {key: value for key, value in original_settings(params).items() if key != "weights"}
     return json.loads(json.dumps(kept))  # tuples become lists, as they are once stored
 
 

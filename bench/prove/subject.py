@@ -39,9 +39,24 @@ def attach_shipped(component: Component, decoder: Decoder) -> Method:
 def attach_random(component: Component, decoder: Decoder, seed: int) -> Method:
     """The method with modules of random weights where it has any, on `decoder`.
 
+    A method that drafts frequent tokens alone gets a random list, shorter than this model's vocabulary.
+
     Raises:
         UserError: If it cannot be built, does not fit the model, or has modules that it cannot make.
     """
+    if component.params.get("draft_vocab") is None or "frequent_tokens" not in component.params:
+        return _attach_random(component, decoder, seed)
+    vocabulary = decoder.config.vocab
+    size = min(int(component.params["draft_vocab"]), vocabulary - vocabulary // 6)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "frequent_tokens.json"
+        ids = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(seed)).tolist()
+        file.write_text(json.dumps({"vocabulary": vocabulary, "ids": ids}))
+        drafted = {"draft_vocab": size, "frequent_tokens": str(file)}
+        return _attach_random(replace(component, params={**component.params, **drafted}), decoder, seed)
+
+
+def _attach_random(component: Component, decoder: Decoder, seed: int) -> Method:
     if "weights" not in component.params:
         return attach_shipped(component, decoder)
     fresh = _with_weights(component, None).build()

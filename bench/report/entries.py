@@ -256,7 +256,7 @@ def _entry(setting: Setting, stored: tuple[StoredRun, ...], resamples: int) -> E
     samples = pool(stored)
     first = stored[0].run
     run = replace(first, task=" + ".join(dict.fromkeys(part.run.task for part in stored)))
-    settings, unshown = first.identity.get("method", {}), ("target", "weights")
+    settings, unshown = first.identity.get("method", {}), ("target", "weights", "frequent_tokens")
     evidence = {part.evidence for part in stored}
     return Entry(
         setting=setting,

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 
 CONTEXT = 128
 """Tokens in the cache while timing."""
@@ -32,11 +33,13 @@ class PassCosts:
         rows: Numbers of rows that were timed, ascending.
         layer_s: Seconds of one layer at each of them.
         head_s: Seconds of the final norm and the LM head.
+        draft_head_s: Seconds of the head that drafts, for one row.
     """
 
     rows: tuple[int, ...]
     layer_s: tuple[float, ...]
     head_s: tuple[float, ...]
+    draft_head_s: float
 
     def layer(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds of one layer for each number of rows."""
@@ -48,7 +51,7 @@ class PassCosts:
 
 
 @torch.inference_mode()
-def measure_costs(decoder: Decoder, rows: Sequence[int]) -> PassCosts:
+def measure_costs(decoder: Decoder, rows: Sequence[int], draft_head: DraftHead) -> PassCosts:
     """Time passes of several sizes, alternating; the fastest of each counts, since noise can only add time.
 
     Empties the cache.
@@ -56,19 +59,24 @@ def measure_costs(decoder: Decoder, rows: Sequence[int]) -> PassCosts:
     Args:
         decoder: The model to time.
         rows: Numbers of rows, ascending.
+        draft_head: The head that drafts.
     """
     context = max(1, min(CONTEXT, decoder.capacity - max(rows)))
     ids = torch.zeros(max(rows), dtype=torch.int64, device=decoder.device)
     decoder.prefill(torch.zeros(context, dtype=torch.int64, device=decoder.device))
     passes, heads = [float("inf")] * len(rows), [float("inf")] * len(rows)
+    draft_s = float("inf")
     for _ in range(REPEATS):
+        one_row = decoder.embed(ids[:1])
+        draft_s = min(draft_s, _seconds(decoder, lambda: draft_head(one_row)))  # noqa: B023 - called at once
         for place, count in enumerate(rows):
             hidden = decoder.embed(ids[:count])
             spot = decoder.placement.chain(context, count)
             passes[place] = min(passes[place], _seconds(decoder, lambda: decoder.run_layers(hidden, spot)))  # noqa: B023 - called at once
             heads[place] = min(heads[place], _seconds(decoder, lambda: decoder.head(hidden)))  # noqa: B023
     decoder.cache.truncate(0)
-    return PassCosts(tuple(rows), tuple(seconds / decoder.depth for seconds in passes), tuple(heads))
+    layers = tuple(seconds / decoder.depth for seconds in passes)
+    return PassCosts(tuple(rows), layers, tuple(heads), draft_s)
 
 
 def _seconds(decoder: Decoder, call: Callable[[], object]) -> float:

@@ -176,9 +176,12 @@ class Decoder:
         """
         return self._pass(hidden, rows, range(start, self.depth if stop is None else stop), skip, delta, taps)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Final norm and LM head: logits [R, V] of rows [R, d]. An early exit calls it on shallow rows."""
-        return self.lm_head(rms_norm(hidden, self.final_norm, self.config.norm_eps))
+    def head(self, hidden: Tensor, lm_head: Linear | None = None) -> Tensor:
+        """Final norm and LM head: logits [R, V] of rows [R, d]. An early exit calls it on shallow rows.
+
+        `lm_head` takes the place of the model's own, see `bench.runtime.draft_head.DraftHead`.
+        """
+        return (lm_head or self.lm_head)(rms_norm(hidden, self.final_norm, self.config.norm_eps))
 
     def prefill(self, ids: Tensor, taps: Taps | None = None) -> Tensor:
         """Empty the cache and run a prompt through all layers.

@@ -68,6 +68,14 @@ class Linear:
             return residual + self(x)
         return self._multiplier.add_to(residual, x)
 
+    def rows(self, outputs: Tensor) -> Linear:
+        """The projection to some outputs alone, given by number [N], int64; a copy of their weights."""
+        bias = None if self.bias is None else self.bias[outputs]
+        if self._weight is None:  # without unpacking all of them, which would stay in memory
+            assert self.compiled is not None
+            return Linear(self.compiled.rows(outputs), bias)
+        return Linear(self._weight[outputs], bias)
+
     @property
     def parameters(self) -> int:
         """Weights and biases, counted once however many copies of them are stored."""
@@ -151,6 +159,11 @@ class CompiledProduct:
     def unpacked(self) -> Tensor:
         """The weights as checkpoints store them, shape [O, I]; a copy."""
         return self._packed.transpose(1, 2).reshape(self._width, -1)[: self._outputs]
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """Weights of some outputs [N] as checkpoints store them, shape [N, I]; a copy."""
+        lanes = self._packed.shape[2]
+        return self._packed[outputs // lanes, :, outputs % lanes]
 
     def _product(self, x: Tensor, residual: Tensor | None) -> Tensor:
         x = x.contiguous()

@@ -154,28 +154,25 @@ def _examples(
     facts: Mapping[str, Any],
 ) -> Iterator[Example]:
     """The dialogues to train on, as the frozen model sees them."""
+    from bench.runtime.draft_head import DraftVocab
     from bench.train.cache.rows import RowCache
     from bench.train.data.conversations import Conversations
     from bench.train.trainers.modules import observed
-    from methods.training.rows import TrainedHead
 
+    settings = composed.method
+    head = DraftVocab(settings.get("draft_vocab"), settings.get("frequent_tokens")).head(decoder)
     if composed.cache is None:
-        if recipe.vocab is not None:
-            raise UserError(
-                "recipe.vocab counts the tokens of all answers, which a cache holds", "Set cache."
-            )
-        return observed(trainer, decoder, data.stream(chat, recipe.seed), recipe.max_tokens)
+        return observed(trainer, decoder, head, data.stream(chat, recipe.seed), recipe.max_tokens)
     if not isinstance(data, Conversations):
         raise UserError(
-            "these dialogues never end, so a cache cannot hold them", "Leave out cache, or name data=answers."
+            "these dialogues never end, so a cache cannot hold them", "leave out cache, or set data=answers"
         )
     most = min(recipe.max_tokens, decoder.capacity)
     dialogues = [(ids[:most], is_answer[:most]) for ids, is_answer in data.dialogues(chat)]
     cache = RowCache(Path(composed.cache), decoder, dialogues, {"model_weights": facts["model_weights"]})
     taps = trainer.taps(decoder)
     cache.fill(taps)
-    tokens = None if recipe.vocab is None else cache.frequent(recipe.vocab).to(decoder.device)
-    return cache.examples(taps, TrainedHead(decoder.lm_head, tokens), recipe.seed)
+    return cache.examples(taps, head, recipe.seed)
 
 
 def _start(composed: DictConfig) -> list[Path]:

@@ -17,7 +17,7 @@ One round in numbers. The prompt has P = 5 tokens (slots 0..4), the prefill pick
 Reading order: `generate_chain` (the loop), `ChainDrafter` (what a method supplies), `DraftBuilder` (how a
 method collects its draft), `methods.core.acceptance.accept` (the rule).
 
-Shapes: P prompt tokens, K drafted tokens, V vocabulary.
+Shapes: P prompt tokens, K drafted tokens, V vocabulary, N of its tokens that may be drafted (all by default).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.acceptance import accept
@@ -149,10 +150,11 @@ class DraftBuilder:
         root: The root token, shape [1]; an empty chain takes its device and dtype.
         limit: Most tokens the method drafts in a round.
         room: Most tokens the budget has room for.
+        head: Whose logits tokens are proposed from; None if they cover the whole vocabulary.
     """
 
-    def __init__(self, root: Tensor, limit: int, room: int) -> None:
-        self._root = root
+    def __init__(self, root: Tensor, limit: int, room: int, head: DraftHead | None = None) -> None:
+        self._root, self._head = root, head
         self._limit = min(limit, room)
         self._stop_at_limit = "length" if limit <= room else "budget"
         self._tokens: list[Tensor] = []
@@ -164,11 +166,18 @@ class DraftBuilder:
         return len(self._tokens) < self._limit
 
     def propose(self, logits: Tensor, sampler: Sampler) -> Tensor:
-        """Pick the next token from draft logits [1, V], append it and return its id, shape [1]."""
+        """Pick the next token from draft logits [1, N], append it and return its id, shape [1].
+
+        A sampled token is drawn from a distribution over all V tokens, which is what the rule of acceptance
+        reads: zero for those that cannot be drafted.
+        """
+        head = self._head
         if sampler.is_greedy:
-            token = logits.argmax(dim=-1)
+            best = logits.argmax(dim=-1)
+            token = best if head is None else head.tokens(best)
         else:
             probs = sampler.probabilities(logits)
+            probs = probs if head is None else head.spread(probs)
             token = sampler.draw(probs)
             self._probs.append(probs)
         self._tokens.append(token)
@@ -182,12 +191,12 @@ class DraftBuilder:
 
 
 def top_probability(logits: Tensor) -> Tensor:
-    """Probability of the most likely token of draft logits [1, V] at temperature 1, a scalar."""
+    """Probability of the most likely token of draft logits [1, N] at temperature 1, a scalar."""
     return logits.float().softmax(dim=-1).amax()
 
 
 def is_unsure(logits: Tensor, threshold: float) -> bool:
-    """Whether the most likely token of draft logits [1, V] has a probability below `threshold`.
+    """Whether the most likely token of draft logits [1, N] has a probability below `threshold`.
 
     A method that stops its draft here keeps the token it has already drawn from these logits. The test looks
     at the distribution and never at that token, so stopping does not bias sampled output. It reads one value

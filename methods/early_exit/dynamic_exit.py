@@ -22,7 +22,7 @@ Implemented from notes on the authors' code, without the text of the paper. Diff
   all pending rounds at once, when an exit would win by that bound. The choice is the same and costs less;
 - the draft never exceeds the remaining budget; `objective` = ``time`` is an addition.
 
-Shapes: K drafted tokens, J candidate exits, G draft lengths 0 .. G - 1, T positions, d width, V vocabulary.
+Shapes: K drafted tokens, J exits, G draft lengths 0 .. G - 1, T positions, d width, N tokens to draft from.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from bench.runtime.costs import PassCosts, measure_costs
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead, DraftVocab
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
@@ -62,6 +63,8 @@ class DynamicExit(ChainMethod):
         exit_layer: The only candidate, for the ablation; None compares all.
         objective: Tokens per ``layers`` loaded, as in the paper, or per second (``time``) by costs measured
             in `attach`, which count the head too.
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     name = "del"
@@ -78,6 +81,8 @@ class DynamicExit(ChainMethod):
         stop: bool,
         exit_layer: int | None,
         objective: str,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must lie in [0, 1], got {decay}")
@@ -91,19 +96,21 @@ class DynamicExit(ChainMethod):
         self._decay, self._lengths, self._limit, self._warmup = decay, lengths, draft_length, warmup
         self._range = (min_exit, max_exit) if exit_layer is None else (exit_layer, exit_layer)
         self._stops_early, self._objective = stop, objective
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
 
     def attach(self, decoder: Decoder) -> None:
         first, last = self._range[0], self._range[1] or decoder.depth - 1
         check_exit(first, decoder, self.name)
         check_exit(max(first, last), decoder, self.name)
-        self._decoder = decoder
+        self._decoder, self._head = decoder, self._vocab.head(decoder)
         self._exits = tuple(range(first, max(first, last) + 1))
         self._exit = WatchedPrefix(decoder, self._exits)
         exits = np.array(self._exits, dtype=np.float64)
         if self._objective == "layers":
             self._cost = layer_cost(exits, decoder.depth, self._lengths)
         else:
-            self._cost = time_cost(exits, decoder.depth, self._lengths, measure_costs(decoder, TIMED_ROWS))
+            costs = measure_costs(decoder, TIMED_ROWS, self._head)
+            self._cost = time_cost(exits, decoder.depth, self._lengths, costs)
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         decoder = self._decoder
@@ -122,9 +129,9 @@ class DynamicExit(ChainMethod):
         row = self._exit.advance(root)
         self._draft_logits: list[Tensor] = []
         self._is_greedy = sampler.is_greedy
-        chain, stop = DraftBuilder(root, self._length, room), None
+        chain, stop = DraftBuilder(root, self._length, room, self._head), None
         while chain.has_room and stop is None:
-            logits = self._decoder.head(row)
+            logits = self._head(row)
             self._draft_logits.append(logits)
             row = self._exit.advance(chain.propose(logits, sampler))
             if self._stops_early and is_unsure(logits, self._threshold):
@@ -155,8 +162,8 @@ class DynamicExit(ChainMethod):
         """Rate the exit that drafted; only the row after a fully accepted draft has no logits yet."""
         index, known = self._exits.index(self._exit_layer), self._draft_logits[: shadow.target.numel()]
         if (rest := shadow.rows[index, len(known) :]).numel():
-            known.append(self._decoder.head(rest))
-        sums = shadow_sums(torch.cat(known), shadow.target, np.ones(shadow.target.numel()))
+            known.append(self._head(rest))
+        sums = shadow_sums(torch.cat(known), self._head, shadow.target, np.ones(shadow.target.numel()))
         self._statistics.settle(index, sums)
 
     def _choose(self) -> None:
@@ -177,11 +184,11 @@ class DynamicExit(ChainMethod):
         """Run the head on the rows of an exit's pending rounds; one host sync."""
         count = int(self._statistics.pending[index])
         pending = self._pending[-count:]
-        logits = self._decoder.head(torch.cat([shadow.rows[index] for shadow in pending]))
+        logits = self._head(torch.cat([shadow.rows[index] for shadow in pending]))
         target = torch.cat([shadow.target for shadow in pending])
         ages = np.arange(count - 1, -1, -1)
         weights = np.repeat(self._decay**ages, [shadow.target.numel() for shadow in pending])
-        self._statistics.settle(index, shadow_sums(logits, target, weights))
+        self._statistics.settle(index, shadow_sums(logits, self._head, target, weights))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,17 +255,18 @@ class LastRows(dict[int, Tensor]):
         super().__setitem__(layer, rows[-self._count :].clone())
 
 
-def shadow_sums(logits: Tensor, target: Tensor, weights: Floats) -> Floats:
+def shadow_sums(logits: Tensor, head: DraftHead, target: Tensor, weights: Floats) -> Floats:
     """Figures of an exit's own tokens, as `ExitStatistics.settle` takes them, shape [4]. One host sync.
 
     Args:
-        logits: Of the exit, shape [T, V].
+        logits: Of the exit, shape [T, N].
+        head: The head that made them; a target outside of its list counts as a mismatch.
         target: The target's own choices there, shape [T].
         weights: Of each position, shape [T].
     """
     probs = logits.float().softmax(dim=-1)
     best = probs.amax(dim=-1)
-    is_match = probs.gather(1, target[:, None]).squeeze(1) == best  # far cheaper than an argmax
+    is_match = head.chances(probs, target) == best  # far cheaper than an argmax
     matched, confidence = np.array(torch.stack([is_match.to(best.dtype), best]).tolist())
     right, wrong = weights * matched, weights * (1 - matched)
     return np.array([right.sum(), wrong.sum(), right @ confidence, wrong @ confidence])
@@ -268,11 +276,10 @@ def time_cost(exits: Floats, depth: int, lengths: int, costs: PassCosts) -> Floa
     """Seconds of a round by exit E and draft length g, shape [J, G].
 
     g tokens are drafted one by one through E layers and the head, one more token passes the E layers only,
-    then g + 1 rows pass the other layers and the head together.
+    then g + 1 rows pass the other layers and the whole head together.
     """
     drafted = np.arange(lengths)
-    one_row = np.ones(1, dtype=np.int64)
-    shallow = exits[:, None] * costs.layer(one_row)  # [J, 1]
+    shallow = exits[:, None] * costs.layer(np.ones(1, dtype=np.int64))  # [J, 1]
     deep = (depth - exits[:, None]) * costs.layer(drafted + 1)
-    seconds: Floats = (drafted + 1) * shallow + drafted * costs.head(one_row) + deep + costs.head(drafted + 1)
+    seconds: Floats = (drafted + 1) * shallow + drafted * costs.draft_head_s + deep + costs.head(drafted + 1)
     return seconds

@@ -19,6 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftVocab
 from bench.runtime.sampling import Sampler
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.core.draft_length import AdaptiveChain
@@ -35,6 +36,8 @@ class LayerSkip(AdaptiveChain):
         threshold: Confidence below which the policies ``threshold``, ``dv`` and ``self_sd`` end a draft, at
             first.
         target: Acceptance that ``dv`` and ``self_sd`` aim at.
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     def __init__(
@@ -45,14 +48,17 @@ class LayerSkip(AdaptiveChain):
         policy: str = "static",
         threshold: float = 0.6,
         target: float = 0.8,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         super().__init__(policy, draft_length, threshold, target)
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
         self._exit_layer = exit_layer
 
     def attach(self, decoder: Decoder) -> None:
         check_exit(self._exit_layer, decoder, "layerskip")
         self._decoder = decoder
-        self._exit = PrefixExit(decoder)
+        self._exit, self._head = PrefixExit(decoder), self._vocab.head(decoder)
         self.reset()
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -62,10 +68,11 @@ class LayerSkip(AdaptiveChain):
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         self._exit.start(base, self._exit_layer)
         row = self._exit.advance(root)
-        chain, threshold = DraftBuilder(root, self._policy.limit, room), self._policy.threshold
+        chain = DraftBuilder(root, self._policy.limit, room, self._head)
+        threshold = self._policy.threshold
         stop = None
         while chain.has_room and stop is None:
-            logits = self._decoder.head(row)
+            logits = self._head(row)
             row = self._exit.advance(chain.propose(logits, sampler))
             if is_unsure(logits, threshold):
                 stop = "confidence"

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.loading import read_layers
 from bench.runtime.sampling import Sampler
@@ -37,6 +38,7 @@ class MicroDecoder:
         confidence: A group goes on while the stop head's probability of going on is at least this. Above 1
             every group is a single token; at 0 or below the stop head ends none.
         token_confidence: A group ends before a token whose distribution gives no token this much; at 0 none.
+        head: Its LM head reads the small steps, without the norm; None is the target's own.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class MicroDecoder:
         shape: HamburgerShape,
         confidence: float,
         token_confidence: float = 0.0,
+        head: DraftHead | None = None,
     ) -> None:
         self._target, self._shape = target, shape
+        self._head = DraftHead(target) if head is None else head
         self._confidence, self._token_confidence = confidence, token_confidence
         plain = replace(target.config, fused=False, norm_offset=0.0)  # how the new layers are stored
         prefixes = [f"decoders.{index}" for index in range(shape.micro_layers)]
@@ -72,7 +76,7 @@ class MicroDecoder:
             room: Most tokens that the budget allows.
             sampler: Greedy or sampled.
         """
-        chain = DraftBuilder(root, self._shape.max_group - 1, room)
+        chain = DraftBuilder(root, self._shape.max_group - 1, room, self._head)
         state = features[-1:]
         inputs = torch.cat([features, self._target.embed(root)])
         self._layers.cache.truncate(0)
@@ -80,7 +84,7 @@ class MicroDecoder:
             if not self._goes_on(state):
                 return chain.finish("confidence")
             state = self._advance(inputs)
-            logits = self._target.lm_head(state)
+            logits = self._head.lm_head(state)
             if is_unsure(logits, self._token_confidence):
                 return chain.finish("probability")
             inputs = self._target.embed(chain.propose(logits, sampler))

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import ModuleTrainer
@@ -48,6 +49,8 @@ class HamburgerVerified(ChainMethod):
         floor: Nats below which a token joins any group; for training.
         ratio: Share of a group's highest entropy below which a token joins it; for training.
         stop_weight: Of the stop head's loss; for training.
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     name = "hamburger_verified"
@@ -62,13 +65,15 @@ class HamburgerVerified(ChainMethod):
         floor: float,
         ratio: float,
         stop_weight: float,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         if max_group < 2 or micro_layers < 1:
             raise ValueError(f"need max_group >= 2 and micro_layers >= 1, got {max_group} and {micro_layers}")
         if floor < 0 or not 0 <= ratio <= 1:
             raise ValueError(f"need floor of at least 0 and ratio in [0, 1], got {floor} and {ratio}")
         self._weights = None if weights is None else Path(weights)
-        self._confidence = confidence
+        self._confidence, self._vocab = confidence, DraftVocab(draft_vocab, frequent_tokens)
         self._max_group, self._micro_layers = max_group, micro_layers
         self._floor, self._ratio, self._stop_weight = floor, ratio, stop_weight
 
@@ -86,7 +91,8 @@ class HamburgerVerified(ChainMethod):
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], shape: HamburgerShape) -> None:
         """Bind to a decoder, with the tensors of a trained module."""
         self._decoder, self._shape = decoder, shape
-        self._micro = MicroDecoder(decoder, tensors, shape, self._confidence)
+        head = self._vocab.head(decoder)
+        self._micro = MicroDecoder(decoder, tensors, shape, self._confidence, head=head)
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._taps, self._last = new_taps(self._decoder, self._shape), -1

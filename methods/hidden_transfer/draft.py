@@ -21,8 +21,8 @@ paper's text nor its code was available, so no published number can be compared 
   lower entry is more accurate and costs more layers: those shipped for the embedded model enter at 3/16;
 - a pseudo row sees what its token sees and the token's earlier pseudo rows, at rotary position q + i;
 - every node has pseudo rows of its own; the tree is static; sampling follows the target's own picks;
-- trained with KL(target || step) over the target's 64 likeliest tokens, all steps jointly with equal weight, on a seeded choice of
-  each sequence's answer positions (`methods.hidden_transfer.module`).
+- trained with KL(target || step) over the target's 64 likeliest tokens, all steps jointly with equal weight,
+  on a seeded choice of each sequence's answer positions (`methods.hidden_transfer.module`).
 
 Shapes: k steps, N real rows (tree nodes), T positions, d width, K candidates per depth.
 """
@@ -40,6 +40,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import ModuleTrainer, Traits
@@ -69,6 +70,8 @@ class HiddenTransfer(TreeMethod):
         two_phase: Run the pseudo rows of the accepted node alone, in a partial pass after verification; None
             takes what calibration stored with the weights, else False.
         anchors: Most positions of a sequence that training, or a step of calibration, takes at once.
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     name = "hidden_transfer"
@@ -87,6 +90,8 @@ class HiddenTransfer(TreeMethod):
         tree: TreeSpec | None,
         two_phase: bool | None,
         anchors: int,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         if anchors < 1:
             raise ValueError(f"anchors must be at least 1, got {anchors}")
@@ -95,6 +100,7 @@ class HiddenTransfer(TreeMethod):
         self._configured_tree = tree
         self._configured_phases, self._two_phase = two_phase, bool(two_phase)
         self._anchors = anchors
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
 
     def attach(self, decoder: Decoder) -> None:
         if self._weights is None:
@@ -123,6 +129,7 @@ class HiddenTransfer(TreeMethod):
     def use(self, decoder: Decoder, projections: Tensor, transfer: Transfer, tree: Tree) -> None:
         """Bind to a decoder, with the projections [k, d, d]; steps deeper than the tree do not run."""
         self._decoder, self._tree = decoder, tree
+        self._head = self._vocab.head(decoder, least=tree.width)
         self._transfer = replace(transfer, layers=transfer.layers[: tree.depth])
         self._projections = projections[: tree.depth]
         self._layouts: dict[int, tuple[Tensor, Tensor]] = {}
@@ -147,7 +154,7 @@ class HiddenTransfer(TreeMethod):
         if tree.size == 1:
             return TreeDraft(tree, root, stop)
         rows = self._rows_after_anchor(base) if self._pseudo is None else self._pseudo
-        candidates = self._decoder.head(rows).topk(tree.width, dim=-1).indices  # [k, K]
+        candidates = self._head.best(self._head(rows), tree.width)  # [k, K]
         return TreeDraft(tree, tree.gather(root, candidates), stop)
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
@@ -223,7 +230,7 @@ class HiddenTransfer(TreeMethod):
             pseudo_rows(self._transfer, self._projections, hidden, places, chunk, decoder)
             for chunk in torch.split(places, self._anchors)  # bounds the attention
         ]
-        best = decoder.head(torch.cat(rows, dim=1).flatten(0, 1)).topk(width, dim=-1).indices
+        best = self._head.best(self._head(torch.cat(rows, dim=1).flatten(0, 1)), width)
         return best.view(-1, count, width).transpose(0, 1)  # [T, D, K]
 
     def _entry_taps(self) -> dict[int, Tensor]:

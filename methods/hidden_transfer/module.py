@@ -15,7 +15,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
 from methods.hidden_transfer.draft import WEIGHT
 from methods.hidden_transfer.pseudo_rows import TransferSettings, pseudo_rows
-from methods.training.distillation import hits, soft_cross_entropy
+from methods.training.distillation import draft_logits, hits, soft_cross_entropy
 from methods.training.rows import TrainingRows
 
 INIT_GAIN = 0.2
@@ -64,7 +64,7 @@ class HiddenTransferTrainer:
             is_trained = rows.mask[ahead] & is_same
             likely = rows.likely[row_of[ahead[is_trained]]]
             normed = rms_norm(drafted[is_trained], decoder.final_norm, decoder.config.norm_eps)
-            logits, places = rows.head(normed), rows.head.places(likely.ids)
+            logits, places = draft_logits(normed, rows.head), rows.head.places(likely.ids)
             loss = loss + soft_cross_entropy(logits, likely, places)[0]
             figures |= hits(logits, places[:, 0], step)
         return loss, figures

@@ -22,7 +22,7 @@ Differs from the authors' code in:
 
 The adapter's training is in `methods.kangaroo.module`.
 
-Shapes: K drafted tokens, d width, V vocabulary.
+Shapes: K drafted tokens, d width, N tokens that may be drafted.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Attention, Decoder, Layer
+from bench.runtime.draft_head import DraftVocab
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
@@ -53,12 +54,21 @@ class Kangaroo(ChainMethod):
             adapter is trained for a twelfth of the depth (the paper recommends a sixteenth to a tenth).
         draft_length: Most tokens drafted per round (gamma).
         threshold: Drafting stops after a token with a top probability below this (eta).
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     name = "kangaroo"
 
     def __init__(
-        self, *, weights: str | None, exit_layer: int | None, draft_length: int, threshold: float
+        self,
+        *,
+        weights: str | None,
+        exit_layer: int | None,
+        draft_length: int,
+        threshold: float,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         if draft_length < 1:
             raise ValueError(f"draft_length must be at least 1, got {draft_length}")
@@ -68,6 +78,7 @@ class Kangaroo(ChainMethod):
         self._exit_layer = exit_layer
         self._draft_length = draft_length
         self._threshold = threshold
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
 
     def attach(self, decoder: Decoder) -> None:
         if self._weights is None:
@@ -91,6 +102,7 @@ class Kangaroo(ChainMethod):
         self._layer = exit_layer
         self._decoder = decoder
         self._adapter = _as_decoder(decoder, tensors)
+        self._head = self._vocab.head(self._adapter)
         self._exit = PrefixExit(decoder)
         self._carried: Tensor | None = None  # row [1, d] that the adapter has yet to read
 
@@ -106,7 +118,7 @@ class Kangaroo(ChainMethod):
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         self._exit.start(base, self._layer)
         row = self._exit.advance(root)
-        chain = DraftBuilder(root, self._draft_length, room)
+        chain = DraftBuilder(root, self._draft_length, room, self._head)
         stop = None
         while chain.has_room and stop is None:
             logits = self._adapt(row)
@@ -127,12 +139,12 @@ class Kangaroo(ChainMethod):
         self._carried = self._last_row if self._adapter.cache.length < length else None
 
     def _adapt(self, row: Tensor) -> Tensor:
-        """Draft logits [1, V] after a row [1, d]; a carried row goes first, in the same pass."""
+        """Draft logits [1, N] after a row [1, d]; a carried row goes first, in the same pass."""
         adapter, rows = self._adapter, row
         if self._carried is not None:
             rows, self._carried = torch.cat([self._carried, row]), None
         place = adapter.placement.chain(adapter.cache.length, rows.shape[0])
-        return adapter.head(adapter.run_layers(rows, place)[-1:])
+        return self._head(adapter.run_layers(rows, place)[-1:])
 
     def trainer(self) -> ModuleTrainer:
         """See `methods.core.base.Trainable`."""

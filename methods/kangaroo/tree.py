@@ -11,7 +11,7 @@ of the top-1 chain is always among them, so a round drafts at least one token, a
 token that ends a draft is verified too. A level without a child that reaches the threshold ends the draft.
 Candidates are chosen and never sampled, so `methods.core.acceptance.accept_tree` is exact under sampling.
 
-Shapes: N nodes with the root, F nodes of the newest level, K children per node, d width, V vocabulary.
+Shapes: F nodes of the newest level, K children per node, d width, N tokens that may be drafted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.base import Budget, Clock, Traits
@@ -40,22 +41,38 @@ class KangarooTree(Kangaroo):
         depth: Depth of the deepest node (gamma).
         width: Children considered per node, and nodes kept per level.
         threshold: Least score of a node (eta), except on the top-1 chain.
+        draft_vocab: As for `Kangaroo`, and so is `frequent_tokens`.
     """
 
     traits = Traits(is_reimplementation=True)  # no code was ever released: tables say so
 
     def __init__(
-        self, *, weights: str | None, exit_layer: int | None, depth: int, width: int, threshold: float
+        self,
+        *,
+        weights: str | None,
+        exit_layer: int | None,
+        depth: int,
+        width: int,
+        threshold: float,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
-        super().__init__(weights=weights, exit_layer=exit_layer, draft_length=depth, threshold=threshold)
+        super().__init__(
+            weights=weights,
+            exit_layer=exit_layer,
+            draft_length=depth,
+            threshold=threshold,
+            draft_vocab=draft_vocab,
+            frequent_tokens=frequent_tokens,
+        )
         self._width = width
 
     def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], exit_layer: int) -> None:
         super().use(decoder, tensors, exit_layer)
         beam = _Beam(self._width, self._threshold, self._draft_length)
-        self.drafter = _TreeDrafter(decoder, self._adapter, exit_layer, beam, self.prefill)
+        self.drafter = _TreeDrafter(decoder, self._adapter, self._head, exit_layer, beam, self.prefill)
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         return generate_tree(self.drafter, self._decoder, prompt_ids, budget, sampler, clock)
@@ -78,14 +95,14 @@ class _Beam:
         """Add a level.
 
         Args:
-            logits: Draft logits after the nodes of the newest level, shape [F, V].
+            logits: Draft logits after the nodes of the newest level, shape [F, N].
             slots: Most nodes to add, at least 1.
 
         Returns:
-            Tokens of the new nodes in order, and whether any of them reaches the threshold.
+            Columns of the logits of the new nodes, in order, and whether any of them reaches the threshold.
         """
         width = min(self.width, logits.shape[-1])
-        probs, tokens = logits.float().softmax(dim=-1).topk(width, dim=-1)  # [F, K]
+        probs, places = logits.float().softmax(dim=-1).topk(width, dim=-1)  # [F, K]
         products = probs * upload(torch.tensor(self._scores), probs.device)[:, None]
         best = products.flatten().topk(min(self.width, slots, products.numel()))
         children, scores = best.indices.tolist(), products.flatten().tolist()  # child = parent * K + rank
@@ -96,7 +113,7 @@ class _Beam:
             kept = [*kept[: slots - 1], forced]
         kept.sort()
         self._append(kept, [scores[child] for child in kept], width, forced)
-        return tokens.flatten()[upload(torch.tensor(kept), tokens.device)], is_sure
+        return places.flatten()[upload(torch.tensor(kept), places.device)], is_sure
 
     def _append(self, kept: list[int], scores: list[float], width: int, forced: int) -> None:
         end = len(self.parents)
@@ -119,11 +136,12 @@ class _TreeDrafter:
         self,
         decoder: Decoder,
         adapter: Decoder,
+        head: DraftHead,
         exit_layer: int,
         beam: _Beam,
         prefill: Callable[[Tensor], Tensor],
     ) -> None:
-        self._decoder, self._adapter, self._exit = decoder, adapter, exit_layer
+        self._decoder, self._adapter, self._head, self._exit = decoder, adapter, head, exit_layer
         self._beam, self._prefill = beam, prefill
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -139,7 +157,8 @@ class _TreeDrafter:
         self._adapted = 0
         stop = "length" if self._beam.depth <= room else "budget"
         while tree.depth < limit and tree.size < slots and stop != "confidence":
-            added, is_sure = beam.extend(self._adapt(tree, base), slots - tree.size)
+            places, is_sure = beam.extend(self._adapt(tree, base), slots - tree.size)
+            added = self._head.tokens(places)
             self._adapted = tree.size
             tree = Tree(beam.parents, beam.ranks, root.device)
             tokens.append(added)
@@ -165,11 +184,11 @@ class _TreeDrafter:
         return decoder.run_layers(decoder.embed(tokens), place, 0, self._exit)
 
     def _adapt(self, tree: Tree, base: int) -> Tensor:
-        """Draft logits [F, V] after the newest level; a carried row goes first, in the root's pass."""
-        adapter, rows = self._adapter, self._rows[-1]
+        """Draft logits [F, N] after the newest level; a carried row goes first, in the root's pass."""
+        adapter, head, rows = self._adapter, self._head, self._rows[-1]
         if self._adapted == 0:
             rows = torch.cat([self._carried, rows])
             place = adapter.placement.chain(adapter.cache.length, rows.shape[0])
-            return adapter.head(adapter.run_layers(rows, place)[-1:])
+            return head(adapter.run_layers(rows, place)[-1:])
         place = adapter.placement.tree(base, tree.offsets, tree.sees, first=self._adapted)
-        return adapter.head(adapter.run_layers(rows, place))
+        return head(adapter.run_layers(rows, place))

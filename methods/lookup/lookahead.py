@@ -37,6 +37,7 @@ from torch import Tensor
 
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftVocab
 from bench.runtime.sampling import Sampler
 from bench.runtime.transfer import upload
 from methods.core.base import Budget, Clock
@@ -53,17 +54,28 @@ class Lookahead(TreeMethod):
         ngram: Length of an n-gram in tokens (N).
         window: Columns of the grid (W).
         guesses: Most n-grams kept and verified per first token (G).
+        draft_vocab: How many of the most frequent tokens may be guessed (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
-    def __init__(self, *, ngram: int, window: int, guesses: int) -> None:
+    def __init__(
+        self,
+        *,
+        ngram: int,
+        window: int,
+        guesses: int,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
+    ) -> None:
         if ngram < 3 or window < 1 or guesses < 1:
             raise ValueError(
                 f"need ngram >= 3, window >= 1 and guesses >= 1, got {ngram}, {window} and {guesses}"
             )
         self._ngram, self._window, self._guesses = ngram, window, guesses
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
 
     def attach(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+        self._decoder, self._head = decoder, self._vocab.head(decoder)
         depths, sees = grid_mask(self._ngram - 1, self._window)
         self._grid_offsets, self._grid_sees = depths.to(decoder.device), sees.to(decoder.device)
 
@@ -99,7 +111,11 @@ class Lookahead(TreeMethod):
         offsets = torch.cat([tree.offsets, self._grid_offsets])
         place = decoder.placement.tree(base, offsets, joint_mask(tree.sees, self._grid_sees))
         rows = decoder.run_layers(decoder.embed(torch.cat([draft.tokens, grid])), place)  # [T + E, d]
-        logits = decoder.head(torch.cat([rows[: tree.size], rows[-self._window :]]))
+        verified, guessing = rows[: tree.size], rows[-self._window :]
+        if not self._head.is_whole:
+            self._guessed = self._head.best(self._head(guessing), 1)[:, 0]  # [W]
+            return decoder.head(verified)
+        logits = decoder.head(torch.cat([verified, guessing]))  # one product where both read the whole head
         self._guessed = logits[tree.size :].argmax(dim=-1)  # [W]
         return logits[: tree.size]
 

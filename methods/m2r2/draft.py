@@ -23,13 +23,13 @@ code was available, so no published number can be compared with it. Our decision
 - drafts are chains; a gate ends them after an unsure token, which is still verified: the top probability, or
   a small attention over the accelerated rows of the interval (ARLA);
 - sampled drafts are drawn from the accelerated row's own distribution;
-- trained with KL(target || draft) over the target's 64 likeliest tokens; the gate learns whether the draft is right
-  (`methods.m2r2.module`).
+- trained with KL(target || draft) over the target's 64 likeliest tokens; the gate learns whether the draft is
+  right (`methods.m2r2.module`).
 Expert loading ahead of time for mixture-of-experts models is not part of it.
 
 `lossy` turns it into early exit without verification: see `methods.m2r2.dynamic`.
 
-Shapes: n layers of the interval, r rank, d width, V vocabulary.
+Shapes: n layers of the interval, r rank, d width, N tokens that may be drafted.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import Budget, Clock, Exactness, ModuleTrainer, Traits
@@ -68,6 +69,8 @@ class M2R2(ChainMethod):
         rank: Rank of new adapters (r).
         targets: Projections that new adapters change, of `methods.m2r2.accelerated.TARGETS`.
         layers: New adapters change ``all`` layers of the interval, or only the ``last`` (a control).
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     name = "m2r2"
@@ -86,6 +89,8 @@ class M2R2(ChainMethod):
         rank: int,
         targets: list[str],
         layers: str,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         if draft_length < 1 or rank < 1:
             raise ValueError(f"draft_length and rank must be at least 1, got {draft_length} and {rank}")
@@ -97,6 +102,9 @@ class M2R2(ChainMethod):
             )
         if not targets or set(targets) - set(TARGETS):
             raise ValueError(f"targets must be some of {', '.join(TARGETS)}, got {targets}")
+        if lossy and draft_vocab is not None:
+            raise ValueError("draft_vocab needs verification: with lossy=true no rare token could be emitted")
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
         self._weights = None if weights is None else Path(weights)
         self._start, self._exit_layer = start, exit_layer
         self._draft_length, self._gate, self._threshold, self._is_lossy = draft_length, gate, threshold, lossy
@@ -128,7 +136,7 @@ class M2R2(ChainMethod):
         self._arla = Arla(interval[1] - interval[0], decoder.config.width).to(decoder.device, decoder.dtype)
         self._arla.load_state_dict(_part(tensors, "arla"))
         self._arla.requires_grad_(requires_grad=False)
-        self._exit = PrefixExit(decoder)
+        self._exit, self._head = PrefixExit(decoder), self._vocab.head(decoder)
 
     def exactness(self, sampler: Sampler) -> Exactness:
         return Exactness.LOSSY if self._is_lossy else super().exactness(sampler)
@@ -148,11 +156,11 @@ class M2R2(ChainMethod):
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         self._exit.start(base, self._to)
-        chain, token, stop = DraftBuilder(root, self._draft_length, room), root, None
+        chain, token, stop = DraftBuilder(root, self._draft_length, room, self._head), root, None
         while chain.has_room and stop is None:
             slow, rows = self.accelerate(token, self._exit.position)
             self._exit.keep(slow)
-            logits = self._decoder.head(rows[-1:])
+            logits = self._head(rows[-1:])
             token = chain.propose(logits, sampler)
             if self._threshold > 0 and float(self.certainty(logits, rows)) < self._threshold:
                 stop = "confidence"  # the one host sync of a draft step
@@ -187,7 +195,7 @@ class M2R2(ChainMethod):
         return both[:1], torch.cat([rows[1:] for rows in taps.values()])
 
     def certainty(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """The gate: how likely the draft is right, from its logits [1, V] and accelerated rows [n, d]."""
+        """The gate: how likely the draft is right, from its logits [1, N] and accelerated rows [n, d]."""
         return top_probability(logits) if self._gate == "softmax" else self._arla(rows[:, None]).sigmoid()
 
     def is_sure(self, logits: Tensor, rows: Tensor) -> bool:

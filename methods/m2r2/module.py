@@ -18,7 +18,7 @@ from bench.runtime.delta import Projection
 from bench.runtime.linear import rms_norm
 from methods.early_exit.prefix import check_exit
 from methods.m2r2.accelerated import FUSED, Arla, changed_layers, chosen_interval, target_sizes
-from methods.training.distillation import soft_cross_entropy
+from methods.training.distillation import draft_logits, soft_cross_entropy
 from methods.training.frozen_layers import finish_layer, query_key_value
 from methods.training.rows import TrainingRows
 
@@ -82,12 +82,12 @@ class M2R2Trainer:
         stream = accelerated_rows(module.adapters, rows, interval, decoder)
         fast = torch.stack(stream)[:, rows.mask]  # [n, M, d]
         places = rows.head.places(rows.likely.ids)
-        logits = rows.head(_normed(fast[-1], decoder))
+        logits = draft_logits(_normed(fast[-1], decoder), rows.head)
         loss, figures = soft_cross_entropy(logits, rows.likely, places)
         is_right = (logits.argmax(dim=-1) == places[:, 0]).float()
         gate = F.binary_cross_entropy_with_logits(module.arla(fast.detach().float()), is_right)
         with torch.no_grad():
-            plain = rows.head(_normed(rows.hidden[interval[1]][rows.mask], decoder)).argmax(dim=-1)
+            plain = rows.head(rows.hidden[interval[1]][rows.mask]).argmax(dim=-1)
             figures["exit_top1"] = float((plain == places[:, 0]).float().mean())
         return loss + gate, figures | {"gate": float(gate.detach())}
 

@@ -22,12 +22,13 @@ Differs from the authors' code in:
 - the tree shrinks to the remaining budget and to the free cache slots instead of running past them.
 
 Shapes: H heads, T positions, N tree nodes with the root, D tree depth, K candidates per head, d width, V
-vocabulary.
+vocabulary, N of its tokens that may be drafted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead, DraftVocab
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.modules import load_module, load_provenance
@@ -48,6 +50,39 @@ from methods.core.base import Budget, Clock, Exactness, ModuleTrainer
 from methods.core.tree_choice import TreeSpec, choose_tree
 from methods.core.tree_round import Rule, TreeDraft, TreeMethod, generate_tree
 from methods.core.trees import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayout:
+    """Which tensors the heads have; the names are those of the published checkpoints.
+
+    A head is some residual blocks and then an LM head: its own, as in the paper, ``d^2 + d + d V`` parameters
+    with one block; or the target's, frozen (version 2 of text-generation-inference), ``d^2 + d``.
+
+    Args:
+        heads: Number of heads (H).
+        blocks: Residual blocks per head; published heads have one.
+        own_lm_heads: Whether every head has an LM head of its own.
+    """
+
+    heads: int
+    blocks: int = 1
+    own_lm_heads: bool = True
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.blocks < 1:
+            raise ValueError(f"need at least 1 head and 1 block, got {self.heads} and {self.blocks}")
+
+    def shapes(self, config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, by name."""
+        width, shapes = config.width, dict[str, tuple[int, ...]]()
+        for k in range(self.heads):
+            for block in range(self.blocks):
+                shapes[f"{k}.{block}.linear.weight"] = (width, width)
+                shapes[f"{k}.{block}.linear.bias"] = (width,)
+            if self.own_lm_heads:
+                shapes[f"{k}.{self.blocks}.weight"] = (config.vocab, width)
+        return shapes
 
 
 class Medusa(TreeMethod):
@@ -61,6 +96,10 @@ class Medusa(TreeMethod):
         delta: Typical acceptance: scale of the entropy-dependent bound.
         heads: Heads to train (H); trained weights have their own number.
         decay: Head k = 1..H weighs ``decay ** k`` in the training loss.
+        blocks: Residual blocks of each head to train.
+        own_lm_heads: Train an LM head for each head; False puts the target's own after the blocks.
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     name = "medusa"
@@ -76,16 +115,21 @@ class Medusa(TreeMethod):
         delta: float,
         heads: int,
         decay: float,
+        blocks: int = 1,
+        own_lm_heads: bool = True,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         if acceptance not in ("exact", "typical"):
             raise ValueError(f"acceptance must be exact or typical, got {acceptance}")
         if not (0 < epsilon <= 1 and delta > 0):
             raise ValueError(f"need epsilon in (0, 1] and delta above 0, got {epsilon} and {delta}")
-        if heads < 1 or not 0 < decay <= 1:
-            raise ValueError(f"need at least 1 head and decay in (0, 1], got {heads} and {decay}")
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay must lie in (0, 1], got {decay}")
         self._weights = None if weights is None else Path(weights)
         self._configured_tree = tree
-        self._heads_to_train, self._decay = heads, decay
+        self._layout_to_train, self._decay = HeadLayout(heads, blocks, own_lm_heads), decay
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
         self._is_typical = acceptance == "typical"
         self._rule: Rule = (
             partial(accept_tree_typical, epsilon=epsilon, delta=delta) if self._is_typical else accept_tree
@@ -98,15 +142,22 @@ class Medusa(TreeMethod):
                 "set method.weights to the heads' folder, or train them: python -m bench.train method=medusa",
             )
         facts = load_provenance(self._weights, self.name)
-        heads = int(facts["heads"])
-        tree = choose_tree(self._configured_tree, facts.get("tree"), heads, self.name, decoder.device)
-        tensors = load_module(self._weights, head_shapes(decoder.config, heads), decoder.embedding)
-        self.use(decoder, tensors, tree)
+        layout = HeadLayout(
+            int(facts["heads"]), int(facts.get("blocks", 1)), bool(facts.get("own_lm_heads", True))
+        )
+        tree = choose_tree(self._configured_tree, facts.get("tree"), layout.heads, self.name, decoder.device)
+        self.use(
+            decoder,
+            load_module(self._weights, layout.shapes(decoder.config), decoder.embedding),
+            tree,
+            layout,
+        )
 
-    def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], tree: Tree) -> None:
+    def use(self, decoder: Decoder, tensors: Mapping[str, Tensor], tree: Tree, layout: HeadLayout) -> None:
         """Bind to a decoder, with the heads' tensors; heads deeper than the tree are dropped."""
         self._decoder, self._tree = decoder, tree
-        self._proposer = _Proposer(tensors, tree.depth)
+        self._head = self._vocab.head(decoder, least=tree.width)
+        self._proposer = _Proposer(tensors, layout, tree.depth, self._head)
 
     def exactness(self, sampler: Sampler) -> Exactness:
         return Exactness.LOSSY if self._is_typical else super().exactness(sampler)
@@ -124,7 +175,7 @@ class Medusa(TreeMethod):
         if tree.size == 1:
             return TreeDraft(tree, root, "budget")
         logits = self._proposer(self._rows[self._last : self._last + 1])[0]
-        candidates = logits.topk(self._tree.width, dim=-1).indices  # [D, K]
+        candidates = self._head.best(logits, self._tree.width)  # [D, K]
         return TreeDraft(tree, tree.gather(root, candidates), "length" if tree is self._tree else "budget")
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
@@ -138,7 +189,7 @@ class Medusa(TreeMethod):
 
     def candidates(self, ids: Tensor, width: int) -> Tensor:
         """See `methods.core.tree_round.Calibratable`."""
-        return self._proposer(self._normed_rows(ids)).topk(width, dim=-1).indices
+        return self._head.best(self._proposer(self._normed_rows(ids)), width)
 
     def _normed_rows(self, ids: Tensor) -> Tensor:
         """Rows of a prompt [P] after the final norm, shape [P, d]; the cache is emptied first."""
@@ -154,38 +205,43 @@ class Medusa(TreeMethod):
         """See `methods.core.base.Trainable`."""
         from methods.medusa.module import MedusaTrainer
 
-        return MedusaTrainer(self.name, self._heads_to_train, self._decay)
-
-
-def head_shapes(config: DecoderConfig, heads: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of H heads by their names in the published checkpoints.
-
-    A head is one residual block and an LM head: ``d^2 + d + d V`` parameters.
-    """
-    width, shapes = config.width, dict[str, tuple[int, ...]]()
-    for k in range(heads):
-        shapes[f"{k}.0.linear.weight"] = (width, width)
-        shapes[f"{k}.0.linear.bias"] = (width,)
-        shapes[f"{k}.1.weight"] = (config.vocab, width)
-    return shapes
+        return MedusaTrainer(self.name, self._layout_to_train, self._decay)
 
 
 class _Proposer:
-    """The heads, frozen: all residual blocks as one product, all LM heads as one batch.
+    """The heads, frozen: the first blocks of all heads as one product, the target's LM head as one batch.
 
     Args:
-        tensors: State dict of `MedusaHeads`.
+        tensors: State dict of `methods.medusa.module.MedusaHeads`.
+        layout: What they are.
         heads: How many of them to use (H).
+        head: The target's head for the tokens that may be drafted; own LM heads keep the same rows.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], heads: int) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], layout: HeadLayout, heads: int, head: DraftHead
+    ) -> None:
         self._heads = heads
         weights = [tensors[f"{k}.0.linear.weight"] for k in range(heads)]
         biases = [tensors[f"{k}.0.linear.bias"] for k in range(heads)]
-        self._blocks = Linear(torch.cat(weights), torch.cat(biases))  # [H d, d]
-        self._lm_heads = [Linear(tensors[f"{k}.1.weight"]) for k in range(heads)]
+        self._first = Linear(torch.cat(weights), torch.cat(biases))  # [H d, d]
+        self._later = [
+            [
+                Linear(tensors[f"{k}.{block}.linear.weight"], tensors[f"{k}.{block}.linear.bias"])
+                for k in range(heads)
+            ]
+            for block in range(1, layout.blocks)
+        ]
+        self._shared = None if layout.own_lm_heads else head.lm_head
+        names = [f"{k}.{layout.blocks}.weight" for k in range(heads if layout.own_lm_heads else 0)]
+        self._lm_heads = [Linear(head.rows_of(tensors[name])) for name in names]
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Logits of all heads, shape [T, H, V], from final-norm rows [T, d]."""
-        inner = F.silu(self._blocks(rows)).view(rows.shape[0], self._heads, -1) + rows[:, None]  # [T, H, d]
+        """Logits of all heads, shape [T, H, N], from final-norm rows [T, d]."""
+        inner = F.silu(self._first(rows)).view(rows.shape[0], self._heads, -1) + rows[:, None]  # [T, H, d]
+        for blocks in self._later:
+            added = [F.silu(block(inner[:, k])) for k, block in enumerate(blocks)]
+            inner = inner + torch.stack(added, dim=1)
+        if self._shared is not None:
+            return self._shared(inner.flatten(0, 1)).view(rows.shape[0], self._heads, -1)
         return torch.stack([head(inner[:, k]) for k, head in enumerate(self._lm_heads)], dim=1)

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import OUTSIDE
 from bench.runtime.linear import rms_norm
-from methods.training.distillation import hits
+from methods.medusa.draft import HeadLayout
+from methods.training.distillation import draft_logits, hits
 from methods.training.rows import TrainingRows
 
 
@@ -21,25 +23,29 @@ class MedusaTrainer:
 
     Args:
         name: Of the method, as stored next to the weights.
-        heads: How many to train (H).
+        layout: The heads to train.
         decay: Head k = 1..H weighs ``decay ** k`` in the loss.
     """
 
-    def __init__(self, name: str, heads: int, decay: float) -> None:
-        self._name, self._heads, self._decay = name, heads, decay
+    def __init__(self, name: str, layout: HeadLayout, decay: float) -> None:
+        self._name, self._layout, self._decay = name, layout, decay
 
     def new_module(self, decoder: Decoder) -> nn.Module:
         config = decoder.config
-        module = MedusaHeads(config.width, config.vocab, self._heads)
-        for head in module:
-            head.get_parameter("1.weight").data.copy_(decoder.lm_head.weight)
+        layout = self._layout
+        module = MedusaHeads(config.width, config.vocab, layout)
+        if layout.own_lm_heads:
+            for head in module:
+                head.get_parameter(f"{layout.blocks}.weight").data.copy_(decoder.lm_head.weight)
         return module
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
         return (decoder.depth,)
 
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
-        return {"method": self._name, "heads": self._heads, "decay": self._decay}
+        layout = {"heads": self._layout.heads, "blocks": self._layout.blocks}
+        layout["own_lm_heads"] = self._layout.own_lm_heads
+        return {"method": self._name, **layout, "decay": self._decay}
 
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
@@ -57,7 +63,10 @@ class MedusaTrainer:
             inputs, labels = _pairs(normed, rows, k)
             count = max(1, labels.numel())  # a mean over no answer token would be NaN
             logits = head(inputs)
-            total = total + self._decay**k * F.cross_entropy(logits, labels, reduction="sum") / count
+            if not self._layout.own_lm_heads:
+                logits, labels = draft_logits(logits, rows.head).float(), rows.head.places(labels)
+            missed = F.cross_entropy(logits, labels, reduction="sum", ignore_index=OUTSIDE)
+            total = total + self._decay**k * missed / count
             figures |= hits(logits, labels, k)
         return total, figures
 
@@ -82,12 +91,21 @@ class ResBlock(nn.Module):
 
 
 class MedusaHeads(nn.ModuleList):
-    """H heads of one residual block and an LM head each: ``d^2 + d + d V`` parameters per head.
+    """H heads: residual blocks, then an LM head of their own if the layout says so.
 
     Tensor names are those of the published checkpoints: ``{k}.0.linear.weight``, ``{k}.0.linear.bias``,
-    ``{k}.1.weight``.
+    ``{k}.1.weight``. Heads that share the target's LM head start as the identity; the authors' own ones leave
+    the bias as PyTorch draws it.
     """
 
-    def __init__(self, width: int, vocab: int, heads: int) -> None:
-        blocks = (nn.Sequential(ResBlock(width), nn.Linear(width, vocab, bias=False)) for _ in range(heads))
-        super().__init__(blocks)
+    def __init__(self, width: int, vocab: int, layout: HeadLayout) -> None:
+        heads = []
+        for _ in range(layout.heads):
+            blocks: list[nn.Module] = [ResBlock(width) for _ in range(layout.blocks)]
+            own = [nn.Linear(width, vocab, bias=False)] if layout.own_lm_heads else []
+            heads.append(nn.Sequential(*blocks, *own))
+        super().__init__(heads)
+        if not layout.own_lm_heads:
+            for name, parameter in self.named_parameters():
+                if name.endswith("linear.bias"):
+                    nn.init.zeros_(parameter)

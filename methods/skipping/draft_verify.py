@@ -12,7 +12,7 @@ Differs from the authors' code in:
 - the draft never exceeds the remaining budget, and a round without a draft does not move the threshold;
 - published sets belong to their models; none is built in.
 
-Shapes: K drafted tokens, V vocabulary.
+Shapes: K drafted tokens.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder, Skip
+from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import PROVENANCE_FILE, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.base import Budget, Clock
@@ -52,6 +53,8 @@ class DraftVerify(ChainMethod):
         step: How far a round moves the threshold, before the decay (epsilon).
         cap_hold: A round that drafted all K tokens never lowers the threshold.
         carry_over: Keep the threshold from one prompt to the next.
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     name = "draft_verify"
@@ -71,12 +74,15 @@ class DraftVerify(ChainMethod):
         step: float,
         cap_hold: bool,
         carry_over: bool,
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         if draft_length < 1:
             raise ValueError(f"draft_length must be at least 1, got {draft_length}")
         if (skip_attention is None) != (skip_mlp is None):
             raise ValueError("skip_attention and skip_mlp must be given together, or neither")
         self._weights = None if weights is None else Path(weights)
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
         self._given = (
             None if skip_attention is None or skip_mlp is None else skip_of(skip_attention, skip_mlp)
         )
@@ -89,7 +95,8 @@ class DraftVerify(ChainMethod):
         self.skip = self._given if self._given is not None else self._stored()
         check_skip(self.skip, decoder, self.name)
         self._decoder = decoder
-        self._skipped = SkippedModel(decoder)
+        self._head = self._vocab.head(decoder)
+        self._skipped = SkippedModel(decoder, self._head)
         self.reset()
 
     def _stored(self) -> Skip:
@@ -123,7 +130,7 @@ class DraftVerify(ChainMethod):
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         self._skipped.start(base, self.skip)
-        chain = DraftBuilder(root, self._draft_length, room)
+        chain = DraftBuilder(root, self._draft_length, room, self._head)
         token, stop = root, None
         while chain.has_room and stop is None:
             logits = self._skipped.advance(token)
@@ -142,4 +149,4 @@ class DraftVerify(ChainMethod):
     def _is_unsure(self, logits: Tensor, token: Tensor) -> bool:
         """Whether the drafted token's own probability is below the threshold. One host sync per token."""
         threshold = self._policy.threshold
-        return threshold > 0 and bool(logits.float().softmax(dim=-1)[0, token] < threshold)
+        return threshold > 0 and bool(self._head.chances(logits.float().softmax(dim=-1), token) < threshold)

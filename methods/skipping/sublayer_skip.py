@@ -6,7 +6,7 @@ skipped attention writes no keys and values, so the layers' caches differ in len
 then. The set of skipped sub-layers may change from one round to the next. (Draft & Verify, arXiv 2309.08168,
 section 3.1; SWIFT, arXiv 2410.06916, section 4.)
 
-Shapes: T consecutive tokens, V vocabulary.
+Shapes: T consecutive tokens, N tokens that may be drafted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Skip
+from bench.runtime.draft_head import DraftHead
 
 
 class SkippedModel:
@@ -25,10 +26,12 @@ class SkippedModel:
 
     Args:
         decoder: The target.
+        head: Reads the skipped model's rows; None is the target's own head.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, head: DraftHead | None = None) -> None:
         self._decoder = decoder
+        self._head = DraftHead(decoder) if head is None else head
 
     def start(self, base: int, skip: Skip) -> None:
         """Begin a draft whose root is at position `base`, the number of committed slots."""
@@ -36,11 +39,11 @@ class SkippedModel:
         self._skip = skip
 
     def advance(self, token: Tensor) -> Tensor:
-        """Run the next token [1] through the skipped model; draft logits after it, shape [1, V]."""
+        """Run the next token [1] through the skipped model; draft logits after it, shape [1, N]."""
         decoder = self._decoder
         place = decoder.placement.chain(self._next, 1)
         self._next += 1
-        return decoder.head(decoder.run_layers(decoder.embed(token), place, skip=self._skip))
+        return self._head(decoder.run_layers(decoder.embed(token), place, skip=self._skip))
 
     def end(self) -> None:
         """Release the scratch slots; all layers are equally long again."""
@@ -58,7 +61,7 @@ class SkippedModel:
             skip: Sub-layers to skip.
 
         Returns:
-            Logits, shape [T, V].
+            Logits, shape [T, N].
 
         Raises:
             UserError: If the cache has no T free slots; check with `has_room` first.
@@ -71,7 +74,7 @@ class SkippedModel:
         sees = torch.zeros(hidden + count, hidden + count, dtype=torch.bool, device=ids.device)
         sees[hidden:, hidden:] = torch.ones(count, count, dtype=torch.bool, device=ids.device).tril_()
         place = decoder.placement.tree(start, depths, sees, first=hidden)
-        logits = decoder.head(decoder.run_layers(decoder.embed(ids), place, skip=skip))
+        logits = self._head(decoder.run_layers(decoder.embed(ids), place, skip=skip))
         decoder.cache.truncate(length)
         return logits
 

@@ -22,7 +22,7 @@ Differs from the authors' code in:
   target's own pick at every node, which is exact for fixed candidates. Their code draws the bonus token after
   a fully accepted path from logits without temperature and cuts; here the sampler picks every emitted token.
 
-Shapes: D depths, K candidates per depth, N nodes with the root, W window, V vocabulary.
+Shapes: K candidates per depth, W window.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder, Skip
+from bench.runtime.draft_head import DraftVocab
 from bench.runtime.sampling import Sampler
 from methods.core.base import Budget, Clock
 from methods.core.tree_round import TreeDraft, TreeMethod, generate_tree
@@ -75,6 +76,8 @@ class Swift(TreeMethod):
             width is for all other tokens.
         widths_greedy: Candidates per depth by confidence, one more than `cuts`; all 1 drafts a chain.
         widths_sampling: The same under sampling.
+        draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
     """
 
     name = "swift"
@@ -104,6 +107,8 @@ class Swift(TreeMethod):
         cuts: list[float],
         widths_greedy: list[int],
         widths_sampling: list[int],
+        draft_vocab: int | None = None,
+        frequent_tokens: str | None = None,
     ) -> None:
         for name, value in (
             ("window", window),
@@ -126,12 +131,14 @@ class Swift(TreeMethod):
             bayes_interval, max_iter, max_tol, max_score, kappa, noise, score_start, carry_best, seed
         )
         self._draft_length, self._threshold = draft_length, threshold
+        self._vocab = DraftVocab(draft_vocab, frequent_tokens)
         self._greedy_shape = Widths(cuts, widths_greedy)
         self._sampling_shape = Widths(cuts, widths_sampling)
 
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._skipped = SkippedModel(decoder)
+        self._head = self._vocab.head(decoder)
+        self._skipped = SkippedModel(decoder, self._head)
         self._candidates = Candidates.of(decoder.depth, keep_first_last=self._keep_first_last)
         attention, mlp = self._given
         odd = self._candidates.odd_layers()
@@ -174,13 +181,13 @@ class Swift(TreeMethod):
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
         shape = self._greedy_shape if sampler.is_greedy else self._sampling_shape
         self._skipped.start(base, self.skip)
-        most = min(shape.most, self._decoder.embedding.shape[0])
+        most = min(shape.most, self._head.size)
         token, candidates, widths = root, [root.new_zeros(0, most)], list[int]()
         stop = "length" if self._draft_length <= room else "budget"
         while len(widths) < min(self._draft_length, room):
             best = self._skipped.advance(token).float().softmax(dim=-1).topk(most, dim=-1)
-            candidates.append(best.indices)
-            token = best.indices[0, :1]
+            candidates.append(self._head.tokens(best.indices))
+            token = candidates[-1][0, :1]
             confidence = float(best.values[0, 0])  # one host sync per step: width and stop need the value
             widths.append(min(shape.of(confidence), most))
             if confidence < self._threshold:
@@ -211,12 +218,13 @@ class Swift(TreeMethod):
         return torch.tensor(text, device=self._decoder.device), self._prompt + first
 
     def _matchness(self, text: Tensor, start: int, skip: Skip) -> float:
-        return matchness(self._skipped.predict(text[:-1], start, skip), text[1:])
+        predicted = self._skipped.predict(text[:-1], start, skip).argmax(dim=-1)
+        return matchness(self._head.tokens(predicted), text[1:])
 
 
-def matchness(logits: Tensor, targets: Tensor) -> float:
-    """Share of rows [W, V] whose most likely token is the target's [W] (section 4.1)."""
-    return float((logits.argmax(dim=-1) == targets).float().mean())
+def matchness(predicted: Tensor, targets: Tensor) -> float:
+    """Share of predicted tokens [W] that are the target's [W] (section 4.1)."""
+    return float((predicted == targets).float().mean())
 
 
 class Widths:

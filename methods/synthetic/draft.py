@@ -36,14 +36,19 @@ class Synthetic:
     Args:
         acceptance: Probability that position 1, 2, .. K is accepted if those before it are.
         schedule: The work of a round.
+        draft_vocab: Rows of the LM head that drafting reads (N); None is all. Which ones makes no difference.
     """
 
-    def __init__(self, *, acceptance: Sequence[float], schedule: Schedule) -> None:
+    def __init__(
+        self, *, acceptance: Sequence[float], schedule: Schedule, draft_vocab: int | None = None
+    ) -> None:
         if not all(0 <= rate <= 1 for rate in acceptance):
             raise ValueError(f"acceptance must hold probabilities in [0, 1], got {list(acceptance)}")
         schedule.tree(len(acceptance), CPU)  # raises if the rates do not fit the nodes
         self._rates = tuple(acceptance)
-        self._schedule = schedule
+        if draft_vocab is not None and draft_vocab < 1:
+            raise ValueError(f"draft_vocab must be at least 1, or null for all tokens, got {draft_vocab}")
+        self._schedule, self._draft_vocab = schedule, draft_vocab
         self.traits = Traits(
             is_cost_only=True,
             several_tokens_per_row=schedule.verifies == "root",
@@ -52,7 +57,7 @@ class Synthetic:
 
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._cost = DraftCost(self._schedule, decoder)
+        self._cost = DraftCost(self._schedule, decoder, self._draft_vocab)
         self._tree = self._schedule.tree(len(self._rates), decoder.device)
 
     def exactness(self, sampler: Sampler) -> Exactness:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Skip
+from bench.runtime.draft_head import DraftHead
 from methods.core.trees import Path, Tree
 
 
@@ -90,13 +91,20 @@ class DraftCost:
     Args:
         schedule: What to run.
         decoder: The target; its layers stand in for those of any drafter.
+        draft_vocab: Rows of the LM head that drafting reads (N); None is all.
 
     Raises:
-        UserError: If the model has too few layers for the schedule.
+        UserError: If the model has too few layers for the schedule, or too few tokens to draft from.
     """
 
-    def __init__(self, schedule: Schedule, decoder: Decoder) -> None:
+    def __init__(self, schedule: Schedule, decoder: Decoder, draft_vocab: int | None = None) -> None:
         self._schedule, self._decoder = schedule, decoder
+        if draft_vocab is not None and draft_vocab > decoder.config.vocab:
+            raise UserError(
+                f"method.draft_vocab={draft_vocab}, and the model has {decoder.config.vocab} tokens",
+                "lower method.draft_vocab, or set it to null for all tokens",
+            )
+        self._head = DraftHead(decoder, None if draft_vocab is None else torch.arange(draft_vocab))
         self.exit_layer = schedule.exit_layer(decoder.depth)
         deepest = self.exit_layer + schedule.adapter + schedule.resume
         if deepest > decoder.depth:
@@ -132,9 +140,9 @@ class DraftCost:
             self._shallow.append(self._pass(drafted[-1], base + steps))
         if schedule.heads or schedule.pseudo:
             row = decoder.embed(root)
-            logits = [decoder.head(row) for _ in range(schedule.heads)]
-            logits += [decoder.head(row.expand(schedule.pseudo, -1))] if schedule.pseudo else []
-            best = torch.cat(logits).topk(tree.width, dim=-1).indices
+            logits = [self._head(row) for _ in range(schedule.heads)]
+            logits += [self._head(row.expand(schedule.pseudo, -1))] if schedule.pseudo else []
+            best = torch.cat(logits).topk(min(tree.width, self._head.size), dim=-1).indices
             drafted.append(best.flatten())
         tokens = torch.cat(drafted)
         return tokens.repeat(-(-tree.size // tokens.numel()))[: tree.size]
@@ -163,7 +171,7 @@ class DraftCost:
         if adapter:
             place, start = decoder.placement.chain(slot, 1), self.exit_layer
             row = decoder.run_layers(row, place, start, start + adapter, skip=self._no_mlp)
-        return decoder.head(row).argmax(dim=-1)
+        return self._head(row).argmax(dim=-1)
 
     def _pass(self, token: Tensor, slot: int) -> Tensor:
         """Run a token and the schedule's additional rows through the drafting layers; its row, [1, d].

@@ -1,6 +1,7 @@
 """What a drafter learns from the target: its distribution, token for token.
 
-Shapes: N rows that predict an answer token, K likeliest tokens of the target, U trained vocabulary, d width.
+Shapes: N rows that predict an answer token, K likeliest tokens of the target, U tokens that may be drafted, d
+width.
 """
 
 from __future__ import annotations
@@ -8,12 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.training.rows import LikelyTokens, TrainedHead
+from bench.runtime.draft_head import OUTSIDE, DraftHead
+from methods.training.rows import LikelyTokens
 
 
-def distil(drafted: Tensor, likely: LikelyTokens, head: TrainedHead) -> tuple[Tensor, dict[str, float]]:
+def distil(drafted: Tensor, likely: LikelyTokens, head: DraftHead) -> tuple[Tensor, dict[str, float]]:
     """`soft_cross_entropy` of drafted rows [N, d], ready for the head."""
-    return soft_cross_entropy(head(drafted), likely, head.places(likely.ids))
+    return soft_cross_entropy(draft_logits(drafted, head), likely, head.places(likely.ids))
+
+
+def draft_logits(drafted: Tensor, head: DraftHead) -> Tensor:
+    """Logits [N, U] of drafted rows [N, d] after the final norm, in the precision of the head."""
+    return head.lm_head(drafted.to(head.dtype))
 
 
 def soft_cross_entropy(
@@ -27,10 +34,10 @@ def soft_cross_entropy(
     Args:
         logits: The drafter's, shape [N, U]; a dialogue without answers has no row, and loss 0.
         likely: The target's tokens at the same N rows.
-        places: Where they are among the logits, shape [N, K]; -1 for a token that cannot be drafted.
+        places: Where they are among the logits, shape [N, K]; `OUTSIDE` for one that cannot be drafted.
     """
     count = max(1, logits.shape[0])  # a mean over no row would be NaN
-    probs = likely.probs * (places >= 0)
+    probs = likely.probs * (places != OUTSIDE)
     logs = logits.float().log_softmax(dim=-1)
     chosen = logs.gather(1, places.clamp_min(0))
     loss = -(probs * chosen).sum() / count
@@ -45,7 +52,7 @@ def hits(logits: Tensor, places: Tensor, step: int) -> dict[str, float]:
 
     Args:
         logits: The drafter's, shape [N, U].
-        places: Where the token is among the logits, shape [N]; -1 for a token that cannot be drafted.
+        places: Where the token is among the logits, shape [N]; `OUTSIDE` for one that cannot be drafted.
         step: Step or head that the figures are named after (k).
     """
     count = max(1, places.numel())

@@ -3,8 +3,8 @@
 Several dialogues form one batch: their rows stand one after the other, and `TrainingRows.sees` keeps them
 apart. Whether the rows come from a pass of the target or from a cache on disk makes no difference to a loss.
 
-Shapes: T positions of all dialogues of a batch, M trained positions, K likeliest tokens, V vocabulary, U
-tokens of the trained vocabulary, d width.
+Shapes: T positions of all dialogues of a batch, M trained positions, K likeliest tokens, V vocabulary, d
+width.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.linear import Linear
+from bench.runtime.draft_head import DraftHead
 
 LIKELIEST = 64
 """Tokens of the target's distribution that are kept (K); all of them where the vocabulary is smaller."""
@@ -48,32 +47,6 @@ class LikelyTokens:
         return LikelyTokens(self.ids[places], self.probs[places], self.entropy[places])
 
 
-class TrainedHead:
-    """The part of the target's frozen head that drafts are trained with.
-
-    Args:
-        head: The target's head.
-        tokens: The trained vocabulary, shape [U], int64; None trains with all tokens.
-    """
-
-    def __init__(self, head: Linear, tokens: Tensor | None = None) -> None:
-        weight, bias = head.weight, head.bias
-        self._places: Tensor | None = None
-        if tokens is not None:
-            self._places = torch.full((weight.shape[0],), -1, device=weight.device)
-            self._places[tokens] = torch.arange(tokens.numel(), device=weight.device)
-            weight, bias = weight[tokens], None if bias is None else bias[tokens]
-        self._weight, self._bias = weight, bias
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Logits [N, U] of rows [N, d] after the final norm, in the precision of the head."""
-        return F.linear(rows.to(self._weight.dtype), self._weight, self._bias)
-
-    def places(self, tokens: Tensor) -> Tensor:
-        """Where tokens are among the logits; -1 for those outside the trained vocabulary."""
-        return tokens if self._places is None else self._places[tokens]
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
     """One or several dialogues seen through the frozen target.
@@ -84,7 +57,7 @@ class TrainingRows:
             sees.
         mask: Whether position t is trained: its next token belongs to an answer, shape [T], bool.
         likely: The target's next tokens at the M trained positions, in order.
-        head: The head to draft with.
+        head: The head that drafts.
         lengths: Positions of each dialogue, in order; their sum is T.
     """
 
@@ -92,7 +65,7 @@ class TrainingRows:
     hidden: Mapping[int, Tensor]
     mask: Tensor
     likely: LikelyTokens
-    head: TrainedHead
+    head: DraftHead
     lengths: tuple[int, ...]
 
     @property

@@ -12,7 +12,7 @@ import pytest
 
 from bench.compose.settings import Settings
 from bench.compose.workbench import prepare_run
-from bench.records.model import Run, run_id
+from bench.records.model import Run, original_settings, run_id
 from tests.harness import save_prompts, settings_for
 
 KEYS = {
@@ -104,6 +104,30 @@ def test_a_setting_that_changes_ids_or_times_makes_another_run(
     assert described(settings_for(model, prompts, results_dir, override)).run_id != plain.run_id
 
 
+def test_a_run_that_drafts_any_token_has_the_id_it_had_before_that_was_a_setting(
+    model: Path, prompts: Path, results_dir: Path
+) -> None:
+    plain = described(settings_for(model, prompts, results_dir))
+    assert not {"draft_vocab", "frequent_tokens"} & set(plain.identity["method"])
+    listed = described(settings_for(model, prompts, results_dir, "method.frequent_tokens=some.json"))
+    assert listed.run_id == plain.run_id
+
+
+def test_the_tokens_that_may_be_drafted_make_another_run(
+    model: Path, prompts: Path, results_dir: Path, tmp_path: Path
+) -> None:
+    ids = {described(settings_for(model, prompts, results_dir)).run_id}
+    file = tmp_path / "tokens.json"
+    for size, content in ((3, "a list"), (4, "a list"), (4, "another list")):
+        file.write_text(content)
+        changes = f"method.draft_vocab={size}", f"method.frequent_tokens={file}"
+        ids.add(described(settings_for(model, prompts, results_dir, *changes)).run_id)
+    moved = file.rename(tmp_path / "moved.json")
+    changes = "method.draft_vocab=4", f"method.frequent_tokens={moved}"
+    ids.add(described(settings_for(model, prompts, results_dir, *changes)).run_id)
+    assert len(ids) == 4
+
+
 def test_other_questions_in_the_same_file_make_another_run(
     model: Path, prompts: Path, results_dir: Path
 ) -> None:
@@ -164,7 +188,10 @@ def test_a_run_is_described_by_its_names_settings_and_labels(
     run = described(settings)
     assert (run.method, run.task, run.model) == ("layerskip", "jsonl", model.resolve().name)
     assert run.config == settings.config
-    assert run.identity["method"] == {"target": settings.method.target, **settings.method.params}
+    assert run.identity["method"] == {
+        "target": settings.method.target,
+        **original_settings(settings.method.params),
+    }
     assert dict(run.labels) == {
         "exactness": "sampling-exact",
         "prompts": "jsonl",

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from methods.hamburger.module import HamburgerModel
 from methods.kangaroo.module import Adapter
+from methods.medusa.draft import HeadLayout
 from methods.medusa.module import MedusaHeads
 from tests.methods.small import FAMILIES
 
@@ -39,16 +41,18 @@ def randomised(state: State, seed: int, dtype: torch.dtype) -> State:
     }
 
 
-def medusa_heads(decoder: Decoder, heads: int = 5) -> State:
+def medusa_heads(decoder: Decoder, heads: int = 5, layout: HeadLayout | None = None) -> State:
     return randomised(
-        MedusaHeads(decoder.config.width, decoder.config.vocab, heads).state_dict(), 1, torch.bfloat16
+        MedusaHeads(decoder.config.width, decoder.config.vocab, layout or HeadLayout(heads)).state_dict(),
+        1,
+        torch.bfloat16,
     )
 
 
-def save_medusa(folder: Path, state: State) -> Path:
+def save_medusa(folder: Path, state: State, name: str = "medusa_lm_head.pt") -> Path:
     """FasterDecoding/medusa-vicuna-*-v1.3: five heads, and a config that says two."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(state, folder / "medusa_lm_head.pt")
+    save_file(state, folder / name) if name.endswith(".safetensors") else torch.save(state, folder / name)
     config = {
         "base_model_name_or_path": "lmsys/vicuna-7b-v1.3",
         "medusa_num_heads": 2,

@@ -30,6 +30,7 @@ from bench.prove.controls import CONTROLS
 from bench.train.answers.cli import AnswersConfig
 from bench.train.calibrate.cli import CalibrateConfig
 from bench.train.cli import TrainConfig
+from bench.train.frequent_tokens.cli import FrequentTokensConfig
 from bench.train.skip_set.cli import SkipSetConfig
 from tests.command import run_command
 from tests.docs.pages import PAGES, ROOT, Block, blocks, commands, links, spans
@@ -43,6 +44,7 @@ HYDRA = {
     "bench.train": "train",
     "bench.train.answers": "answers",
     "bench.train.calibrate": "calibrate",
+    "bench.train.frequent_tokens": "frequent_tokens",
     "bench.train.skip_set": "skip_set",
     "bench.convert": "convert",
 }
@@ -53,6 +55,7 @@ SCHEMAS = {
     "train": TrainConfig,
     "answers": AnswersConfig,
     "calibrate": CalibrateConfig,
+    "frequent_tokens": FrequentTokensConfig,
     "skip_set": SkipSetConfig,
     "convert": ConvertConfig,
 }

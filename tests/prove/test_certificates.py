@@ -98,6 +98,16 @@ def test_certificates_of_the_older_schema_are_passed_over(tmp_path: Path) -> Non
     assert list(certificates_of("mine", tmp_path)) == []
 
 
+def test_a_certificate_is_about_the_number_of_tokens_drafted_but_not_about_their_list() -> None:
+    made = certificate(*ALL)
+    assert made.has_settings({"length": 3, "draft_vocab": None, "frequent_tokens": "tokens.json"})
+    assert not made.has_settings({"length": 3, "draft_vocab": 64, "frequent_tokens": "tokens.json"})
+    few = replace(made, params={"length": 3, "draft_vocab": 64, "frequent_tokens": "tokens.json"})
+    assert few.has_settings({"length": 3, "draft_vocab": 64, "frequent_tokens": "0badcafe"})
+    assert not few.has_settings({"length": 3, "draft_vocab": 65, "frequent_tokens": "tokens.json"})
+    assert not few.has_settings({"length": 3, "draft_vocab": None})
+
+
 def test_other_settings_code_or_places_are_another_file(tmp_path: Path) -> None:
     made = certificate(*ALL)
     others = [

@@ -15,14 +15,14 @@ from bench.prove.certificates import Certificate
 from bench.prove.config import ProveConfig
 from bench.prove.controls import Chain
 from bench.prove.models import Models
-from bench.prove.prover import Prover
+from bench.prove.prover import Prover, Step
 from bench.records.model import Generation
 from bench.runtime.sampling import Sampler
 from methods.core.base import Budget, Clock, Exactness
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "package:bench/assets/tiny"
-MODULES = {"model": {"modules": f"{TINY}/modules"}}
+MODULES = {"model": {"modules": f"{TINY}/modules", "frequent_tokens": f"{TINY}/frequent_tokens.json"}}
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 
 
@@ -98,9 +98,32 @@ def test_without_shipped_weights_random_ones_are_checked_and_the_lack_is_told(
     assert "holds no module.safetensors" in shipped.detail
 
 
+DRAFTERS = [
+    name
+    for name in METHODS
+    if "frequent_tokens" in (ROOT / "conf" / "method" / f"{name}.yaml").read_text(encoding="utf-8")
+]
+
+
+def configured(name: str, **changes: object) -> Component:
+    """A method with the modules and the list of frequent tokens of the embedded model."""
+    tree = OmegaConf.create({**MODULES, "method": OmegaConf.load(ROOT / "conf" / "method" / f"{name}.yaml")})
+    node = OmegaConf.to_container(OmegaConf.merge(tree, {"method": changes}).method, resolve=True)
+    return Component.from_node("method", name, node)
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_drafts_of_64_tokens_alone_keep_the_promise(name: str, prover: Prover, one_family: None) -> None:
+    """Watched on a random model with a list of its own, and greedy on `tiny` with the shipped list."""
+    method = configured(name, draft_vocab=64)
+    declared = prover.declared(method)
+    assert declared == {"greedy": "greedy-exact", "sampling": "sampling-exact"}
+    for step in (Step("premises", "llama"), Step("greedy")):
+        check = prover.check(method, step, declared)
+        assert check.status == "passed", check.detail
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_configured_method_holds_its_promise(name: str, prover: Prover) -> None:
-    tree = OmegaConf.create({**MODULES, "method": OmegaConf.load(ROOT / "conf" / "method" / f"{name}.yaml")})
-    node = OmegaConf.to_container(tree.method, resolve=True)
-    assert not certified(prover, Component.from_node("method", name, node)).failures
+    assert not certified(prover, configured(name)).failures

@@ -10,12 +10,13 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 from bench.train.cache.rows import INDEX_FILE, RowCache
 from bench.train.cache.store import array
 from bench.train.trainers.loop import Dialogue
 from bench.train.trainers.modules import observe
 from methods.core.base import Trainable
-from methods.training.rows import TrainedHead, TrainingRows, packed
+from methods.training.rows import TrainingRows, packed
 from tests.methods.small import prompt, random_decoder
 from tests.train.test_memory import trainable
 
@@ -37,7 +38,7 @@ def filled(folder: Path, decoder: Decoder, taps: Sequence[int], count: int = 4) 
 
 def rows_of(cache: RowCache, decoder: Decoder, taps: Sequence[int], count: int = 4) -> list[TrainingRows]:
     """One epoch, in the order of the dialogues."""
-    examples = cache.examples(taps, TrainedHead(decoder.lm_head), 0)
+    examples = cache.examples(taps, DraftHead(decoder), 0)
     rows = [example() for example in itertools.islice(examples, count)]
     return sorted(rows, key=lambda row: row.lengths)
 
@@ -133,13 +134,6 @@ def test_a_full_disk_is_two_lines(tmp_path: Path) -> None:
     assert not (tmp_path / "huge.bin").exists()
 
 
-def test_frequent_tokens_are_counted_in_answers(tmp_path: Path) -> None:
-    decoder = random_decoder()
-    rows = [([1, 2, 3, 3, 4, 3], [False, False, True, True, True, True]), ([2, 2, 4], [False, False, True])]
-    cache = RowCache(tmp_path, decoder, rows, {})
-    assert cache.frequent(2).tolist() == [3, 4]
-
-
 def test_size_is_known_before(tmp_path: Path) -> None:
     decoder = random_decoder()
     cache = filled(tmp_path, decoder, (1, 2))
@@ -148,9 +142,16 @@ def test_size_is_known_before(tmp_path: Path) -> None:
     assert json.loads((tmp_path / INDEX_FILE).read_text())["done"] == {"likely": 4, "1": 4, "2": 4}
 
 
-def test_a_reduced_head_has_no_place_for_other_tokens() -> None:
-    decoder = random_decoder()
-    head = TrainedHead(decoder.lm_head, torch.tensor([7, 3]))
-    rows = torch.randn(2, decoder.config.width)
-    torch.testing.assert_close(head(rows), decoder.lm_head(rows)[:, [7, 3]])
-    assert head.places(torch.tensor([3, 5, 7])).tolist() == [1, -1, 0]
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_over_a_draft_vocabulary_learns_its_tokens_alone(name: str) -> None:
+    """Of a vocabulary with all tokens it is the whole loss; of a smaller one, no other token counts."""
+    method, decoder = trainable(name), random_decoder()
+    assert isinstance(method, Trainable)
+    trainer, ids = method.trainer(), prompt(30).tolist()
+    module = trainer.new_module(decoder)
+    losses = []
+    for head in (None, DraftHead(decoder, torch.arange(96)), DraftHead(decoder, torch.arange(40))):
+        rows = observe(trainer, decoder, ids, [False] * 10 + [True] * 20, head)
+        losses.append(float(trainer.loss(module, rows, decoder)[0].detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[2] < losses[0]

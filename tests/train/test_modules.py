@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 from bench.runtime.modules import save_module
 from bench.train.trainers.loop import Dialogue
 from bench.train.trainers.modules import Example, ModuleTraining, observed, train_module
@@ -33,7 +34,7 @@ def dialogues() -> Iterator[Dialogue]:
 
 
 def examples(decoder: Decoder) -> Iterator[Example]:
-    return observed(kangaroo().trainer(), decoder, dialogues(), RECIPE.max_tokens)
+    return observed(kangaroo().trainer(), decoder, DraftHead(decoder), dialogues(), RECIPE.max_tokens)
 
 
 def kangaroo(weights: Path | None = None) -> Kangaroo:

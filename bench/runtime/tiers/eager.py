@@ -25,9 +25,9 @@ class EagerDecoder(Decoder):
 
     tier: Tier = "eager"
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def head(self, hidden: Tensor, lm_head: Linear | None = None) -> Tensor:
         """See `Decoder.head`."""
-        return _project(self._norm(hidden, self.final_norm), self.lm_head)
+        return _project(self._norm(hidden, self.final_norm), lm_head or self.lm_head)
 
     def _attend(
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None

@@ -27,11 +27,12 @@ from tqdm import tqdm
 from bench.errors import UserError
 from bench.records.files import write_text
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 from bench.show.layout import byte_size
 from bench.train.cache.store import array
 from bench.train.trainers.loop import Dialogue
 from bench.train.trainers.modules import Example
-from methods.training.rows import LIKELIEST, LikelyTokens, TrainedHead, TrainingRows
+from methods.training.rows import LIKELIEST, LikelyTokens, TrainingRows
 
 INDEX_FILE = "cache.json"
 LIKELY = "likely"
@@ -98,19 +99,13 @@ class RowCache:
         row = self._decoder.config.width * self._decoder.dtype.itemsize
         return self._starts[-1] * row * len(taps) + self._trained[-1] * (self._most * 6 + 4)
 
-    def examples(self, taps: Sequence[int], head: TrainedHead, seed: int) -> Iterator[Example]:
+    def examples(self, taps: Sequence[int], head: DraftHead, seed: int) -> Iterator[Example]:
         """Endless epochs over the dialogues, each in another random order; determined by `seed`."""
         order = np.random.default_rng(seed)
         while True:
             for place in order.permutation(len(self._ids)):
                 if self._masks[place].any():
                     yield partial(self._rows, int(place), taps, head)
-
-    def frequent(self, count: int) -> Tensor:
-        """The `count` most frequent tokens of the answers, most frequent first, int64."""
-        answers = torch.cat([ids[1:][mask[:-1]] for ids, mask in zip(self._ids, self._masks, strict=True)])
-        counts = torch.bincount(answers, minlength=self._decoder.config.vocab)
-        return counts.argsort(descending=True, stable=True)[:count]
 
     @torch.no_grad()
     def _run(self, place: int, taps: Sequence[int]) -> None:
@@ -126,7 +121,7 @@ class RowCache:
         for kept, fresh in zip(self._likely(), (likely.ids, likely.probs, likely.entropy), strict=True):
             kept[start:end] = fresh.cpu()
 
-    def _rows(self, place: int, taps: Sequence[int], head: TrainedHead) -> TrainingRows:
+    def _rows(self, place: int, taps: Sequence[int], head: DraftHead) -> TrainingRows:
         decoder = self._decoder
         start, end = self._starts[place : place + 2]
         hidden = {layer: self._layer(layer)[start:end].to(decoder.device) for layer in taps}

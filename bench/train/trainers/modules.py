@@ -20,12 +20,13 @@ import torch
 from torch import nn
 
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 from bench.runtime.modules import WEIGHTS_FILE, save_module
 from bench.train.trainers.course import TOKENS
 from bench.train.trainers.loop import NO_FACTS, Dialogue, TrainingLoop
 from bench.train.trainers.recipe import ModuleRecipe
 from methods.core.base import ModuleTrainer
-from methods.training.rows import LikelyTokens, TrainedHead, TrainingRows, packed
+from methods.training.rows import LikelyTokens, TrainingRows, packed
 
 Example = Callable[[], TrainingRows]
 """Gives one dialogue as the frozen model sees it, when it is called."""
@@ -97,23 +98,32 @@ def _batches(examples: Sequence[Example], most: int) -> Iterator[TrainingRows]:
 
 
 @torch.no_grad()
-def observe(trainer: ModuleTrainer, decoder: Decoder, ids: list[int], is_answer: list[bool]) -> TrainingRows:
-    """Run one dialogue through the frozen model and return what the method's loss reads."""
+def observe(
+    trainer: ModuleTrainer,
+    decoder: Decoder,
+    ids: list[int],
+    is_answer: list[bool],
+    head: DraftHead | None = None,
+) -> TrainingRows:
+    """Run one dialogue through the frozen model and return what the method's loss reads.
+
+    `head` is the head that drafts; None stands for the model's own.
+    """
     tokens = torch.tensor(ids, device=decoder.device)
     taps = dict.fromkeys(trainer.taps(decoder), decoder.embedding)
     decoder.cache.truncate(0)
     last = decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)), taps=taps)
     mask = torch.tensor([*is_answer[1:], False], device=decoder.device)
     likely = LikelyTokens.of(decoder.head(last[mask]))
-    return TrainingRows(tokens, taps, mask, likely, TrainedHead(decoder.lm_head), (len(ids),))
+    return TrainingRows(tokens, taps, mask, likely, head or DraftHead(decoder), (len(ids),))
 
 
 def observed(
-    trainer: ModuleTrainer, decoder: Decoder, dialogues: Iterator[Dialogue], most: int
+    trainer: ModuleTrainer, decoder: Decoder, head: DraftHead, dialogues: Iterator[Dialogue], most: int
 ) -> Iterator[Example]:
     """Dialogues as examples that run through the frozen model when they are called, cut to `most` tokens."""
     for ids, is_answer in dialogues:
-        yield partial(observe, trainer, decoder, ids[:most], is_answer[:most])
+        yield partial(observe, trainer, decoder, ids[:most], is_answer[:most], head)
 
 
 def train_module(

@@ -16,7 +16,6 @@ class ModuleRecipe:
         batch: Dialogues per step.
         max_tokens: Longer dialogues are cut to this many tokens.
         pass_tokens: Most tokens of the dialogues whose loss is computed at once.
-        vocab: Most frequent answer tokens that drafts are trained on; needs a cache. None takes all.
         lr: Peak learning rate.
         warmup_steps: Steps over which the rate rises to its peak.
         weight_decay: Weight decay of AdamW.
@@ -30,7 +29,6 @@ class ModuleRecipe:
     batch: int = 16
     max_tokens: int = 2048
     pass_tokens: int = 2048
-    vocab: int | None = None
     lr: float = 2e-3
     warmup_steps: int = 30
     weight_decay: float = 0.01

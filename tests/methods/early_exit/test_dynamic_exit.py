@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_head import DraftHead
 from methods.early_exit import dynamic_exit
 from methods.early_exit.dynamic_exit import DynamicExit, Shadow, shadow_sums
 from tests.methods.hidden_transfer.transfers import own_ids
@@ -104,7 +105,8 @@ def test_sums_are_those_of_a_slow_count() -> None:
         probs = row.softmax(dim=-1)
         is_wrong = int(int(probs.argmax()) != int(choice))
         by_hand[[is_wrong, 2 + is_wrong]] += weight * np.array([1, float(probs.max())])
-    np.testing.assert_allclose(shadow_sums(logits, target, weights), by_hand, atol=1e-5)
+    head = DraftHead(random_decoder(vocab_size=20))
+    np.testing.assert_allclose(shadow_sums(logits, head, target, weights), by_hand, atol=1e-5)
 
 
 def test_averages_start_anew_with_every_prompt() -> None:

@@ -57,12 +57,12 @@ def test_ties_go_to_the_shallowest_exit_then_to_the_shortest_draft() -> None:
     assert choose(np.array([0.5, 0.5]), np.ones((2, 1))).index == 0
 
 
-def test_time_counts_the_head_and_the_rows_that_are_verified() -> None:
-    costs = PassCosts(rows=(1, 3), layer_s=(2.0, 4.0), head_s=(10.0, 20.0))
+def test_time_counts_the_head_that_drafts_the_whole_head_and_the_rows_that_are_verified() -> None:
+    costs = PassCosts(rows=(1, 3), layer_s=(2.0, 4.0), head_s=(10.0, 20.0), draft_head_s=5.0)
     got = time_cost(np.array([1.0, 2.0]), 4, 3, costs)
     by_hand = [
-        [2 + 0 + 3 * 2 + 10, 2 * 2 + 10 + 3 * 3 + 15, 3 * 2 + 2 * 10 + 3 * 4 + 20],
-        [4 + 0 + 2 * 2 + 10, 2 * 4 + 10 + 2 * 3 + 15, 3 * 4 + 2 * 10 + 2 * 4 + 20],
+        [2 + 0 + 3 * 2 + 10, 2 * 2 + 5 + 3 * 3 + 15, 3 * 2 + 2 * 5 + 3 * 4 + 20],
+        [4 + 0 + 2 * 2 + 10, 2 * 4 + 5 + 2 * 3 + 15, 3 * 4 + 2 * 5 + 2 * 4 + 20],
     ]
     assert got == pytest.approx(np.array(by_hand, dtype=float))
 

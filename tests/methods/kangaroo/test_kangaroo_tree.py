@@ -99,7 +99,7 @@ class Perfect(Checked):
 
 def replaced(method: KangarooTree, kind: type[_TreeDrafter]) -> KangarooTree:
     old = method.drafter
-    method.drafter = kind(old._decoder, old._adapter, old._exit, old._beam, old._prefill)
+    method.drafter = kind(old._decoder, old._adapter, old._head, old._exit, old._beam, old._prefill)
     return method
 
 

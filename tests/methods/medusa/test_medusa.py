@@ -18,7 +18,7 @@ from methods.core.autoregressive import Autoregressive
 from methods.core.base import Exactness, Trainable
 from methods.core.tree_round import Calibratable, TreeDraft
 from methods.core.trees import CPU, Tree
-from methods.medusa.draft import Medusa
+from methods.medusa.draft import HeadLayout, Medusa
 from methods.medusa.module import MedusaHeads
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 
@@ -41,7 +41,7 @@ def medusa(**changes: Any) -> Medusa:
 def random_heads(decoder: Decoder, seed: int = 1) -> dict[str, Tensor]:
     """Heads of random weights: hardly a draft is accepted."""
     torch.manual_seed(seed)
-    module = MedusaHeads(decoder.config.width, decoder.config.vocab, 4)
+    module = MedusaHeads(decoder.config.width, decoder.config.vocab, HeadLayout(4))
     return {name: torch.randn_like(value) * 0.3 for name, value in module.state_dict().items()}
 
 
@@ -53,7 +53,7 @@ def saved(decoder: Decoder, folder: Path, **changes: Any) -> Medusa:
 
 def bound(decoder: Decoder, tree: Tree = TREE, **changes: Any) -> Medusa:
     method = medusa(**changes)
-    method.use(decoder, random_heads(decoder), tree)
+    method.use(decoder, random_heads(decoder), tree, HeadLayout(4))
     return method
 
 
@@ -70,7 +70,7 @@ class Oracle(Medusa):
         super().__init__(
             weights=None, tree=None, acceptance="exact", epsilon=0.09, delta=0.3, heads=4, decay=0.8
         )
-        self.use(decoder, random_heads(decoder), tree)
+        self.use(decoder, random_heads(decoder), tree, HeadLayout(4))
         self._proposer = self.foresee  # type: ignore[assignment]
         self.future, self.start, self.depth = torch.tensor(future), start, tree.depth
 
@@ -112,13 +112,14 @@ def test_a_round_drafts_what_the_known_text_would_propose_there(future_known: bo
     """The row carried from an accepted node is that of the finished text: training rows equal decode rows."""
     decoder = random_decoder()
     method = Watched(weights=None, tree=None, acceptance="exact", epsilon=0.09, delta=0.3, heads=4, decay=0.8)
-    method.use(decoder, random_heads(decoder), TREE)
+    method.use(decoder, random_heads(decoder), TREE, HeadLayout(4))
     if future_known:  # fresh heads repeat the target's own head, which a random model often agrees with
         torch.manual_seed(0)
         method.use(
             decoder,
             {k: v.detach() for k, v in method.trainer().new_module(decoder).state_dict().items()},
             TREE,
+            HeadLayout(4),
         )
     got = run(method, prompt(), new=30)
     with torch.inference_mode():
@@ -171,7 +172,7 @@ def test_typical_acceptance_runs_and_accepts_at_least_as_readily() -> None:
 )
 def test_heads_have_the_published_size_and_names(heads: int, parameters: int) -> None:
     with torch.device("meta"):
-        module = MedusaHeads(4096, 32000, heads)
+        module = MedusaHeads(4096, 32000, HeadLayout(heads))
     assert sum(weight.numel() for weight in module.parameters()) == parameters
     names = [f"{k}.{name}" for k in range(heads) for name in ("0.linear.weight", "0.linear.bias", "1.weight")]
     assert list(module.state_dict()) == names
@@ -190,7 +191,7 @@ def test_proposals_are_those_of_the_trained_module() -> None:
     """All blocks as one product and only as many heads as the tree is deep: the same logits."""
     decoder = random_decoder()
     method = bound(decoder, Tree.chain(3))
-    module = MedusaHeads(decoder.config.width, decoder.config.vocab, 4)
+    module = MedusaHeads(decoder.config.width, decoder.config.vocab, HeadLayout(4))
     module.load_state_dict(random_heads(decoder))
     rows = torch.randn(6, decoder.config.width)
     expected = torch.stack([head(rows) for head in list(module)[:3]], dim=1)
@@ -291,3 +292,44 @@ def test_heads_of_another_shape_are_refused_by_tensor_name(tmp_path: Path) -> No
 def test_values_out_of_range_are_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         medusa(**changes)
+
+
+# -- heads that share the target's LM head -------------------------------------------------------------------
+
+SHARED = HeadLayout(4, own_lm_heads=False)
+
+
+def test_shared_heads_are_small_and_start_as_the_targets_own_head() -> None:
+    decoder = random_decoder()
+    method = medusa(own_lm_heads=False)
+    trainer = method.trainer()
+    module = trainer.new_module(decoder)
+    width = decoder.config.width
+    assert sum(weight.numel() for weight in module.parameters()) == 4 * (width**2 + width)
+    facts = trainer.provenance(decoder)
+    assert (facts["heads"], facts["blocks"], facts["own_lm_heads"]) == (4, 1, False)
+    method.use(decoder, {k: v.detach() for k, v in module.state_dict().items()}, TREE, SHARED)
+    rows = torch.randn(3, width)
+    for k in range(TREE.depth):
+        torch.testing.assert_close(method._proposer(rows)[:, k], decoder.lm_head(rows))
+
+
+def test_shared_heads_learn_and_decode_exactly(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    trainer = medusa(own_lm_heads=False).trainer()
+    module = trainer.new_module(decoder)
+    rows = observe(trainer, decoder, prompt(40).tolist(), [True] * 40)
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.01)
+    losses = []
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss, _ = trainer.loss(module, rows, decoder)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    facts = {**trainer.provenance(decoder), "tree": "chain"}
+    save_module(tmp_path, module.state_dict(), facts)
+    method = medusa(weights=str(tmp_path), tree=None)
+    method.attach(decoder)
+    assert run(method, prompt(), new=30).ids == greedy(decoder, prompt(), 30)

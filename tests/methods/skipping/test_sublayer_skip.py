@@ -70,7 +70,7 @@ def test_nothing_skipped_is_the_target() -> None:
 
 def test_matchness_by_hand() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 3.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    assert matchness(logits, torch.tensor([1, 0, 2, 1])) == 0.75  # the tie goes to the lowest id
+    assert matchness(logits.argmax(dim=-1), torch.tensor([1, 0, 2, 1])) == 0.75  # ties go to the lowest id
 
 
 def test_room_ends_at_the_capacity() -> None:

@@ -51,7 +51,7 @@ class CompiledDecoder(Decoder):
         self._changes: _Changes | None = None
         self._skips: tuple[Skip, ctypes.Array[ctypes.c_uint8] | None] = (NO_SKIP, None)
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def head(self, hidden: Tensor, lm_head: Linear | None = None) -> Tensor:
         """See `Decoder.head`."""
         normed = hidden.new_empty(hidden.shape)
         count, width = hidden.shape
@@ -64,7 +64,7 @@ class CompiledDecoder(Decoder):
             self.config.norm_eps,
             normed.data_ptr(),
         )
-        return self.lm_head(normed)
+        return (lm_head or self.lm_head)(normed)
 
     def _pass(
         self, hidden: Tensor, rows: Rows, layers: range, skip: Skip, delta: Delta | None, taps: Taps | None
