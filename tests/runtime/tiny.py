@@ -17,12 +17,12 @@ PROMPT = 120
 """A little below the smallest number of cache slots that recordings read: answers cross it."""
 
 
-def settings(method: str) -> Settings:
-    return composed_settings(f"method={method}", "model=tiny")
+def settings(method: str, *overrides: str) -> Settings:
+    return composed_settings(f"method={method}", "model=tiny", *overrides)
 
 
-def built(method: str, decoder: Decoder) -> Method:
-    made: Method = settings(method).method.build()
+def built(method: str, decoder: Decoder, *overrides: str) -> Method:
+    made: Method = settings(method, *overrides).method.build()
     made.attach(decoder)
     return made
 

@@ -61,6 +61,14 @@ def test_every_method_decodes_the_same_ids_on_graphs(name: str) -> None:
     assert graphed.tally.replayed > 0
 
 
+@pytest.mark.parametrize("name", ["kangaroo", "medusa"])
+def test_drafts_of_frequent_tokens_are_the_same_too(name: str) -> None:
+    decoder, ids = tiny()
+    few, sampling = "method.draft_vocab=256", Sampling(temperature=0.8)
+    expected = run(built(name, decoder, few), ids, new=NEW, sampling=sampling)
+    assert run(built(name, taped(decoder), few), ids, new=NEW, sampling=sampling) == expected
+
+
 def test_sampled_ids_are_the_same_too() -> None:
     decoder, ids = tiny()
     sampling = Sampling(temperature=0.8)
