@@ -121,7 +121,9 @@ class Counting:
             return run_layers(hidden, rows, start, stop, **options)
 
         monkeypatch.setattr(decoder, "run_layers", counted)
-        monkeypatch.setattr(decoder, "head", lambda rows: self.heads.append(rows.shape[0]) or head(rows))
+        monkeypatch.setattr(
+            decoder, "head", lambda rows, *own: self.heads.append(len(rows)) or head(rows, *own)
+        )
 
 
 @pytest.mark.parametrize(
@@ -185,3 +187,11 @@ def test_a_schedule_deeper_than_the_model_is_refused() -> None:
     method = Synthetic(acceptance=[0.5], schedule=replace(FREE, layers=1.0, resume=True))
     with pytest.raises(UserError, match="drafts with 7 layers, this model has 6"):
         method.attach(random_decoder())
+
+
+def test_a_draft_vocabulary_makes_the_head_that_drafts_smaller_and_leaves_the_other_whole() -> None:
+    decoder = random_decoder()
+    cost, tree = DraftCost(FREE, decoder, draft_vocab=10), FREE.tree(2, CPU)
+    assert (cost._head.size, cost.verify(cost.draft(prompt(1), 0, tree), 0, tree).shape[1]) == (10, 96)
+    with pytest.raises(UserError, match=r"draft_vocab=97, and the model has 96 tokens"):
+        DraftCost(FREE, decoder, draft_vocab=97)
