@@ -19,7 +19,7 @@ from bench.runtime.loading import weight_files
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
 
 _HASHED_BYTES = 1 << 20
-_PLACES = ("path", "modules", "frequent_tokens", "questions")
+_PLACES = ("path", "modules", "frequent_tokens", "draft_vocab", "questions")
 """Keys of a model that say where things are or how many, and make no other run."""
 _ADDED = ("dtype", "stop_ids")
 """Keys of a model that came later: they count only where they are set, so that older run ids stay valid."""

@@ -53,6 +53,8 @@ class ModelConfig:
         template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
         modules: Folder with one subfolder of trained modules per method; None when there is none.
         frequent_tokens: File of its tokens by frequency, for ``method.draft_vocab``, or None.
+        draft_vocab: How many of these tokens a method drafts if ``method.draft_vocab`` is not given; None is
+            the whole vocabulary.
         context: Longest sequence, in tokens; None is the checkpoint's own limit.
         questions: Most shipped questions of a subtask if ``task.limit`` is not given; None is all.
         weights: ``stored``, or ``random`` in the shape of ``config.json``; then only times mean anything.
@@ -68,6 +70,7 @@ class ModelConfig:
     template: str = "auto"
     modules: str | None = None
     frequent_tokens: str | None = None
+    draft_vocab: int | None = None
     context: int | None = None
     questions: int | None = None
     weights: str = "stored"
