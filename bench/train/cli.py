@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.components import Component, require_choice, unknown_key
+from bench.compose.components import Component, require_choice, resolve_path, unknown_key
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS
@@ -159,8 +159,8 @@ def _examples(
     from bench.train.data.conversations import Conversations
     from bench.train.trainers.modules import observed
 
-    settings = composed.method
-    head = DraftVocab(settings.get("draft_vocab"), settings.get("frequent_tokens")).head(decoder)
+    size, file = composed.method.get("draft_vocab"), composed.method.get("frequent_tokens")
+    head = DraftVocab(size, None if file is None else str(resolve_path(file))).head(decoder)
     if composed.cache is None:
         return observed(trainer, decoder, head, data.stream(chat, recipe.seed), recipe.max_tokens)
     if not isinstance(data, Conversations):
