@@ -61,6 +61,47 @@ def test_an_adapter_for_an_own_model_is_trained_by_one_command(tmp_path: Path) -
     assert {"training.png", "training.svg"} < {path.name for path in out.iterdir()}
 
 
+def test_a_cache_is_filled_once_and_serves_the_next_training(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Hi {name}"},
+                {"role": "assistant", "content": "Good day."},
+            ]
+        }
+        for name in ("Ada", "Ben", "Cleo")
+    ]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    setup = (
+        "data=answers",
+        f"data.path={answers}",
+        f"cache={tmp_path / 'cache'}",
+        f"hydra.run.dir={tmp_path}",
+    )
+    brief = ("recipe.steps=2", "recipe.batch=2", "recipe.log_every=1", "method.draft_vocab=200")
+    first = train("method=kangaroo", *setup, *brief, f"out={tmp_path / 'a'}")
+    assert first.returncode == 0, first.stderr
+    assert "3 dialogues" in first.stderr
+    again = train("method=kangaroo", *setup, *brief, "recipe.seed=1", f"out={tmp_path / 'b'}")
+    assert again.returncode == 0, again.stderr
+    assert "dialogues of" not in again.stderr
+    assert len((tmp_path / "b" / "training.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["method=kangaroo"], "these dialogues never end"),
+        (["method=hamburger", "recipe=joint"], "method=hamburger trains the whole model"),
+    ],
+)
+def test_where_a_cache_does_not_help(overrides: list[str], what: str, tmp_path: Path) -> None:
+    got = train(*overrides, f"cache={tmp_path}", f"out={tmp_path}", f"hydra.run.dir={tmp_path}")
+    assert got.returncode == 2
+    assert what in got.stderr
+
+
 def test_a_plan_tells_the_memory_of_a_model_that_is_not_here(tmp_path: Path) -> None:
     got = train(
         "model=vicuna_7b",
