@@ -31,8 +31,9 @@ from bench.metrics.intervals import Totals, paired_speedup
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.show.layout import speedup, text_table
-from bench.tasks.chat import ChatFormat, load_tokenizer
+from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
+from bench.tasks.tokenizer import load_tokenizer
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget
 

@@ -84,6 +84,7 @@ def observe(trainer: ModuleTrainer, decoder: Decoder, ids: list[int], is_answer:
     tokens = torch.tensor(ids, device=decoder.device)
     taps = dict.fromkeys(trainer.taps(decoder), decoder.embedding)
     decoder.cache.truncate(0)
+    decoder.placement.begin(len(ids))
     decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)), taps=taps)
     mask = torch.tensor([*is_answer[1:], False], device=decoder.device)
     return TrainingRows(tokens, taps, mask)
