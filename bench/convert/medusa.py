@@ -6,7 +6,6 @@ published config says two heads while the file has five, so the number is read f
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.checkpoint_files import read_json
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
 from methods.core.tree_choice import PUBLISHED
@@ -76,6 +76,6 @@ def _refuse_other_kinds(published: Mapping[str, Tensor], file: Path) -> None:
 
 def _compare_config(file: Path, heads: int) -> None:
     if file.is_file():
-        configured = json.loads(file.read_text()).get("medusa_num_heads")
+        configured = read_json(file).get("medusa_num_heads")
         if configured not in (None, heads):
             log.info("%s says %s heads, the weights hold %d: using %d", file, configured, heads, heads)

@@ -91,7 +91,9 @@ class Sides:
         self._decoder = load_decoder(
             folder, RuntimeOptions(CPU, torch.float32, length, choose_tier("auto", CPU))
         )
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, dtype=torch.float32
+        )
         end = self._model.generation_config.eos_token_id
         self._eos = frozenset([end] if isinstance(end, int) else end or [])
         self._budget = Budget(max_new_tokens, self._eos)

@@ -47,6 +47,22 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def tokenizer_size(file: Path) -> int | None:
+    """Tokens of a tokenizer by its ``tokenizer.json``: the highest id plus one; None if it does not say.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    content = read_json(file)
+    model, added = content.get("model"), content.get("added_tokens") or []
+    words = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(words, dict | list) or not isinstance(added, list):
+        return None
+    ids = list(words.values()) if isinstance(words, dict) else [len(words) - 1]
+    ids += [entry.get("id") for entry in added if isinstance(entry, dict)]
+    return 1 + max(ids) if ids and all(isinstance(token, int) for token in ids) else None
+
+
 def require_file(file: Path, most_bytes: int = _MOST_JSON_BYTES) -> None:
     """Refuse a file that would be read wrongly or without end.
 

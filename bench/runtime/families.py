@@ -84,6 +84,9 @@ FAMILY_OF = {
 _OPTIONAL_BIAS = {"LlamaForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"}
 """Families whose modeling code reads ``attention_bias``; the others ignore it."""
 
+_WITHOUT_WINDOW = {"LlamaForCausalLM", "GemmaForCausalLM"}
+"""Families whose layers ignore ``sliding_window``; but transformers' cache drops old entries by it."""
+
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -122,7 +125,7 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
         qk_norm=family == "Qwen3ForCausalLM",
         norm_offset=1.0 if family == "GemmaForCausalLM" else 0.0,
         embed_scale=config.hidden_size**0.5 if family == "GemmaForCausalLM" else 1.0,
-        window=_window(config),
+        window=_window(family, config),
         fused=family == "Phi3ForCausalLM",
         qkv_bias=attention_bias or family == "Qwen2ForCausalLM",
         output_bias=attention_bias,
@@ -202,10 +205,17 @@ def _activation(family: str, config: Any) -> str:  # noqa: ANN401
     return _ACTIVATIONS[name]
 
 
-def _window(config: Any) -> int | None:  # noqa: ANN401
+def _window(family: str, config: Any) -> int | None:  # noqa: ANN401
     """Sliding window in tokens if all layers slide; mixed layer types are refused."""
     window = getattr(config, "sliding_window", None)
     if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None
+    if family in _WITHOUT_WINDOW:
+        if window < config.max_position_embeddings:
+            raise UserError(
+                f"{family} has no sliding window, and its config sets one of {window} tokens",
+                "remove sliding_window from config.json, or convert the model to Mistral",
+            )
         return None
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
     if kinds == {"full_attention"}:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import UserError
@@ -105,12 +106,13 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> Tier:
     return "compiled"
 
 
-def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
+def load_decoder(folder: Path, options: RuntimeOptions, vocabulary: int | None = None) -> Decoder:
     """Load a checkpoint.
 
     Args:
         folder: With ``config.json`` and safetensors weights; or a GGUF file.
         options: Where and how it runs.
+        vocabulary: As for `build_decoder`.
 
     Raises:
         UserError: If files are missing, damaged, pickled, of an unsupported architecture, larger than the
@@ -120,10 +122,12 @@ def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
     require_room(weight_files(folder), options.device, options.dtype)
     if is_gguf(folder):
         _require_fit(config, gguf_shapes(read_gguf(folder)))
-        return build_decoder(config, GgufTensors(read_gguf(folder), options.device, options.dtype), options)
+        tensors = GgufTensors(read_gguf(folder), options.device, options.dtype)
+        return build_decoder(config, tensors, options, vocabulary)
     stored = stored_tensors(folder)
     _require_fit(config, {name: tensor.shape for name, tensor in stored.items()})
-    return build_decoder(config, dict(read_tensors(stored, options.device, options.dtype)), options)
+    values = dict(read_tensors(stored, options.device, options.dtype))
+    return build_decoder(config, values, options, vocabulary)
 
 
 def _require_fit(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:  # noqa: ANN401
@@ -155,7 +159,12 @@ def load_config(folder: Path) -> Any:  # noqa: ANN401
     return config
 
 
-def build_decoder(config: Any, tensors: TensorStore, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
+def build_decoder(
+    config: Any,  # noqa: ANN401
+    tensors: TensorStore,
+    options: RuntimeOptions,
+    vocabulary: int | None = None,
+) -> Decoder:
     """Build a decoder from a transformers configuration and named tensors.
 
     Args:
@@ -163,12 +172,16 @@ def build_decoder(config: Any, tensors: TensorStore, options: RuntimeOptions) ->
         tensors: Checkpoint tensors by name, in the dtype and on the device of `options`. They are removed
             from the dictionary, so that each can be freed once it is fused.
         options: Where and how the decoder runs.
+        vocabulary: Rows of embedding and head, where they must be others than the stored ones, see
+            `with_vocabulary`.
 
     Raises:
         UserError: If the tensors do not fit the configuration.
     """
     shape = decoder_config(config)
     weights = read_weights(shape, tensors, options.device)
+    if vocabulary is not None and vocabulary != shape.vocab:
+        weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
     rule = RotaryRule(config, shape.head_dim, capacity, options.dtype, options.device)
     placement = Placement(*rule.tables(), shape.heads // shape.kv_heads, shape.window, rule)
@@ -196,6 +209,26 @@ def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.devic
     if shape.tied_head and _is_same(head, embedding):
         return Weights(shape, embedding, layers, final_norm, Linear(embedding))
     return Weights(replace(shape, tied_head=False), embedding, layers, final_norm, Linear(head))
+
+
+def with_vocabulary(weights: Weights, rows: int) -> Weights:
+    """The same model with more or fewer rows of padding after its tokens.
+
+    Rows that are missing are never chosen: their logits are the lowest.
+
+    Args:
+        weights: The model.
+        rows: Rows of its embedding and head.
+    """
+    missing = max(0, rows - weights.config.vocab)
+    embedding = F.pad(weights.embedding[:rows], (0, 0, 0, missing))
+    head = F.pad(weights.lm_head.weight[:rows], (0, 0, 0, missing))
+    bias = head.new_zeros(rows)
+    bias[rows - missing :] = torch.finfo(bias.dtype).min
+    config = replace(weights.config, vocab=rows)
+    return replace(
+        weights, config=config, embedding=embedding, lm_head=Linear(head, bias if missing else None)
+    )
 
 
 def _is_same(head: Tensor, embedding: Tensor) -> bool:

@@ -34,6 +34,10 @@ _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
 _LISTS = {"short_factor", "long_factor"}
 _WORDS = {"type", "rope_type"}
 _HUGE = 1e30
+_MOST_SCALE = 1e3
+"""Far more than any checkpoint multiplies its rotary tables by."""
+_REFUSALS = (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What transformers raises about odd values."""
 _FIX = "use the checkpoint's own config.json, as its authors published it"
 
 
@@ -52,7 +56,7 @@ def read_config(folder: Path) -> Any:  # noqa: ANN401
     require_fields(fields, str(file))
     try:
         return CONFIG_MAPPING[kind].from_dict(fields)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except _REFUSALS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{file} cannot be read by transformers: {reason}", _FIX) from error
 
@@ -119,11 +123,16 @@ def _require_rope(rope: Any, source: str) -> None:  # noqa: ANN401 - whatever th
             )
         elif value is not None and not isinstance(value, bool):
             _require(_is_number(value), source, name, value, "a finite number")
-    for name in ("factor", "rope_theta", "partial_rotary_factor"):
+    for name in ("factor", "rope_theta"):
         value = rope.get(name)
         _require(value is None or value > 0, source, name, value, "above 0")
-    part = rope.get("partial_rotary_factor")
-    _require(part is None or part <= 1, source, "partial_rotary_factor", part, "at most 1")
+    for name, most in (
+        ("partial_rotary_factor", 1),
+        ("attention_factor", _MOST_SCALE),
+        ("mscale", _MOST_SCALE),
+    ):
+        value = rope.get(name)
+        _require(value is None or 0 < value <= most, source, name, value, f"above 0 and at most {most:g}")
 
 
 def _require(is_right: bool, source: str, name: str, value: object, rule: str) -> None:

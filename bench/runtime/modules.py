@@ -25,7 +25,7 @@ from bench.runtime.checkpoint_files import read_json
 from bench.runtime.gguf import gguf_parameters, read_gguf
 from bench.runtime.hub import is_gguf
 from bench.runtime.linear import Linear
-from bench.runtime.stored_tensors import count_parameters, finite, read_file
+from bench.runtime.stored_tensors import count_parameters, read_file, usable
 
 WEIGHTS_FILE = "module.safetensors"
 PROVENANCE_FILE = "module.json"
@@ -126,8 +126,7 @@ def fitted(
         source,
         "use weights that were trained for this model, or train them with python -m bench.train",
     )
-    moved = {name: tensor.to(like.device, like.dtype) for name, tensor in tensors.items()}
-    return {name: finite(tensor, f"{source}: {name}") for name, tensor in moved.items()}
+    return usable(tensors, source, like.device, like.dtype)
 
 
 def require_fit(
@@ -219,11 +218,11 @@ class CheckpointTensors:
             UserError: If a tensor is missing, misshapen or was not taken.
         """
         self._problems += [f"{name} is unexpected" for name in self._tensors]
+        fix = "check that weights and config.json are of the same model and the download is complete"
+        if self._problems == ["lm_head.weight is missing"]:
+            fix = "the model was saved without its head: save it again, loaded by AutoModelForCausalLM"
         if self._problems:
-            raise UserError(
-                f"the weights do not fit config.json: {_listed(self._problems)}",
-                "check that weights and config.json are of the same model and the download is complete",
-            )
+            raise UserError(f"the weights do not fit config.json: {_listed(self._problems)}", fix)
 
 
 def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype) -> None:

@@ -198,6 +198,21 @@ def read_file(file: Path, device: torch.device | str = "cpu") -> dict[str, Tenso
         raise damaged(file, error) from error
 
 
+def usable(
+    tensors: Mapping[str, Tensor], file: Path | str, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """A file's tensors on a device and in a precision, after a check of their numbers.
+
+    Raises:
+        UserError: If numbers are not floating or not finite.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{file}: {name} holds {kind} numbers, not floating ones", "take an intact file")
+    return {name: finite(tensor.to(device, dtype), f"{file}: {name}") for name, tensor in tensors.items()}
+
+
 def finite(tensor: Tensor, source: str) -> Tensor:
     """`tensor`, after a check that all its numbers are finite.
 
@@ -214,7 +229,7 @@ def finite(tensor: Tensor, source: str) -> Tensor:
     if not bool(ends.isfinite().all()):
         precision = str(tensor.dtype).removeprefix("torch.")
         raise UserError(
-            f"{source} holds numbers that are not finite in {precision}: from {ends[0]:g} to {ends[1]:g}",
+            f"{source} holds numbers that are not finite in {precision} ({float(ends[1]):g})",
             "download the checkpoint again; if its training diverged, take an earlier one"
             + ("; or set runtime.dtype=bfloat16" if tensor.dtype == torch.float16 else ""),
         )

@@ -79,7 +79,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:  
     disable_progress_bar()  # type: ignore[no-untyped-call]  # the bar of the answers is enough
     model: Any
     if not is_gguf(folder):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, dtype=dtype)
         return model.to(device).eval()
     config = load_config(folder)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
