@@ -23,6 +23,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.gguf_header import require_bounded
 from bench.runtime.stored_tensors import finite, hash_pieces
 
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -184,16 +185,16 @@ def transformers_name(name: str, architecture: str) -> str:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, changed_ns: int, size: int) -> GgufFile:
+    require_bounded(path)
     try:
         reader = GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OSError) as error:
+        fields = {key: field for key, field in reader.fields.items() if field.types[0] != GGUFValueType.ARRAY}
+        metadata = {key: field.contents() for key, field in fields.items()}
+    except (ValueError, KeyError, IndexError, OSError, ArithmeticError, TypeError) as error:
         raise UserError(
-            f"{path} cannot be read as GGUF: {str(error).splitlines()[0]}",
+            f"{path} cannot be read as GGUF: {(str(error) or repr(error)).splitlines()[0]}",
             "download it again; it is damaged, cut short or newer than the installed gguf package",
         ) from error
-    metadata = {
-        key: field.contents() for key, field in reader.fields.items() if field.types[0] != GGUFValueType.ARRAY
-    }
     file = GgufFile(
         path, metadata, {tensor.name: tensor for tensor in reader.tensors}, int(reader.data_offset)
     )

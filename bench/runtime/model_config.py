@@ -6,7 +6,7 @@ because its messages about a wrong type name neither file nor fix. Code in a che
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,26 @@ def read_config(folder: Path) -> Any:  # noqa: ANN401
     fields = read_json(file)
     require_whole_model(folder, fields)
     kind = _model_type(fields, file)
-    require_fields(fields, str(file))
+    return checked_config(CONFIG_MAPPING[kind].from_dict, fields, str(file))
+
+
+def checked_config(make: Callable[[dict[str, Any]], Any], fields: dict[str, Any], source: str) -> Any:  # noqa: ANN401
+    """The transformers configuration that `make` makes of fields.
+
+    Args:
+        make: Of transformers.
+        fields: By transformers' names.
+        source: The file, for messages.
+
+    Raises:
+        UserError: If a value is one that no model has, or transformers refuses it.
+    """
+    require_fields(fields, source)
     try:
-        return CONFIG_MAPPING[kind].from_dict(fields)
+        return make(fields)
     except _REFUSALS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{file} cannot be read by transformers: {reason}", _FIX) from error
+        raise UserError(f"{source} cannot be read by transformers: {reason}", _FIX) from error
 
 
 def _model_type(fields: Mapping[str, Any], file: Path) -> str:
@@ -90,9 +104,9 @@ def require_fields(fields: Mapping[str, Any], source: str) -> None:
     for name, most in _MOST.items():
         value: Any = fields.get(name)
         if name in fields and not (value is None and name in _MAY_BE_NULL):
-            _require(
-                _is_whole(value) and 1 <= value <= most, source, name, value, f"a whole number in 1..{most}"
-            )
+            least = 2 if name == "sliding_window" else 1  # transformers' cache keeps all for a window of one
+            is_size = _is_whole(value) and least <= value <= most
+            _require(is_size, source, name, value, f"a whole number in {least}..{most}")
     epsilon, theta = fields.get("rms_norm_eps", 0.0), fields.get("rope_theta")
     _require(_is_number(epsilon) and epsilon >= 0, source, "rms_norm_eps", epsilon, "a number from 0")
     is_theta = theta is None or (_is_number(theta) and theta > 0)

@@ -56,6 +56,8 @@ class RotaryRule:
                 f"supported: default, {', '.join(sorted(ROPE_INIT_FUNCTIONS))}",
             )
         self._switch = self._last_of_first_stage()
+        if self._kind == "longrope" and self._switch is not None:
+            self._checked_frequencies(self._switch + 1)  # a fault of the long factors shows at once
 
     def stage(self, prompt_tokens: int) -> int:
         """Which tables a text with such a prompt needs; 0 are the first ones, of short texts."""
@@ -87,14 +89,7 @@ class RotaryRule:
         Raises:
             UserError: If the rule's settings are missing or do not fit the model.
         """
-        try:
-            frequencies, factor = self._frequencies(stage)  # [rotary / 2], or one row per position
-        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, IndexError) as error:
-            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(
-                f"the rotary embedding's settings ({self._kind}) cannot be used: {reason}",
-                _FIX,
-            ) from error
+        frequencies, factor = self._checked_frequencies(stage)  # [rotary / 2], or one row per position
         angles = torch.arange(self._capacity, dtype=torch.float32, device=_CPU)[:, None] * frequencies
         cos, sin = angles.cos() * factor, angles.sin() * factor
         if not bool(cos.isfinite().all() & sin.isfinite().all()):
@@ -115,6 +110,15 @@ class RotaryRule:
         ):
             return int(self._parameters.get("original_max_position_embeddings") or 0) or None
         return None
+
+    def _checked_frequencies(self, stage: int) -> tuple[Tensor, float]:
+        try:
+            return self._frequencies(stage)
+        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, IndexError) as error:
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+            raise UserError(
+                f"the rotary embedding's settings ({self._kind}) cannot be used: {reason}", _FIX
+            ) from error
 
     def _frequencies(self, stage: int) -> tuple[Tensor, float]:
         """Frequencies, shape [rotary / 2], or [S, rotary / 2] where they differ, and a factor."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GENERATION_FILE = "generation_config.json"
+_SAMPLE = "".join(map(chr, range(32, 127))) + "\n é 猫 \U0001f426"
 _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 """Libraries that read a ``tokenizer.model``; without them transformers mistakes its format and fails."""
 
@@ -100,8 +101,8 @@ def _require_readable(folder: Path) -> None:
 
 
 def _try_out(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Encode and decode a word, since some damage shows only then."""
-    tokenizer.decode(list(tokenizer("a")["input_ids"]))
+    """Encode and decode a text, since some damage shows only then."""
+    tokenizer.decode(list(tokenizer(_SAMPLE)["input_ids"]))
     ends = tokenizer.eos_token_id, tokenizer.bos_token_id
     if not all(token is None or type(token) is int for token in ends):
         raise ValueError(f"its end and start tokens {ends} are not single tokens")

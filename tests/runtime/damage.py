@@ -196,6 +196,21 @@ def damage(source: Path, folder: Path, seed: int) -> str:
     return random.choice(DAMAGES)(folder, random)
 
 
+def gguf_damage(content: bytes, random: Random) -> bytes:
+    """A GGUF file that is cut short, or with other bytes in its header."""
+    header = content.index(b"token_embd.weight")
+    changed = bytearray(content)
+    kind = random.choice(["cut short", "byte", "byte", "number"])
+    if kind == "cut short":
+        return content[: random.randrange(len(content))]
+    place = random.randrange(header)
+    if kind == "byte":
+        changed[place] = random.randrange(256)
+    else:
+        changed[place : place + 8] = struct.pack("<Q", random.choice([0, 1, 2**31, 2**40, 2**63]))
+    return bytes(changed)
+
+
 def _field(file: Path, random: Random, names: tuple[str, ...]) -> str:
     fields = json.loads(file.read_text())
     name, value = random.choice(names), random.choice(VALUES)
