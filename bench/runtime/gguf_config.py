@@ -32,7 +32,7 @@ def gguf_config(file: GgufFile) -> Any:  # noqa: ANN401
     llama.cpp converts Mistral as ``llama``; it is taken for Mistral where the file tells a sliding window.
 
     Raises:
-        UserError: If a value is missing or of another type, or the rule of the rotary embedding not supported.
+        UserError: If a value is missing or of another type, or the rotary rule is not supported.
     """
     make, name = _CONFIGS[file.architecture]
     try:
