@@ -45,6 +45,11 @@ def convert_checkpoint(folder: Path, out: Path) -> list[Path]:
     files = _shards(folder)
     stored = {name: tensor.to(_META) for file in files for name, tensor in _tensors(file).items()}
     shapes = {name: stored[old] for name, old in transformers_names(stored, folder).items()}
+    if others := [name for name, tensor in shapes.items() if not tensor.is_floating_point()]:
+        raise UserError(
+            f"{folder}: {others[0]} holds {shapes[others[0]].dtype} numbers, not floating ones",
+            "use the checkpoint's fp32, bf16 or fp16 original",
+        )
     companions = _companions(folder)
     build_decoder(config, shapes, RuntimeOptions(_META, torch.float32, 1))  # raises if they do not fit
     out.mkdir(parents=True, exist_ok=True)

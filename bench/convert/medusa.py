@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
 TREE = "mc_sim_7b_63"
 """Spec-Bench's tree for these heads, for every model size; it is too shallow for the fifth head."""
+_NUMBERED = re.compile(r"([0-9]{1,9})\.")
 _FIX = "use the heads published for this model: FasterDecoding/medusa-vicuna-7b-v1.3, -13b-v1.3 or -33b-v1.3"
 
 
@@ -45,7 +46,9 @@ def convert_medusa(
         UserError: If the file is of another kind of Medusa, or does not fit the target.
     """
     _refuse_other_kinds(published, file)
-    heads = 1 + max((int(name.partition(".")[0]) for name in published if name[:1].isdigit()), default=0)
+    numbers = [int(match[1]) for name in published if (match := _NUMBERED.match(name))]
+    possible = (number for number in numbers if number < len(published))  # a higher one cannot be whole
+    heads = 1 + max(possible, default=0)
     require_fit(published, head_shapes(shape, heads), str(file), _FIX)
     _compare_config(file.parent / "config.json", heads)
     facts: dict[str, Any] = {"method": "medusa", "heads": heads}

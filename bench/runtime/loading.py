@@ -16,6 +16,7 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
@@ -157,6 +158,24 @@ def load_config(folder: Path) -> Any:  # noqa: ANN401
     config = gguf_config(read_gguf(folder)) if is_gguf(folder) else read_config(folder)
     decoder_config(config)  # refuses an unsupported one before gigabytes are read
     return config
+
+
+def load_by_transformers(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """The model as transformers reads it, on the CPU; code in the checkpoint is not run.
+
+    Raises:
+        UserError: If weights are missing, for which transformers would take random ones.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
+    )
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"transformers finds no {missing[0]} in {folder}, and {len(missing) - 1} more are missing",
+            "save the model again with save_pretrained, without wrappers around it",
+        )
+    return model
 
 
 def build_decoder(

@@ -75,6 +75,11 @@ class Placement:
         """Channels of a head that are rotated."""
         return self._cos.shape[-1]
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether the rotary tables of a text that fills the capacity differ from those of a short one."""
+        return self._rule is not None and self._rule.stage(self.capacity) != 0
+
     def begin(self, prompt_tokens: int) -> None:
         """Take the rotary tables of a text that begins with a prompt of this length.
 

@@ -26,6 +26,8 @@ VICUNA_SYSTEM = (
 )
 VICUNA_END = "</s>"
 RAW_SEPARATOR = "\n\n"
+_TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+"""What the code in a template may raise, beside the errors of its own language."""
 TEMPLATE_DATE = "26 Jul 2024"
 """Date for templates that print one, such as Llama 3's: with today's date, a run that is resumed tomorrow
 would ask other prompts."""
@@ -161,7 +163,7 @@ class ChatFormat:
             text = self.tokenizer.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=is_prompt, date_string=TEMPLATE_DATE
             )
-        except TemplateError as error:
+        except (TemplateError, *_TEMPLATE_FAULTS) as error:
             raise UserError(
                 f"the tokenizer's chat template rejects the conversation: {error}",
                 "Add model.template=raw to do without it.",

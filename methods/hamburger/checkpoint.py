@@ -257,6 +257,12 @@ def _check_fit(tuned: Decoder, target: Decoder, shape: HamburgerShape, folder: P
             f"the tuned model in {folder} holds {tuned.capacity} tokens, the target {target.capacity}",
             f"set runtime.max_length={tuned.capacity}",
         )
+    if tuned.placement.follows_length:
+        raise UserError(
+            "hamburger's entries stand for several tokens, and the rotary embedding of this model changes with "
+            "the number of tokens",
+            "set runtime.max_length to the model's original context, or use a model without such scaling",
+        )
     window = tuned.config.window
     if window is not None and window < tuned.capacity:
         raise UserError(
