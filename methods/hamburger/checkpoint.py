@@ -259,8 +259,8 @@ def _check_fit(tuned: Decoder, target: Decoder, shape: HamburgerShape, folder: P
         )
     if tuned.placement.follows_length:
         raise UserError(
-            "hamburger's entries stand for several tokens, and the rotary embedding of this model changes with "
-            "the number of tokens",
+            "hamburger's entries stand for several tokens, and the rotary embedding of this model changes "
+            "with the number of tokens",
             "set runtime.max_length to the model's original context, or use a model without such scaling",
         )
     window = tuned.config.window
