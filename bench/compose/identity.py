@@ -1,6 +1,6 @@
 """What makes two starts the same run: settings that change ids or times, and hashes of weights and inputs.
 
-The hashes read a part of the weights only, so that they stay fast for large checkpoints.
+The hashes read pieces of the weights only, so that they stay fast for large checkpoints.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 from bench.compose.components import resolve_path
 from bench.compose.settings import Settings
 from bench.records.model import original_settings
+from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, weight_files
 from bench.runtime.gguf import gguf_hash, gguf_parameters, read_gguf
 from bench.runtime.hub import is_gguf
-from bench.runtime.loading import weight_files
-from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, count_parameters
+from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE
+from bench.runtime.stored_tensors import count_parameters, tensors_hash
 
-_HASHED_BYTES = 1 << 20
+_VERSION = "v2-"
+"""Begins a checkpoint's hash, so that it is never mixed up with one of older code, which read less."""
 _PLACES = ("path", "modules", "frequent_tokens", "draft_vocab", "questions")
 """Keys of a model that say where things are or how many, and make no other run."""
 _ADDED = ("dtype", "stop_ids")
@@ -70,26 +72,37 @@ def _drafted_tokens(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def shape_hash(folder: Path) -> str:
-    """Hash for random weights, which follow from the shape in ``config.json``, or in a GGUF file."""
+    """Hash for random weights, which follow from the shape in ``config.json``, or in a GGUF file.
+
+    Raises:
+        UserError: If there is no ``config.json``.
+    """
     if is_gguf(folder):
         return "random-" + gguf_hash(read_gguf(folder))[:9]
-    return "random-" + hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:9]
+    return "random-" + hashlib.sha256(_config_bytes(folder)).hexdigest()[:9]
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """16 hex digits over a checkpoint: its config, and name, size and first MiB of every weight file.
+    """``v2-`` and 16 hex digits over a checkpoint: its config and every tensor: name, type, shape and pieces.
 
-    Reading all of a 13 GB file would take a minute; a retrained or converted checkpoint differs at its start.
-    Of a GGUF file, the header and the beginning of every tensor are read.
+    Reading all of a 13 GB file would take a minute; see `bench.runtime.stored_tensors.hash_pieces`. Of a GGUF
+    file, the header and pieces of every tensor are read.
+
+    Raises:
+        UserError: If there is no ``config.json``, or a weight file is missing or damaged.
     """
     if is_gguf(folder):
-        return gguf_hash(read_gguf(folder))
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in weight_files(folder):
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(_HASHED_BYTES))
-    return digest.hexdigest()[:16]
+        return _VERSION + gguf_hash(read_gguf(folder))[:16]
+    digest = hashlib.sha256(_config_bytes(folder))
+    digest.update(tensors_hash(weight_files(folder)).encode())
+    return _VERSION + digest.hexdigest()[:16]
+
+
+def _config_bytes(folder: Path) -> bytes:
+    try:
+        return (folder / CONFIG_FILE).read_bytes()
+    except OSError as error:
+        raise no_checkpoint(folder) from error
 
 
 def module_hash(weights: Any) -> str | None:  # noqa: ANN401 - a parameter as the yaml gives it

@@ -17,13 +17,15 @@ from bench.compose.settings import ModelConfig, RuntimeConfig, Settings
 from bench.errors import UserError
 from bench.records.model import Arm, Key, Prompt, Run, run_id
 from bench.runtime.decoder import Decoder
+from bench.runtime.families import decoder_config
 from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
-from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder
+from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
+from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
+from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
 from methods.core.base import Method, WeighedPasses, traits_of
 
@@ -92,6 +94,9 @@ def prepare_run(settings: Settings) -> PreparedRun:
     method: Method = settings.method.build()
     task: LoadedTask = settings.task.build().load()
     target = find_target(settings.model, settings.runtime)
+    if target.chat.has_unknown_tokens:
+        for prompt in task.prompts:  # before the first sample, not at the first that fails
+            target.chat.prompt_ids(prompt.turns[:1], ())
     sampling = Sampling(**asdict(settings.sampling))
     sampler = Sampler(sampling, torch.device("cpu"), 0)  # what a method promises depends on no device
     run = describe_run(settings, task, target, method, sampler)
@@ -160,12 +165,13 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
     """
     place, is_random = (model.path, model.revision), model.weights == "random"
     folder = fetch(*place, COMPANIONS) if is_random else resolve(*place)
+    vocabulary = decoder_config(load_config(folder)).vocab  # read first: a fault of it is not the tokenizer's
     other = model.tokenizer
     tokenizer = load_tokenizer(folder if other is None else fetch(other, None, COMPANIONS, _TOKENIZER))
     return Target(
         folder=folder,
         is_random=is_random,
-        chat=ChatFormat(tokenizer, model.template),
+        chat=ChatFormat(tokenizer, model.template, vocabulary),
         eos_ids=eos_ids(folder, tokenizer, model.stop_ids),
         options=options_for(runtime, model),
     )

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from bench.convert.published import only_tensors, read_file
 from bench.errors import UserError
+from bench.runtime.checkpoint_files import CONFIG_FILE, indexed_files, require_file
 from bench.runtime.hub import COMPANIONS
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config
+from bench.runtime.stored_tensors import transformers_names
 
 WEIGHTS = "pytorch_model*.bin"
 _SINGLE = "pytorch_model.bin"
@@ -41,32 +43,53 @@ def convert_checkpoint(folder: Path, out: Path) -> list[Path]:
     if out.resolve() == folder.resolve():
         raise UserError(f"out={out} is where the pickled weights are", "choose another folder")
     files = _shards(folder)
-    shapes = {name: tensor.to(_META) for file in files for name, tensor in _tensors(file).items()}
+    stored = {name: tensor.to(_META) for file in files for name, tensor in _tensors(file).items()}
+    shapes = {name: stored[old] for name, old in transformers_names(stored, folder).items()}
+    if others := [name for name, tensor in shapes.items() if not tensor.is_floating_point()]:
+        raise UserError(
+            f"{folder}: {others[0]} holds {shapes[others[0]].dtype} numbers, not floating ones",
+            "use the checkpoint's fp32, bf16 or fp16 original",
+        )
+    companions = _companions(folder)
     build_decoder(config, shapes, RuntimeOptions(_META, torch.float32, 1))  # raises if they do not fit
     out.mkdir(parents=True, exist_ok=True)
     written = list(_write(files, out))
-    for pattern in COMPANIONS:
-        for file in folder.glob(pattern):
-            if file.name not in (_INDEX, "config.json"):
-                shutil.copyfile(file, out / file.name)
-    shutil.copyfile(
-        folder / "config.json", out / "config.json"
-    )  # last: an unfinished folder is no checkpoint
+    for file in companions:  # config.json comes last: an unfinished folder is no checkpoint
+        shutil.copyfile(file, out / file.name)
     return written
+
+
+def _companions(folder: Path) -> list[Path]:
+    """The files to copy beside the weights, ``config.json`` last.
+
+    Raises:
+        UserError: If one of them is a link that leads out of the folder: it could name any file of this
+            machine. Links of the Hub's cache lead to its own store.
+    """
+    homes = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        homes.append(folder.resolve().parents[1] / "blobs")
+    files = {file for pattern in COMPANIONS for file in folder.glob(pattern) if file.name != _INDEX}
+    for file in sorted(files):
+        require_file(file)
+        if not any(file.resolve().is_relative_to(home) for home in homes):
+            raise UserError(
+                f"{file} is a link that leads out of its folder, to {file.resolve()}",
+                "remove it, or replace it by the file itself if that belongs to the model",
+            )
+    return sorted(files, key=lambda file: (file.name == CONFIG_FILE, file.name))
 
 
 def _shards(folder: Path) -> list[Path]:
     index = folder / _INDEX
-    names = [_SINGLE]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
+        return indexed_files(index)
+    if not (folder / _SINGLE).is_file():
         raise UserError(
-            f"{folder} holds no {', '.join(missing[:3])}",
+            f"{folder} holds no {_SINGLE}",
             "finish the download; weights that are safetensors already need no conversion",
         )
-    return [folder / name for name in names]
+    return [folder / _SINGLE]
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

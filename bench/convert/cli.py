@@ -6,7 +6,6 @@ and downloaded if necessary, except with ``kind=checkpoint``, which converts the
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,10 +157,11 @@ def _hamburger(
 ) -> str:
     """A whole tuned model, to a folder of ``model.safetensors`` and a ``config.json`` with an extra block."""
     from bench.convert.hamburger import convert_hamburger
+    from bench.runtime.checkpoint_files import read_json
     from bench.runtime.modules import save_model
     from methods.hamburger.checkpoint import BLOCK
 
     tensors, parts = convert_hamburger(published, shape, file)
-    plain = json.loads((base / "config.json").read_text())
+    plain = read_json(base / "config.json")
     save_model(config.folder, tensors, {**plain, BLOCK: {**parts.plain(), **facts}})
     return f"a tuned model with groups of up to {parts.max_group} tokens"

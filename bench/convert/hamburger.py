@@ -49,7 +49,10 @@ def convert_hamburger(
     Raises:
         UserError: If anything is missing, left over, misshapen or contradictory.
     """
-    tensors = only_tensors(published.get("state_dict", published), file)
+    state, settings = published.get("state_dict", published), published.get("hyper_parameters", {})
+    if not isinstance(state, Mapping) or not isinstance(settings, Mapping):
+        raise UserError(f"{file}: state_dict or hyper_parameters is damaged", _FIX)
+    tensors = only_tensors(state, file)
     if is_gpt_fast(tensors):
         tensors = renamed(tensors, shape)
     _drop_teacher(tensors, file)
@@ -58,7 +61,7 @@ def convert_hamburger(
     with torch.device("meta"):
         expected = HamburgerModel(shape, parts).state_dict()
     require_fit(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, str(file), _FIX)
-    _check_steps(published.get("hyper_parameters", {}), parts, file)
+    _check_steps(settings, parts, file)
     return tensors, parts
 
 

@@ -6,7 +6,6 @@ then silently keep a random adapter. The files do not say which layer's output t
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.checkpoint_files import read_json
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
 from methods.kangaroo.draft import adapter_shapes
@@ -59,7 +59,7 @@ def _check_config(file: Path, shape: DecoderConfig) -> None:
     """Compare what the tensors' shapes do not show: the number of heads and the epsilon of the norms."""
     if not file.is_file():
         return
-    config = json.loads(file.read_text())
+    config = read_json(file)
     expected = {
         "num_hidden_layers": 1,
         "hidden_size": shape.width,

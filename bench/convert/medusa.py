@@ -8,10 +8,9 @@ two heads while the file has five, so the number is read from the keys.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.checkpoint_files import read_json
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
 from methods.core.tree_choice import PUBLISHED
@@ -32,7 +32,8 @@ FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
 TREE = "mc_sim_7b_63"
 """Spec-Bench's tree for these heads, for every model size; it is too shallow for the fifth head."""
 _SINGLE_BLOCK = re.compile(r"^(\d+)\.linear\.")
-_BLOCK = re.compile(r"\d+\.(\d+)\.linear\.")
+_HEAD = re.compile(r"([0-9]{1,9})\.")
+_BLOCK = re.compile(r"[0-9]+\.([0-9]{1,9})\.linear\.")
 _LM_HEAD = re.compile(r"\d+\.\d+\.weight")
 _FIX = "use the heads published for this model: FasterDecoding/medusa-vicuna-7b-v1.3, -13b-v1.3 or -33b-v1.3"
 
@@ -63,10 +64,14 @@ def convert_medusa(
 
 def _layout(tensors: Mapping[str, Tensor]) -> HeadLayout:
     """Heads, blocks and LM heads as the names say; `require_fit` then names what is missing or left over."""
-    numbered = [match for name in tensors if (match := _BLOCK.match(name))]
-    heads = 1 + max((int(name.partition(".")[0]) for name in tensors if name[:1].isdigit()), default=0)
-    blocks = 1 + max((int(match.group(1)) for match in numbered), default=0)
+    heads = 1 + _highest([match[1] for name in tensors if (match := _HEAD.match(name))], len(tensors))
+    blocks = 1 + _highest([match[1] for name in tensors if (match := _BLOCK.match(name))], len(tensors))
     return HeadLayout(heads, blocks, any(_LM_HEAD.fullmatch(name) for name in tensors))
+
+
+def _highest(numbers: Sequence[str], end: int) -> int:
+    """The highest of the numbers below `end`, or 0; heads or blocks with a higher one cannot be whole."""
+    return max((int(number) for number in numbers if int(number) < end), default=0)
 
 
 def _refuse_tuned_backbone(published: Mapping[str, Tensor], file: Path) -> None:
@@ -79,6 +84,6 @@ def _refuse_tuned_backbone(published: Mapping[str, Tensor], file: Path) -> None:
 
 def _compare_config(file: Path, heads: int) -> None:
     if file.is_file():
-        configured = json.loads(file.read_text()).get("medusa_num_heads")
+        configured = read_json(file).get("medusa_num_heads")
         if configured not in (None, heads):
             log.info("%s says %s heads, the weights hold %d: using %d", file, configured, heads, heads)

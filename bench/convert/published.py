@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.checkpoint_files import require_file
 from bench.runtime.hub import Keys, fetch
+from bench.runtime.stored_tensors import read_file as read_safetensors
 
 _KEYS = Keys("source", "revision")
 _CHUNK = 1 << 24
@@ -86,19 +86,22 @@ def read_file(file: Path) -> Mapping[str, Any]:
     Raises:
         UserError: If it is damaged, or a pickle that would build anything but tensors and plain containers.
     """
+    if file.suffix == ".safetensors":
+        return read_safetensors(file)
+    require_file(file, file.stat().st_size)
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{file} holds more than tensors, and unpickling the rest could run code ({_reason(error)})",
             "take a safetensors copy, or let whoever trusts the file save its state dict alone",
         ) from error
-    except (RuntimeError, EOFError, SafetensorError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise UserError(
             f"{file} is damaged or cut short ({_reason(error)})", "delete it and download it again"
         ) from error
+    if isinstance(content, Mapping) and not all(isinstance(name, str) for name in content):
+        raise UserError(f"{file} holds entries without a name", "use the file as it was published")
     if not isinstance(content, Mapping):
         raise UserError(
             f"{file} holds a {type(content).__name__}, not tensors by name",
@@ -118,6 +121,10 @@ def only_tensors(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"{file}: {name} is a {type(value).__name__}, not a tensor",
                 "use the file as it was published",
+            )
+        if value.is_meta or value.layout != torch.strided or value.is_complex():
+            raise UserError(
+                f"{file}: {name} is a meta, sparse or complex tensor", "use the file as it was published"
             )
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(f"{file}: {name} holds numbers that are not finite", "download the file again")

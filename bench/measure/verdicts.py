@@ -182,6 +182,7 @@ def reference_nll(decoder: Decoder, prompt_ids: Tensor, ids: Sequence[int]) -> f
     tokens = torch.tensor(ids, device=prompt_ids.device)
     whole = torch.cat([prompt_ids, tokens[:-1]])
     decoder.cache.truncate(0)
+    decoder.placement.begin(prompt_ids.numel())
     hidden = decoder.run_layers(decoder.embed(whole), decoder.placement.chain(0, whole.numel()))
     logs = decoder.head(hidden[prompt_ids.numel() - 1 :]).float().log_softmax(dim=-1)  # [N, V]
     return -float(logs.gather(1, tokens[:, None]).sum())

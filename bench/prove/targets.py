@@ -33,8 +33,9 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
+from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
+from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget, Method, NoClock
 

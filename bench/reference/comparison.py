@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, logging
+from transformers import LlamaForCausalLM, logging
 from transformers.generation.streamers import BaseStreamer
 
 from bench.cli import report_mistake
@@ -28,11 +28,12 @@ from bench.errors import UserError
 from bench.measure.environment import device_name
 from bench.measure.meters import turn_clock
 from bench.metrics.intervals import Totals, paired_speedup
-from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
+from bench.runtime.loading import RuntimeOptions, choose_tier, load_by_transformers, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.show.layout import speedup, text_table
-from bench.tasks.chat import ChatFormat, load_tokenizer
+from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
+from bench.tasks.tokenizer import load_tokenizer
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget
 
@@ -90,7 +91,7 @@ class Sides:
         self._decoder = load_decoder(
             folder, RuntimeOptions(CPU, torch.float32, length, choose_tier("auto", CPU))
         )
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._model: Any = load_by_transformers(folder, torch.float32)
         end = self._model.generation_config.eos_token_id
         self._eos = frozenset([end] if isinstance(end, int) else end or [])
         self._budget = Budget(max_new_tokens, self._eos)

@@ -121,7 +121,7 @@ def load_counter(model: str) -> Callable[[str], int]:
         UserError: If the model cannot be found.
     """
     from bench.runtime.hub import COMPANIONS, fetch  # loads torch
-    from bench.tasks.chat import load_tokenizer
+    from bench.tasks.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(fetch(model, None, COMPANIONS))
     return lambda text: len(tokenizer(text).input_ids)

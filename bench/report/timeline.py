@@ -135,7 +135,7 @@ def load_decode(run: Run) -> Callable[[Sequence[int]], str]:
         UserError: If its model cannot be found.
     """
     from bench.runtime.hub import COMPANIONS, fetch  # loads torch
-    from bench.tasks.chat import load_tokenizer
+    from bench.tasks.tokenizer import load_tokenizer
 
     model = run.config["model"]
     own = model.get("tokenizer")

@@ -197,6 +197,7 @@ class Decoder:
             UserError: If the prompt is longer than the capacity.
         """
         self.cache.truncate(0)
+        self.placement.begin(ids.numel())
         hidden = self.run_layers(self.embed(ids), self.placement.chain(0, ids.numel()), taps=taps)
         return self.head(hidden[-1:])
 

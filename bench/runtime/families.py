@@ -71,8 +71,21 @@ FAMILIES: dict[str, str] = {
 }
 """Supported architectures, each tested against transformers, with the models users know them by."""
 
+FAMILY_OF = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "gemma": "GemmaForCausalLM",
+}
+"""Architectures by ``model_type``."""
+
 _OPTIONAL_BIAS = {"LlamaForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"}
 """Families whose modeling code reads ``attention_bias``; the others ignore it."""
+
+_WITHOUT_WINDOW = {"LlamaForCausalLM", "GemmaForCausalLM"}
+"""Families whose layers ignore ``sliding_window``; but transformers' cache drops old entries by it."""
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -94,6 +107,7 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
     """
     family = _family(config)
     _refuse_quantised(config)
+    _require_consistent(config)
     attention_bias = family in _OPTIONAL_BIAS and bool(getattr(config, "attention_bias", False))
     return DecoderConfig(
         family=family,
@@ -105,13 +119,13 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
         mlp_width=config.intermediate_size,
         vocab=config.vocab_size,
         norm_eps=config.rms_norm_eps,
-        context=config.max_position_embeddings,
+        context=_context(config),
         activation=_activation(family, config),
         tied_head=bool(config.tie_word_embeddings),
         qk_norm=family == "Qwen3ForCausalLM",
         norm_offset=1.0 if family == "GemmaForCausalLM" else 0.0,
         embed_scale=config.hidden_size**0.5 if family == "GemmaForCausalLM" else 1.0,
-        window=_window(config),
+        window=_window(family, config),
         fused=family == "Phi3ForCausalLM",
         qkv_bias=attention_bias or family == "Qwen2ForCausalLM",
         output_bias=attention_bias,
@@ -119,27 +133,66 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
     )
 
 
+def supported_families() -> str:
+    """The supported architectures with the models they are known by, for messages."""
+    return ", ".join(f"{name} ({models})" for name, models in FAMILIES.items())
+
+
+def unsupported(what: str, by: str = "by the decoder") -> UserError:
+    """The message about an architecture that the decoder does not run."""
+    return UserError(f"{what} is not supported {by}", f"use a checkpoint of one of: {supported_families()}")
+
+
 def _family(config: Any) -> str:  # noqa: ANN401
+    """The architecture of this ``model_type``, as in transformers; ``architectures`` may be missing."""
     names = list(getattr(config, "architectures", None) or [])
-    for name in names:
-        if name in FAMILIES:
-            return str(name)
-    supported = ", ".join(f"{name} ({models})" for name, models in FAMILIES.items())
-    given = (
-        ", ".join(names) or f"model_type {getattr(config, 'model_type', 'unknown')!r} without an architecture"
-    )
-    raise UserError(
-        f"architecture {given} is not supported by the decoder", f"use a checkpoint of one of: {supported}"
-    )
+    kind = getattr(config, "model_type", "unknown")
+    family = FAMILY_OF.get(kind)
+    if names and not any(name in FAMILIES or name == _without_head(family) for name in names):
+        raise unsupported(f"architecture {', '.join(names)}")
+    if family is None:
+        raise unsupported(f"model_type {kind!r}")
+    return family
+
+
+def _without_head(family: str | None) -> str | None:
+    """Name of the architecture without its LM head, as a base model is saved."""
+    return None if family is None else family.replace("ForCausalLM", "Model")
 
 
 def _refuse_quantised(config: Any) -> None:  # noqa: ANN401
     quantisation = getattr(config, "quantization_config", None)
     if quantisation is not None:
+        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
         raise UserError(
-            f"the checkpoint is quantised ({quantisation.get('quant_method', 'unknown method')})",
+            f"the checkpoint is quantised ({method or 'unknown method'})",
             "use the checkpoint's fp32, bf16 or fp16 original",
         )
+
+
+def _require_consistent(config: Any) -> None:  # noqa: ANN401
+    """Refuse heads that do not divide what they share."""
+    heads, width = config.num_attention_heads, config.hidden_size
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None)
+    problem = None
+    if head_dim is None and width % heads:
+        problem = f"hidden_size {width} is no multiple of num_attention_heads {heads}"
+    elif heads % kv_heads:
+        problem = f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+    elif (head_dim or width // heads) % 2:
+        problem = f"heads of width {head_dim or width // heads} cannot be rotated: it must be even"
+    if problem is not None:
+        raise UserError(
+            f"the model's config is inconsistent: {problem}", "use the checkpoint's own config.json"
+        )
+
+
+def _context(config: Any) -> int:  # noqa: ANN401
+    """Longest sequence. Linear and dynamic scaling extend the trained length, which stands in the config."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    scale = rope.get("factor", 1.0) if rope.get("rope_type") in ("linear", "dynamic") else 1.0
+    return int(config.max_position_embeddings * max(1.0, scale))
 
 
 def _activation(family: str, config: Any) -> str:  # noqa: ANN401
@@ -152,10 +205,17 @@ def _activation(family: str, config: Any) -> str:  # noqa: ANN401
     return _ACTIVATIONS[name]
 
 
-def _window(config: Any) -> int | None:  # noqa: ANN401
+def _window(family: str, config: Any) -> int | None:  # noqa: ANN401
     """Sliding window in tokens if all layers slide; mixed layer types are refused."""
     window = getattr(config, "sliding_window", None)
     if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None
+    if family in _WITHOUT_WINDOW:
+        if window < config.max_position_embeddings:
+            raise UserError(
+                f"{family} has no sliding window, and its config sets one of {window} tokens",
+                "remove sliding_window from config.json, or convert the model to Mistral",
+            )
         return None
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
     if kinds == {"full_attention"}:

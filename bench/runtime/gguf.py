@@ -23,6 +23,8 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.gguf_header import require_bounded
+from bench.runtime.stored_tensors import finite, hash_pieces
 
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "gemma")
@@ -46,7 +48,6 @@ _INSIDE = {
 ROTARY = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 """Tensors that belong to the configuration, see `bench.runtime.gguf_config`."""
 _END_TOKENS = ("eos", "eot", "eom")
-_HASHED_BYTES = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ class GgufTensors:
             )
         if self._file.architecture == "gemma" and stored.endswith("norm.weight"):
             values = values - 1
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._dtype)
+        tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._dtype)
+        return finite(tensor, f"{self._file.path}: {stored}")
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -141,14 +143,23 @@ def gguf_parameters(file: GgufFile) -> int:
     return sum(tensor.n_elements for tensor in file.tensors.values())
 
 
+def gguf_shapes(file: GgufFile) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights by the names of transformers, outputs first."""
+    return {
+        transformers_name(name, file.architecture): tuple(int(size) for size in reversed(tensor.shape))
+        for name, tensor in file.tensors.items()
+        if name not in ROTARY
+    }
+
+
 def gguf_hash(file: GgufFile) -> str:
-    """16 hex digits over the header, the file's size, and the first 4 KiB of every tensor."""
+    """64 hex digits over the header, the file's size, and pieces of every tensor."""
     with file.path.open("rb") as opened:
         digest = hashlib.sha256(opened.read(file.header_bytes))
-    digest.update(str(file.path.stat().st_size).encode())
-    for tensor in file.tensors.values():
-        digest.update(tensor.data.reshape(-1).view(np.uint8)[:_HASHED_BYTES].tobytes())
-    return digest.hexdigest()[:16]
+        digest.update(str(file.path.stat().st_size).encode())
+        for tensor in file.tensors.values():
+            hash_pieces(digest, opened, int(tensor.data_offset), int(tensor.data_offset + tensor.n_bytes))
+    return digest.hexdigest()
 
 
 def gguf_values(tensor: ReaderTensor) -> np.ndarray[Any, Any]:
@@ -174,16 +185,16 @@ def transformers_name(name: str, architecture: str) -> str:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, changed_ns: int, size: int) -> GgufFile:
+    require_bounded(path)
     try:
         reader = GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OSError) as error:
+        fields = {key: field for key, field in reader.fields.items() if field.types[0] != GGUFValueType.ARRAY}
+        metadata = {key: field.contents() for key, field in fields.items()}
+    except (ValueError, KeyError, IndexError, OSError, ArithmeticError, TypeError) as error:
         raise UserError(
-            f"{path} cannot be read as GGUF: {str(error).splitlines()[0]}",
+            f"{path} cannot be read as GGUF: {(str(error) or repr(error)).splitlines()[0]}",
             "download it again; it is damaged, cut short or newer than the installed gguf package",
         ) from error
-    metadata = {
-        key: field.contents() for key, field in reader.fields.items() if field.types[0] != GGUFValueType.ARRAY
-    }
     file = GgufFile(
         path, metadata, {tensor.name: tensor for tensor in reader.tensors}, int(reader.data_offset)
     )

@@ -13,6 +13,7 @@ from transformers import GemmaConfig, LlamaConfig, MistralConfig, Phi3Config, Qw
 
 from bench.errors import UserError
 from bench.runtime.gguf import ROTARY, GgufFile, gguf_values
+from bench.runtime.model_config import checked_config
 
 _CONFIGS: Mapping[str, tuple[type[Any], str]] = {
     "llama": (LlamaConfig, "LlamaForCausalLM"),
@@ -31,32 +32,44 @@ def gguf_config(file: GgufFile) -> Any:  # noqa: ANN401
     llama.cpp converts Mistral as ``llama``; it is taken for Mistral where the file tells a sliding window.
 
     Raises:
-        UserError: If a value is missing, or the scaling rule of the rotary embedding is not supported.
+        UserError: If a value is missing or of another type, or the rotary rule is not supported.
     """
     make, name = _CONFIGS[file.architecture]
-    options = _family_options(file)
+    try:
+        options = _family_options(file)
+        fields = _fields(file) | options
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{file.path}: its metadata cannot be used: {error}",
+            "convert the model again with llama.cpp's convert_hf_to_gguf.py",
+        ) from error
     if file.architecture == "llama" and options["sliding_window"] is not None:
         make, name = MistralConfig, "MistralForCausalLM"
+    return checked_config(lambda known: make(architectures=[name], **known), fields, str(file.path))
+
+
+def _fields(file: GgufFile) -> dict[str, Any]:
+    """Fields of the configuration that all families have."""
     heads, width = file.require("attention.head_count"), file.require("embedding_length")
-    head_dim = file.get("attention.key_length", width // heads)
-    return make(
-        architectures=[name],
-        vocab_size=int(file.tensors["token_embd.weight"].shape[-1]),
-        hidden_size=width,
-        intermediate_size=file.require("feed_forward_length"),
-        num_hidden_layers=file.require("block_count"),
-        num_attention_heads=heads,
-        num_key_value_heads=file.get("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        max_position_embeddings=file.require("context_length"),
-        rms_norm_eps=file.require("attention.layer_norm_rms_epsilon"),
-        rope_parameters=_rope_parameters(file, head_dim),
-        tie_word_embeddings="output.weight" not in file.tensors,
-        attention_bias="blk.0.attn_q.bias" in file.tensors,
-        mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
+    head_dim = file.get("attention.key_length", width // max(1, heads))
+    return {
+        "vocab_size": int(file.tensors["token_embd.weight"].shape[-1]),
+        "hidden_size": width,
+        "intermediate_size": file.require("feed_forward_length"),
+        "num_hidden_layers": file.require("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": file.get("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": file.require("context_length"),
+        "rms_norm_eps": file.require("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": _rope_parameters(file, head_dim),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_gate.bias" in file.tensors,
         **{key: file.metadata.get(f"tokenizer.ggml.{token}_token_id") for key, token in _SPECIAL.items()},
-        **options,
-    )
+    }
 
 
 def _family_options(file: GgufFile) -> dict[str, Any]:

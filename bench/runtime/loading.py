@@ -7,28 +7,31 @@ named. Pickled ``.bin`` weights are refused; the message says how to convert the
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoModelForCausalLM
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
+from bench.runtime.checkpoint_files import weight_files
 from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier, Weights
-from bench.runtime.families import FAMILIES, DecoderConfig, decoder_config
-from bench.runtime.gguf import GgufTensors, read_gguf
+from bench.runtime.families import DecoderConfig, decoder_config
+from bench.runtime.gguf import GgufTensors, gguf_shapes, read_gguf
 from bench.runtime.gguf_config import gguf_config
 from bench.runtime.hub import is_gguf
 from bench.runtime.linear import Linear
-from bench.runtime.modules import CheckpointTensors, TensorStore, damaged, require_room
-from bench.runtime.rows import Placement, rotary_tables
+from bench.runtime.model_config import read_config
+from bench.runtime.modules import CheckpointTensors, TensorStore, require_room
+from bench.runtime.rotary import RotaryRule
+from bench.runtime.rows import Placement
+from bench.runtime.stored_tensors import read_tensors, stored_tensors
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
 from bench.runtime.tiers.compiled.library import Missing, library
 from bench.runtime.tiers.eager import EagerDecoder
@@ -37,6 +40,7 @@ from bench.runtime.tiers.graph.recorder import CudaRecorder
 from bench.runtime.tiers.graph.slot_cache import SlotCache
 
 _KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 log = logging.getLogger(__name__)
 
 
@@ -103,12 +107,13 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> Tier:
     return "compiled"
 
 
-def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
+def load_decoder(folder: Path, options: RuntimeOptions, vocabulary: int | None = None) -> Decoder:
     """Load a checkpoint.
 
     Args:
         folder: With ``config.json`` and safetensors weights; or a GGUF file.
         options: Where and how it runs.
+        vocabulary: As for `build_decoder`.
 
     Raises:
         UserError: If files are missing, damaged, pickled, of an unsupported architecture, larger than the
@@ -117,8 +122,31 @@ def load_decoder(folder: Path, options: RuntimeOptions) -> Decoder:
     config = load_config(folder)
     require_room(weight_files(folder), options.device, options.dtype)
     if is_gguf(folder):
-        return build_decoder(config, GgufTensors(read_gguf(folder), options.device, options.dtype), options)
-    return build_decoder(config, dict(_tensors(folder, options)), options)
+        _require_fit(config, gguf_shapes(read_gguf(folder)))
+        tensors = GgufTensors(read_gguf(folder), options.device, options.dtype)
+        return build_decoder(config, tensors, options, vocabulary)
+    stored = stored_tensors(folder)
+    _require_fit(config, {name: tensor.shape for name, tensor in stored.items()})
+    values = dict(read_tensors(stored, options.device, options.dtype))
+    return build_decoder(config, values, options, vocabulary)
+
+
+def _require_fit(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:  # noqa: ANN401
+    """Compare names and shapes with the config before anything is allocated.
+
+    Raises:
+        UserError: If they do not fit.
+    """
+    shape = decoder_config(config)
+    if shape.layers > len(shapes):
+        raise UserError(
+            f"the weights do not fit config.json: it has {shape.layers} layers, the weights are "
+            f"{len(shapes)} tensors",
+            "check that weights and config.json are of the same model and the download is complete",
+        )
+    meta = torch.device("meta")
+    empty: dict[str, Tensor] = {name: torch.empty(size, device=meta) for name, size in shapes.items()}
+    read_weights(shape, empty, meta)
 
 
 def load_config(folder: Path) -> Any:  # noqa: ANN401
@@ -127,27 +155,35 @@ def load_config(folder: Path) -> Any:  # noqa: ANN401
     Raises:
         UserError: If there is no ``config.json``, it cannot be read, or the architecture is not supported.
     """
-    if not (folder / "config.json").is_file() and not is_gguf(folder):
-        raise UserError(
-            f"{folder} holds no config.json, so it is not a Hugging Face checkpoint",
-            "point model.path at a folder with config.json and *.safetensors, a .gguf file, or a hub id",
-        )
-    config = gguf_config(read_gguf(folder)) if is_gguf(folder) else _read_config(folder)
+    config = gguf_config(read_gguf(folder)) if is_gguf(folder) else read_config(folder)
     decoder_config(config)  # refuses an unsupported one before gigabytes are read
     return config
 
 
-def _read_config(folder: Path) -> Any:  # noqa: ANN401
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError) as error:  # not JSON, or a model_type that transformers does not know
+def load_by_transformers(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """The model as transformers reads it, on the CPU; code in the checkpoint is not run.
+
+    Raises:
+        UserError: If weights are missing, for which transformers would take random ones.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
+    )
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"{folder}/config.json cannot be read by transformers: {str(error).splitlines()[0]}",
-            f"use an intact checkpoint of one of: {', '.join(FAMILIES)}",
-        ) from error
+            f"transformers finds no {missing[0]} in {folder}, and {len(missing) - 1} more are missing",
+            "save the model again with save_pretrained, without wrappers around it",
+        )
+    return model
 
 
-def build_decoder(config: Any, tensors: TensorStore, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
+def build_decoder(
+    config: Any,  # noqa: ANN401
+    tensors: TensorStore,
+    options: RuntimeOptions,
+    vocabulary: int | None = None,
+) -> Decoder:
     """Build a decoder from a transformers configuration and named tensors.
 
     Args:
@@ -155,15 +191,19 @@ def build_decoder(config: Any, tensors: TensorStore, options: RuntimeOptions) ->
         tensors: Checkpoint tensors by name, in the dtype and on the device of `options`. They are removed
             from the dictionary, so that each can be freed once it is fused.
         options: Where and how the decoder runs.
+        vocabulary: Rows of embedding and head, where they must be others than the stored ones, see
+            `with_vocabulary`.
 
     Raises:
         UserError: If the tensors do not fit the configuration.
     """
     shape = decoder_config(config)
     weights = read_weights(shape, tensors, options.device)
+    if vocabulary is not None and vocabulary != shape.vocab:
+        weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
-    cos, sin = rotary_tables(config, shape.head_dim, capacity, options.dtype, options.device)
-    placement = Placement(cos, sin, shape.heads // shape.kv_heads, shape.window)
+    rule = RotaryRule(config, shape.head_dim, capacity, options.dtype, options.device)
+    placement = Placement(*rule.tables(), shape.heads // shape.kv_heads, shape.window, rule)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
@@ -177,16 +217,42 @@ def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.devic
         UserError: If the tensors do not fit the shape.
     """
     source = CheckpointTensors(tensors, shape.norm_offset, device)
-    embedding = source.take("model.embed_tokens.weight", shape.vocab, shape.width)
+    names = set(tensors)
+    has_head_only = shape.tied_head and _HEAD in names and _EMBEDDING not in names
+    embedding = source.take(_HEAD if has_head_only else _EMBEDDING, shape.vocab, shape.width)
     layers = [_layer(source, shape, f"model.layers.{index}") for index in range(shape.layers)]
     final_norm = source.norm("model.norm.weight", shape.width)
-    if shape.tied_head:
-        tensors.pop("lm_head.weight", None)
-        lm_head = Linear(embedding)
-    else:
-        lm_head = source.linear("lm_head", (shape.vocab,), shape.width)
+    has_own_head = _HEAD in names and not has_head_only
+    head = source.take(_HEAD, shape.vocab, shape.width) if has_own_head or not shape.tied_head else embedding
     source.finish()
-    return Weights(shape, embedding, layers, final_norm, lm_head)
+    if shape.tied_head and _is_same(head, embedding):
+        return Weights(shape, embedding, layers, final_norm, Linear(embedding))
+    return Weights(replace(shape, tied_head=False), embedding, layers, final_norm, Linear(head))
+
+
+def with_vocabulary(weights: Weights, rows: int) -> Weights:
+    """The same model with more or fewer rows of padding after its tokens.
+
+    Rows that are missing are never chosen: their logits are the lowest.
+
+    Args:
+        weights: The model.
+        rows: Rows of its embedding and head.
+    """
+    missing = max(0, rows - weights.config.vocab)
+    embedding = F.pad(weights.embedding[:rows], (0, 0, 0, missing))
+    head = F.pad(weights.lm_head.weight[:rows], (0, 0, 0, missing))
+    bias = head.new_zeros(rows)
+    bias[rows - missing :] = torch.finfo(bias.dtype).min
+    config = replace(weights.config, vocab=rows)
+    return replace(
+        weights, config=config, embedding=embedding, lm_head=Linear(head, bias if missing else None)
+    )
+
+
+def _is_same(head: Tensor, embedding: Tensor) -> bool:
+    """Whether a head that the config ties is the embedding; another one is kept, as in transformers."""
+    return head is embedding or head.is_meta or torch.equal(head, embedding)
 
 
 def read_layers(
@@ -229,46 +295,4 @@ def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Lay
             gate_up=gate_up,
             down=tensors.linear(f"{mlp}.down_proj", (shape.width,), shape.mlp_width, shape.mlp_bias),
         ),
-    )
-
-
-def _tensors(folder: Path, options: RuntimeOptions) -> Iterator[tuple[str, Tensor]]:
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="pt", device=str(options.device)) as opened:
-                for name in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                    yield name, opened.get_tensor(name).to(options.dtype)
-        except SafetensorError as error:
-            raise damaged(file, error) from error
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Safetensors files of a checkpoint: those of its index if it has one; a GGUF file is its own.
-
-    Raises:
-        UserError: If there are none, or the index names a file that is missing.
-    """
-    if is_gguf(folder):
-        return [folder]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise UserError(
-                f"{index} names {', '.join(missing[:3])}, which {folder} does not hold",
-                "finish the download: all shards of the index must be there",
-            )
-        return [folder / name for name in names]
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    if sorted(folder.glob("*.bin")):
-        raise UserError(
-            f"{folder} holds pickled .bin weights, which can run code when they are loaded",
-            f"convert them once: python -m bench.convert kind=checkpoint model.path={folder} out=FOLDER, "
-            "then set model.path=FOLDER",
-        )
-    raise UserError(
-        f"{folder} holds no model.safetensors", "finish the download or point model.path elsewhere"
     )

@@ -12,26 +12,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.files import replacing, write_text
+from bench.runtime.checkpoint_files import read_json
 from bench.runtime.gguf import gguf_parameters, read_gguf
 from bench.runtime.hub import is_gguf
 from bench.runtime.linear import Linear
+from bench.runtime.stored_tensors import count_parameters, read_file, usable
 
 WEIGHTS_FILE = "module.safetensors"
 PROVENANCE_FILE = "module.json"
 MODEL_FILE = "model.safetensors"
 GIB = 1 << 30
-_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 _SHOWN = 6  # problems that a message lists
 
 
@@ -90,7 +89,7 @@ def load_provenance(
                 f"{folder} holds no {name}, so {method} has no {content} for this model",
                 f"make them: {command} method={method} model=...; or set method.weights",
             )
-    provenance: dict[str, Any] = json.loads((folder / PROVENANCE_FILE).read_text())
+    provenance = read_json(folder / PROVENANCE_FILE)
     if provenance.get("method") != method:
         raise UserError(
             f"{folder} holds a module of {provenance.get('method')!r}, not of {method!r}",
@@ -110,7 +109,7 @@ def load_module(folder: Path, shapes: Mapping[str, tuple[int, ...]], like: Tenso
     Raises:
         UserError: If names or shapes differ; the message lists the differences.
     """
-    return fitted(load_file(folder / WEIGHTS_FILE), shapes, like, str(folder / WEIGHTS_FILE))
+    return fitted(read_file(folder / WEIGHTS_FILE), shapes, like, str(folder / WEIGHTS_FILE))
 
 
 def fitted(
@@ -119,7 +118,7 @@ def fitted(
     """`tensors` on the device and in the dtype of `like`, checked against the shapes that a model needs.
 
     Raises:
-        UserError: As `require_fit`.
+        UserError: As `require_fit`, and if numbers are not finite.
     """
     require_fit(
         tensors,
@@ -127,7 +126,7 @@ def fitted(
         source,
         "use weights that were trained for this model, or train them with python -m bench.train",
     )
-    return {name: tensor.to(like.device, like.dtype) for name, tensor in tensors.items()}
+    return usable(tensors, source, like.device, like.dtype)
 
 
 def require_fit(
@@ -218,13 +217,12 @@ class CheckpointTensors:
         Raises:
             UserError: If a tensor is missing, misshapen or was not taken.
         """
-        left = [name for name in self._tensors if not name.endswith(_IGNORED_SUFFIXES)]
-        self._problems += [f"{name} is unexpected" for name in left]
+        self._problems += [f"{name} is unexpected" for name in self._tensors]
+        fix = "check that weights and config.json are of the same model and the download is complete"
+        if self._problems == ["lm_head.weight is missing"]:
+            fix = "the model was saved without its head: save it again, loaded by AutoModelForCausalLM"
         if self._problems:
-            raise UserError(
-                f"the weights do not fit config.json: {_listed(self._problems)}",
-                "check that weights and config.json are of the same model and the download is complete",
-            )
+            raise UserError(f"the weights do not fit config.json: {_listed(self._problems)}", fix)
 
 
 def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype) -> None:
@@ -260,26 +258,10 @@ def memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def count_parameters(file: Path) -> int:
-    """Elements of all tensors in a safetensors file; reads only its header."""
-    with safe_open(file, "pt") as opened:
-        return sum(prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 - no dict
-
-
-def damaged(file: Path, error: SafetensorError) -> UserError:
-    """The message about a file that is not whole."""
-    return UserError(
-        f"{file} is damaged or cut short ({error})", "delete it and download the checkpoint again"
-    )
-
-
 def _parameters(file: Path) -> int:
     if is_gguf(file):
         return gguf_parameters(read_gguf(file))
-    try:
-        return count_parameters(file)
-    except SafetensorError as error:
-        raise damaged(file, error) from error
+    return count_parameters(file)
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

@@ -73,7 +73,10 @@ def random_tensors(config: Any, options: RuntimeOptions, seed: int) -> dict[str,
 def _empty_tensors(config: Any) -> dict[str, Tensor]:  # noqa: ANN401
     """Checkpoint tensors by name, without storage."""
     with torch.device("meta"):
-        tensors: dict[str, Tensor] = AutoModelForCausalLM.from_config(config).state_dict()  # type: ignore[no-untyped-call]
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    tensors: dict[str, Tensor] = model.state_dict()
+    if config.tie_word_embeddings:
+        del tensors["lm_head.weight"]  # the embedding under a second name
     return tensors
 
 

@@ -9,14 +9,13 @@ head, S capacity in slots, D head width, rotary width <= D.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bench.errors import UserError
+from bench.runtime.rotary import RotaryRule
 
 _TEMPLATE_ROWS = 64
 
@@ -56,10 +55,14 @@ class Placement:
         sin: Likewise.
         groups: Query heads per key/value head (G).
         window: Sliding-window length in tokens, or None.
+        rule: Makes the tables anew where they depend on the text's length; None where they never do.
     """
 
-    def __init__(self, cos: Tensor, sin: Tensor, groups: int, window: int | None) -> None:
+    def __init__(
+        self, cos: Tensor, sin: Tensor, groups: int, window: int | None, rule: RotaryRule | None = None
+    ) -> None:
         self._cos, self._sin = cos, sin
+        self._rule, self._stage = rule, 0
         self._groups, self._window = groups, window
         self.capacity = cos.shape[0]
         # Row r may see the columns up to capacity + r, so every chain's mask is a part of this one table.
@@ -72,6 +75,25 @@ class Placement:
         """Channels of a head that are rotated."""
         return self._cos.shape[-1]
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether the rotary tables of a text that fills the capacity differ from those of a short one."""
+        return self._rule is not None and self._rule.stage(self.capacity) != 0
+
+    def begin(self, prompt_tokens: int) -> None:
+        """Take the rotary tables of a text that begins with a prompt of this length.
+
+        They change in place, so that recorded passes read them too.
+        """
+        if self._rule is None:
+            return
+        stage = self._rule.stage(prompt_tokens)
+        if stage != self._stage:
+            cos, sin = self._rule.tables(stage)
+            self._cos.copy_(cos)
+            self._sin.copy_(sin)
+            self._stage = stage
+
     def chain(self, base: int, count: int) -> Rows:
         """Consecutive tokens, each of which sees all tokens before it.
 
@@ -83,7 +105,7 @@ class Placement:
             UserError: If they exceed the capacity.
         """
         end = base + count
-        self.check(end)
+        self.check(end, base)
         cos, sin = self._cos[base:end], self._sin[base:end]
         if self._window is not None and end > self._window:
             return Rows(base, count, cos, sin, self._long_mask(base, end), is_chain=True)
@@ -126,7 +148,7 @@ class Placement:
         Raises:
             UserError: If slot or position exceeds the capacity.
         """
-        self.check(max(slot, position) + 1)
+        self.check(max(slot, position) + 1, position)
         return Rows(slot, 1, self._cos[position : position + 1], self._sin[position : position + 1], None)
 
     def tree(
@@ -149,7 +171,7 @@ class Placement:
         writes = count if writes is None else writes
         if tuple(sees.shape) != (count, writes):
             raise ValueError(f"sees must have shape {(count, writes)}, got {tuple(sees.shape)}")
-        self.check(base + writes)
+        self.check(base + writes, base)
         slots = base + depths[:writes]  # positions of the written rows
         positions, sees = base + depths[first:], sees[first:]
         if self._window is None:
@@ -183,52 +205,19 @@ class Placement:
         """Repeat the rows once per query head of a group, the layout of folded attention."""
         return mask if self._groups == 1 else mask.repeat(self._groups, 1)
 
-    def check(self, end: int) -> None:
-        """Refuse a pass that needs `end` slots or positions.
+    def check(self, end: int, base: int = 0) -> None:
+        """Refuse a pass that needs `end` slots or positions, after `base` tokens of the text.
 
         Raises:
-            UserError: If that exceeds the capacity.
+            UserError: If that exceeds the capacity, or the text has outgrown its rotary tables.
         """
+        if self._rule is not None and base:
+            self._rule.check(self._stage, base)
         if end > self.capacity:
             raise UserError(
                 f"the sequence needs {end} positions, the cache holds {self.capacity}",
                 "shorten the prompt, lower max_new_tokens, or raise runtime.max_length (at most the context)",
             )
-
-
-def rotary_tables(
-    config: Any,  # noqa: ANN401
-    head_dim: int,
-    capacity: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine tables for every position the cache can hold, each shape [S, 1, rotary].
-
-    The scaling rules of long-context checkpoints (linear, dynamic, yarn, longrope, llama3) are transformers'
-    own functions, so that they follow the checkpoint's config exactly. Rules that depend on the sequence
-    length (dynamic, longrope) are evaluated once, for the capacity: a table that changed during a sequence
-    would leave cached keys rotated by another rule.
-
-    The sine carries the sign of the rotation's first half, so that rotating x is
-    ``x * cos + roll(x, rotary / 2) * sin``. Under partial rotary the tables are narrower than a head.
-
-    Args:
-        config: The transformers configuration.
-        head_dim: Width of one head (D).
-        capacity: Positions in the table (S).
-        dtype: Of the result; angles are computed in fp32.
-        device: Of the result.
-
-    Raises:
-        UserError: If the scaling rule is unknown.
-    """
-    frequencies, factor = _frequencies(config, head_dim, capacity)  # [rotary / 2]
-    angles = torch.arange(capacity, dtype=torch.float32)[:, None] * frequencies[None, :]
-    cos, sin = angles.cos() * factor, angles.sin() * factor
-    cos = torch.cat([cos, cos], dim=-1)
-    sin = torch.cat([-sin, sin], dim=-1)
-    return cos[:, None].to(device, dtype), sin[:, None].to(device, dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -247,19 +236,3 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor | None = None) ->
         return out.copy_(rotate(x, cos, sin))
     turned, kept = x[..., :width], x[..., width:]
     return torch.cat([torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin), kept], dim=-1)
-
-
-def _frequencies(config: Any, head_dim: int, capacity: int) -> tuple[Tensor, float]:  # noqa: ANN401
-    parameters = config.rope_parameters
-    kind = parameters.get("rope_type", "default")
-    if kind == "default":
-        width = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
-        exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
-        return 1.0 / (parameters["rope_theta"] ** exponents), 1.0
-    if kind not in ROPE_INIT_FUNCTIONS:
-        raise UserError(
-            f"rope_type {kind!r} is not supported",
-            f"supported: default, {', '.join(sorted(ROPE_INIT_FUNCTIONS))}",
-        )
-    frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=capacity)
-    return frequencies.float(), float(factor)

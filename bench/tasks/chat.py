@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, prompt ids from a conversation, and text from answer ids.
+"""Prompt ids from a conversation, and text from answer ids.
 
 Every method gets its prompts from here. The chat template writes the text and the tokenizer encodes it
 without adding special tokens. One start token (BOS) is then put in front if the tokenizer uses one and the
@@ -13,13 +13,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
-from bench.runtime.gguf import gguf_end_ids, read_gguf
-from bench.runtime.hub import is_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,13 +26,12 @@ VICUNA_SYSTEM = (
 )
 VICUNA_END = "</s>"
 RAW_SEPARATOR = "\n\n"
+_TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+"""What the code in a template may raise, beside the errors of its own language."""
 TEMPLATE_DATE = "26 Jul 2024"
 """Date for templates that print one, such as Llama 3's: with today's date, a run that is resumed tomorrow
 would ask other prompts."""
 HASH_LENGTH = 16
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_SENTENCEPIECE = ("sentencepiece", "google.protobuf")
-"""Libraries that read a ``tokenizer.model``; without them transformers mistakes its format and fails."""
 
 
 class Template(StrEnum):
@@ -50,91 +45,33 @@ class Template(StrEnum):
     """No template: the messages joined by an empty line, for base models."""
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a checkpoint's folder, or in its GGUF file.
-
-    Raises:
-        UserError: If there is none, it cannot be read, or a library that reads its format is not installed.
-    """
-    from transformers import AutoTokenizer  # slow to import
-
-    if is_gguf(folder):
-        return _gguf_tokenizer(folder)
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise UserError(
-            f"{folder} holds no tokenizer (none of {', '.join(_TOKENIZER_FILES)})",
-            "copy the tokenizer's files beside the weights, or set model.tokenizer to where they are",
-        )
-    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
-        _require_sentencepiece(folder)
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"the tokenizer in {folder} cannot be read: {reason}",
-            "download its files again, or set model.tokenizer to an intact one",
-        ) from error
-
-
-def eos_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int] = ()) -> frozenset[int]:
-    """End tokens: of ``generation_config.json`` or a GGUF file's metadata, of the tokenizer, and `stop_ids`.
-
-    Raises:
-        UserError: If one of `stop_ids` is beyond the tokenizer's vocabulary.
-    """
-    from transformers import GenerationConfig  # slow to import
-
-    unknown = [token for token in stop_ids if token >= len(tokenizer)]
-    if unknown:
-        raise UserError(
-            f"model.stop_ids names {unknown}, and the tokenizer ends at {len(tokenizer) - 1}",
-            "set model.stop_ids=[] or to ids of this model; the end tokens it declares count anyway",
-        )
-    ends = {tokenizer.eos_token_id, *stop_ids}
-    if is_gguf(folder):
-        ends |= gguf_end_ids(read_gguf(folder))
-    if (folder / "generation_config.json").is_file():
-        configured = GenerationConfig.from_pretrained(folder).eos_token_id
-        ends |= set(configured) if isinstance(configured, list) else {configured}
-    return frozenset(token for token in ends if token is not None)
-
-
-def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that a GGUF file describes, converted by transformers."""
-    from transformers import PreTrainedTokenizerFast  # slow to import
-
-    read_gguf(file)  # refuses a damaged file with a message of its own
-    try:
-        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
-            file.parent, gguf_file=file.name
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"transformers cannot make a tokenizer of {file}: {(str(error) or repr(error)).splitlines()[0]}",
-            "set model.tokenizer to a folder or a Hub id that holds this model's tokenizer",
-        ) from error
-    return tokenizer
-
-
 class ChatFormat:
     """Writes conversations for one tokenizer.
 
     Args:
         tokenizer: The model's tokenizer.
         template: ``auto``, ``vicuna`` or ``raw``; the key ``model.template``.
+        vocabulary: Rows of the model's embedding; None if they are not known.
 
     Raises:
         UserError: If the template is unknown or does not fit the tokenizer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = Template.AUTO) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: str = Template.AUTO, vocabulary: int | None = None
+    ) -> None:
         if template not in set(Template):
             raise UserError(f"model.template={template} is unknown", f"Choose from: {', '.join(Template)}.")
         self.tokenizer = tokenizer
         self.template = Template(template)
+        self._vocabulary = len(tokenizer) if vocabulary is None else vocabulary
         self._source = self._template_source()
         self._bos = _used_bos(tokenizer)
+
+    @property
+    def has_unknown_tokens(self) -> bool:
+        """Whether the tokenizer has tokens that the model's embedding has no row for."""
+        return len(self.tokenizer) > self._vocabulary
 
     @property
     def template_hash(self) -> str:
@@ -170,7 +107,8 @@ class ChatFormat:
 
         Raises:
             ValueError: If there is not exactly one turn more than answers.
-            UserError: If the text itself begins with two BOS, or holds no token.
+            UserError: If the text itself begins with two BOS, holds no token, or one that the model does not
+                know.
         """
         text = self.prompt_text(turns, answers, system)
         encoded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -181,6 +119,12 @@ class ChatFormat:
             raise UserError(
                 f"the prompt starts with two start tokens ({self.tokenizer.bos_token})",
                 "Remove the start token from the chat template or from the prompt's text.",
+            )
+        if self.has_unknown_tokens and max(ids, default=0) >= self._vocabulary:
+            raise UserError(
+                f"the prompt holds token {max(ids)} ({self.tokenizer.decode([max(ids)])}), and the model's "
+                f"embedding ends at {self._vocabulary - 1}: tokens were added without resizing it",
+                "set model.tokenizer to the tokenizer that the model was trained with",
             )
         if not ids:
             raise UserError("the prompt holds no token", "Choose a model.template that fits this tokenizer.")
@@ -219,7 +163,7 @@ class ChatFormat:
             text = self.tokenizer.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=is_prompt, date_string=TEMPLATE_DATE
             )
-        except TemplateError as error:
+        except (TemplateError, *_TEMPLATE_FAULTS) as error:
             raise UserError(
                 f"the tokenizer's chat template rejects the conversation: {error}",
                 "Add model.template=raw to do without it.",
@@ -274,19 +218,3 @@ def _used_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
     bos = tokenizer.bos_token_id
     starts = list(tokenizer("a")["input_ids"])[:1]
     return int(bos) if bos is not None and starts == [bos] else None
-
-
-def _require_sentencepiece(folder: Path) -> None:
-    missing = [name for name in _SENTENCEPIECE if not _is_installed(name)]
-    if missing:
-        raise UserError(
-            f"{folder} has its tokenizer as tokenizer.model only, which {' and '.join(missing)} must read",
-            "pip install 'self-speculative-bench[sentencepiece]'",
-        )
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # the package that would hold it is missing too
-        return False

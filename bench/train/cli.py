@@ -110,7 +110,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
-    from bench.tasks.chat import ChatFormat, load_tokenizer
+    from bench.tasks.chat import ChatFormat
+    from bench.tasks.tokenizer import load_tokenizer
     from bench.train.curves import draw
     from bench.train.trainers.joint import train_joint
     from bench.train.trainers.modules import train_module

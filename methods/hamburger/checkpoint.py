@@ -10,22 +10,21 @@ Shapes: K most tokens of a group, F features, d width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
+from bench.runtime.checkpoint_files import read_json
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
-from bench.runtime.loading import RuntimeOptions, build_decoder, read_weights
+from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, read_weights
 from bench.runtime.modules import fitted
+from bench.runtime.stored_tensors import read_file, usable
 
 BLOCK = "hamburger"
 NEW_PARTS = ("comp_embedder.", "micro_step_decoder.")
@@ -180,13 +179,16 @@ def read_shape(folder: Path) -> HamburgerShape:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no {name}, so hamburger has no tuned model", _FIX)
-    block = json.loads((folder / "config.json").read_text()).get(BLOCK)
+    block = read_json(folder / "config.json").get(BLOCK)
     names = [field.name for field in fields(HamburgerShape)]
     if not isinstance(block, dict) or any(name not in block for name in names):
         raise UserError(
             f"{folder}/config.json has no {BLOCK!r} block with {', '.join(names)}: it is a plain model", _FIX
         )
-    return HamburgerShape(**{name: block[name] for name in names})
+    try:
+        return HamburgerShape(**{name: block[name] for name in names})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder}/config.json: the {BLOCK!r} block is damaged: {error}", _FIX) from error
 
 
 def load_checkpoint(folder: Path, target: Decoder) -> Checkpoint:
@@ -196,10 +198,11 @@ def load_checkpoint(folder: Path, target: Decoder) -> Checkpoint:
         UserError: If tensors are missing, left over or misshapen, or the vocabularies differ.
     """
     shape, file = read_shape(folder), folder / "model.safetensors"
-    tensors = load_file(file, device=str(target.device))
-    base = {name: tensors.pop(name).to(target.dtype) for name in list(tensors) if name.startswith(_BASE)}
+    tensors = read_file(file, target.device)
+    own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_BASE)}
+    base = usable(own, file, target.device, target.dtype)
     options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
-    decoder = build_decoder(AutoConfig.from_pretrained(folder), _part(base, _BASE), options)
+    decoder = build_decoder(load_config(folder), _part(base, _BASE), options)
     target.adopt(decoder)
     _check_fit(decoder, target, shape, folder)
     expected = (shape.embedder_shapes(decoder.config.width), shape.micro_shapes(decoder.config))
@@ -253,6 +256,12 @@ def _check_fit(tuned: Decoder, target: Decoder, shape: HamburgerShape, folder: P
         raise UserError(
             f"the tuned model in {folder} holds {tuned.capacity} tokens, the target {target.capacity}",
             f"set runtime.max_length={tuned.capacity}",
+        )
+    if tuned.placement.follows_length:
+        raise UserError(
+            "hamburger's entries stand for several tokens, and the rotary embedding of this model changes "
+            "with the number of tokens",
+            "set runtime.max_length to the model's original context, or use a model without such scaling",
         )
     window = tuned.config.window
     if window is not None and window < tuned.capacity:

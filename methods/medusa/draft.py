@@ -195,6 +195,7 @@ class Medusa(TreeMethod):
         """Rows of a prompt [P] after the final norm, shape [P, d]; the cache is emptied first."""
         decoder = self._decoder
         decoder.cache.truncate(0)
+        decoder.placement.begin(ids.numel())
         place = decoder.placement.chain(0, ids.numel())
         return self._final_norm(decoder.run_layers(decoder.embed(ids), place))
 

@@ -11,6 +11,7 @@ is ``policy=static``.
 Differs from transformers' assisted generation in:
 - the draft model has a prefill of its own over the whole prompt, timed with the target's;
 - the draft never exceeds the remaining budget, and the heuristic starts anew with every prompt;
+- rows of padding after the tokenizer's last token may differ in number, and are then cut or never chosen;
 - the draft is sampled by the target's sampler, with its temperature and cuts.
 
 Shapes: P prompt tokens, K drafted tokens, V vocabulary.
@@ -21,20 +22,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import LlamaConfig
 
 from bench.errors import UserError
+from bench.runtime.checkpoint_files import tokenizer_size
 from bench.runtime.decoder import Decoder
+from bench.runtime.families import decoder_config
 from bench.runtime.hub import is_gguf
-from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
-from bench.runtime.modules import WEIGHTS_FILE, load_provenance
+from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, load_decoder
+from bench.runtime.model_config import require_fields
+from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
+from bench.runtime.stored_tensors import read_file, usable
 from methods.core.base import ModuleTrainer
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.core.draft_length import AdaptiveChain
 
+_TOKENIZER_FILE = "tokenizer.json"
 HEAD_WIDTH = 32
 """Width of each attention head of a draft model trained here."""
 
@@ -138,12 +144,13 @@ def load_draft_model(folder: Path, target: Decoder) -> Decoder:
     """
     options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
     is_checkpoint = (folder / "config.json").is_file() or is_gguf(folder)
-    drafter = load_decoder(folder, options) if is_checkpoint else _trained(folder, options)
+    rows = _rows(folder, target.config.vocab) if is_checkpoint else None
+    drafter = load_decoder(folder, options, rows) if is_checkpoint else _trained(folder, options)
     target.adopt(drafter)
-    own, needed = drafter.config.vocab, target.config.vocab
-    if own != needed:
+    if drafter.config.vocab != target.config.vocab:
         raise UserError(
-            f"the draft model in {folder} has {own} tokens in its vocabulary, the target {needed}",
+            f"the draft model in {folder} has {drafter.config.vocab} tokens in its vocabulary, "
+            f"the target {target.config.vocab}",
             "set method.weights to a model with the target's tokenizer",
         )
     if drafter.capacity < target.capacity:
@@ -154,8 +161,28 @@ def load_draft_model(folder: Path, target: Decoder) -> Decoder:
     return drafter
 
 
+def _rows(folder: Path, needed: int) -> int | None:
+    """Rows of the target's vocabulary, if those of the draft model differ by padding only; else None.
+
+    Qwen2.5 0.5B has 151,936 rows, 7B has 152,064, and their tokenizer 151,665 tokens. The rows after the
+    tokenizer's last token are padding, which no text contains.
+    """
+    if is_gguf(folder) or not (folder / _TOKENIZER_FILE).is_file():
+        return None
+    tokens = tokenizer_size(folder / _TOKENIZER_FILE)
+    own = decoder_config(load_config(folder)).vocab
+    return needed if tokens is not None and tokens <= min(own, needed) else None
+
+
 def _trained(folder: Path, options: RuntimeOptions) -> Decoder:
-    shape = load_provenance(folder, TwoModel.name)["shape"]
-    stored = load_file(folder / WEIGHTS_FILE, device=str(options.device))
-    tensors = {name: tensor.to(options.dtype) for name, tensor in stored.items()}
-    return build_decoder(LlamaConfig(**shape), tensors, options)
+    shape = load_provenance(folder, TwoModel.name).get("shape")
+    try:
+        require_fields(shape or {}, f"{folder / PROVENANCE_FILE}: shape")
+        config = LlamaConfig(**(shape or {}))
+    except (StrictDataclassError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / PROVENANCE_FILE}: shape cannot be used: {str(error).splitlines()[0]}",
+            "train the draft model again: python -m bench.train method=two_model model=...",
+        ) from error
+    file = folder / WEIGHTS_FILE
+    return build_decoder(config, usable(read_file(file), file, options.device, options.dtype), options)

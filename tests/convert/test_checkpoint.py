@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from bench.convert.checkpoint import convert_checkpoint
 from bench.errors import UserError
-from bench.runtime.loading import load_decoder, weight_files
-from bench.runtime.modules import count_parameters
+from bench.runtime.checkpoint_files import weight_files
+from bench.runtime.loading import load_decoder
+from bench.runtime.stored_tensors import count_parameters
 from methods.early_exit.layerskip import LayerSkip
 from tests.convert.published import CONFIG, State, save_config
 from tests.methods.small import prompt, random_decoder, run
@@ -104,7 +105,7 @@ def test_what_does_not_fit_is_refused_by_the_name_of_the_key(
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     folder = save_pickles(tmp_path / "bins", random_state(), 3)
     (folder / "pytorch_model-00002-of-00003.bin").unlink()
-    with pytest.raises(UserError, match=r"holds no pytorch_model-00002-of-00003\.bin"):
+    with pytest.raises(UserError, match=r"names pytorch_model-00002-of-00003\.bin"):
         convert_checkpoint(folder, tmp_path / "out")
 
 

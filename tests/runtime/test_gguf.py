@@ -19,7 +19,8 @@ from bench.runtime.loading import load_config, load_decoder
 from bench.runtime.package_index import cached_model
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
+from bench.tasks.chat import ChatFormat
+from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget
 from methods.two_model.draft import load_draft_model

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from bench.compose.components import resolve_path
 from bench.errors import UserError
-from bench.tasks.chat import ChatFormat, load_tokenizer
+from bench.tasks.chat import ChatFormat
+from bench.tasks.tokenizer import load_tokenizer
 from bench.train.corpus import WEIGHTS, training_dialogues
 from bench.train.data.embedded import EmbeddedCorpus
 from bench.train.data.tokenizer import encode_dialogue

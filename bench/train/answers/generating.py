@@ -18,7 +18,7 @@ from bench.compose.workbench import Target
 from bench.errors import UserError
 from bench.runtime.gguf import GgufTensors, read_gguf
 from bench.runtime.hub import is_gguf
-from bench.runtime.loading import load_config
+from bench.runtime.loading import load_by_transformers, load_config
 from bench.train.answers.engines import Decoding
 
 
@@ -74,13 +74,12 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:  
     """A model in transformers; of a GGUF file the weights are those that our runtime reads.
 
     Raises:
-        UserError: If the GGUF file lacks a weight.
+        UserError: If a weight is missing.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]  # the bar of the answers is enough
     model: Any
     if not is_gguf(folder):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        return model.to(device).eval()
+        return load_by_transformers(folder, dtype).to(device).eval()
     config = load_config(folder)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     tensors = GgufTensors(read_gguf(folder), torch.device("cpu"), dtype)

@@ -112,6 +112,7 @@ class RowCache:
         decoder, ids = self._decoder, self._ids[place].to(self._decoder.device)
         rows = dict.fromkeys(taps, decoder.embedding)
         decoder.cache.truncate(0)
+        decoder.placement.begin(ids.numel())
         last = decoder.run_layers(decoder.embed(ids), decoder.placement.chain(0, ids.numel()), taps=rows)
         start, end = self._starts[place : place + 2]
         for layer, values in rows.items():

@@ -71,7 +71,7 @@ def _job(composed: DictConfig) -> None:
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import PROVENANCE_FILE
-    from bench.tasks.chat import load_tokenizer
+    from bench.tasks.tokenizer import load_tokenizer
 
     settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     folder = resolve(settings.model.path, settings.model.revision)

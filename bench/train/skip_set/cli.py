@@ -89,7 +89,7 @@ def _job(composed: DictConfig) -> None:
     from bench.runtime.hub import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import save_provenance
-    from bench.tasks.chat import load_tokenizer
+    from bench.tasks.tokenizer import load_tokenizer
 
     settings: SkipSetConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     choices = HydraConfig.get().runtime.choices

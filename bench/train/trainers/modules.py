@@ -112,6 +112,7 @@ def observe(
     tokens = torch.tensor(ids, device=decoder.device)
     taps = dict.fromkeys(trainer.taps(decoder), decoder.embedding)
     decoder.cache.truncate(0)
+    decoder.placement.begin(len(ids))
     last = decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)), taps=taps)
     mask = torch.tensor([*is_answer[1:], False], device=decoder.device)
     likely = LikelyTokens.of(decoder.head(last[mask]))

@@ -117,7 +117,7 @@ class GraphDecoder(Decoder):
         count = ids.numel()
         if count > MOST_ROWS or (base == 0 and count > 1):
             return super().step(ids, base)
-        self.placement.check(base + count)
+        self.placement.check(base + count, base)
         self._slots.advance(range(self.depth), base, count)
         self.tally.replayed += 1
         columns = column_size(base + count, self.capacity)

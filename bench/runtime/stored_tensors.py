@@ -1,0 +1,280 @@
+"""The safetensors files of a checkpoint: names, shapes, types and a hash of the tensors, and their numbers.
+
+Names are mapped here and nowhere else: wrappers such as ``module.`` (DataParallel) and ``_orig_mod.``
+(torch.compile) are taken off, and a model that was saved without its head gets its ``model.`` back.
+
+A file begins with the length of its header (8 bytes, little-endian) and the header, a JSON object with type,
+shape and place of every tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.runtime.checkpoint_files import adapter, draft_head, require_file, weight_files
+
+log = logging.getLogger(__name__)
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Number types that weights may have, by their names in the files."""
+_WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_BARE = ("embed_tokens.", "layers.", "norm.")
+"""Beginnings of names that lack ``model.``."""
+_TABLES = ("rotary_emb.inv_freq",)
+_OTHER_HEADS = ("mtp.", "model.mtp.")
+"""Tensors that plain decoding does not use: heads that predict several tokens."""
+_ANY_SIZE = 1 << 62
+_WHOLE_BYTES, _PIECES, _PIECE_BYTES = 1 << 16, 4, 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a file.
+
+    Args:
+        file: The file.
+        name: Its name there.
+        dtype: Type of its numbers, as the file names it.
+        shape: Its shape.
+        start: Place of its first byte in the file.
+        stop: Place after its last byte.
+    """
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_header(file: Path) -> list[StoredTensor]:
+    """All tensors of a safetensors file; their numbers are not read.
+
+    Raises:
+        UserError: If the file is missing, damaged or cut short, or a git-lfs pointer.
+    """
+    require_file(file, _ANY_SIZE)
+    try:
+        with safe_open(file, framework="pt"):  # checks the header, and the file's length
+            pass
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            header: dict[str, Any] = json.loads(opened.read(size))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise damaged(file, error) from error
+    return [
+        StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), *_places(entry, 8 + size))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    ]
+
+
+def _places(entry: Mapping[str, Any], data: int) -> tuple[int, int]:
+    start, stop = entry["data_offsets"]
+    return data + start, data + stop
+
+
+def damaged(file: Path, error: Exception) -> UserError:
+    """The message about a file that is not whole."""
+    return UserError(
+        f"{file} is damaged or cut short ({error})", "delete it and download the checkpoint again"
+    )
+
+
+def count_parameters(file: Path) -> int:
+    """Elements of all tensors in a safetensors file.
+
+    Raises:
+        UserError: As `read_header`.
+    """
+    return sum(prod(tensor.shape) for tensor in read_header(file))
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The weights of a checkpoint by the names of transformers.
+
+    Raises:
+        UserError: If a file is damaged, two tensors have one name, numbers are not floating, or the folder
+            holds an adapter or a draft head.
+    """
+    tensors = [tensor for file in weight_files(folder) for tensor in read_header(file)]
+    stored = {tensor.name: tensor for tensor in tensors}
+    mapped = {name: stored[old] for name, old in transformers_names(stored, folder).items()}
+    _require_floats(mapped.values())
+    return mapped
+
+
+def transformers_names(names: Iterable[str], folder: Path) -> dict[str, str]:
+    """The names in a checkpoint's files, by the names that the tensors have in transformers.
+
+    Tables that follow from the config and heads that plain decoding does not use are left out.
+
+    Raises:
+        UserError: If two tensors have one name, or they are of an adapter or a draft head.
+    """
+    mapped: dict[str, str] = {}
+    unused = []
+    for name in names:
+        own = _unwrapped(name)
+        if own.endswith(_TABLES):
+            continue
+        if own.startswith(_OTHER_HEADS):
+            unused.append(name)
+        elif own in mapped:
+            raise UserError(
+                f"{folder}: {mapped[own]} and {name} are the same tensor",
+                "save the model again without wrappers",
+            )
+        else:
+            mapped[own] = name
+    if unused:
+        log.info("%s: left out %d tensors of other heads: %s ...", folder, len(unused), unused[0])
+    if any(".lora_" in name for name in mapped):
+        raise adapter(folder)
+    if "model.fc.weight" in mapped or "fc.weight" in mapped:
+        raise draft_head(folder, "of EAGLE")
+    return mapped
+
+
+def _unwrapped(name: str) -> str:
+    """A tensor's name in transformers."""
+    own = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return f"model.{own}" if own.startswith(_BARE) else own
+
+
+def _require_floats(tensors: Iterable[StoredTensor]) -> None:
+    for tensor in tensors:
+        if tensor.dtype not in FLOATS:
+            raise UserError(
+                f"{tensor.file}: {tensor.name} holds {tensor.dtype} numbers, not {', '.join(FLOATS[1:])}",
+                "use the checkpoint's fp32, bf16 or fp16 original; quantised weights are not supported",
+            )
+
+
+def read_tensors(
+    stored: Mapping[str, StoredTensor], device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors with their numbers, file by file.
+
+    Raises:
+        UserError: If a file is damaged, or numbers are not finite.
+    """
+    by_file: dict[Path, list[tuple[str, str]]] = {}
+    for name, tensor in stored.items():
+        by_file.setdefault(tensor.file, []).append((name, tensor.name))
+    for file, names in by_file.items():
+        try:
+            with safe_open(file, framework="pt", device=str(device)) as opened:
+                for name, old in names:
+                    yield name, finite(opened.get_tensor(old).to(dtype), f"{file}: {old}")
+        except (SafetensorError, OSError) as error:
+            raise damaged(file, error) from error
+
+
+def read_file(file: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """All tensors of one file by their names there, with numbers of any type.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    require_file(file, _ANY_SIZE)
+    try:
+        return load_file(file, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise damaged(file, error) from error
+
+
+def usable(
+    tensors: Mapping[str, Tensor], file: Path | str, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """A file's tensors on a device and in a precision, after a check of their numbers.
+
+    Raises:
+        UserError: If numbers are not floating or not finite.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{file}: {name} holds {kind} numbers, not floating ones", "take an intact file")
+    return {name: finite(tensor.to(device, dtype), f"{file}: {name}") for name, tensor in tensors.items()}
+
+
+def finite(tensor: Tensor, source: str) -> Tensor:
+    """`tensor`, after a check that all its numbers are finite.
+
+    Args:
+        tensor: Of floating numbers.
+        source: Its file and name, for the message.
+
+    Raises:
+        UserError: If they are not.
+    """
+    if tensor.is_meta or not tensor.numel():
+        return tensor
+    ends = torch.stack(tensor.aminmax())
+    if not bool(ends.isfinite().all()):
+        precision = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{source} holds numbers that are not finite in {precision} ({float(ends[1]):g})",
+            "download the checkpoint again; if its training diverged, take an earlier one"
+            + ("; or set runtime.dtype=bfloat16" if tensor.dtype == torch.float16 else ""),
+        )
+    return tensor
+
+
+def tensors_hash(files: Iterable[Path]) -> str:
+    """64 hex digits over name, type, shape and pieces of every tensor, however they are spread over files.
+
+    Raises:
+        UserError: If a file is damaged.
+    """
+    tensors = sorted(
+        (tensor for file in files for tensor in read_header(file)), key=lambda tensor: tensor.name
+    )
+    digest = hashlib.sha256()
+    opened: dict[Path, IO[bytes]] = {}
+    try:
+        for tensor in tensors:
+            if tensor.file not in opened:
+                opened[tensor.file] = tensor.file.open("rb")
+            digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
+            hash_pieces(digest, opened[tensor.file], tensor.start, tensor.stop)
+    finally:
+        for file in opened.values():
+            file.close()
+    return digest.hexdigest()
+
+
+def hash_pieces(digest: hashlib._Hash, file: IO[bytes], start: int, stop: int) -> None:
+    """Add bytes of a tensor to a hash: all of a small one, of others four pieces from the first to the last.
+
+    A retrained tensor differs nearly everywhere, so that pieces are enough: a file of 15 GB takes a moment.
+
+    Args:
+        digest: The hash.
+        file: Opened for reading.
+        start: Place of the tensor's first byte.
+        stop: Place after its last byte.
+    """
+    if stop - start <= _WHOLE_BYTES:
+        file.seek(start)
+        digest.update(file.read(stop - start))
+        return
+    last = stop - _PIECE_BYTES
+    for piece in range(_PIECES):
+        file.seek(start + (last - start) * piece // (_PIECES - 1))
+        digest.update(file.read(_PIECE_BYTES))
