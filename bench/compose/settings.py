@@ -24,6 +24,7 @@ from bench.compose.components import (
     require_known,
     require_least,
     require_modules,
+    require_temperature,
 )
 from bench.errors import UserError
 from bench.plan.devices import GPUS
@@ -94,7 +95,7 @@ class SamplingConfig:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        require_least("sampling.temperature", self.temperature, 0)
+        require_temperature(self.temperature)
         require_least("sampling.top_k", self.top_k, 0)
         if not 0 < self.top_p <= 1:
             raise UserError(
@@ -127,7 +128,7 @@ class RuntimeConfig:
         if self.dtype is not None:
             require_choice("runtime.dtype", self.dtype, DTYPES)
         require_choice("runtime.tier", self.tier, TIERS)
-        require_least("runtime.threads", self.threads, 1)
+        require_least("runtime.threads", self.threads, 1, 4096)
         require_least("runtime.max_length", self.max_length, 2)
 
 
@@ -155,8 +156,8 @@ class MeasureConfig:
         history: Later turns follow the arm's own answers (``free``) or the baseline's (``frozen``).
         eager: Also decode with a textbook loop (tier ``eager``), which papers report their speedups over. In
             the first repeat only, interleaved with the other arms: the loop is slow, and its ratio needs less
-            precision than the headline. Switched on for a run that is measured already, it adds samples
-            later than those they are compared with. No effect if ``runtime.tier`` is ``eager`` already.
+            precision than the headline. Switched on for a measured run, it adds samples later than those
+            they are compared with. No effect if ``runtime.tier`` is ``eager`` already.
     """
 
     repeats: int = 2
@@ -167,8 +168,8 @@ class MeasureConfig:
     eager: bool = False
 
     def __post_init__(self) -> None:
-        require_least("measure.repeats", self.repeats, 1)
-        require_least("measure.resamples", self.resamples, 1)
+        require_least("measure.repeats", self.repeats, 1, 10_000)
+        require_least("measure.resamples", self.resamples, 1, 1_000_000)
         require_choice("measure.history", self.history, HISTORIES)
         if not 0 < self.level < 1:
             raise UserError(
@@ -266,8 +267,8 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
     require_complete(composed)
     if not composed.bench.plan:  # a plan lists what is missing
         require_modules(composed, choices)
-    composed = _settled(composed)
-    tree, plain = OmegaConf.to_object(composed), OmegaConf.to_container(composed, resolve=True)
+    settled = _settled(composed)
+    tree, plain = OmegaConf.to_object(settled), OmegaConf.to_container(settled, resolve=True)
     assert isinstance(tree, Config)
     assert isinstance(plain, dict)
     return Settings(

@@ -140,6 +140,7 @@ class Session:
         with torch.inference_mode(), clock:
             generation = bench.arms[blank.arm].generate(prompt_ids, budget, sampler, clock)
         energy_j = self._energy.joules()
+        sampler.require_finite()
         cut = generation.cut(budget.max_new_tokens, budget.eos_ids)
         sample = replace(
             blank,
@@ -255,8 +256,9 @@ def _decode_until_steady(
             with torch.inference_mode(), clock:
                 rounds = method.generate(prompt_ids, budget, sampler, clock).rounds
             timing = clock.timing()
-        except Exception:
-            log.warning("warm-up failed; the measurement will record why", exc_info=True)
+        except Exception as error:
+            is_mistake = isinstance(error, UserError)
+            log.warning("warm-up failed; the measurement will record why", exc_info=not is_mistake)
             return ()
         seconds = timing.prefill_s + timing.decode_s
         if abs(seconds - before) <= settings.tolerance * seconds:

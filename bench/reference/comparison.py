@@ -104,8 +104,10 @@ class Sides:
             return self._ours(ids) if side == "ours" else self._theirs(ids)
 
     def _ours(self, ids: Tensor) -> tuple[tuple[int, ...], float]:
+        sampler = Sampler(Sampling(), CPU, 0)
         with self._clock:
-            generation = self._method.generate(ids, self._budget, Sampler(Sampling(), CPU, 0), self._clock)
+            generation = self._method.generate(ids, self._budget, sampler, self._clock)
+        sampler.require_finite()
         return generation.ids, self._clock.timing().decode_s
 
     def _theirs(self, ids: Tensor) -> tuple[tuple[int, ...], float]:

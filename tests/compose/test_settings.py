@@ -174,6 +174,12 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
             "sampling.temperature must be at least 0, got nan",
             "sampling.temperature=0",
         ),
+        (["sampling.temperature=inf"], "sampling.temperature must be finite, got inf", "=0 or more"),
+        (["sampling.temperature=1e-40"], "or at least 1e-06, got 1e-40", "sampling.temperature=0"),
+        (["measure.warmup.tolerance=inf"], "measure.warmup.tolerance must be finite", "=0 or more"),
+        (["runtime.threads=2147483648"], "runtime.threads must be at most 4096", "runtime.threads=4096"),
+        (["measure.repeats=100000000"], "measure.repeats must be at most 10000", "measure.repeats=10000"),
+        (["measure.resamples=1000000000000"], "measure.resamples must be at most", "=1000000 or less"),
         (["sampling.top_k=-1"], "sampling.top_k must be at least 0", "sampling.top_k=0"),
         (["sampling.top_p=0"], "sampling.top_p must lie in (0, 1], got 0.0", "use 1.0"),
         (
