@@ -25,7 +25,7 @@ from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
 from methods.core.autoregressive import Autoregressive, EagerLoop
-from methods.core.base import Method, WeighedPasses, traits_of
+from methods.core.base import Method, traits_of
 
 SMALL_MODEL = 100_000_000
 _TOKENIZER = Keys("model.tokenizer", "model.revision")
@@ -109,7 +109,7 @@ def build_workbench(settings: Settings) -> Workbench:
     decoder = target.load(settings.runtime.threads)
     for arm in arms.values():
         arm.attach(decoder)
-    weights = method.pass_weights if isinstance(method, WeighedPasses) else None  # known once attached
+    weights = traits_of(method).pass_weights  # known once attached
     run = replace(prepared.run, labels={**prepared.run.labels, "pass_weights": weights})
     return Workbench(decoder, target.chat, target.eos_ids, arms, prepared.task, prepared.sampling, run)
 
@@ -212,6 +212,7 @@ def describe_run(
         weights=target.weights_hash,
         template=target.chat.template_hash,
         tier=target.options.tier,
+        has_system=any(prompt.system for prompt in task.prompts),
     )
     names = settings.method.name, settings.task.name, str(settings.model.name)
     traits = traits_of(method)

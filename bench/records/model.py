@@ -23,6 +23,9 @@ PhaseName = Literal["draft", "verify", "commit", "search"]
 """A phase of decode time; the rest is host time."""
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""What method, task and model may be called: their names become part of file names."""
+
 Key = tuple[str, int, int, str]
 """`Sample.key`: prompt id, turn, repeat, arm."""
 
@@ -54,6 +57,7 @@ class Prompt:
         subtask: Column of the result table, such as ``translation``.
         turns: User messages in order.
         references: Reference answer per turn where the task has them.
+        system: System message before the first turn; empty leaves it to the chat template.
         checks: Specification for `bench.tasks.checkers`, one per turn, where answers can be checked.
     """
 
@@ -62,6 +66,7 @@ class Prompt:
     turns: tuple[str, ...]
     references: tuple[str, ...] = ()
     checks: tuple[Mapping[str, Any], ...] = ()
+    system: str = ""
 
     def __post_init__(self) -> None:
         if not self.turns or not all(turn.strip() for turn in self.turns):
@@ -216,6 +221,9 @@ class Sample:
     """In runs of lossy methods: negative log-likelihood of `ids` under the target in nats, summed."""
     is_right: bool | None = None
     """Whether the answer is right; None where the prompt has no check."""
+    text_tokens: int | None = None
+    """Length of `text` in tokens when it is tokenised anew, the start token included; see
+    `bench.metrics.counts.spec_bench_speedup`. None in records of older code."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
@@ -265,7 +273,7 @@ def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> s
         ValueError: If the identity holds something that is not plain JSON.
     """
     for name in (method, task, model):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        if not re.fullmatch(NAME, name):
             raise UserError(
                 f"name {name!r} cannot be part of a folder name",
                 "use letters, digits, '.', '_' and '-' in names",

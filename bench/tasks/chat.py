@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,9 +31,10 @@ VICUNA_SYSTEM = (
 )
 VICUNA_END = "</s>"
 RAW_SEPARATOR = "\n\n"
-TEMPLATE_DATE = "26 Jul 2024"
-"""Date for templates that print one, such as Llama 3's: with today's date, a run that is resumed tomorrow
-would ask other prompts."""
+TEMPLATE_TIME = datetime(2024, 7, 26)
+"""What templates that print the date or the time print, such as Llama 3's: with the clock's time, both arms
+would get other prompts, and a resumed run too."""
+TEMPLATE_DATE = f"{TEMPLATE_TIME:%d %b %Y}"
 HASH_LENGTH = 16
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
@@ -154,16 +156,20 @@ class ChatFormat:
             UserError: If the tokenizer's template rejects the conversation.
         """
         if len(turns) != len(answers) + 1:
-            raise ValueError(
-                f"need one turn more than answers, got {len(turns)} turns, {len(answers)} answers"
-            )
+            raise ValueError(f"need one turn more than answers, got {len(turns)} and {len(answers)}")
         answers = [answer.strip() for answer in answers]
         if self.template == Template.VICUNA:
             return _vicuna(turns, answers, system or VICUNA_SYSTEM)
         messages = [text for exchange in zip(turns[:-1], answers, strict=True) for text in exchange]
         if self.template == Template.RAW:
             return RAW_SEPARATOR.join([*filter(None, [system]), *messages, turns[-1]])
-        return self.apply_template([*messages, turns[-1]], is_prompt=True, system=system)
+        messages = [*messages, turns[-1]]
+        text = self.apply_template(messages, is_prompt=True, system=system)
+        if system and text == self.apply_template(messages, is_prompt=True):
+            raise UserError(
+                "the chat template drops the system message", "Add model.template=raw, or drop it."
+            )
+        return text
 
     def prompt_ids(self, turns: Sequence[str], answers: Sequence[str], system: str = "") -> list[int]:
         """The conversation as token ids, shape [P], with one BOS in front if the tokenizer uses one.
@@ -197,6 +203,10 @@ class ChatFormat:
         )
         return str(decoded)
 
+    def text_tokens(self, text: str) -> int:
+        """Length of a text in tokens, with the special tokens that the tokenizer adds."""
+        return len(self.tokenizer(text)["input_ids"])
+
     def apply_template(self, messages: Sequence[str], *, is_prompt: bool, system: str = "") -> str:
         """Messages as text by the tokenizer's own template.
 
@@ -217,7 +227,11 @@ class ChatFormat:
         ]
         try:
             text = self.tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=is_prompt, date_string=TEMPLATE_DATE
+                conversation,
+                tokenize=False,
+                add_generation_prompt=is_prompt,
+                date_string=TEMPLATE_DATE,
+                strftime_now=TEMPLATE_TIME.strftime,
             )
         except TemplateError as error:
             raise UserError(

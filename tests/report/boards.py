@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.records.codec import encode_sample
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict, run_id
-from bench.report.entries import StoredRun
+from bench.report.stored_runs import StoredRun
 
 SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
 TOKENS = 40
