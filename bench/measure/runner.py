@@ -62,10 +62,12 @@ def execute(settings: Settings) -> Outcome:
     block = environment(bench.decoder.device, bench.decoder.dtype)
     block |= {"gpu_shared": is_gpu_shared(block), "tier": bench.decoder.tier}
     run = replace(bench.run, attempts=(block,))
-    with RunStore.open(settings.results_dir, run) as store:
-        Session(settings, bench, store).run()
+    source = source_hash(settings.method.target, bench.decoder.tier)
+    with RunStore.open(settings.results_dir, run, source) as store:
+        Session(settings, bench, store, source).run()
+        store.require_in_place()
         folder, run = store.folder, store.run
-    samples = load_samples(folder)
+        samples = load_samples(folder)
     evidence, seed = badge_of(run, settings.results_dir), settings.seed
     level, resamples = settings.measure.level, settings.measure.resamples
     summary = summarise(run, samples, level=level, resamples=resamples, seed=seed, evidence=evidence)
@@ -73,10 +75,14 @@ def execute(settings: Settings) -> Outcome:
 
 
 class Session:
-    """One start of a run: measures with the objects of `bench` what `store` does not hold yet."""
+    """One start of a run: measures with the objects of `bench` what `store` does not hold yet.
 
-    def __init__(self, settings: Settings, bench: Workbench, store: RunStore) -> None:
-        self._settings, self._bench, self._store = settings, bench, store
+    Args:
+        source: Hash of the code that decodes, for the record.
+    """
+
+    def __init__(self, settings: Settings, bench: Workbench, store: RunStore, source: str) -> None:
+        self._settings, self._bench, self._store, self._source = settings, bench, store, source
         self._clock = turn_clock(bench.decoder.device)
         self._memory = MemoryMeter(bench.decoder.device)
         self._energy = energy_meter(bench.decoder.device)
@@ -91,7 +97,7 @@ class Session:
         warmup, most = self._settings.measure.warmup, self._settings.max_new_tokens
         rows = warm_up(bench, (prompts[0], longest), warmup, most)
         context = len(first_prompt(bench, prompts[0])) + most // 2
-        self._store.note("source", source_hash(self._settings.method.target, bench.decoder.tier))
+        self._store.note("source", self._source)
         self._store.note("probe", asdict(probe(bench.decoder, context, row_counts(rows))))
         decoder = bench.decoder
         before = decoder.tally.recorded if isinstance(decoder, GraphDecoder) else 0

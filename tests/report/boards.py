@@ -127,6 +127,7 @@ def _pair(
         plan.verdict, None if plan.verdict is Verdict.EXACT else 7, plan.margin, plan.margin, 1
     )
     common = {"prompt_tokens": 60, "prompt_hash": "ab", "ids": tuple(range(TOKENS)), "text": "answer " * 20}
+    common["text_tokens"] = 21  # a token per word, and the start token
     alone = tuple(Round(0, 0, 1, 0, "none") for _ in range(TOKENS - 1))
     where, order = (prompt, subtask, 0, repeat), repeat % 2
     memory = 14_000_000_000 + 10_000_000 * plan.drafted
