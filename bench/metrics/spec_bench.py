@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from bench.metrics.counts import (
     UndefinedError,
@@ -17,12 +18,28 @@ from bench.metrics.counts import (
 )
 from bench.records.model import Run, Sample
 
-REPEATS_LAST_TOKEN: Mapping[str, bool] = {"Medusa": True, "TokenRecycling": False, "SamDecoding": False}
-"""Constructors of the methods whose code in Spec-Bench leaves the prefill out of its list of steps. There, so
-do EAGLE, Hydra and REST; plain decoding, Lookahead, prompt lookup, two models and Kangaroo list the prefill.
 
-The value: Medusa's loop puts out the token that follows an accepted path only as the first one of the next
-step. So an answer that ends with such a token takes another step of one token there."""
+@dataclass(frozen=True, slots=True)
+class StepList:
+    """How a method's code in Spec-Bench lists its steps, where it leaves the prefill out.
+
+    Args:
+        has_end: Whether tokens after an end token and beyond the budget count.
+        repeats_last: Whether the token that follows an accepted path is put out only as the first one of the
+            next step, so that an answer that ends with it takes another step of one token.
+    """
+
+    has_end: bool
+    repeats_last: bool
+
+
+LISTS_WITHOUT_PREFILL: Mapping[str, StepList] = {
+    "Medusa": StepList(has_end=True, repeats_last=True),
+    "TokenRecycling": StepList(has_end=True, repeats_last=False),
+    "SamDecoding": StepList(has_end=False, repeats_last=False),
+}
+"""By constructor. EAGLE, Hydra and REST leave the prefill out as well; plain decoding, Lookahead, prompt
+lookup, two models and Kangaroo list it."""
 
 
 def constructor_of(run: Run) -> str:
@@ -33,23 +50,24 @@ def constructor_of(run: Run) -> str:
 def accepted_per_step(samples: Sequence[Sample], constructor: str) -> float:
     """Spec-Bench's ``#Mean accepted tokens``: the mean of the list of steps that the method's code keeps.
 
-    Where that list includes the prefill, the figure is `acceptance_length`. Lists without it count a step in
-    full, also the tokens after an end token and beyond the budget: ``sum(accepted + 1) / steps``.
+    Where that list includes the prefill, the figure is `acceptance_length`; see `StepList` for the others.
 
     Args:
         samples: Of the method.
-        constructor: Its class, see `REPEATS_LAST_TOKEN`.
+        constructor: Its class.
 
     Raises:
         UndefinedError: If there is no sample, or no step where only rounds count.
     """
-    if constructor not in REPEATS_LAST_TOKEN:
+    kind = LISTS_WITHOUT_PREFILL.get(constructor)
+    if kind is None:
         return acceptance_length(samples)
     tokens = steps = 0
     for sample in measured(samples):
         ends_on_step = bool(sample.rounds) and is_cut(sample.rounds[-1])
-        repeated = int(REPEATS_LAST_TOKEN[constructor] and not ends_on_step)
-        tokens += sum(step.accepted + 1 for step in sample.rounds) + repeated
+        repeated = int(kind.repeats_last and not ends_on_step)
+        tokens += sum(step.accepted + 1 if kind.has_end else step.emitted for step in sample.rounds)
+        tokens += repeated
         steps += len(sample.rounds) + repeated
     if not steps:
         raise UndefinedError("a list of steps without the prefill needs a round")

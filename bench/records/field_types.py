@@ -1,7 +1,7 @@
 """What every field of a stored record must be, checked when it is read, so that no wrong type surfaces later.
 
-Types are those of JSON, as `json.loads` returns them. A field that is not named here may hold anything, and
-one that is missing is no fault here: the dataclasses say which fields they need.
+Types are those of JSON, as `json.loads` returns them; a tuple counts as a list. A field that is not named
+here may hold anything, and one that is missing is no fault here: the dataclasses say which fields they need.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def _or_null(check: Check) -> Check:
 
 
 def _list_of(check: Check) -> Check:
-    return f"a list, each {check[0]}", lambda value: isinstance(value, list) and all(map(check[1], value))
+    return (
+        f"a list, each {check[0]}",
+        lambda value: isinstance(value, list | tuple) and all(map(check[1], value)),
+    )
 
 
 def _values(check: Check) -> Check:
