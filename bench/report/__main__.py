@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.cli import FAILED, OK, report_mistake
+from bench.cli import FAILED, OK, print_any_text, report_mistake
 from bench.errors import UserError
 
 COMMANDS = ("leaderboard", "excerpt", "compare", "timeline", "export-spec-bench", "import-spec-bench")
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in (*COMMANDS, "-h", "--help"):
         given.insert(0, "leaderboard")  # the main command needs no name
+    print_any_text()
     options = _parser().parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.command
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,20 +20,12 @@ from typing import TYPE_CHECKING
 from bench.errors import UserError
 from bench.runtime.gguf import gguf_end_ids, read_gguf
 from bench.runtime.hub import is_gguf
+from bench.tasks.templates import TEMPLATE_DATE, VICUNA_END, VICUNA_SYSTEM, vicuna_text, with_fixed_time
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VICUNA_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-VICUNA_END = "</s>"
 RAW_SEPARATOR = "\n\n"
-TEMPLATE_TIME = datetime(2024, 7, 26)
-"""What templates that print the date or the time print, such as Llama 3's: with the clock's time, both arms
-would get other prompts, and a resumed run too."""
-TEMPLATE_DATE = f"{TEMPLATE_TIME:%d %b %Y}"
 HASH_LENGTH = 16
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
@@ -159,7 +150,7 @@ class ChatFormat:
             raise ValueError(f"need one turn more than answers, got {len(turns)} and {len(answers)}")
         answers = [answer.strip() for answer in answers]
         if self.template == Template.VICUNA:
-            return _vicuna(turns, answers, system or VICUNA_SYSTEM)
+            return vicuna_text(turns, answers, system or VICUNA_SYSTEM)
         messages = [text for exchange in zip(turns[:-1], answers, strict=True) for text in exchange]
         if self.template == Template.RAW:
             return RAW_SEPARATOR.join([*filter(None, [system]), *messages, turns[-1]])
@@ -230,8 +221,8 @@ class ChatFormat:
                 conversation,
                 tokenize=False,
                 add_generation_prompt=is_prompt,
+                chat_template=with_fixed_time(str(self.tokenizer.get_chat_template())),
                 date_string=TEMPLATE_DATE,
-                strftime_now=TEMPLATE_TIME.strftime,
             )
         except TemplateError as error:
             raise UserError(
@@ -244,7 +235,7 @@ class ChatFormat:
         """The template's text; for ``vicuna`` and ``raw`` the fixed strings they are made of."""
         if self.template == Template.VICUNA:
             self._check_vicuna()
-            return _vicuna(["{0}", "{1}"], ["{2}"], VICUNA_SYSTEM)
+            return vicuna_text(["{0}", "{1}"], ["{2}"], VICUNA_SYSTEM)
         if self.template == Template.RAW:
             return RAW_SEPARATOR
         try:
@@ -272,15 +263,6 @@ def prompt_hash(ids: Sequence[int]) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
-
-
-def _vicuna(turns: Sequence[str], answers: Sequence[str], system: str) -> str:
-    """FastChat's ``vicuna_v1.1``: a space after system and user text, the end token after answers."""
-    history = "".join(
-        f"USER: {turn} ASSISTANT: {answer}{VICUNA_END}"
-        for turn, answer in zip(turns[:-1], answers, strict=True)
-    )
-    return f"{system} {history}USER: {turns[-1]} ASSISTANT:"
 
 
 def _used_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
