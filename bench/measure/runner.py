@@ -36,7 +36,7 @@ from bench.records.store import RunStore, load_samples
 from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.show.table import run_table
-from bench.tasks.chat import prompt_hash
+from bench.tasks.chat import ChatFormat, prompt_hash
 from bench.tasks.checkers import is_right
 from methods.core.base import Budget, Exactness
 
@@ -67,11 +67,18 @@ def execute(settings: Settings) -> Outcome:
         Session(settings, bench, store, source).run()
         store.require_in_place()
         folder, run = store.folder, store.run
-        samples = load_samples(folder)
+        samples = [_recounted(sample, bench.chat) for sample in load_samples(folder)]
     evidence, seed = badge_of(run, settings.results_dir), settings.seed
     level, resamples = settings.measure.level, settings.measure.resamples
     summary = summarise(run, samples, level=level, resamples=resamples, seed=seed, evidence=evidence)
     return Outcome(run_table(summary), folder, sum(sample.error is not None for sample in samples))
+
+
+def _recounted(sample: Sample, chat: ChatFormat) -> Sample:
+    """The sample with the length of its text in tokens, which records of older code lack."""
+    if sample.text_tokens is not None or sample.error is not None:
+        return sample
+    return replace(sample, text_tokens=chat.text_tokens(sample.text))
 
 
 class Session:

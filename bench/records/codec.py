@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
@@ -123,7 +124,12 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
         "timing": Timing(**timing) if timing else None,
         "equivalence": _decode_equivalence(plain["equivalence"]),
     }
-    return Sample(**{**plain, **changed})
+    sample = Sample(**{**plain, **changed})
+    if sample.error is None and len(sample.ids) != (
+        emitted := 1 + sum(step.emitted for step in sample.rounds)
+    ):
+        raise ValueError(f"prefill and rounds emitted {emitted} tokens, ids hold {len(sample.ids)}")
+    return sample
 
 
 def _decode_rounds(columns: Mapping[str, list[Any]]) -> tuple[Round, ...]:
@@ -131,7 +137,11 @@ def _decode_rounds(columns: Mapping[str, list[Any]]) -> tuple[Round, ...]:
     if unknown := set(columns) - set(ROUND_FIELDS):
         raise KeyError(f"rounds have unknown columns {sorted(unknown)}")
     check_types(columns, ROUND_TYPES, "rounds.")
-    count = len(columns[ROUND_FIELDS[0]])
+    lengths = {name: len(column) for name, column in columns.items()}
+    count = max(Counter(lengths.values()).items(), key=lambda item: item[1], default=(0, 0))[0]
+    for name, length in lengths.items():
+        if length != count:
+            raise ValueError(f"rounds.{name} holds {length} rounds, other columns hold {count}")
     rows = zip(*(_column(columns, field, count) for field in fields(Round)), strict=True)
     return tuple(Round(*row) for row in rows)
 
@@ -143,6 +153,8 @@ def _column(columns: Mapping[str, list[Any]], field: Field[Any], count: int) -> 
 
 
 def _decode_equivalence(record: Mapping[str, Any] | None) -> Equivalence | None:
+    if record and "verdict" not in record:
+        raise KeyError("equivalence.verdict")
     return Equivalence(**{**record, "verdict": Verdict(record["verdict"])}) if record else None
 
 

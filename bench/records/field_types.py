@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any
+
+from bench.records.model import Arm, Verdict
 
 Check = tuple[str, Callable[[object], bool]]
 """What a value must be, in words, and whether it is."""
@@ -60,6 +63,10 @@ def _values(check: Check) -> Check:
     )
 
 
+def _one_of(names: type[StrEnum]) -> Check:
+    return f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in set(names)
+
+
 TEXT: Check = ("text", _is_text)
 COUNT: Check = ("a whole number of at least 0", _is_count)
 NUMBER: Check = ("a finite number", _is_number)
@@ -68,6 +75,8 @@ OBJECT: Check = ("an object", _is_object)
 FLAG: Check = ("true or false", _is_flag)
 
 SAMPLE_TYPES: Mapping[str, Check] = {
+    "arm": _one_of(Arm),
+    "equivalence.verdict": _one_of(Verdict),
     **dict.fromkeys(("prompt_id", "subtask", "prompt_hash", "text"), TEXT),
     **dict.fromkeys(("turn", "repeat", "order", "prompt_tokens", "attempt"), COUNT),
     **dict.fromkeys(("peak_memory_bytes", "peak_reserved_bytes", "text_tokens"), _or_null(COUNT)),
@@ -167,8 +176,15 @@ def check_types(record: Mapping[str, Any], types: Mapping[str, Check], place: st
 
 def reason_of(error: BaseException) -> str:
     """Why a record was refused, as a message that names the field."""
-    return f"it has no {error.args[0]}" if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, KeyError) and error.args:
+        return f"it has no {error.args[0]}"
+    if match := _ARGUMENT.fullmatch(str(error)):
+        holder = "it" if match[1] in ("Run", "Sample") else match[1].lower()
+        return f"{holder} has {'no' if match[2] == 'missing' else 'the unknown field'} {match[3]}"
+    return str(error)
 
 
+_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) (missing|got)[^']*'(\w+)'.*")
+"""What Python says of a dataclass that is made with a field too few or too many."""
 _LONGEST = 60
 """Characters of a wrong value that a message shows."""

@@ -229,7 +229,7 @@ class Sample:
         if self.error is None and (not self.ids or self.timing is None):
             raise ValueError(f"sample {self.key} has neither an error nor a measurement")
         if self.error is not None and (self.ids or self.timing is not None):
-            raise ValueError(f"sample {self.key} failed, so it must hold no numbers")
+            raise ValueError(f"sample {self.key} has an error, so it must hold no numbers")
 
     @property
     def kv_entries(self) -> int | None:

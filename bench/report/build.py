@@ -67,7 +67,7 @@ def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
 
     chapters = [section_chapter(section, rows) for section, rows in zip(board, tables, strict=True)]
     whole = Document((*chapters, *profile_chapters(results)), paper_claims(load_papers(), board))
-    texts = dict(zip(TEXTS, (markdown_page(whole), html_page(whole), _csv(board)), strict=True))
+    texts = dict(zip(TEXTS, (markdown_page(whole), html_page(whole), csv_text(board)), strict=True))
     return Leaderboard(tuple(every_entry), texts, _pictures(whole), tuple(read.unreadable.values()))
 
 
@@ -114,7 +114,8 @@ def _comparable(text: str) -> str:
     return re.sub(r"<svg.*?</svg>", "<svg></svg>", text, flags=re.DOTALL)
 
 
-def _csv(board: Sequence[Section]) -> str:
+def csv_text(board: Sequence[Section]) -> str:
+    """The board as CSV."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(csv_rows(board))
     return buffer.getvalue()
