@@ -19,6 +19,7 @@ import hydra.utils
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench import PACKAGE_PREFIX
+from bench.compose.value_types import WORDS, is_of, plain_types
 from bench.errors import UserError, nearest
 
 HYDRA_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")
@@ -70,7 +71,9 @@ class Component:
         Raises:
             UserError: If the constructor cannot be imported, or a key is unknown, missing or refused.
         """
-        self._check_keys(self._constructor())
+        constructor = self._constructor()
+        self._check_keys(constructor)
+        self._check_values(constructor)
         node = {"_target_": self.target, "_convert_": "all", **_resolved(self.params)}
         try:
             with _trusted():
@@ -109,6 +112,17 @@ class Component:
                 raise UserError(
                     f"{self.group}={self.name} needs {self.group}.{key}", f"add +{self.group}.{key}=..."
                 )
+
+    def _check_values(self, constructor: Callable[..., Any]) -> None:
+        """Refuse a value that is no number, text or flag where the constructor's annotation asks for one.
+
+        Other annotations are left to the constructor.
+        """
+        for key, kinds in plain_types(constructor).items():
+            if key in self.params and not any(is_of(self.params[key], kind) for kind in kinds):
+                words = " or ".join(WORDS[kind] for kind in kinds)
+                what = f"{self.group}.{key} must be {words}, got {self.params[key]!r}"
+                raise UserError(what, f"correct {self.group}.{key}")
 
     def _refusal(self, error: Exception) -> Exception:
         cause = error.__cause__

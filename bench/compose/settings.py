@@ -28,6 +28,7 @@ from bench.compose.components import (
 )
 from bench.errors import UserError
 from bench.plan.devices import GPUS
+from bench.records.model import plain_name
 
 SCHEMA_NAME = "bench_schema"
 PROMPT_SOURCES = ("auto", "builtin", "natural", "official")
@@ -78,8 +79,7 @@ class ModelConfig:
         require_choice("model.weights", self.weights, WEIGHTS)
         require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
         require_choice("model.template", self.template, TEMPLATES)
-        if self.dtype is not None:
-            require_choice("model.dtype", self.dtype, DTYPES)
+        require_choice("model.dtype", self.dtype or DTYPES[0], DTYPES)
         require_least("model.context", self.context, 1)
         require_least("model.questions", self.questions, 1)
         for token in self.stop_ids:
@@ -125,8 +125,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         require_choice("runtime.device", self.device, DEVICES)
-        if self.dtype is not None:
-            require_choice("runtime.dtype", self.dtype, DTYPES)
+        require_choice("runtime.dtype", self.dtype or DTYPES[0], DTYPES)
         require_choice("runtime.tier", self.tier, TIERS)
         require_least("runtime.threads", self.threads, 1, 4096)
         require_least("runtime.max_length", self.max_length, 2)
@@ -290,11 +289,11 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
 def _settled(composed: DictConfig) -> DictConfig:
     """`composed` with the model name and prompt source that follow from ``model.path`` unless they are set.
 
-    The yaml files do not set them, so that another path does not keep the embedded model's name or questions.
+    The yaml files set neither, so that another path does not keep the embedded model's.
     """
     settled = copy.deepcopy(composed)
     model, path = settled.model, str(settled.model.path)
-    model.name = model.name or Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name
+    model.name = model.name or plain_name(Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name)
     followed = {"auto": "builtin"} if path.startswith(PACKAGE_PREFIX) else _PROMPTS_OF_OTHERS
     model.prompts = followed.get(model.prompts, model.prompts)
     model.questions = None if model.prompts == "official" else model.questions

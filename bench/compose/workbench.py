@@ -22,6 +22,7 @@ from bench.runtime.loading import RuntimeOptions, choose_tier, load_decoder
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat, eos_ids, load_tokenizer
+from bench.tasks.generation_settings import ignored_generation_settings
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
 from methods.core.autoregressive import Autoregressive, EagerLoop
@@ -234,6 +235,7 @@ def describe_run(
             "tier": target.options.tier,
             "several tokens per row": traits.several_tokens_per_row,
             "draft parameters": module_parameters(settings.method.params.get("weights")),
+            **({"not applied": ignored} if (ignored := ignored_generation_settings(target.folder)) else {}),
         },
     )
 

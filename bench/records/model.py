@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -24,7 +25,7 @@ PhaseName = Literal["draft", "verify", "commit", "search"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-"""What method, task and model may be called: their names become part of file names."""
+"""What method, task and model may be called."""
 
 Key = tuple[str, int, int, str]
 """`Sample.key`: prompt id, turn, repeat, arm."""
@@ -222,8 +223,7 @@ class Sample:
     is_right: bool | None = None
     """Whether the answer is right; None where the prompt has no check."""
     text_tokens: int | None = None
-    """Length of `text` in tokens when it is tokenised anew, the start token included; see
-    `bench.metrics.counts.spec_bench_speedup`. None in records of older code."""
+    """Length of `text` in tokens when tokenised anew, start token included; None in records of older code."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
@@ -265,6 +265,12 @@ class Run:
     schema_version: int = SCHEMA_VERSION
 
 
+def plain_name(text: str) -> str:
+    """A text as a name: letters without accents, and a hyphen for everything that no name may hold."""
+    letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"^[.-]+|[^A-Za-z0-9._-]+", "-", letters).strip("-") or "model"
+
+
 def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> str:
     """``<method>-<task>-<model>-<8 hex>``: names for people, and a hash of the whole identity.
 
@@ -272,12 +278,11 @@ def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> s
         UserError: If a name cannot be part of a folder name.
         ValueError: If the identity holds something that is not plain JSON.
     """
-    for name in (method, task, model):
+    for kind, name in (("method", method), ("task", task), ("model", model)):
         if not re.fullmatch(NAME, name):
-            raise UserError(
-                f"name {name!r} cannot be part of a folder name",
-                "use letters, digits, '.', '_' and '-' in names",
-            )
+            cure = f", as in model.name={plain_name(name)}" if kind == "model" else ""
+            fix = f"use letters, digits, '.', '_' and '-' in names{cure}"
+            raise UserError(f"{kind} name {name!r} cannot be part of a folder name", fix)
     digest = hashlib.sha256(canonical(identity).encode()).hexdigest()
     return f"{method}-{task}-{model}-{digest[:8]}"
 

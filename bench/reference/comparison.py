@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, logging
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM, logging
 from transformers.generation.streamers import BaseStreamer
 
 from bench.cli import report_mistake
@@ -32,6 +32,7 @@ from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load
 from bench.runtime.sampling import Sampler, Sampling
 from bench.show.layout import speedup, text_table
 from bench.tasks.chat import ChatFormat, load_tokenizer
+from bench.tasks.generation_settings import ignored_generation_settings
 from bench.tasks.spec_bench import read_builtin
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget
@@ -52,12 +53,14 @@ class SideBySide:
         theirs: Likewise of transformers.
         equal: Prompts on which all four outputs had the same ids.
         prompts: Prompts compared.
+        left_out: Settings of ``generation_config.json`` that neither side applies.
     """
 
     ours: Totals
     theirs: Totals
     equal: int
     prompts: int
+    left_out: str = ""
 
 
 class FirstToken(BaseStreamer):
@@ -90,8 +93,11 @@ class Sides:
         self._decoder = load_decoder(
             folder, RuntimeOptions(CPU, torch.float32, length, choose_tier("auto", CPU))
         )
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False
+        )
         end = self._model.generation_config.eos_token_id
+        self.left_out = ignored_generation_settings(folder)
         self._eos = frozenset([end] if isinstance(end, int) else end or [])
         self._budget = Budget(max_new_tokens, self._eos)
         self._method = Autoregressive()
@@ -112,11 +118,18 @@ class Sides:
 
     def _theirs(self, ids: Tensor) -> tuple[tuple[int, ...], float]:
         streamer = FirstToken()
+        # without the checkpoint's own settings, such as a repetition penalty
+        greedy = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=self._budget.max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(self._eos) or None,
+            pad_token_id=min(self._eos, default=0),
+        )
         out = self._model.generate(
             ids[None],
             attention_mask=torch.ones_like(ids)[None],
-            max_new_tokens=self._budget.max_new_tokens,
-            do_sample=False,
+            generation_config=greedy,
+            use_model_defaults=False,
             streamer=streamer,
         )
         seconds = time.perf_counter() - streamer.at_s
@@ -137,7 +150,7 @@ def decode_on_both_sides(sides: Sides, prompts: Sequence[Tensor]) -> SideBySide:
             seconds[side].append([took for name, _, took in outputs if name == side])
             tokens[side].append([len(out) - 1 for name, out, _ in outputs if name == side])
     ours, theirs = (Totals(np.array(seconds[side]), np.array(tokens[side])) for side in ("ours", "theirs"))
-    return SideBySide(ours, theirs, equal, len(prompts))
+    return SideBySide(ours, theirs, equal, len(prompts), sides.left_out)
 
 
 def side_by_side_text(result: SideBySide) -> str:
@@ -149,6 +162,8 @@ def side_by_side_text(result: SideBySide) -> str:
         ("same token ids", f"{result.equal} of {result.prompts} prompts"),
         ("decode tokens/s", f"ours {ours:.0f}, transformers {theirs:.0f}; speedup over transformers {ratio}"),
     ]
+    if result.left_out:
+        rows.append(("not applied", f"{result.left_out} of generation_config.json, on both sides"))
     return "\n".join(text_table(rows))
 
 
