@@ -98,6 +98,9 @@ class Sides:
         )
         end = self._model.generation_config.eos_token_id
         self.left_out = ignored_generation_settings(folder)
+        self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=end, pad_token_id=min(end) if isinstance(end, list) else end
+        )  # without the checkpoint's own settings, such as a repetition penalty
         self._eos = frozenset([end] if isinstance(end, int) else end or [])
         self._budget = Budget(max_new_tokens, self._eos)
         self._method = Autoregressive()
@@ -118,18 +121,11 @@ class Sides:
 
     def _theirs(self, ids: Tensor) -> tuple[tuple[int, ...], float]:
         streamer = FirstToken()
-        # without the checkpoint's own settings, such as a repetition penalty
-        greedy = GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=self._budget.max_new_tokens,
-            do_sample=False,
-            eos_token_id=sorted(self._eos) or None,
-            pad_token_id=min(self._eos, default=0),
-        )
         out = self._model.generate(
             ids[None],
             attention_mask=torch.ones_like(ids)[None],
-            generation_config=greedy,
-            use_model_defaults=False,
+            max_new_tokens=self._budget.max_new_tokens,
+            do_sample=False,
             streamer=streamer,
         )
         seconds = time.perf_counter() - streamer.at_s

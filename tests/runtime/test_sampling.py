@@ -123,7 +123,7 @@ def test_rows_of_the_target_that_are_not_finite_are_refused(bad: float, temperat
     damaged = LOGITS.clone()
     damaged[-1, 2] = bad
     watched.pick(damaged)
-    with pytest.raises(UserError, match=rf"not finite .* in 1 of {2 * len(LOGITS)} rows, first in row"):
+    with pytest.raises(UserError, match="logits are not finite"):
         watched.require_finite()
 
 
