@@ -91,7 +91,8 @@ def test_a_byte_order_mark_is_skipped() -> None:
         ('{"prompt": "Q", "system": 3}', "system must be text, got a number"),
         ('{"prompt": "Q", "system": ""}', "system must be text, got an empty one"),
         (
-            '{"system": "S", "messages": [{"role": "system", "content": "S"}, {"role": "user"}]}',
+            '{"system": "S", "messages": [{"role": "system", "content": "S"}, '
+            '{"role": "user", "content": "Q"}]}',
             "the system message is ambiguous",
         ),
         ('{"prompt": "Q", "subtask": "\\ud800"}', "subtask holds half of a surrogate pair"),
