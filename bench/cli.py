@@ -5,6 +5,7 @@ on stderr; 130 interrupted. A failing run of a sweep does not stop the others. O
 ``--help`` and ``--cfg`` answer at once.
 """
 
+import io
 import logging
 import os
 import signal
@@ -78,6 +79,7 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         config: Name of the primary yaml file.
         kept: What remains after an interrupt, for the message.
     """
+    print_any_text()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
 
     @wraps(job)
@@ -160,6 +162,13 @@ def _plan(settings: Settings) -> int:
         folder = Path(HydraConfig.get().runtime.output_dir)
         (folder / PLAN_FILE).write_text(str(planned.seconds), encoding="utf-8")
     return OK
+
+
+def print_any_text() -> None:
+    """Print letters that the terminal's encoding lacks as escapes, instead of failing on them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def report_mistake(mistake: UserError) -> int:

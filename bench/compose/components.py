@@ -6,6 +6,7 @@ list of valid keys. Hydra itself refuses a misspelt key; ``+key=value`` and keys
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
@@ -18,10 +19,14 @@ import hydra.utils
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench import PACKAGE_PREFIX
+from bench.compose.value_types import WORDS, is_of, plain_types
 from bench.errors import UserError, nearest
 
 HYDRA_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")
 """Instructions to Hydra's `instantiate`, not parameters."""
+
+LEAST_TEMPERATURE = 1e-6
+"""As in `bench.runtime.sampling`, which imports torch."""
 
 PLUGIN_GROUP = "bench.methods"
 """Entry points of this group name the modules of an installed package that Hydra may build methods from."""
@@ -66,7 +71,9 @@ class Component:
         Raises:
             UserError: If the constructor cannot be imported, or a key is unknown, missing or refused.
         """
-        self._check_keys(self._constructor())
+        constructor = self._constructor()
+        self._check_keys(constructor)
+        self._check_values(constructor)
         node = {"_target_": self.target, "_convert_": "all", **_resolved(self.params)}
         try:
             with _trusted():
@@ -105,6 +112,17 @@ class Component:
                 raise UserError(
                     f"{self.group}={self.name} needs {self.group}.{key}", f"add +{self.group}.{key}=..."
                 )
+
+    def _check_values(self, constructor: Callable[..., Any]) -> None:
+        """Refuse a value that is no number, text or flag where the constructor's annotation asks for one.
+
+        Other annotations are left to the constructor.
+        """
+        for key, kinds in plain_types(constructor).items():
+            if key in self.params and not any(is_of(self.params[key], kind) for kind in kinds):
+                words = " or ".join(WORDS[kind] for kind in kinds)
+                what = f"{self.group}.{key} must be {words}, got {self.params[key]!r}"
+                raise UserError(what, f"correct {self.group}.{key}")
 
     def _refusal(self, error: Exception) -> Exception:
         cause = error.__cause__
@@ -151,14 +169,34 @@ def require_choice(key: str, value: str, options: Sequence[str]) -> None:
         )
 
 
-def require_least(key: str, value: float | None, least: int) -> None:
-    """Refuse a value below `least`; None passes.
+def require_least(key: str, value: float | None, least: int, most: float = math.inf) -> None:
+    """Refuse a value below `least` or above `most`, and what is not finite; None passes.
 
     Raises:
-        UserError: If it is below, or not a number.
+        UserError: If it is outside, infinite or not a number.
     """
-    if value is not None and not value >= least:  # also refuses nan
+    if value is None:
+        return
+    if not value >= least:  # also refuses nan
         raise UserError(f"{key} must be at least {least}, got {value}", f"use {key}={least} or more")
+    if value > most or value == math.inf:
+        limit = "finite" if most == math.inf else f"at most {most:.15g}"
+        fix = f"use {key}={least} or more" if most == math.inf else f"use {key}={most:.15g} or less"
+        raise UserError(f"{key} must be {limit}, got {value}", fix)
+
+
+def require_temperature(value: float) -> None:
+    """Refuse a temperature that is neither 0 (greedy) nor a number that logits can be divided by.
+
+    Raises:
+        UserError: If it is negative, infinite, not a number, or too small.
+    """
+    require_least("sampling.temperature", value, 0)
+    if 0 < value < LEAST_TEMPERATURE:
+        raise UserError(
+            f"sampling.temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE:g}, got {value:g}",
+            "use sampling.temperature=0 for greedy decoding",
+        )
 
 
 def require_known(node: DictConfig, prefix: str = "") -> None:

@@ -28,7 +28,7 @@ _ADDED = ("dtype", "stop_ids")
 
 
 def run_identity(
-    settings: Settings, *, questions: str, weights: str, template: str, tier: str
+    settings: Settings, *, questions: str, weights: str, template: str, tier: str, has_system: bool = False
 ) -> dict[str, Any]:
     """What a run id is the hash of; ``measure`` and folders of results are not part of it.
 
@@ -39,6 +39,7 @@ def run_identity(
         template: Hash of the chat template.
         tier: Tier of the decoder. ``auto`` depends on the machine, so the tier is written out for compiled
             passes, which may end in other ids.
+        has_system: Whether a question has a system message; older code left those out of the prompt.
     """
     plain, method = settings.config, settings.method
     kept = {key: value for key, value in plain["model"].items() if key not in _PLACES}
@@ -60,6 +61,7 @@ def run_identity(
         "history": settings.measure.history,
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
+        **({"system_messages": True} if has_system else {}),
     }
 
 

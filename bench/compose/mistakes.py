@@ -12,7 +12,10 @@ from bench.errors import UserError, nearest
 NODELESS_GROUPS = ("experiment", "launch")
 """Config groups without a key of their own name in the composed tree: they set keys elsewhere."""
 
-_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
+_DISK = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+)
 """Errors of the operating system for a folder that files cannot be written to."""
 
 SEE = "see the options with 'python -m bench --help' and the keys with '--cfg job'"

@@ -24,9 +24,11 @@ from bench.compose.components import (
     require_known,
     require_least,
     require_modules,
+    require_temperature,
 )
 from bench.errors import UserError
 from bench.plan.devices import GPUS
+from bench.records.model import plain_name
 
 SCHEMA_NAME = "bench_schema"
 PROMPT_SOURCES = ("auto", "builtin", "natural", "official")
@@ -82,8 +84,7 @@ class ModelConfig:
         require_choice("model.weights", self.weights, WEIGHTS)
         require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
         require_choice("model.template", self.template, TEMPLATES)
-        if self.dtype is not None:
-            require_choice("model.dtype", self.dtype, DTYPES)
+        require_choice("model.dtype", self.dtype or DTYPES[0], DTYPES)
         require_least("model.context", self.context, 1)
         require_least("model.questions", self.questions, 1)
         for token in self.stop_ids:
@@ -99,7 +100,7 @@ class SamplingConfig:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        require_least("sampling.temperature", self.temperature, 0)
+        require_temperature(self.temperature)
         require_least("sampling.top_k", self.top_k, 0)
         if not 0 < self.top_p <= 1:
             what = f"sampling.top_p must lie in (0, 1], got {self.top_p}"
@@ -128,10 +129,9 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         require_choice("runtime.device", self.device, DEVICES)
-        if self.dtype is not None:
-            require_choice("runtime.dtype", self.dtype, DTYPES)
+        require_choice("runtime.dtype", self.dtype or DTYPES[0], DTYPES)
         require_choice("runtime.tier", self.tier, TIERS)
-        require_least("runtime.threads", self.threads, 1)
+        require_least("runtime.threads", self.threads, 1, 4096)
         require_least("runtime.max_length", self.max_length, 2)
 
 
@@ -159,8 +159,8 @@ class MeasureConfig:
         history: Later turns follow the arm's own answers (``free``) or the baseline's (``frozen``).
         eager: Also decode with a textbook loop (tier ``eager``), which papers report their speedups over. In
             the first repeat only, interleaved with the other arms: the loop is slow, and its ratio needs less
-            precision than the headline. Switched on for a run that is measured already, it adds samples
-            later than those they are compared with. No effect if ``runtime.tier`` is ``eager`` already.
+            precision than the headline. Switched on for a measured run, it adds samples later than those
+            they are compared with. No effect if ``runtime.tier`` is ``eager`` already.
     """
 
     repeats: int = 2
@@ -171,8 +171,8 @@ class MeasureConfig:
     eager: bool = False
 
     def __post_init__(self) -> None:
-        require_least("measure.repeats", self.repeats, 1)
-        require_least("measure.resamples", self.resamples, 1)
+        require_least("measure.repeats", self.repeats, 1, 10_000)
+        require_least("measure.resamples", self.resamples, 1, 1_000_000)
         require_choice("measure.history", self.history, HISTORIES)
         if not 0 < self.level < 1:
             raise UserError(
@@ -270,9 +270,9 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
     require_complete(composed)
     if not composed.bench.plan:  # a plan lists what is missing
         require_modules(composed, choices)
-    composed = _settled(composed)
-    tree: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
-    plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    settled = _settled(composed)
+    tree: Config = OmegaConf.to_object(settled)  # type: ignore[assignment]  # the schema's type
+    plain: dict[str, Any] = OmegaConf.to_container(settled, resolve=True)  # type: ignore[assignment]
     return Settings(
         method=Component.from_node("method", choices.get("method"), plain["method"]),
         task=Component.from_node("task", choices.get("task"), plain["task"]),
@@ -292,11 +292,11 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
 def _settled(composed: DictConfig) -> DictConfig:
     """`composed` with the model name and prompt source that follow from ``model.path`` unless they are set.
 
-    The yaml files leave them open: another path must not keep the embedded model's.
+    The yaml files set neither, so that another path does not keep the embedded model's.
     """
     settled = copy.deepcopy(composed)
     model, path = settled.model, str(settled.model.path)
-    model.name = model.name or Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name
+    model.name = model.name or plain_name(Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name)
     followed = {"auto": "builtin"} if path.startswith(PACKAGE_PREFIX) else _PROMPTS_OF_OTHERS
     model.prompts = followed.get(model.prompts, model.prompts)
     model.questions = None if model.prompts == "official" else model.questions

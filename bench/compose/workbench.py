@@ -23,11 +23,12 @@ from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
+from bench.tasks.generation_settings import ignored_generation_settings
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
 from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
-from methods.core.base import Method, WeighedPasses, traits_of
+from methods.core.base import Method, traits_of
 
 SMALL_MODEL = 100_000_000
 _TOKENIZER = Keys("model.tokenizer", "model.revision")
@@ -114,7 +115,7 @@ def build_workbench(settings: Settings) -> Workbench:
     decoder = target.load(settings.runtime.threads)
     for arm in arms.values():
         arm.attach(decoder)
-    weights = method.pass_weights if isinstance(method, WeighedPasses) else None  # known once attached
+    weights = traits_of(method).pass_weights  # known once attached
     run = replace(prepared.run, labels={**prepared.run.labels, "pass_weights": weights})
     return Workbench(decoder, target.chat, target.eos_ids, arms, prepared.task, prepared.sampling, run)
 
@@ -218,6 +219,7 @@ def describe_run(
         weights=target.weights_hash,
         template=target.chat.template_hash,
         tier=target.options.tier,
+        has_system=any(prompt.system for prompt in task.prompts),
     )
     names = settings.method.name, settings.task.name, str(settings.model.name)
     traits = traits_of(method)
@@ -239,6 +241,7 @@ def describe_run(
             "tier": target.options.tier,
             "several tokens per row": traits.several_tokens_per_row,
             "draft parameters": module_parameters(settings.method.params.get("weights")),
+            **({"not applied": ignored} if (ignored := ignored_generation_settings(target.folder)) else {}),
         },
     )
 

@@ -7,6 +7,7 @@ host or user name, and the home folder is written ``~``.
 import hashlib
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -188,10 +189,13 @@ def _cpu(missing: dict[str, str]) -> dict[str, Any]:
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
+        text = info.read_text(errors="replace")
+        for line in text.splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 return value.strip()
+        if codes := dict(re.findall(r"CPU (implementer|part)\s*: (\w+)", text)):  # ARM names no model
+            return f"{platform.machine()} (implementer {codes.get('implementer')}, part {codes.get('part')})"
     return platform.processor() or platform.machine()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,28 +19,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.compose.settings import Settings, WarmupConfig
+from bench.compose.settings import Settings
 from bench.compose.workbench import Cell, Workbench, arms_of, build_workbench, cells_of, key_of
 from bench.errors import UserError
 from bench.measure.environment import environment, is_gpu_shared
 from bench.measure.meters import MemoryMeter, energy_meter, turn_clock
 from bench.measure.probes import probe, row_counts
 from bench.measure.verdicts import check_counts, judged
+from bench.measure.warmup import first_prompt, warm_up
 from bench.metrics.summary import summarise
 from bench.prove.certificates import badge_of
 from bench.prove.source import source_hash
 from bench.records.codec import to_line
-from bench.records.model import Arm, Prompt, Round, Sample
+from bench.records.model import Arm, Sample
 from bench.records.store import RunStore, load_samples
 from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.show.table import run_table
-from bench.tasks.chat import prompt_hash
+from bench.tasks.chat import ChatFormat, prompt_hash
 from bench.tasks.checkers import is_right
-from methods.core.base import Budget, Exactness, Method, Stateful
+from methods.core.base import Budget, Exactness
 
 log = logging.getLogger(__name__)
-_WARMUP_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +62,34 @@ def execute(settings: Settings) -> Outcome:
     block = environment(bench.decoder.device, bench.decoder.dtype)
     block |= {"gpu_shared": is_gpu_shared(block), "tier": bench.decoder.tier}
     run = replace(bench.run, attempts=(block,))
-    with RunStore.open(settings.results_dir, run) as store:
-        Session(settings, bench, store).run()
+    source = source_hash(settings.method.target, bench.decoder.tier)
+    with RunStore.open(settings.results_dir, run, source) as store:
+        Session(settings, bench, store, source).run()
+        store.require_in_place()
         folder, run = store.folder, store.run
-    samples = load_samples(folder)
+        samples = [_recounted(sample, bench.chat) for sample in load_samples(folder)]
     evidence, seed = badge_of(run, settings.results_dir), settings.seed
     level, resamples = settings.measure.level, settings.measure.resamples
     summary = summarise(run, samples, level=level, resamples=resamples, seed=seed, evidence=evidence)
     return Outcome(run_table(summary), folder, sum(sample.error is not None for sample in samples))
 
 
-class Session:
-    """One start of a run: measures with the objects of `bench` what `store` does not hold yet."""
+def _recounted(sample: Sample, chat: ChatFormat) -> Sample:
+    """The sample with the length of its text in tokens, which records of older code lack."""
+    if sample.text_tokens is not None or sample.error is not None:
+        return sample
+    return replace(sample, text_tokens=chat.text_tokens(sample.text))
 
-    def __init__(self, settings: Settings, bench: Workbench, store: RunStore) -> None:
-        self._settings, self._bench, self._store = settings, bench, store
+
+class Session:
+    """One start of a run: measures with the objects of `bench` what `store` does not hold yet.
+
+    Args:
+        source: Hash of the code that decodes, for the record.
+    """
+
+    def __init__(self, settings: Settings, bench: Workbench, store: RunStore, source: str) -> None:
+        self._settings, self._bench, self._store, self._source = settings, bench, store, source
         self._clock = turn_clock(bench.decoder.device)
         self._memory = MemoryMeter(bench.decoder.device)
         self._energy = energy_meter(bench.decoder.device)
@@ -87,11 +100,11 @@ class Session:
         cells = [cell for cell in cells_of(prompts, self._settings.measure.repeats) if self._missing(cell)]
         if not cells:
             return
-        longest = max(prompts, key=lambda prompt: len(prompt.turns[0]))
+        longest = max(prompts, key=lambda prompt: len(prompt.system) + len(prompt.turns[0]))
         warmup, most = self._settings.measure.warmup, self._settings.max_new_tokens
         rows = warm_up(bench, (prompts[0], longest), warmup, most)
-        context = len(bench.chat.prompt_ids(prompts[0].turns[:1], ())) + most // 2
-        self._store.note("source", source_hash(self._settings.method.target, bench.decoder.tier))
+        context = len(first_prompt(bench, prompts[0])) + most // 2
+        self._store.note("source", self._source)
         self._store.note("probe", asdict(probe(bench.decoder, context, row_counts(rows))))
         decoder = bench.decoder
         before = decoder.tally.recorded if isinstance(decoder, GraphDecoder) else 0
@@ -140,14 +153,17 @@ class Session:
         with torch.inference_mode(), clock:
             generation = bench.arms[blank.arm].generate(prompt_ids, budget, sampler, clock)
         energy_j = self._energy.joules()
+        sampler.require_finite()
         cut = generation.cut(budget.max_new_tokens, budget.eos_ids)
+        text = bench.chat.text(cut.ids)
         sample = replace(
             blank,
             error=None,
             prompt_tokens=prompt_ids.numel(),
             prompt_hash=prompt_hash(prompt_ids.tolist()),
             ids=cut.ids,
-            text=bench.chat.text(cut.ids),
+            text=text,
+            text_tokens=bench.chat.text_tokens(text),
             rounds=cut.rounds,
             counts=cut.counts,
             timing=clock.timing(),
@@ -181,7 +197,8 @@ class Session:
             if before is None:
                 raise UserError(f"turn {turn + 1} of this prompt failed", "see the error of that turn")
             answers.append(before.text)
-        ids = self._bench.chat.prompt_ids(cell.prompt.turns[: cell.turn + 1], answers)
+        prompt = cell.prompt
+        ids = self._bench.chat.prompt_ids(prompt.turns[: cell.turn + 1], answers, prompt.system)
         return torch.tensor(ids, dtype=torch.int64, device=self._bench.decoder.device)
 
     def _sampler(self, sample: Sample) -> Sampler:
@@ -206,63 +223,6 @@ class Session:
 def _failure(cell: Cell, arm: Arm, order: int, error: str) -> Sample:
     """The record of a turn that failed."""
     return Sample(cell.prompt.id, cell.prompt.subtask, cell.turn, cell.repeat, arm, order, error=error)
-
-
-def warm_up(
-    bench: Workbench, prompts: Sequence[Prompt], settings: WarmupConfig, max_new_tokens: int
-) -> set[int]:
-    """Decode each prompt's first turn with every arm until two successive timings agree, up to the cap.
-
-    A prompt that does not fit the context is left out: its failure is recorded when it is measured. A method
-    that learns from prompts forgets these. Then the decoder prepares for the longest conversation.
-
-    Returns:
-        The numbers of rows, the root's included, that the rounds had.
-    """
-    rows = {1}
-    for method in bench.arms.values():
-        for prompt in prompts:
-            ids = torch.tensor(bench.chat.prompt_ids(prompt.turns[:1], ()), device=bench.decoder.device)
-            room = bench.decoder.capacity - ids.numel()
-            if room >= 1:
-                budget = Budget(min(_WARMUP_TOKENS, max_new_tokens, room), bench.eos_ids)
-                rows |= {
-                    step.drafted + 1 for step in _decode_until_steady(bench, method, ids, budget, settings)
-                }
-        if isinstance(method, Stateful):
-            method.reset()
-    bench.decoder.prepare(_longest(bench, max_new_tokens))
-    return rows
-
-
-def _longest(bench: Workbench, max_new_tokens: int) -> int:
-    """Tokens of the conversation with the most characters, its answers included; at most the context."""
-    longest = max(bench.task.prompts, key=lambda prompt: sum(map(len, prompt.turns)))
-    tokens = sum(len(bench.chat.prompt_ids((turn,), ())) + max_new_tokens for turn in longest.turns)
-    return min(tokens, bench.decoder.capacity)
-
-
-def _decode_until_steady(
-    bench: Workbench, method: Method, prompt_ids: Tensor, budget: Budget, settings: WarmupConfig
-) -> tuple[Round, ...]:
-    """Rounds of the last decode; none if it failed."""
-    clock = turn_clock(bench.decoder.device)
-    before = float("inf")
-    rounds: tuple[Round, ...] = ()
-    for _ in range(settings.max_rounds):
-        sampler = Sampler(bench.sampling, bench.decoder.device, 0)
-        try:
-            with torch.inference_mode(), clock:
-                rounds = method.generate(prompt_ids, budget, sampler, clock).rounds
-            timing = clock.timing()
-        except Exception:
-            log.warning("warm-up failed; the measurement will record why", exc_info=True)
-            return ()
-        seconds = timing.prefill_s + timing.decode_s
-        if abs(seconds - before) <= settings.tolerance * seconds:
-            break
-        before = seconds
-    return rounds
 
 
 class LiveFigures:

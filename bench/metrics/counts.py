@@ -49,7 +49,7 @@ class Position:
 
 def output_tokens(samples: Sequence[Sample]) -> int:
     """Sum of committed ids, the prefill's token and an end token included; the same count for every arm."""
-    return sum(len(sample.ids) for sample in _measured(samples))
+    return sum(len(sample.ids) for sample in measured(samples))
 
 
 def decode_work(sample: Sample) -> Work:
@@ -65,39 +65,38 @@ def end_to_end_work(sample: Sample) -> Work:
 
 def decode_speed(samples: Sequence[Sample]) -> float:
     """Tokens per second while decoding: sum of tokens after the first over sum of decode seconds."""
-    return _speed(decode_work(sample) for sample in _measured(samples))
+    return speed_of(decode_work(sample) for sample in measured(samples))
 
 
 def end_to_end_speed(samples: Sequence[Sample]) -> float:
     """Tokens per second with the prefill: sum of all tokens over sum of prefill and decode seconds."""
-    return _speed(end_to_end_work(sample) for sample in _measured(samples))
+    return speed_of(end_to_end_work(sample) for sample in measured(samples))
 
 
 def decode_per_question(samples: Sequence[Sample]) -> dict[tuple[str, int], Work]:
     """`decode_work` summed over the turns of each question, keyed by (prompt id, repeat)."""
-    return _per_question((sample, decode_work(sample)) for sample in _measured(samples))
+    return sum_per_question((sample, decode_work(sample)) for sample in measured(samples))
 
 
 def end_to_end_per_question(samples: Sequence[Sample]) -> dict[tuple[str, int], Work]:
     """`end_to_end_work` summed over the turns of each question, keyed by (prompt id, repeat)."""
-    return _per_question((sample, end_to_end_work(sample)) for sample in _measured(samples))
+    return sum_per_question((sample, end_to_end_work(sample)) for sample in measured(samples))
 
 
 def acceptance_length(samples: Sequence[Sample]) -> float:
     """Tokens per target pass, pooled over all passes of all samples, the prefill being a pass of one token.
 
-    The estimator is ``sum(ids) / sum(1 + rounds)``. It equals Spec-Bench's ``#Mean accepted tokens`` for
-    methods whose list of steps includes the prefill, and Kangaroo's compression ratio, whose list starts each
-    turn with a 1. Plain decoding scores 1. A cut last round counts with what it emitted.
+    The estimator is ``sum(ids) / sum(1 + rounds)``. It equals Kangaroo's compression ratio, whose list of
+    steps starts each turn with a 1. Plain decoding scores 1. A cut last round counts with what it emitted.
     """
-    measured = _measured(samples)
-    return output_tokens(measured) / sum(1 + len(sample.rounds) for sample in measured)
+    counted = measured(samples)
+    return output_tokens(counted) / sum(1 + len(sample.rounds) for sample in counted)
 
 
 def acceptance_length_request_mean(samples: Sequence[Sample]) -> float:
     """Mean over samples of each one's own tokens per pass, prefill included: every answer weighs the same."""
-    measured = _measured(samples)
-    return sum(len(sample.ids) / (1 + len(sample.rounds)) for sample in measured) / len(measured)
+    counted = measured(samples)
+    return sum(len(sample.ids) / (1 + len(sample.rounds)) for sample in counted) / len(counted)
 
 
 def acceptance_length_steady(samples: Sequence[Sample]) -> float:
@@ -108,7 +107,7 @@ def acceptance_length_steady(samples: Sequence[Sample]) -> float:
     Raises:
         UndefinedError: If there is no sample or no uncut round.
     """
-    rounds = [round_ for round_ in _rounds(samples) if not is_cut(round_)]
+    rounds = [round_ for round_ in all_rounds(samples) if not is_cut(round_)]
     if not rounds:
         raise UndefinedError("steady acceptance length needs a round that was not cut")
     return sum(round_.emitted for round_ in rounds) / len(rounds)
@@ -122,7 +121,7 @@ def acceptance_by_position(samples: Sequence[Sample]) -> tuple[Position, ...]:
     since that work was done. Rounds without a draft reach no position. In a tree the accepted path may end at
     a leaf above the deepest one, so the rate is that of the tree, a lower bound of the drafter's own.
     """
-    rounds = _rounds(samples)
+    rounds = all_rounds(samples)
     positions: list[Position] = []
     for i in range(max((round_.depth for round_ in rounds), default=0)):
         reached = [round_ for round_ in rounds if round_.depth > i and round_.accepted >= i]
@@ -138,24 +137,24 @@ def accepted_per_drafted(samples: Sequence[Sample]) -> float:
     Raises:
         UndefinedError: If there is no sample or nothing was drafted.
     """
-    rounds = _rounds(samples)
+    rounds = all_rounds(samples)
     if not (drafted := sum(round_.drafted for round_ in rounds)):
         raise UndefinedError("accepted_per_drafted needs a drafted token")
     return sum(round_.accepted for round_ in rounds) / drafted
 
 
 def accepted_per_verified(samples: Sequence[Sample]) -> float:
-    """Share of verified rows that were accepted, each round's first row included.
+    """Share of verified rows that became output, each round's first row included.
 
-    The estimator is ``sum(accepted + 1) / sum(drafted + 1)``, pooled over rounds. A round that the end of the
-    answer cut counts in full, so rows after an end token count too.
+    The estimator is ``sum(emitted) / sum(drafted + 1)``, pooled over rounds: rows after the end of the answer
+    were verified and are no output.
 
     Raises:
         UndefinedError: If there is no sample or no round.
     """
-    if not (rounds := _rounds(samples)):
+    if not (rounds := all_rounds(samples)):
         raise UndefinedError("accepted_per_verified needs a round")
-    return sum(round_.accepted + 1 for round_ in rounds) / sum(round_.drafted + 1 for round_ in rounds)
+    return sum(round_.emitted for round_ in rounds) / sum(round_.drafted + 1 for round_ in rounds)
 
 
 def time_split(samples: Sequence[Sample]) -> dict[str, float]:
@@ -164,7 +163,7 @@ def time_split(samples: Sequence[Sample]) -> dict[str, float]:
     Raises:
         UndefinedError: If there is no sample or nothing was decoded after the first token.
     """
-    timings = [_timing(sample) for sample in _measured(samples)]
+    timings = [_timing(sample) for sample in measured(samples)]
     if not (decode_s := sum(timing.decode_s for timing in timings)):
         raise UndefinedError("time_split needs decode time, every sample ended at its first token")
     split = {name: sum(timing.phases_s.get(name, 0.0) for timing in timings) / decode_s for name in PHASES}
@@ -173,42 +172,27 @@ def time_split(samples: Sequence[Sample]) -> dict[str, float]:
 
 def verdict_counts(samples: Sequence[Sample]) -> dict[Verdict, int]:
     """Samples by verdict, every verdict present; a sample that was never compared counts as unchecked."""
-    counts = Counter(_verdict(sample) for sample in _measured(samples))
+    counts = Counter(_verdict(sample) for sample in measured(samples))
     return {verdict: counts[verdict] for verdict in Verdict}
 
 
 def first_divergences(samples: Sequence[Sample]) -> tuple[int, ...]:
     """Index of the first differing token of every sample that differs from the baseline, ascending."""
-    verdicts = [sample.equivalence for sample in _measured(samples) if sample.equivalence]
+    verdicts = [sample.equivalence for sample in measured(samples) if sample.equivalence]
     places = (verdict.first_divergence for verdict in verdicts)
     return tuple(sorted(place for place in places if place is not None))
 
 
 def contention(samples: Sequence[Sample]) -> float:
     """Wall over CPU time of the decoding thread, pooled; well above 1 means that other work held its core."""
-    measured = _measured(samples)
-    if not (cpu_s := sum(_timing(sample).cpu_s for sample in measured)):
+    counted = measured(samples)
+    if not (cpu_s := sum(_timing(sample).cpu_s for sample in counted)):
         raise UndefinedError("contention needs recorded CPU time")
-    return sum(end_to_end_work(sample).seconds for sample in measured) / cpu_s
+    return sum(end_to_end_work(sample).seconds for sample in counted) / cpu_s
 
 
-def spec_bench_speedup(baseline: Sequence[Sample], method: Sequence[Sample]) -> float:
-    """Speedup by Spec-Bench's formula, for comparison with its boards only.
-
-    Ratio of two means over questions of ``tokens / seconds`` (turns summed, prefill included). It is unpaired
-    and weighs each question's *rate* alike, so a short, quickly answered question counts as much as a long
-    one. Both sides count ids here; Spec-Bench re-tokenises the baseline's text less one token per turn, which
-    inflates its own figure by about 2 % at 50 tokens. Repeats enter each mean as questions of their own.
-    """
-    return _mean_rate(method) / _mean_rate(baseline)
-
-
-def _mean_rate(samples: Sequence[Sample]) -> float:
-    rates = [_speed([work]) for work in end_to_end_per_question(samples).values()]
-    return sum(rates) / len(rates)
-
-
-def _measured(samples: Sequence[Sample]) -> Sequence[Sample]:
+def measured(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The samples, if there is one and none failed."""
     if not samples:
         raise UndefinedError("need at least one sample, got none")
     if failed := [sample.key for sample in samples if sample.error is not None]:
@@ -222,8 +206,9 @@ def _timing(sample: Sample) -> Timing:
     return sample.timing
 
 
-def _rounds(samples: Sequence[Sample]) -> list[Round]:
-    return [round_ for sample in _measured(samples) for round_ in sample.rounds]
+def all_rounds(samples: Sequence[Sample]) -> list[Round]:
+    """The rounds of all samples, in order."""
+    return [round_ for sample in measured(samples) for round_ in sample.rounds]
 
 
 def is_cut(round_: Round) -> bool:
@@ -241,14 +226,16 @@ def accepted_counts(rounds: Sequence[Round]) -> tuple[int, ...]:
     return tuple(counts[i] for i in range(max(counts, default=-1) + 1))
 
 
-def _speed(works: Iterable[Work]) -> float:
+def speed_of(works: Iterable[Work]) -> float:
+    """Tokens per second, sum over sum."""
     done = list(works)
     if not (seconds := sum(work.seconds for work in done)):
         raise UndefinedError("a speed needs time, got 0 s")
     return sum(work.tokens for work in done) / seconds
 
 
-def _per_question(works: Iterable[tuple[Sample, Work]]) -> dict[tuple[str, int], Work]:
+def sum_per_question(works: Iterable[tuple[Sample, Work]]) -> dict[tuple[str, int], Work]:
+    """Work summed over the turns of each question, keyed by (prompt id, repeat)."""
     totals: dict[tuple[str, int], Work] = {}
     for sample, work in works:
         key = (sample.prompt_id, sample.repeat)

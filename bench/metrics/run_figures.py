@@ -38,6 +38,7 @@ class Acceptance:
     per_drafted: float | None
     per_verified: float | None
     positions: tuple[Position, ...]
+    spec_bench: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Subtask:
     name: str
     speedup: Speedup
     acceptance_length: float | None
+    acceptance_length_spec_bench: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

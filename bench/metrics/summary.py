@@ -17,11 +17,13 @@ import numpy as np
 from bench.metrics import counts as metrics
 from bench.metrics import intervals as stats
 from bench.metrics import roofline
+from bench.metrics.completeness import complete_prompts, finished_repeats
 from bench.metrics.intervals import AaCheck, Interval, Totals
 from bench.metrics.lossy import lossy_figures
 from bench.metrics.resources import resources, search_cost, skipped_share
 from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
+from bench.metrics.spec_bench import accepted_per_step, constructor_of, speed_ratio
 from bench.records.model import Arm, Run, Sample, Verdict
 
 FEW_PROMPTS = 10
@@ -39,6 +41,7 @@ _NOTES = {
     "tier": "target passes run in tier {}",
     "several tokens per row": "a verified row may yield several tokens",
     "draft parameters": "{} parameters added for drafting",
+    "not applied": "generation_config.json sets {}, which no arm applies",
 }
 """Labels of a run as words, where the bare label is not clear; ``{}`` becomes the label's value."""
 _UNNOTED_LABELS = ("exactness", "pass_weights")
@@ -69,7 +72,9 @@ def summarise(
     """
     eager = _arm(samples, Arm.EAGER)
     samples = [sample for sample in samples if sample.arm is not Arm.EAGER]
-    compared, excluded = _complete(samples)
+    begun = len({sample.repeat for sample in samples})
+    samples = finished_repeats(samples)
+    compared, excluded = complete_prompts(samples)
     good = [sample for sample in samples if sample.error is None]
     baseline, method = _arm(compared, Arm.BASELINE), _arm(compared, Arm.METHOD)
     all_method = _arm(good, Arm.METHOD)
@@ -82,10 +87,10 @@ def summarise(
         run=run,
         repeats=len({sample.repeat for sample in samples}),
         speedup=speedup,
-        subtasks=_subtasks(compared, bootstrap, is_given=is_given),
+        subtasks=_subtasks(compared, bootstrap, run if not is_given else None),
         baseline=_figures(baseline),
         method=_figures(method),
-        acceptance=_acceptance([] if is_given else all_method),
+        acceptance=_acceptance([] if is_given else all_method, run),
         time_split=_defined(metrics.time_split, method),
         aa_decode=bootstrap.aa(baseline, metrics.decode_per_question),
         aa_end_to_end=bootstrap.aa(baseline, metrics.end_to_end_per_question),
@@ -94,7 +99,11 @@ def summarise(
         lossy=lossy_figures(run, samples),
         failures=_failures(samples),
         excluded=excluded,
-        notes=(*_notes(run, speedup.prompts), *_eager_notes(against_eager, speedup.prompts)),
+        notes=(
+            *_notes(run, speedup.prompts),
+            *_eager_notes(against_eager, speedup.prompts),
+            *_repeat_notes(samples, begun),
+        ),
         search=_defined(search_cost, method),
         skipped=_defined(skipped_share, all_method),
         evidence=evidence,
@@ -125,7 +134,7 @@ class _Bootstrap:
             _defined(self._ratio, whole),
             _defined(self._geometric, decode),
             _defined(self._geometric, whole),
-            metrics.spec_bench_speedup(baseline, method),
+            _defined(partial(speed_ratio, baseline), method),
         )
 
     def aa(self, baseline: Sequence[Sample], per_question: PerQuestion) -> AaCheck | None:
@@ -153,31 +162,12 @@ def _defined(estimate: Callable[[Given], Number], given: Given) -> Number | None
         return None
 
 
-def _complete(samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]:
-    """Samples of the prompts that are complete in every arm given, and the ids of the other prompts.
-
-    Complete: every turn seen of the prompt holds a measurement in every repeat and every arm given.
-    """
-    arms, repeats = {sample.arm for sample in samples}, {sample.repeat for sample in samples}
-    by_prompt: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_prompt.setdefault(sample.prompt_id, []).append(sample)
-    complete = {
-        prompt
-        for prompt, group in by_prompt.items()
-        if all(sample.error is None for sample in group)
-        and len(group) == len({sample.turn for sample in group}) * len(repeats) * len(arms)
-    }
-    kept = [sample for sample in samples if sample.prompt_id in complete]
-    return kept, tuple(sorted(by_prompt.keys() - complete))
-
-
 def _against_eager(eager: Sequence[Sample], other: Sequence[Sample], bootstrap: _Bootstrap) -> Speedup | None:
     """`other` over the eager arm, on the prompts that are complete in both, in the eager arm's repeats."""
     if not eager:
         return None
     repeats = {sample.repeat for sample in eager}
-    paired, _ = _complete([*eager, *(sample for sample in other if sample.repeat in repeats)])
+    paired, _ = complete_prompts([*eager, *(sample for sample in other if sample.repeat in repeats)])
     compared = [sample for sample in paired if sample.arm is not Arm.EAGER]
     return bootstrap.speedup(_arm(paired, Arm.EAGER) if compared else [], compared)
 
@@ -197,8 +187,14 @@ def _totals(samples: Sequence[Sample], per_question: PerQuestion) -> Totals:
     )
 
 
-def _subtasks(compared: Sequence[Sample], bootstrap: _Bootstrap, *, is_given: bool) -> tuple[Subtask, ...]:
-    """In order of appearance; empty for a task that has only one, and without a comparison."""
+def _subtasks(compared: Sequence[Sample], bootstrap: _Bootstrap, run: Run | None) -> tuple[Subtask, ...]:
+    """In order of appearance; empty for a task that has only one, and without a comparison.
+
+    Args:
+        compared: Samples of the prompts that count.
+        bootstrap: Makes the speedups.
+        run: Whose they are; None if its acceptance must not be shown.
+    """
     if not _arm(compared, Arm.BASELINE) or not _arm(compared, Arm.METHOD):
         return ()
     names = list(dict.fromkeys(sample.subtask for sample in compared))
@@ -206,8 +202,9 @@ def _subtasks(compared: Sequence[Sample], bootstrap: _Bootstrap, *, is_given: bo
     for name in names if len(names) > 1 else []:
         part = [sample for sample in compared if sample.subtask == name]
         method = _arm(part, Arm.METHOD)
-        length = None if is_given else _defined(metrics.acceptance_length, method)
-        rows.append(Subtask(name, bootstrap.speedup(_arm(part, Arm.BASELINE), method), length))
+        length = None if run is None else _defined(metrics.acceptance_length, method)
+        theirs = None if run is None else _spec_bench_length(method, run)
+        rows.append(Subtask(name, bootstrap.speedup(_arm(part, Arm.BASELINE), method), length, theirs))
     return tuple(rows)
 
 
@@ -240,7 +237,11 @@ def _unsteady(arm: Sequence[Sample]) -> int:
     return len(stats.outliers(stats.repeat_variation(_totals(arm, metrics.decode_per_question))))
 
 
-def _acceptance(method: Sequence[Sample]) -> Acceptance:
+def _spec_bench_length(method: Sequence[Sample], run: Run) -> float | None:
+    return _defined(partial(accepted_per_step, constructor=constructor_of(run)), method)
+
+
+def _acceptance(method: Sequence[Sample], run: Run) -> Acceptance:
     return Acceptance(
         _defined(metrics.acceptance_length, method),
         _defined(metrics.acceptance_length_request_mean, method),
@@ -248,6 +249,7 @@ def _acceptance(method: Sequence[Sample]) -> Acceptance:
         _defined(metrics.accepted_per_drafted, method),
         _defined(metrics.accepted_per_verified, method),
         _defined(metrics.acceptance_by_position, method) or (),
+        _spec_bench_length(method, run),
     )
 
 
@@ -263,6 +265,13 @@ def _eager_notes(against: Speedup | None, prompts: int) -> tuple[str, ...]:
     if against is None or against.prompts == prompts:
         return ()
     return (f"speedup over an eager loop: {against.prompts} of {prompts} prompts",)
+
+
+def _repeat_notes(counted: Sequence[Sample], begun: int) -> tuple[str, ...]:
+    repeats = len({sample.repeat for sample in counted})
+    if repeats == begun:
+        return ()
+    return (f"{begun - repeats} further repeats are not finished and do not count",)
 
 
 def _notes(run: Run, prompts: int) -> tuple[str, ...]:

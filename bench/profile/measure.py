@@ -96,7 +96,9 @@ def measure_method(
 def _decode(method: Method, decoder: Decoder, ids: Tensor, tokens: int, arm: Arm) -> Sample:
     clock = turn_clock(decoder.device)
     budget = Budget(min(tokens, decoder.capacity - ids.numel()), frozenset())
+    sampler = Sampler(Sampling(), decoder.device, 0)
     with clock:
-        got = method.generate(ids, budget, Sampler(Sampling(), decoder.device, 0), clock)
+        got = method.generate(ids, budget, sampler, clock)
+    sampler.require_finite()
     got = got.cut(budget.max_new_tokens, budget.eos_ids)
     return Sample("", "", 0, 0, arm, 0, ids=got.ids, rounds=got.rounds, timing=clock.timing())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -23,6 +24,8 @@ from typing import Any
 
 from bench.records.files import write_text
 from bench.records.model import Run, original_settings
+
+log = logging.getLogger(__name__)
 
 FOLDER = "certificates"
 SHIPPED = Path(__file__).parents[2] / "results" / "published"
@@ -196,9 +199,12 @@ def save(certificate: Certificate, results: Path) -> Path:
 def certificates_of(method: str, results: Path) -> Iterator[tuple[Path, Certificate]]:
     """All certificates of a method in `results`, with their files; those of older schemas are passed over."""
     for path in sorted((results / FOLDER).glob(f"{method}-*.json")):
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields.get("schema_version") == SCHEMA_VERSION and fields["method"] == method:
-            yield path, _parsed(fields)
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields.get("schema_version") == SCHEMA_VERSION and fields["method"] == method:
+                yield path, _parsed(fields)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            log.warning("%s is no certificate (%s), so it proves nothing here; prove again", path, error)
 
 
 def badge_of(run: Run, results: Path) -> str:

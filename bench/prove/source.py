@@ -2,7 +2,8 @@
 
 The code is the method's module, the rules and loops it uses, and the part of the runtime that runs the
 target's passes on one tier: whatever these import, at any remove, from ``methods``, ``bench.runtime`` and the
-method's own package, with the C files beside them. Training code is left out: imports inside a function named
+method's own package, with the C files beside them. Of a method that is a single file outside of a package,
+what it imports from its own folder counts too. Training code is left out: imports inside a function named
 ``trainer`` or ``model_trainer`` are not followed.
 
 The hash reads syntax trees, not text. Comments, docstrings, annotations, layout, the names of local
@@ -60,7 +61,9 @@ def decoding_modules(target: str, tier: str) -> dict[str, Module]:
         if name in modules or path is None:
             continue
         modules[name] = Module(name, path)
-        imported = (item for item in modules[name].imports if _is_within(item, packages))
+        imported = (
+            item for item in modules[name].imports if _is_within(item, packages) or _is_beside(item, start)
+        )
         waiting += [item for item in imported if name != LOADING or _is_used_by(item, tier)]
     return modules
 
@@ -135,6 +138,14 @@ def _source_file(name: str) -> Path | None:
 
 def _is_within(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _is_beside(name: str, start: str) -> bool:
+    """Whether a module lies in the folder of a method that is one file, outside of our packages."""
+    home, path = _source_file(start), _source_file(name)
+    if "." in start or home is None or path is None or "site-packages" in home.parts:
+        return False
+    return path.is_relative_to(home.parent) and not _is_within(name, ("bench", "tests", "conf"))
 
 
 def _is_used_by(module: str, tier: str) -> bool:

@@ -20,12 +20,14 @@ import logging
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.records.field_types import ROUND_TYPES, SAMPLE_TYPES, check_types, reason_of
 from bench.records.files import write_bytes
 from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Key, Round, Sample, Timing, Verdict
 
@@ -113,6 +115,7 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
     """
     plain = upgrade(record, SAMPLE_STEPS)
     del plain["schema_version"]
+    check_types(plain, SAMPLE_TYPES, "")
     timing = plain["timing"]
     changed = {
         "arm": Arm(plain["arm"]),
@@ -121,14 +124,24 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
         "timing": Timing(**timing) if timing else None,
         "equivalence": _decode_equivalence(plain["equivalence"]),
     }
-    return Sample(**{**plain, **changed})
+    sample = Sample(**{**plain, **changed})
+    if sample.error is None and len(sample.ids) != (
+        emitted := 1 + sum(step.emitted for step in sample.rounds)
+    ):
+        raise ValueError(f"prefill and rounds emitted {emitted} tokens, ids hold {len(sample.ids)}")
+    return sample
 
 
 def _decode_rounds(columns: Mapping[str, list[Any]]) -> tuple[Round, ...]:
     """Rounds from their columns; a column added after the record was written holds its field's default."""
     if unknown := set(columns) - set(ROUND_FIELDS):
         raise KeyError(f"rounds have unknown columns {sorted(unknown)}")
-    count = len(columns[ROUND_FIELDS[0]])
+    check_types(columns, ROUND_TYPES, "rounds.")
+    lengths = {name: len(column) for name, column in columns.items()}
+    count = max(Counter(lengths.values()).items(), key=lambda item: item[1], default=(0, 0))[0]
+    for name, length in lengths.items():
+        if length != count:
+            raise ValueError(f"rounds.{name} holds {length} rounds, other columns hold {count}")
     rows = zip(*(_column(columns, field, count) for field in fields(Round)), strict=True)
     return tuple(Round(*row) for row in rows)
 
@@ -140,6 +153,8 @@ def _column(columns: Mapping[str, list[Any]], field: Field[Any], count: int) -> 
 
 
 def _decode_equivalence(record: Mapping[str, Any] | None) -> Equivalence | None:
+    if record and "verdict" not in record:
+        raise KeyError("equivalence.verdict")
     return Equivalence(**{**record, "verdict": Verdict(record["verdict"])}) if record else None
 
 
@@ -170,26 +185,43 @@ def from_line(line: bytes) -> Sample:
     text = line[: checksum.start()] + b"}"
     if zlib.crc32(text) != int(checksum[1], 16):
         raise DamagedLineError("its checksum is that of another line")
-    return decode_sample(json.loads(text))
+    return decode_sample(_parsed(text))
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    """A line as JSON; so deep a nesting that reading it overflows is no JSON of ours."""
+    try:
+        record = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
+    if not isinstance(record, dict):
+        raise TypeError("it is no JSON object")
+    return record
 
 
 def _without_checksum(line: bytes) -> Sample:
     """Without a checksum, a line of other code looks like a damaged one, and counts as damaged."""
     try:
-        return decode_sample(json.loads(line))
+        return decode_sample(_parsed(line))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedLineError(repr(error)) from error
+        raise DamagedLineError(reason_of(error)) from error
 
 
 def read_samples(path: Path) -> SampleFile:
     """Read a record file; nothing is changed.
 
     Raises:
-        UserError: If other code wrote a line, with file and line number.
+        UserError: If the file cannot be read, or if other code wrote a line, with file and line number.
     """
-    *lines, torn = path.read_bytes().split(b"\n")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}", "mend its permissions, or restore it"
+        ) from error
+    *lines, torn = content.split(b"\n")
     if torn:
         log.warning("%s ends in a torn line, which is dropped: that sample is measured again", path)
     samples: dict[Key, Sample] = {}
@@ -218,7 +250,7 @@ def _parse(line: bytes, place: str) -> Sample:
         raise UserError(f"{place} {error.what}", error.fix) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{place} is no sample that this code knows: {error!r}",
+            f"{place} is no sample that this code knows: {reason_of(error)}",
             "use the code that wrote it, or move the run's folder away to measure it anew",
         ) from error
 

@@ -78,13 +78,21 @@ def acquire(folder: Path) -> int:
             file system has no locks.
         OSError: If the folder cannot be written.
     """
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # it is truncated below
     try:
         _claim(lock, folder)
     except BaseException:
         os.close(lock)
         raise
     return lock
+
+
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one at this path: neither deleted, nor moved, nor replaced."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def renew(lock: int) -> None:

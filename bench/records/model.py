@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -22,6 +23,9 @@ SCHEMA_VERSION = 1
 PhaseName = Literal["draft", "verify", "commit", "search"]
 """A phase of decode time; the rest is host time."""
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""What method, task and model may be called."""
 
 Key = tuple[str, int, int, str]
 """`Sample.key`: prompt id, turn, repeat, arm."""
@@ -64,6 +68,7 @@ class Prompt:
         subtask: Column of the result table, such as ``translation``.
         turns: User messages in order.
         references: Reference answer per turn where the task has them.
+        system: System message before the first turn; empty leaves it to the chat template.
         checks: Specification for `bench.tasks.checkers`, one per turn, where answers can be checked.
     """
 
@@ -72,6 +77,7 @@ class Prompt:
     turns: tuple[str, ...]
     references: tuple[str, ...] = ()
     checks: tuple[Mapping[str, Any], ...] = ()
+    system: str = ""
 
     def __post_init__(self) -> None:
         if not self.turns or not all(turn.strip() for turn in self.turns):
@@ -226,12 +232,14 @@ class Sample:
     """In runs of lossy methods: negative log-likelihood of `ids` under the target in nats, summed."""
     is_right: bool | None = None
     """Whether the answer is right; None where the prompt has no check."""
+    text_tokens: int | None = None
+    """Length of `text` in tokens when tokenised anew, start token included; None in records of older code."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
             raise ValueError(f"sample {self.key} has neither an error nor a measurement")
         if self.error is not None and (self.ids or self.timing is not None):
-            raise ValueError(f"sample {self.key} failed, so it must hold no numbers")
+            raise ValueError(f"sample {self.key} has an error, so it must hold no numbers")
 
     @property
     def kv_entries(self) -> int | None:
@@ -267,6 +275,12 @@ class Run:
     schema_version: int = SCHEMA_VERSION
 
 
+def plain_name(text: str) -> str:
+    """A text as a name: letters without accents, and a hyphen for everything that no name may hold."""
+    letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"^[.-]+|[^A-Za-z0-9._-]+", "-", letters).strip("-") or "model"
+
+
 def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> str:
     """``<method>-<task>-<model>-<8 hex>``: names for people, and a hash of the whole identity.
 
@@ -274,12 +288,11 @@ def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> s
         UserError: If a name cannot be part of a folder name.
         ValueError: If the identity holds something that is not plain JSON.
     """
-    for name in (method, task, model):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-            raise UserError(
-                f"name {name!r} cannot be part of a folder name",
-                "use letters, digits, '.', '_' and '-' in names",
-            )
+    for kind, name in (("method", method), ("task", task), ("model", model)):
+        if not re.fullmatch(NAME, name):
+            cure = f", as in model.name={plain_name(name)}" if kind == "model" else ""
+            fix = f"use letters, digits, '.', '_' and '-' in names{cure}"
+            raise UserError(f"{kind} name {name!r} cannot be part of a folder name", fix)
     digest = hashlib.sha256(canonical(identity).encode()).hexdigest()
     return f"{method}-{task}-{model}-{digest[:8]}"
 

@@ -11,7 +11,7 @@ start on another machine is refused, because one run holds the timings of one ma
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,23 +19,13 @@ from typing import Any, Self
 
 from bench.errors import UserError
 from bench.records.codec import RUN_STEPS, SampleFile, read_samples, set_aside, to_line, upgrade
-from bench.records.files import acquire, release, renew, write_text
-from bench.records.model import Key, Run, Sample, canonical
+from bench.records.field_types import ATTEMPT_TYPES, OBJECT, RUN_TYPES, check_types, reason_of
+from bench.records.files import acquire, is_same_file, release, renew, write_text
+from bench.records.model import Key, Run, Sample
+from bench.records.resuming import check_resumable
 
 log = logging.getLogger(__name__)
 
-MACHINE = {
-    "device": "device",
-    "cpu.model": "CPU",
-    "dtype": "precision",
-    "versions.torch": "torch",
-    "versions.cuda": "CUDA",
-}
-"""Facts of an environment block that make another machine when they differ, and what to call them.
-
-``device`` is the GPU's model, or the CPU's with torch's thread count; the CPU counts on a GPU as well, since
-it launches the kernels. Two machines alike in all of these count as the same: host names are not recorded.
-"""
 _NO_SAMPLES = SampleFile({}, (), (), ())
 
 
@@ -56,7 +46,7 @@ class RunStore:
         self._samples = samples
 
     @classmethod
-    def open(cls, root: Path, run: Run) -> Self:
+    def open(cls, root: Path, run: Run, source: str | None = None) -> Self:
         """Create the run's folder under ``root/runs`` or resume it; records this start as a new attempt.
 
         Damaged samples are set aside, so that they are measured again.
@@ -65,6 +55,7 @@ class RunStore:
             root: The results root.
             run: The run, with this start's environment as its only attempt; its ``device`` names the
                 hardware.
+            source: Hash of the code that decodes, see `bench.prove.source`; other code's samples are refused.
 
         Raises:
             UserError: If another process writes to the run, if the stored run has another identity, another
@@ -80,7 +71,7 @@ class RunStore:
         except OSError as error:
             raise _unwritable(folder, error) from error
         try:
-            return cls._resume(folder, run, lock)
+            return cls._resume(folder, run, lock, source)
         except BaseException as error:
             release(lock)
             if isinstance(error, OSError):
@@ -88,12 +79,12 @@ class RunStore:
             raise
 
     @classmethod
-    def _resume(cls, folder: Path, run: Run, lock: int) -> Self:
+    def _resume(cls, folder: Path, run: Run, lock: int, source: str | None) -> Self:
         path = folder / "samples.jsonl"
         stored = load_run(folder) if (folder / "run.json").exists() else None
         file = read_samples(path) if path.exists() else _NO_SAMPLES
         if stored:
-            _check_resumable(stored, run, file.samples, folder)
+            check_resumable(stored, run, file.samples, folder, source)
             run = replace(run, attempts=(*stored.attempts, *run.attempts))
         elif file.samples:
             raise UserError(f"{folder} holds samples but no run.json", "move the folder away and start again")
@@ -138,7 +129,22 @@ class RunStore:
         except OSError as error:
             raise _unwritable(self.folder / "run.json", error) from error
 
+    def require_in_place(self) -> None:
+        """Check that what is written still lies where it will be looked for.
+
+        Raises:
+            UserError: If the run's files were deleted, moved or replaced since the start.
+        """
+        held = {"samples.jsonl": self._samples, ".lock": self._lock}
+        for name, file in held.items():
+            if not is_same_file(file, self.folder / name):
+                raise UserError(
+                    f"{self.folder / name} was deleted, moved or replaced while this run was measured",
+                    "leave a run's folder alone until the run has ended; the same command measures the rest",
+                )
+
     def _write(self, line: bytes) -> None:
+        self.require_in_place()
         intact_bytes = os.fstat(self._samples).st_size
         try:
             rest = memoryview(line)
@@ -174,15 +180,26 @@ def load_run(folder: Path) -> Run:
     """
     path = folder / "run.json"
     try:
-        stored = upgrade(json.loads(path.read_text(encoding="utf-8")), RUN_STEPS)
-        return Run(**{**stored, "attempts": tuple(stored["attempts"])})
+        stored = upgrade(_object(path.read_text(encoding="utf-8")), RUN_STEPS)
+        check_types(stored, RUN_TYPES, "")
+        for number, attempt in enumerate(attempts := tuple(stored["attempts"])):
+            check_types({"attempt": attempt}, {"attempt": OBJECT}, "")
+            check_types(attempt, ATTEMPT_TYPES, f"attempts.{number}.")
+        return Run(**{**stored, "attempts": attempts})
     except UserError as error:
         raise UserError(f"{path} {error.what}", error.fix) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path} is no run: {error!r}",
+            f"{path} is no run: {reason_of(error)}",
             "restore the file, give the folder of a run, or move this one away",
         ) from error
+
+
+def _object(text: str) -> dict[str, Any]:
+    record = json.loads(text)
+    if not isinstance(record, dict):
+        raise TypeError("it is no JSON object")
+    return record
 
 
 def load_samples(folder: Path) -> list[Sample]:
@@ -202,58 +219,6 @@ def load_samples(folder: Path) -> list[Sample]:
             "restore the file, or start the run again: it sets such lines aside and measures them anew",
         )
     return list(file.samples.values())
-
-
-def check_settings(stored: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to continue a run with another identity.
-
-    Raises:
-        UserError: Naming every difference.
-    """
-    if canonical(stored) == canonical(new):
-        return
-    new = json.loads(canonical(new))  # tuples become lists, as they did in the stored one
-    keys = sorted(key for key in {*stored, *new} if stored.get(key) != new.get(key))
-    differences = ", ".join(f"{key} is {stored.get(key)!r}, not {new.get(key)!r}" for key in keys)
-    raise UserError(
-        f"{folder} belongs to a run with other settings: {differences}",
-        "choose another results folder, or move this run away",
-    )
-
-
-def check_machine(measured: Iterable[Mapping[str, Any]], here: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to add the timings of this machine to those of another; warn where only the code differs.
-
-    Args:
-        measured: Environment blocks that stored samples were measured in.
-        here: This start's block.
-        folder: The run's, for the message.
-
-    Raises:
-        UserError: Naming every fact of `MACHINE` that differs.
-    """
-    for block in measured:
-        pairs = [(name, _fact(block, key), _fact(here, key)) for key, name in MACHINE.items()]
-        if other := [f"{name} {there!r}, not {now!r}" for name, there, now in pairs if there != now]:
-            raise UserError(
-                f"{folder} holds samples of another machine ({'; '.join(other)}); timings must not mix",
-                "resume on the same machine, or choose another results folder: results_dir=...",
-            )
-        if block.get("git") != here.get("git"):
-            log.warning(
-                "%s holds samples measured by other code; delete it to measure all of it anew", folder
-            )
-
-
-def _fact(block: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - a value of a record
-    group, _, name = key.rpartition(".")
-    return ((block.get(group) or {}) if group else block).get(name)
-
-
-def _check_resumable(stored: Run, run: Run, samples: Mapping[Key, Sample], folder: Path) -> None:
-    check_settings(stored.identity, run.identity, folder)
-    measured = {sample.attempt for sample in samples.values() if sample.error is None}  # failures: no timing
-    check_machine([stored.attempts[number] for number in sorted(measured)], run.attempts[0], folder)
 
 
 def _write_run(folder: Path, run: Run) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM, logging
+from transformers import GenerationConfig, LlamaForCausalLM, logging
 from transformers.generation.streamers import BaseStreamer
 
 from bench.cli import report_mistake
@@ -32,6 +32,7 @@ from bench.runtime.loading import RuntimeOptions, choose_tier, load_by_transform
 from bench.runtime.sampling import Sampler, Sampling
 from bench.show.layout import speedup, text_table
 from bench.tasks.chat import ChatFormat
+from bench.tasks.generation_settings import ignored_generation_settings
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.tokenizer import load_tokenizer
 from methods.core.autoregressive import Autoregressive
@@ -53,12 +54,14 @@ class SideBySide:
         theirs: Likewise of transformers.
         equal: Prompts on which all four outputs had the same ids.
         prompts: Prompts compared.
+        left_out: Settings of ``generation_config.json`` that neither side applies.
     """
 
     ours: Totals
     theirs: Totals
     equal: int
     prompts: int
+    left_out: str = ""
 
 
 class FirstToken(BaseStreamer):
@@ -93,6 +96,10 @@ class Sides:
         )
         self._model: Any = load_by_transformers(folder, torch.float32)
         end = self._model.generation_config.eos_token_id
+        self.left_out = ignored_generation_settings(folder)
+        self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=end, pad_token_id=min(end) if isinstance(end, list) else end
+        )  # without the checkpoint's own settings, such as a repetition penalty
         self._eos = frozenset([end] if isinstance(end, int) else end or [])
         self._budget = Budget(max_new_tokens, self._eos)
         self._method = Autoregressive()
@@ -105,8 +112,10 @@ class Sides:
             return self._ours(ids) if side == "ours" else self._theirs(ids)
 
     def _ours(self, ids: Tensor) -> tuple[tuple[int, ...], float]:
+        sampler = Sampler(Sampling(), CPU, 0)
         with self._clock:
-            generation = self._method.generate(ids, self._budget, Sampler(Sampling(), CPU, 0), self._clock)
+            generation = self._method.generate(ids, self._budget, sampler, self._clock)
+        sampler.require_finite()
         return generation.ids, self._clock.timing().decode_s
 
     def _theirs(self, ids: Tensor) -> tuple[tuple[int, ...], float]:
@@ -136,7 +145,7 @@ def decode_on_both_sides(sides: Sides, prompts: Sequence[Tensor]) -> SideBySide:
             seconds[side].append([took for name, _, took in outputs if name == side])
             tokens[side].append([len(out) - 1 for name, out, _ in outputs if name == side])
     ours, theirs = (Totals(np.array(seconds[side]), np.array(tokens[side])) for side in ("ours", "theirs"))
-    return SideBySide(ours, theirs, equal, len(prompts))
+    return SideBySide(ours, theirs, equal, len(prompts), sides.left_out)
 
 
 def side_by_side_text(result: SideBySide) -> str:
@@ -148,6 +157,8 @@ def side_by_side_text(result: SideBySide) -> str:
         ("same token ids", f"{result.equal} of {result.prompts} prompts"),
         ("decode tokens/s", f"ours {ours:.0f}, transformers {theirs:.0f}; speedup over transformers {ratio}"),
     ]
+    if result.left_out:
+        rows.append(("not applied", f"{result.left_out} of generation_config.json, on both sides"))
     return "\n".join(text_table(rows))
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.cli import FAILED, OK, report_mistake
+from bench.cli import FAILED, OK, print_any_text, report_mistake
 from bench.errors import UserError
 
 COMMANDS = ("leaderboard", "excerpt", "compare", "timeline", "export-spec-bench", "import-spec-bench")
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in (*COMMANDS, "-h", "--help"):
         given.insert(0, "leaderboard")  # the main command needs no name
+    print_any_text()
     options = _parser().parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -99,6 +100,12 @@ def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     command.add_argument(
         "--tokenizer", help="model whose tokenizer counts the baseline's text, as their script does"
     )
+    command.add_argument(
+        "--prefill",
+        choices=("listed", "unlisted"),
+        help="whether the prefill is a step of the method's accept_lengths (default: unlisted if a list "
+        "begins with more than one token)",
+    )
     command.set_defaults(command=_import)
 
 
@@ -106,8 +113,10 @@ def _leaderboard(options: argparse.Namespace) -> int:
     from bench.report.build import build, differences, write
 
     board = build(options.results)
-    status = FAILED if options.strict and board.failures else OK
-    if status:
+    status = FAILED if board.unreadable or (options.strict and board.failures) else OK
+    for mistake in board.unreadable:
+        report_mistake(UserError(f"left out: {mistake.what}", mistake.fix))
+    if options.strict and board.failures:
         sys.stderr.write(f"{board.failures} samples failed; the leaderboard lists them\n")
     if not options.check:
         _say("\n".join(str(path) for path in write(board, options.results)))
@@ -138,14 +147,14 @@ def _excerpt(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from bench.report.compare import compare_runs, comparison_text
-    from bench.report.entries import read_run
+    from bench.report.stored_runs import read_run
 
     _say(comparison_text(compare_runs(read_run(options.run_a), read_run(options.run_b))))
     return OK
 
 
 def _timeline(options: argparse.Namespace) -> int:
-    from bench.report.entries import read_run
+    from bench.report.stored_runs import read_run
     from bench.report.timeline import find_sample, load_decode, pieces, timeline, timeline_page
 
     stored = read_run(options.run)
@@ -159,7 +168,7 @@ def _timeline(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from bench.report.answers import write_answers
-    from bench.report.entries import read_run
+    from bench.report.stored_runs import read_run
 
     _say("\n".join(str(path) for path in write_answers(read_run(options.run), options.output)))
     return OK
@@ -172,7 +181,9 @@ def _import(options: argparse.Namespace) -> int:
     method = read_answers(options.file)
     baseline = read_answers(options.baseline) if options.baseline else []
     count = load_counter(options.tokenizer) if options.tokenizer else None
-    _say(scores_text(scores(method, baseline, count), warnings(method, baseline)))
+    is_listed = None if options.prefill is None else options.prefill == "listed"
+    rows = scores(method, baseline, count, is_prefill_listed=is_listed)
+    _say(scores_text(rows, warnings(method, baseline)))
     return OK
 
 

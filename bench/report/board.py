@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.metrics.intervals import Interval
 from bench.metrics.summary import QUESTION_SOURCES
@@ -50,6 +50,8 @@ class Section:
     lossless: tuple[Ranked, ...]
     lossy: tuple[Ranked, ...]
     unranked: tuple[Unranked, ...]
+    apart: str = ""
+    """What sets it apart from a section that is otherwise equal: the version of torch, how threads wait."""
 
     @property
     def ranked(self) -> tuple[Ranked, ...]:
@@ -68,12 +70,13 @@ class Section:
         parts = [f"{setting.model} on {setting.device}", setting.dtype, setting.sampling]
         parts += [f"{setting.tier} tier"] if setting.tier else []
         parts += [f"at most {setting.max_length} tokens"] if setting.max_length else []
+        parts += [self.apart] if self.apart else []
         return ", ".join(parts)
 
     @property
     def anchor(self) -> str:
         """Model and 8 hex digits over all that sets the section apart from others: a file name that stays."""
-        text = "\n".join([repr(self.setting), *sorted(self.asked)])
+        text = "\n".join([repr(self.setting), *([self.apart] if self.apart else []), *sorted(self.asked)])
         model = "".join(
             character if character.isalnum() or character in "_-" else "-" for character in self.setting.model
         )
@@ -104,9 +107,21 @@ def sections(every_entry: Sequence[Entry]) -> list[Section]:
             key = min(wider, key=lambda key: len(key[1]), default=(entry.setting, entry.asked))
             groups.setdefault(key, []).append(entry)
     made = [_section(setting, asked, group) for (setting, asked), group in groups.items()]
+    made = [replace(part, apart=_apart(part.setting, [other.setting for other in made])) for part in made]
     return sorted(
         made, key=lambda part: (part.is_partial, part.setting, -len(part.asked), sorted(part.asked))
     )
+
+
+def _apart(setting: Setting, others: Sequence[Setting]) -> str:
+    """The machine's software, where another setting differs in nothing else; empty elsewhere."""
+    alike = [
+        other for other in others if replace(other, torch=setting.torch, waiting=setting.waiting) == setting
+    ]
+    parts = [f"torch {setting.torch or 'unknown'}"] if len({other.torch for other in alike}) > 1 else []
+    if len({other.waiting for other in alike}) > 1:
+        parts.append(f"OMP_WAIT_POLICY {setting.waiting or 'not set'}")
+    return ", ".join(parts)
 
 
 def ranks(intervals: Sequence[Interval]) -> list[int]:
@@ -175,6 +190,8 @@ def _label(entry: Entry, variants: Sequence[Entry]) -> str:
         if any(other.params.get(key) != entry.params[key] for other in variants)
     ]
     parts = [entry.method, *(f"{key}={_value(entry.params[key])}" for key in keys)]
+    if len({other.seed for other in variants}) > 1:
+        parts.append(f"seed={entry.seed}")
     if len({other.weights for other in variants}) > 1 and entry.weights:
         parts.append(f"weights {entry.weights[:6]}")
     if len({other.is_published for other in variants}) > 1 and not entry.is_published:

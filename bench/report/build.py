@@ -15,16 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.records.files import write_bytes, write_text
 from bench.report.board import Section, sections
 from bench.report.claims import load_papers
 from bench.report.document import Document, paper_claims, section_chapter
-from bench.report.entries import Entry, entries, read_runs
+from bench.report.entries import Entry, entries
 from bench.report.pages import html_page, markdown_page
 from bench.report.profiles import profile_chapters
+from bench.report.stored_runs import read_runs
 from bench.report.style import png, svg
 from bench.report.tables import csv_rows, section_tables
 
 TEXTS = ("leaderboard.md", "leaderboard.html", "leaderboard.csv")
+_OWN_FIGURE = re.compile(r".+-[0-9a-f]{8}-[^/]+\.(png|svg)")
+"""A chapter's anchor, which ends in 8 hex digits, and the picture's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,13 @@ class Leaderboard:
         entries: Every entry, ranked or not.
         texts: Text files by name.
         pictures: Figure files by name under ``figures``.
+        unreadable: What is wrong with each run that is missing because it cannot be read.
     """
 
     entries: tuple[Entry, ...]
     texts: dict[str, str]
     pictures: dict[str, bytes]
+    unreadable: tuple[UserError, ...] = ()
 
     @property
     def failures(self) -> int:
@@ -52,20 +58,21 @@ def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
     """The leaderboard of a results folder: first the board itself, then what explains it.
 
     Raises:
-        UserError: If there are no runs, or a record or a list of claims is corrupt.
+        UserError: If there are no runs that can be read, or a list of claims is corrupt.
     """
-    every_entry = entries(read_runs(results), resamples=resamples)
+    read = read_runs(results)
+    every_entry = entries(read.runs, resamples=resamples)
     board = sections(every_entry)
     tables = [section_tables(section) for section in board]
 
     chapters = [section_chapter(section, rows) for section, rows in zip(board, tables, strict=True)]
     whole = Document((*chapters, *profile_chapters(results)), paper_claims(load_papers(), board))
-    texts = dict(zip(TEXTS, (markdown_page(whole), html_page(whole), _csv(board)), strict=True))
-    return Leaderboard(tuple(every_entry), texts, _pictures(whole))
+    texts = dict(zip(TEXTS, (markdown_page(whole), html_page(whole), csv_text(board)), strict=True))
+    return Leaderboard(tuple(every_entry), texts, _pictures(whole), tuple(read.unreadable.values()))
 
 
 def write(board: Leaderboard, results: Path) -> list[Path]:
-    """Write every file, remove figures of sections that are gone; the paths of the texts.
+    """Write every file, remove our own figures of sections that are gone; the paths of the texts.
 
     Raises:
         UserError: If the folder cannot be written.
@@ -73,13 +80,12 @@ def write(board: Leaderboard, results: Path) -> list[Path]:
     figures = results / "figures"
     try:
         figures.mkdir(parents=True, exist_ok=True)
-        for old in (*figures.glob("*.svg"), *figures.glob("*.png")):
-            if old.name not in board.pictures:
-                old.unlink()
+        for old in _own_figures(figures) - set(board.pictures):
+            (figures / old).unlink()
         for name, picture in board.pictures.items():
-            (figures / name).write_bytes(picture)
+            write_bytes(figures / name, picture)
         for name, text in board.texts.items():
-            (results / name).write_text(text, encoding="utf-8", newline="\n")
+            write_text(results / name, text)
     except OSError as error:
         raise UserError(
             f"{results} cannot be written: {error}", "choose another folder, or free space"
@@ -90,8 +96,14 @@ def write(board: Leaderboard, results: Path) -> list[Path]:
 def differences(board: Leaderboard, results: Path) -> list[str]:
     """Files on disk that do not follow from the records: texts that differ, figures missing or left over."""
     texts = [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
-    on_disk = {path.name for suffix in ("png", "svg") for path in (results / "figures").glob(f"*.{suffix}")}
-    return texts + [f"figures/{name}" for name in sorted(on_disk ^ set(board.pictures))]
+    return texts + [
+        f"figures/{name}" for name in sorted(_own_figures(results / "figures") ^ set(board.pictures))
+    ]
+
+
+def _own_figures(folder: Path) -> set[str]:
+    """Names of the figures in a folder that a leaderboard wrote; pictures of other origin are left alone."""
+    return {path.name for path in folder.glob("*") if _OWN_FIGURE.fullmatch(path.name)}
 
 
 def _stored(path: Path) -> str | None:
@@ -102,7 +114,8 @@ def _comparable(text: str) -> str:
     return re.sub(r"<svg.*?</svg>", "<svg></svg>", text, flags=re.DOTALL)
 
 
-def _csv(board: Sequence[Section]) -> str:
+def csv_text(board: Sequence[Section]) -> str:
+    """The board as CSV."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(csv_rows(board))
     return buffer.getvalue()

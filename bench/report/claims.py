@@ -6,6 +6,7 @@ method and model as ``conf/method`` and ``conf/model`` do where this benchmark h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from bench.report.tables import Table
 PAPERS = Path(__file__).resolve().parents[2] / "conf" / "paper"
 METRICS = ("speedup", "acceptance_length")
 OVERALL = "overall"
+UNKNOWN = "unknown"
+DEVICE = r"unknown|(RTX )?[A-Z]{0,4}[0-9]{2,4}[A-Z]?"
+"""Such as A100, MI300X, RTX 3090; what drivers report holds such a name as a word."""
 CLAIM_HEADER = ("claim", "figure", "claimed", "measured here", "model, device, setting", "source")
 
 Figure = float | tuple[float, float]
@@ -36,12 +40,15 @@ class Claim:
         metric: ``speedup`` (end to end, over autoregressive decoding) or ``acceptance_length``.
         figures: By subtask, or by the paper's own data set; ``overall`` where there is one.
         model: Target model.
-        device: GPU, or ``unknown``.
+        device: GPU as its driver names it, without the maker, or ``unknown``.
         setting: Precision, sampling, lengths, baseline: what else one must know.
         source: Table, figure or page.
         tag: How sure the figure is, a key of the paper's `tags`.
         sampling: ``greedy``, or the sampling in words.
         questions: ``spec_bench`` where all six subtasks are its questions, else the data in words.
+        dtype: Precision as torch names it; empty where the paper does not say.
+        max_new_tokens: Most tokens of an answer; None where the paper does not say.
+        params: Settings of the method that the figure belongs to, by the keys of its yaml.
     """
 
     claim: str
@@ -55,8 +62,15 @@ class Claim:
     tag: str
     sampling: str = "greedy"
     questions: str = "own data"
+    dtype: str = ""
+    max_new_tokens: int | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(DEVICE, self.device):
+            raise ValueError(
+                f"claim {self.claim!r}: no GPU is called {self.device!r}; put remarks into setting"
+            )
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
         if not self.figures:
@@ -111,7 +125,7 @@ def match_claim(claim: Claim, board: Sequence[Section]) -> MatchedClaim:
         for row in section.ranked:
             if row.entry.method != claim.method:
                 continue
-            reason = _obstacle(claim, section)
+            reason = _obstacle(claim, section) or _other_params(claim, row)
             if not reason:
                 return MatchedClaim(claim, _measured(claim, row), "")
     return MatchedClaim(claim, {}, reason)
@@ -160,16 +174,42 @@ def _obstacle(claim: Claim, section: Section) -> str:
         return f"not comparable: measured on {setting.prompts} questions, claimed on {claim.questions}"
     if section.is_partial:
         return f"not comparable: measured on {section.questions}, claimed on all"
-    if claim.metric == "speedup" and claim.device not in setting.device:
-        return f"not comparable: measured on {setting.device}, claimed for {claim.device}"
+    if claim.dtype not in ("", setting.dtype):
+        return f"not comparable: measured in {setting.dtype}, claimed for {claim.dtype}"
+    if claim.max_new_tokens not in (None, setting.max_new_tokens):
+        return (
+            f"not comparable: measured with up to {setting.max_new_tokens} tokens, "
+            f"claimed for up to {claim.max_new_tokens}"
+        )
+    if claim.metric == "speedup" and not _is_on(claim.device, setting.device):
+        claimed = "an unknown device" if claim.device == UNKNOWN else claim.device
+        return f"not comparable: measured on {setting.device}, claimed for {claimed}"
+    return ""
+
+
+def _is_on(device: str, name: str) -> bool:
+    """Whether a driver's name of a GPU, such as ``NVIDIA A100-SXM4-80GB``, is that of this device."""
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(device)}(?![A-Za-z0-9])", name) is not None
+
+
+def _other_params(claim: Claim, row: Ranked) -> str:
+    """Why an entry's settings are not those of a claim; empty if they are."""
+    for key, value in claim.params.items():
+        measured = row.entry.params.get(key)
+        if measured != value:
+            return f"not comparable: measured with {key} {measured}, claimed for {value}"
     return ""
 
 
 def _measured(claim: Claim, row: Ranked) -> dict[str, float]:
-    """Our figures for the columns of a claim; end-to-end speedups, since papers time the whole answer."""
+    """Our figures for the columns of a claim: end-to-end speedups, since papers time the whole answer, and
+    acceptance lengths as Spec-Bench lists the method's steps.
+    """
     summary, subtasks = row.entry.summary, row.entry.subtasks
-    parts = {name: (part.speedup.end_to_end, part.acceptance_length) for name, part in subtasks.items()}
-    parts[OVERALL] = (summary.speedup.end_to_end, summary.acceptance.pooled)
+    parts = {
+        name: (part.speedup.end_to_end, part.acceptance_length_spec_bench) for name, part in subtasks.items()
+    }
+    parts[OVERALL] = (summary.speedup.end_to_end, summary.acceptance.spec_bench)
     figures: dict[str, float] = {}
     for name in claim.figures:
         interval, length = parts.get(name, (None, None))

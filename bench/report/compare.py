@@ -16,7 +16,8 @@ from bench.errors import UserError
 from bench.metrics.counts import Work, decode_per_question
 from bench.metrics.intervals import Interval, Totals, geometric_speedup, paired_speedup
 from bench.records.model import Arm, Sample
-from bench.report.entries import StoredRun, setting_of
+from bench.report.entries import setting_of
+from bench.report.stored_runs import StoredRun
 from bench.show.layout import text_table
 
 _SAME = (
@@ -30,6 +31,8 @@ _SAME = (
     "runtime",
     "max_new_tokens",
     "history",
+    "torch",
+    "waiting",
 )
 
 

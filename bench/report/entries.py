@@ -1,10 +1,5 @@
 """From runs to the entries of a leaderboard: which results may be compared, and how runs of a method combine.
 
-Which folders: ``<results>/published/runs`` is read first, then ``<results>/runs``, and everything is written
-under ``<results>``. So ``python -m bench.report`` shows a user's own runs beside the published ones, and
-``python -m bench.report results/published`` rebuilds the committed leaderboard from published records
-alone.
-
 How runs combine: a run of several subtasks is an entry by itself. Runs of one subtask each, with equal method
 settings, weights and question file, are pooled into one entry, as if one run had asked all of their
 questions. Of two runs of the same subtask the one that asked more counts, and repeats that not every pooled
@@ -15,33 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.errors import UserError
 from bench.metrics.run_figures import Subtask, Summary
 from bench.metrics.summary import summarise
-from bench.prove.certificates import badge_of
 from bench.records.model import Arm, Run, Sample
-from bench.records.store import load_run, load_samples
+from bench.report.stored_runs import StoredRun
 from bench.tasks.spec_bench import QUESTIONS_PER_SUBTASK
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRun:
-    """A run as it lies on disk."""
-
-    run: Run
-    samples: tuple[Sample, ...]
-    is_published: bool = False
-    evidence: str | None = None
-    """What certificates say of its output, see `bench.prove.certificates.badge_of`."""
-
-    @property
-    def subtasks(self) -> tuple[str, ...]:
-        """Subtasks it holds samples of, in order of appearance."""
-        return tuple(dict.fromkeys(sample.subtask for sample in self.samples))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,6 +36,10 @@ class Setting:
     questions: str
     runtime: str
     """The runtime's settings as JSON, without device, dtype and threads."""
+    torch: str = field(repr=False)
+    """Version of torch, and of CUDA where it has one."""
+    waiting: str = field(repr=False)
+    """How idle threads wait on a CPU (``OMP_WAIT_POLICY``), which changes the times of small models."""
 
     @property
     def tier(self) -> str:
@@ -80,6 +60,7 @@ class Entry:
         setting: What it was measured under.
         method: Name of its yaml file.
         params: Its settings.
+        seed: Of its random numbers.
         weights: Hash of its trained modules, where it has any.
         stored: The runs it consists of.
         samples: Their samples, as far as they count.
@@ -89,6 +70,7 @@ class Entry:
     setting: Setting
     method: str
     params: Mapping[str, Any]
+    seed: int
     weights: str | None
     stored: tuple[StoredRun, ...]
     samples: tuple[Sample, ...]
@@ -133,7 +115,9 @@ class Entry:
         names = {sample.subtask for sample in self.samples}
         if len(names) != 1:
             return {}
-        return {name: Subtask(name, self.summary.speedup, self.summary.acceptance.pooled) for name in names}
+        acceptance = self.summary.acceptance
+        lengths = acceptance.pooled, acceptance.spec_bench
+        return {name: Subtask(name, self.summary.speedup, *lengths) for name in names}
 
     @property
     def peak_memory_bytes(self) -> int | None:
@@ -146,41 +130,6 @@ class Entry:
         """Parameters that the method adds to the target, where the run is labelled with them."""
         count = self.summary.run.labels.get("draft parameters")
         return int(count) if count is not None else None
-
-
-def read_runs(results: Path) -> list[StoredRun]:
-    """Every run under a results folder: the published ones first, then by run id.
-
-    Raises:
-        UserError: If there are none, or a record is corrupt.
-    """
-    runs = [
-        _read(path.parent, root, is_published)
-        for root, is_published in ((results / "published", True), (results, False))
-        for path in sorted((root / "runs").glob("*/run.json"))
-    ]
-    if not runs:
-        raise UserError(
-            f"{results / 'runs'} holds no runs", "measure one first: python -m bench method=kangaroo"
-        )
-    return runs
-
-
-def read_run(folder: Path) -> StoredRun:
-    """A run by its folder.
-
-    Raises:
-        UserError: If it is no run, or holds no samples.
-    """
-    stored = StoredRun(load_run(folder), tuple(load_samples(folder)))
-    if not stored.samples:
-        raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
-    return stored
-
-
-def _read(folder: Path, results: Path, is_published: bool) -> StoredRun:
-    run = load_run(folder)
-    return StoredRun(run, tuple(load_samples(folder)), is_published, badge_of(run, results))
 
 
 def entries(runs: Sequence[StoredRun], *, resamples: int = 10_000) -> list[Entry]:
@@ -204,6 +153,7 @@ def setting_of(stored: StoredRun) -> Setting:
     number = next(good_attempts, stored.samples[-1].attempt)
     attempt = run.attempts[number] if number < len(run.attempts) else {}
     runtime = {**identity.get("runtime", {}), "context": identity.get("model", {}).get("context")}
+    versions, cpu = attempt.get("versions") or {}, attempt.get("cpu") or {}
     others = {key: value for key, value in runtime.items() if key not in ("device", "dtype", "threads")}
     return Setting(
         model=run.model,
@@ -217,6 +167,8 @@ def setting_of(stored: StoredRun) -> Setting:
         template=str(identity.get("template", "")),
         questions=str(identity.get("questions", "")),
         runtime=json.dumps(others, sort_keys=True),
+        torch=" with CUDA ".join(str(part) for part in (versions.get("torch"), versions.get("cuda")) if part),
+        waiting=str(cpu.get("omp_wait_policy") or ""),
     )
 
 
@@ -236,6 +188,7 @@ def _variant(run: Run) -> str:
         "method": run.method,
         "params": run.identity.get("method"),
         "weights": run.identity.get("method_weights"),
+        "seed": run.identity.get("seed"),
     }
     return json.dumps(settings, sort_keys=True)
 
@@ -262,6 +215,7 @@ def _entry(setting: Setting, stored: tuple[StoredRun, ...], resamples: int) -> E
         setting=setting,
         method=first.method,
         params={key: value for key, value in settings.items() if key not in unshown},
+        seed=int(first.identity.get("seed", 0)),
         weights=first.identity.get("method_weights"),
         stored=stored,
         samples=samples,

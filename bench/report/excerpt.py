@@ -11,8 +11,9 @@ from pathlib import Path, PurePath
 
 from bench.errors import UserError
 from bench.report.board import Ranked, Section, sections
-from bench.report.entries import entries, read_runs
+from bench.report.entries import entries
 from bench.report.figure_data import pictures
+from bench.report.stored_runs import read_runs
 from bench.report.tables import method_cell, output_cell
 from bench.show.layout import markdown_table, number, speedup
 
@@ -29,7 +30,7 @@ def excerpt(results: Path, *, resamples: int = 10_000) -> str:
     Raises:
         UserError: If there are no runs, or none has a rank.
     """
-    board = sections(entries(read_runs(results), resamples=resamples))
+    board = sections(entries(read_runs(results).runs, resamples=resamples))
     largest = max(board, key=lambda section: len(section.ranked))  # the first of equally large ones
     if not largest.ranked:
         raise UserError(f"no run under {results} has a rank", f"see why: python -m bench.report {results}")

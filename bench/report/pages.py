@@ -65,7 +65,8 @@ def _chapter(chapter: Chapter) -> list[str]:
 
 
 def _records(records: Sequence[str]) -> list[str]:
-    return [f"Records: {', '.join(f'`{name}`' for name in records)}", ""]
+    names = (markdown_text(name).replace("`", "'") for name in records)
+    return [f"Records: {', '.join(f'`{name}`' for name in names)}", ""]
 
 
 def _claims(claims: PaperClaims) -> list[str]:

@@ -7,9 +7,9 @@ of all entries of ``accept_lengths``.
 
 Corrected: reported tokens on both sides, only questions that both files answered, ratio of seconds per token
 over all of them, with an interval; acceptance length is tokens per target pass with the prefill as a pass,
-whether or not the file counts it as a step. Answers that raised (their numbers are another answer's) are
-left out of both. What a file does not say cannot be corrected: whether tokens after the end token were
-counted, and how fast the engine is.
+whether or not the file lists it as a step (`lists_prefill`). Answers that raised (their numbers are another
+answer's) are left out of both. What a file does not say cannot be corrected: whether tokens after the end
+token were counted, and how fast the engine is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from bench.report.answers import Answer
 from bench.show.layout import number, speedup, text_table
 
 OVERALL = "overall"
+_TWO_TOKENS = 2
+_ROUNDING = 1e-6  # of lists that hold means
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ def scores(
     baseline: Sequence[Answer] = (),
     count_tokens: Callable[[str], int] | None = None,
     *,
+    is_prefill_listed: bool | None = None,
     resamples: int = 10_000,
 ) -> list[Score]:
     """A score per subtask, in the file's order, and the overall one last.
@@ -62,8 +65,10 @@ def scores(
         method: Answers of the method.
         baseline: Answers of plain decoding; without them there are no speedups.
         count_tokens: Length of a text in tokens, as the original script counts it.
+        is_prefill_listed: Whether the prefill is a step of the method's lists; None: see `lists_prefill`.
         resamples: Of the bootstrap.
     """
+    is_listed = lists_prefill(method) if is_prefill_listed is None else is_prefill_listed
     good = [answer for answer in method if not answer.has_failed]
     plain = [answer for answer in baseline if not answer.has_failed]
     subtasks = list(dict.fromkeys(answer.subtask for answer in good))
@@ -76,11 +81,22 @@ def scores(
             part,
             [answer for answer in plain if name in (OVERALL, answer.subtask)],
             count_tokens,
-            resamples,
+            is_listed=is_listed,
+            resamples=resamples,
         )
         for name, part in groups
         if part
     ]
+
+
+def lists_prefill(answers: Sequence[Answer]) -> bool:
+    """Whether the prefill is a step of a file's lists: no answer's list then begins with two tokens or more.
+
+    Lists of EAGLE, Medusa and Hydra leave it out, although they add up to ``new_tokens``: the last token that
+    the target picked is not put out. Where the prefill itself verifies a draft (prompt lookup and two models
+    in transformers), this guess is wrong.
+    """
+    return not any(answer.accept_lengths and answer.accept_lengths[0] >= _TWO_TOKENS for answer in answers)
 
 
 def warnings(method: Sequence[Answer], baseline: Sequence[Answer]) -> list[str]:
@@ -90,12 +106,17 @@ def warnings(method: Sequence[Answer], baseline: Sequence[Answer]) -> list[str]:
         if failed := [answer.question_id for answer in answers if answer.has_failed]:
             notes.append(f"{name}: {len(failed)} answers raised and are left out ({', '.join(failed[:5])})")
     odd = [
-        answer.question_id for answer in method if answer.accept_lengths and _prefill_passes(answer) is None
+        answer.question_id for answer in method if answer.accept_lengths and _unlisted_tokens(answer) is None
     ]
     if odd:
         notes.append(
             f"method: accept_lengths of {len(odd)} answers do not add up to their new_tokens "
             f"({', '.join(odd[:5])}); their acceptance length is taken from the list as it stands"
+        )
+    if not lists_prefill(method):
+        notes.append(
+            "method: lists begin with more than one token, so the prefill counts as a step that they leave "
+            "out, as in files of EAGLE, Medusa and Hydra; if it verified a draft, give --prefill listed"
         )
     unpaired = {answer.question_id for answer in method} ^ {answer.question_id for answer in baseline}
     if baseline and unpaired:
@@ -144,6 +165,8 @@ def _score(
     method: Sequence[Answer],
     baseline: Sequence[Answer],
     count_tokens: Callable[[str], int] | None,
+    *,
+    is_listed: bool,
     resamples: int,
 ) -> Score:
     speed = _mean([sum(answer.new_tokens) / sum(answer.wall_s) for answer in method])
@@ -160,7 +183,7 @@ def _score(
         swift_speedup=speed / swift if speed and swift else None,
         speedup=_paired(method, baseline, resamples),
         their_accepted=_mean([float(length) for answer in method for length in answer.accept_lengths]),
-        acceptance_length=_acceptance_length(method),
+        acceptance_length=_acceptance_length(method, is_listed=is_listed),
     )
 
 
@@ -184,18 +207,22 @@ def _totals(answers: Sequence[Answer]) -> Totals:
     )
 
 
-def _acceptance_length(answers: Sequence[Answer]) -> float | None:
-    """Tokens per target pass, the prefill being a pass of one token, whichever way the file counts it."""
-    listed = [answer for answer in answers if answer.accept_lengths]
-    passes = sum(len(answer.accept_lengths) + (_prefill_passes(answer) or 0) for answer in listed)
-    tokens = sum(sum(answer.accept_lengths) + (_prefill_passes(answer) or 0) for answer in listed)
+def _acceptance_length(answers: Sequence[Answer], *, is_listed: bool) -> float | None:
+    """Tokens per target pass, the prefill being a pass, whichever way the file counts it."""
+    passes = tokens = 0.0
+    for answer in answers:
+        if answer.accept_lengths:
+            unlisted = _unlisted_tokens(answer) or 0
+            passes += len(answer.accept_lengths) + (unlisted or (0 if is_listed else len(answer.new_tokens)))
+            tokens += sum(answer.accept_lengths) + unlisted
     return tokens / passes if passes else None
 
 
-def _prefill_passes(answer: Answer) -> int | None:
-    """Prefills that the list of steps leaves out; None if its sum fits neither way of counting."""
+def _unlisted_tokens(answer: Answer) -> int | None:
+    """Tokens of prefills that the list of steps leaves out, one per turn or none; None if it fits neither."""
     missing = sum(answer.new_tokens) - sum(answer.accept_lengths)
-    return missing if missing in (0, len(answer.new_tokens)) else None
+    counts = (0, len(answer.new_tokens))
+    return next((count for count in counts if abs(missing - count) < _ROUNDING), None)
 
 
 def _mean(values: Sequence[float]) -> float | None:

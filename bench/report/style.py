@@ -57,7 +57,11 @@ class Picture:
     figure: Figure
 
 
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
+"""Characters that no XML file may hold; names in records may."""
+
 _SETTINGS: dict[Any, Any] = {
+    "text.parse_math": False,  # a name in dollar signs is a name
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
@@ -192,7 +196,7 @@ def svg(figure: Figure, name: str) -> str:
     with styled():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :].strip()
+    text = _UNPRINTABLE.sub("", text[text.index("<svg") :]).strip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<[^<>]*>", _short_tag, text)
     text = re.sub(r"\n\s*", "\n", text)

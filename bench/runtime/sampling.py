@@ -5,10 +5,16 @@ Shapes: R rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from bench.errors import UserError
+
+LEAST_TEMPERATURE = 1e-6
+"""Lower temperatures than this are refused, except 0: logits divided by one can overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +35,11 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"sampling.temperature must be at least 0, got {self.temperature}")
+        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise ValueError(
+                f"sampling.temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE:g} and finite, "
+                f"got {self.temperature}"
+            )
         if self.top_k < 0:
             raise ValueError(f"sampling.top_k must be at least 0 (0 keeps all), got {self.top_k}")
         if not 0 < self.top_p <= 1:
@@ -54,6 +63,7 @@ class Sampler:
         self.sampling = sampling
         self.is_greedy = sampling.temperature == 0
         self.generator = torch.Generator(device).manual_seed(seed)
+        self._peaks: list[Tensor] = []  # largest logit of every row of the target, not read until the end
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Distributions after temperature, top-k and top-p.
@@ -71,8 +81,30 @@ class Sampler:
         logits = logits / self.sampling.temperature
         return _top_p(_top_k(logits, self.sampling.top_k).softmax(dim=-1), self.sampling.top_p)
 
+    def watch(self, logits: Tensor) -> None:
+        """Remember whether these logits of the target [R, V] are finite, without waiting for the device."""
+        self._peaks.append(logits.amax(dim=-1))
+
+    def require_finite(self) -> None:
+        """Refuse the answer if any row of the target's logits since the start held NaN or infinity.
+
+        Called once per answer, after it is complete. A logit of minus infinity counts as a masked token.
+
+        Raises:
+            UserError: With what to check.
+        """
+        if self._peaks and not bool(torch.cat(self._peaks).isfinite().all()):
+            raise UserError(
+                "the target's logits are not finite (NaN or infinity)",
+                "check the weights for NaN and infinity; if they are sound, float16 overflows: "
+                "use runtime.dtype=bfloat16 or float32",
+            )
+
     def pick(self, logits: Tensor) -> Tensor:
-        """One token id per row of logits [R, V], shape [R]: the argmax (lowest id on ties), or a draw."""
+        """One token of the target per row of its logits [R, V], shape [R]: the argmax (lowest id on ties),
+        or a draw.
+        """
+        self.watch(logits)
         if self.is_greedy:
             return logits.argmax(dim=-1)
         return self.draw(self.probabilities(logits))

@@ -52,8 +52,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
 
 
 def markdown_text(text: str) -> str:
-    """A text as one line of Markdown, in which nothing is read as HTML."""
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """A text as one line of Markdown, in which nothing is read as HTML, as a link or as a picture."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return line.replace("](", "]\\(").replace("][", "]\\[")
 
 
 def number(value: float | None, form: str = ".2f", unit: str = "") -> str:

@@ -132,12 +132,13 @@ def _acceptance_rows(acceptance: Acceptance) -> list[Row]:
     )
     shares = (
         f"{number(acceptance.per_drafted, '.1%')} of drafted tokens; "
-        f"{number(acceptance.per_verified, '.1%')} of the rows that the target verified"
+        f"{number(acceptance.per_verified, '.1%')} of verified rows became output"
     )
     rates = [f"{position.rate:.2f}" for position in acceptance.positions[:_MOST_POSITIONS]]
     more = ["..."] if len(acceptance.positions) > _MOST_POSITIONS else []
     return [
         ("acceptance length", lengths),
+        ("  as Spec-Bench counts it", f"{number(acceptance.spec_bench, '.3f')} per step of its list"),
         ("accepted", shares),
         ("accepted by draft position", " ".join([*rates, *more]) or "-"),
     ]

@@ -16,21 +16,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
+from bench.tasks.templates import TEMPLATE_DATE, VICUNA_END, VICUNA_SYSTEM, vicuna_text, with_fixed_time
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VICUNA_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-VICUNA_END = "</s>"
 RAW_SEPARATOR = "\n\n"
 _TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What the code in a template may raise, beside the errors of its own language."""
-TEMPLATE_DATE = "26 Jul 2024"
-"""Date for templates that print one, such as Llama 3's: with today's date, a run that is resumed tomorrow
-would ask other prompts."""
 HASH_LENGTH = 16
 
 
@@ -91,16 +84,20 @@ class ChatFormat:
             UserError: If the tokenizer's template rejects the conversation.
         """
         if len(turns) != len(answers) + 1:
-            raise ValueError(
-                f"need one turn more than answers, got {len(turns)} turns, {len(answers)} answers"
-            )
+            raise ValueError(f"need one turn more than answers, got {len(turns)} and {len(answers)}")
         answers = [answer.strip() for answer in answers]
         if self.template == Template.VICUNA:
-            return _vicuna(turns, answers, system or VICUNA_SYSTEM)
+            return vicuna_text(turns, answers, system or VICUNA_SYSTEM)
         messages = [text for exchange in zip(turns[:-1], answers, strict=True) for text in exchange]
         if self.template == Template.RAW:
             return RAW_SEPARATOR.join([*filter(None, [system]), *messages, turns[-1]])
-        return self.apply_template([*messages, turns[-1]], is_prompt=True, system=system)
+        messages = [*messages, turns[-1]]
+        text = self.apply_template(messages, is_prompt=True, system=system)
+        if system and text == self.apply_template(messages, is_prompt=True):
+            raise UserError(
+                "the chat template drops the system message", "Add model.template=raw, or drop it."
+            )
+        return text
 
     def prompt_ids(self, turns: Sequence[str], answers: Sequence[str], system: str = "") -> list[int]:
         """The conversation as token ids, shape [P], with one BOS in front if the tokenizer uses one.
@@ -141,6 +138,10 @@ class ChatFormat:
         )
         return str(decoded)
 
+    def text_tokens(self, text: str) -> int:
+        """Length of a text in tokens, with the special tokens that the tokenizer adds."""
+        return len(self.tokenizer(text)["input_ids"])
+
     def apply_template(self, messages: Sequence[str], *, is_prompt: bool, system: str = "") -> str:
         """Messages as text by the tokenizer's own template.
 
@@ -161,7 +162,11 @@ class ChatFormat:
         ]
         try:
             text = self.tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=is_prompt, date_string=TEMPLATE_DATE
+                conversation,
+                tokenize=False,
+                add_generation_prompt=is_prompt,
+                chat_template=with_fixed_time(str(self.tokenizer.get_chat_template())),
+                date_string=TEMPLATE_DATE,
             )
         except (TemplateError, *_TEMPLATE_FAULTS) as error:
             raise UserError(
@@ -174,7 +179,7 @@ class ChatFormat:
         """The template's text; for ``vicuna`` and ``raw`` the fixed strings they are made of."""
         if self.template == Template.VICUNA:
             self._check_vicuna()
-            return _vicuna(["{0}", "{1}"], ["{2}"], VICUNA_SYSTEM)
+            return vicuna_text(["{0}", "{1}"], ["{2}"], VICUNA_SYSTEM)
         if self.template == Template.RAW:
             return RAW_SEPARATOR
         try:
@@ -202,15 +207,6 @@ def prompt_hash(ids: Sequence[int]) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
-
-
-def _vicuna(turns: Sequence[str], answers: Sequence[str], system: str) -> str:
-    """FastChat's ``vicuna_v1.1``: a space after system and user text, the end token after answers."""
-    history = "".join(
-        f"USER: {turn} ASSISTANT: {answer}{VICUNA_END}"
-        for turn, answer in zip(turns[:-1], answers, strict=True)
-    )
-    return f"{system} {history}USER: {turns[-1]} ASSISTANT:"
 
 
 def _used_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from bench.compose.components import require_least
 from bench.errors import UserError
 from bench.records.model import Prompt
-from bench.tasks.jsonl import SURROGATE
+from bench.tasks.question_rows import SURROGATE
 from bench.tasks.rows import PublishedRows, Row, read_rows
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select
 

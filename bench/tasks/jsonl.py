@@ -1,36 +1,28 @@
 """Prompts from a JSONL file: one format for the built-in, the official and the user's own questions.
 
 A line is an object with its text under exactly one of ``prompt``, ``question``, ``turns``, ``instruction``
-(then also ``input`` or ``context``) or ``messages`` (user messages only). Optional keys are ``id`` (or
-``question_id``, ``task_id``), ``subtask`` (or ``category``), ``references`` (or ``reference``) and ``checks``
-(one per turn, read by `bench.tasks.checkers`). Other keys are ignored. A gz file is recognised by its
-content, not by its name.
+(then also ``input`` or ``context``) or ``messages`` (of the user, after at most one of the system). Optional
+keys are ``id`` (or ``question_id``, ``task_id``), ``subtask`` (or ``category``), ``system`` (the system
+message), ``references`` (or ``reference``) and ``checks`` (one per turn, read by `bench.tasks.checkers`).
+Other keys are ignored. A gz file is recognised by its content, not by its name.
 """
 
 import gzip
 import hashlib
 import json
-import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.records.model import Prompt
+from bench.tasks.question_rows import RowError, kind_of, read_prompt
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select
 
 EXAMPLE = 'Write one JSON object per line, such as {"id": "q1", "prompt": "Why is the sky blue?"}.'
-SURROGATE = re.compile("[\ud800-\udfff]")  # JSON allows half a pair, no tokenizer does
 GZIP_MAGIC = b"\x1f\x8b"
-ID_KEYS = ("id", "question_id", "task_id")
-SUBTASK_KEYS = ("subtask", "category")
-REFERENCE_KEYS = ("references", "reference")
-
-
-class _RowError(ValueError):
-    """The fault of one line; the caller adds the file and the line number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +138,7 @@ def json_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]
         if line.strip():
             try:
                 yield number, _object(line)
-            except _RowError as error:
+            except RowError as error:
                 raise UserError(f"{name}:{number}: {error}", EXAMPLE) from error
 
 
@@ -163,8 +155,8 @@ def parse_row(row: Mapping[str, Any], number: int, name: str, seen: dict[str, in
         UserError: If the row is malformed, or its id was used before.
     """
     try:
-        prompt = _prompt(row, number)
-    except _RowError as error:
+        prompt = read_prompt(row, number)
+    except RowError as error:
         raise UserError(f"{name}:{number}: {error}", EXAMPLE) from error
     if prompt.id in seen:
         what = f"{name}:{number}: id {prompt.id!r} was used in line {seen[prompt.id]} already"
@@ -177,119 +169,9 @@ def _object(line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise _RowError(f"not JSON: {error.msg} at column {error.colno}") from error
+        raise RowError(f"not JSON: {error.msg} at column {error.colno}") from error
     except (RecursionError, ValueError) as error:
-        raise _RowError(f"not JSON that can be read: {error}") from error
+        raise RowError(f"not JSON that can be read: {error}") from error
     if not isinstance(row, dict):
-        raise _RowError(f"must be a JSON object, got {_kind(row)}")
+        raise RowError(f"must be a JSON object, got {kind_of(row)}")
     return row
-
-
-def _prompt(row: Mapping[str, Any], number: int) -> Prompt:
-    turns = _turns(row)
-    return Prompt(
-        id=_label(row, ID_KEYS) or str(number),
-        subtask=_label(row, SUBTASK_KEYS),
-        turns=turns,
-        references=_references(row, len(turns)),
-        checks=_checks(row, len(turns)),
-    )
-
-
-def _turns(row: Mapping[str, Any]) -> tuple[str, ...]:
-    present = [key for key in READERS if row.get(key) is not None]
-    if not present:
-        raise _RowError(f"no text; need one of {', '.join(READERS)}, got keys {', '.join(row) or 'none'}")
-    if len(present) > 1:
-        raise _RowError(f"the text is ambiguous: keep one of {', '.join(present)}")
-    turns = tuple(READERS[present[0]](row))
-    for place, turn in enumerate(turns, start=1):
-        if not isinstance(turn, str):
-            raise _RowError(f"{present[0]}: turn {place} must be text, got {_kind(turn)}")
-        if not turn.strip():
-            raise _RowError(f"{present[0]}: turn {place} is empty")
-        if SURROGATE.search(turn):
-            raise _RowError(f"{present[0]}: turn {place} holds half of a surrogate pair")
-    if not turns:
-        raise _RowError(f"{present[0]} is empty")
-    return turns
-
-
-def _from_instruction(row: Mapping[str, Any]) -> list[Any]:
-    """The instruction, then the text it is about, which Alpaca and Dolly keep under another key."""
-    parts = [row["instruction"], *(row.get(key) for key in ("input", "context"))]
-    if wrong := [part for part in parts if part is not None and not isinstance(part, str)]:
-        return wrong[:1]
-    return ["\n\n".join(part for part in parts if part)]
-
-
-def _from_messages(row: Mapping[str, Any]) -> list[Any]:
-    messages = _list(row["messages"], "messages")
-    for place, message in enumerate(messages, start=1):
-        if not isinstance(message, dict):
-            raise _RowError(f"messages: message {place} must be an object, got {_kind(message)}")
-        if message.get("role") != "user":
-            raise _RowError(f"messages: message {place} must have role 'user', got {message.get('role')!r}")
-    return [message.get("content") for message in messages]
-
-
-def _references(row: Mapping[str, Any], turns: int) -> tuple[str, ...]:
-    value = _first(row, REFERENCE_KEYS)
-    references = [value] if isinstance(value, str) else _list(value, "references")
-    if references and len(references) != turns:
-        raise _RowError(f"references must number one per turn ({turns}), got {len(references)}")
-    return tuple(map(_reference, references))
-
-
-def _reference(value: object) -> str:
-    """A turn's reference; a list of short answers, as in Spec-Bench's rag, becomes one answer per line."""
-    listed: list[object] = value if isinstance(value, list) else [value]
-    parts = [part for part in listed if isinstance(part, str)]
-    if len(parts) != len(listed):
-        raise _RowError("references must be texts, or lists of texts")
-    return "\n".join(parts)
-
-
-def _checks(row: Mapping[str, Any], turns: int) -> tuple[Mapping[str, Any], ...]:
-    checks = _list(row.get("checks"), "checks")
-    if not all(isinstance(check, dict) for check in checks):
-        raise _RowError("checks must be objects")
-    if checks and len(checks) != turns:
-        raise _RowError(f"checks must number one per turn ({turns}), got {len(checks)}")
-    return tuple(checks)
-
-
-def _label(row: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    """The id or subtask of a row as text; empty if it has none."""
-    value = _first(row, keys)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise _RowError(f"{keys[0]} must be text or a whole number, got {value!r}")
-    return str(value)
-
-
-def _first(row: Mapping[str, Any], keys: tuple[str, ...]) -> object:
-    return next((row[key] for key in keys if row.get(key) is not None), None)
-
-
-def _list(value: object, key: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise _RowError(f"{key} must be a list, got {_kind(value)}")
-    return value
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-READERS: Mapping[str, Callable[[Mapping[str, Any]], list[Any]]] = {
-    "turns": lambda row: _list(row["turns"], "turns"),
-    "prompt": lambda row: [row["prompt"]],
-    "question": lambda row: [row["question"]],
-    "instruction": _from_instruction,
-    "messages": _from_messages,
-}

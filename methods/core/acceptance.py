@@ -40,6 +40,7 @@ def accept(draft: Tensor, draft_probs: Tensor | None, target_logits: Tensor, sam
     Returns:
         Emitted token ids, shape [A + 1], on the host.
     """
+    sampler.watch(target_logits)
     if sampler.is_greedy:
         return accept_greedy(draft, target_logits)
     target_probs = sampler.probabilities(target_logits)
@@ -190,6 +191,7 @@ def accept_tree_typical(
         ValueError: If tokens or logits do not cover the nodes.
     """
     _check_nodes(tree, tokens, target_logits)
+    sampler.watch(target_logits)
     probs = sampler.probabilities(target_logits)
     entropy = -(probs * (probs + 1e-5).log()).sum(dim=-1)  # [N]
     bound = (delta * (-entropy).exp()).clamp_max(epsilon)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -131,20 +131,30 @@ class Traits:
         is_cost_only: Its acceptance is given, so that only its times mean anything.
         several_tokens_per_row: A round's pass reads one row, however many tokens it then emits.
         draft_cost: Name of the simulated draft cost, of a method that has one.
+        pass_weights: Parameters that a pass reads, by part (see `bench.metrics.lossy.PassWeights`), of a
+            method whose passes read others than the target's; known once it is attached.
     """
 
     is_reimplementation: bool = False
     is_cost_only: bool = False
     several_tokens_per_row: bool = False
     draft_cost: str | None = None
+    pass_weights: Mapping[str, int] | None = None
 
 
 def traits_of(method: Method) -> Traits:
     """The traits that a method declares, or the defaults.
 
     Raises:
-        UserError: If its attribute ``traits`` is something else.
+        UserError: If its attribute ``traits`` is something else, or if it declares one of the traits as an
+            attribute of its own, which nothing would read.
     """
+    stray = [field.name for field in fields(Traits) if hasattr(method, field.name)]
+    if stray:
+        raise UserError(
+            f"{type(method).__name__} has the attribute {stray[0]}, which is one of its traits",
+            f"write traits = Traits({stray[0]}=...) in the class",
+        )
     traits = getattr(method, "traits", Traits())
     if not isinstance(traits, Traits):
         raise UserError(
@@ -152,15 +162,6 @@ def traits_of(method: Method) -> Traits:
             "write traits = Traits(...) in the class, or leave it out",
         )
     return traits
-
-
-@runtime_checkable
-class WeighedPasses(Protocol):
-    """A method whose passes read more or other weights than the target's; known once it is attached."""
-
-    @property
-    def pass_weights(self) -> Mapping[str, int]:
-        """Parameters that a pass reads, by part; see `bench.metrics.lossy.PassWeights`."""
 
 
 @runtime_checkable

@@ -32,7 +32,7 @@ Shapes: P prompt tokens, K most tokens of a group, s tokens of a group, F featur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -156,7 +156,7 @@ class Hamburger:
     def use(self, checkpoint: Checkpoint) -> None:
         """Bind to a tuned model in memory; the baseline keeps the target."""
         self._tuned, self._shape = checkpoint.decoder, checkpoint.shape
-        self.pass_weights = checkpoint.weights()
+        self.traits = replace(self.traits, pass_weights=checkpoint.weights())
         self._merge = Merge(checkpoint.embedder, checkpoint.shape)
         self._micro = MicroDecoder(
             self._tuned, checkpoint.micro, checkpoint.shape, self.confidence, self.token_confidence

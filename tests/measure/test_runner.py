@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import count
 from pathlib import Path
+from shutil import copyfile, copytree, rmtree
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from bench.metrics.roofline import Probe
 from bench.plan.planning import plan
 from bench.records.model import Arm, Generation, Verdict
 from bench.records.store import load_run, load_samples
+from bench.runtime.decoder import Decoder
 from methods.early_exit.layerskip import LayerSkip
 from tests.harness import save_prompts, settings_for
 from tests.runtime.models import AUTO
@@ -296,3 +299,90 @@ def test_random_weights_of_a_shape_are_cost_only_whatever_the_method(
     assert load_run(outcome.run_dir).identity["model_weights"].startswith("random-")
     assert "COST ONLY" in outcome.table
     assert "given: by random weights" in outcome.table
+
+
+@pytest.mark.parametrize("harm", ["folder", "samples", "renamed", "lock", "replaced"])
+def test_a_run_whose_files_go_stops_and_says_so(
+    model: Path, prompts: Path, results_dir: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """Measuring on would write into a file that nobody finds."""
+    honest, calls = LayerSkip.generate, count()
+
+    def generate(self: LayerSkip, *arguments: Any) -> Generation:
+        if next(calls) == 6:
+            (folder,) = (results_dir / "runs").iterdir()
+            samples = folder / "samples.jsonl"
+            harms = {
+                "folder": lambda: rmtree(folder),
+                "samples": samples.unlink,
+                "renamed": lambda: folder.rename(folder.with_name("elsewhere")),
+                "lock": lambda: (folder / ".lock").unlink(),
+                "replaced": lambda: copyfile(folder / "run.json", folder / "c").replace(
+                    folder / "samples.jsonl"
+                ),
+            }
+            harms[harm]()
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(LayerSkip, "generate", generate)
+    with pytest.raises(UserError, match="was deleted, moved or replaced while this run was measured"):
+        execute(settings_for(model, prompts, results_dir))
+
+
+def test_an_edited_method_never_shows_its_old_numbers(
+    model: Path, prompts: Path, results_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(model, prompts, results_dir)
+    execute(settings)
+    assert execute(settings).failures == 0  # the same code resumes
+    monkeypatch.setattr("bench.measure.runner.source_hash", lambda target, tier: "edited")
+    with pytest.raises(UserError, match=r"other code of this method decoded \(source .*, now edited\)"):
+        execute(settings)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_answers_of_logits_that_are_not_finite_are_failures(
+    model: Path, prompts: Path, results_dir: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    honest = Decoder.head
+
+    def head(self: Decoder, hidden: Tensor) -> Tensor:
+        logits = honest(self, hidden)
+        logits[..., 7] = bad
+        return logits
+
+    monkeypatch.setattr(Decoder, "head", head)
+    outcome = execute(settings_for(model, prompts, results_dir, "runtime.tier=static", "measure.repeats=1"))
+    samples = load_samples(outcome.run_dir)
+    assert outcome.failures == len(samples) == 6
+    first_turns = [sample for sample in samples if sample.turn == 0]
+    assert all("the target's logits are not finite" in str(sample.error) for sample in first_turns)
+
+
+def test_a_system_message_reaches_the_prompt(model: Path, tmp_path: Path, results_dir: Path) -> None:
+    questions = tmp_path / "q.jsonl"
+    plain, led = {"id": "q", "prompt": "Hi there."}, {"id": "q", "prompt": "Hi there.", "system": "Be brief."}
+    lengths, runs = [], set()
+    for row in (plain, led):
+        questions.write_text(json.dumps(row))
+        outcome = execute(
+            settings_for(model, questions, results_dir, "model.template=raw", "measure.repeats=1")
+        )
+        lengths.append({sample.prompt_tokens for sample in load_samples(outcome.run_dir)})
+        runs.add(outcome.run_dir)
+    assert max(lengths[0]) < min(lengths[1])
+    assert len(runs) == 2
+
+
+def test_a_template_that_prints_the_time_writes_one_prompt_for_all_arms(
+    model: Path, tmp_path: Path, prompts: Path, results_dir: Path
+) -> None:
+    folder = copytree(model, tmp_path / "clock")
+    (folder / "chat_template.jinja").write_text(
+        "{{ strftime_now('%H %M %S %f') }} {% for m in messages %}{{ m.content }} {% endfor %}"
+    )
+    samples = load_samples(execute(settings_for(folder, prompts, results_dir)).run_dir)
+    first = {(sample.prompt_id, sample.prompt_hash) for sample in samples if sample.turn == 0}
+    assert len(first) == 2
+    verdicts = {sample.equivalence.verdict for sample in samples if sample.equivalence}
+    assert verdicts == {Verdict.EXACT}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.compose.settings import WarmupConfig
 from bench.compose.workbench import build_workbench
-from bench.measure.runner import warm_up
+from bench.measure.warmup import warm_up
 from bench.records.model import Arm
 from tests.harness import save_prompts, save_random_model, settings_for
 

@@ -6,6 +6,7 @@ import pytest
 from bench.measure.verdicts import check_counts
 from bench.metrics import counts as metrics
 from bench.metrics.counts import Position, UndefinedError
+from bench.metrics.spec_bench import accepted_per_step, speed_ratio
 from bench.records.model import Arm, Equivalence, Round, Sample, Timing, Verdict
 
 
@@ -82,7 +83,7 @@ def test_histogram_and_shares() -> None:
     assert metrics.accepted_counts(CUT.rounds) == (1, 0, 1, 1)
     assert metrics.accepted_counts(()) == ()
     assert metrics.accepted_per_drafted([CUT]) == pytest.approx(5 / 12)
-    assert metrics.accepted_per_verified([CUT]) == pytest.approx(8 / 15)
+    assert metrics.accepted_per_verified([CUT]) == pytest.approx(6 / 15)  # what follows the end is none
 
 
 def test_speeds_count_the_first_token_only_with_the_prefill() -> None:
@@ -124,14 +125,28 @@ def test_first_divergences_are_sorted() -> None:
     assert metrics.first_divergences(samples) == (0, 9)
 
 
-def test_spec_bench_speedup_is_a_ratio_of_mean_rates() -> None:
+def test_spec_benchs_speedup_is_a_ratio_of_mean_rates_over_the_baselines_text() -> None:
     slow, fast = (
-        sample(chain(0, 0), decode_s=1.0),
-        sample(chain(0, 0), prompt="q2", decode_s=3.0),
-    )  # 1, 0.5 tokens/s
+        replace(sample(chain(0, 0), decode_s=1.0), text_tokens=3),
+        replace(sample(chain(0, 0), prompt="q2", decode_s=3.0), text_tokens=2),  # its end token has no text
+    )  # 2 tokens in 2 s, 1 token in 4 s: 1 and 0.25 tokens/s
     half = [replace(answer, timing=Timing(0.5, 0.5, {}, 1.0)) for answer in (slow, fast)]  # 2 tokens/s
-    assert metrics.spec_bench_speedup([slow, fast], half) == pytest.approx(2 / 0.75)
-    assert metrics.spec_bench_speedup([slow, fast], [slow, fast]) == 1.0  # the A/A test that Spec-Bench fails
+    assert speed_ratio([slow, fast], half) == pytest.approx(2 / 0.625)
+    assert speed_ratio([slow, fast], [slow, fast]) == pytest.approx(0.75 / 0.625)  # their own A/A is not 1
+    with pytest.raises(UndefinedError, match="length of the baseline's texts"):
+        speed_ratio([replace(slow, text_tokens=None)], half)
+
+
+def test_spec_benchs_acceptance_length_follows_the_list_that_the_method_keeps_there() -> None:
+    whole = sample(chain(4, 3), chain(4, 1))  # 7 tokens in 3 passes
+    assert accepted_per_step([whole, CUT], "Kangaroo") == metrics.acceptance_length([whole, CUT]) == 14 / 7
+    # no prefill step, and the cut round counts in full: 4 + 2 of 2 rounds, 4 + 1 + 3 of 3 rounds
+    assert accepted_per_step([whole, CUT], "TokenRecycling") == pytest.approx(14 / 5)
+    assert accepted_per_step([whole, CUT], "Medusa") == pytest.approx(
+        15 / 6
+    )  # `whole` ends on a token of its own
+    with pytest.raises(UndefinedError, match="needs a round"):
+        accepted_per_step([PREFILL_ONLY], "TokenRecycling")
 
 
 EVERY_METRIC: list[Callable[[Sequence[Sample]], object]] = [

@@ -32,7 +32,8 @@ def eager(prompt: int, slow: float = 2.0) -> Sample:
 
 def _sample(prompt: int, repeat: int, arm: Arm, rounds: tuple[Round, ...], timing: Timing) -> Sample:
     subtask = "qa" if prompt % 2 else "translation"
-    return Sample(f"q{prompt}", subtask, 0, repeat, arm, 0, ids=tuple(range(9)), rounds=rounds, timing=timing)
+    made = Sample(f"q{prompt}", subtask, 0, repeat, arm, 0, ids=tuple(range(9)), rounds=rounds, timing=timing)
+    return replace(made, text_tokens=10)
 
 
 def failure(sample: Sample, reason: str) -> Sample:
@@ -50,6 +51,19 @@ def summary(samples: list[Sample], **labels: object) -> Summary:
 def row(text: str, label: str) -> str:
     (line,) = [line for line in text.splitlines() if line.strip().startswith(label)]
     return line
+
+
+def test_repeats_that_are_not_finished_do_not_take_a_complete_run_off_the_board() -> None:
+    complete, third = both(repeats=2), [sample for sample in both(repeats=3) if sample.repeat == 2]
+    got = summary([*complete, *third[: len(third) // 2]])
+    assert (got.speedup, got.repeats, got.excluded) == (summary(complete).speedup, 2, ())
+    assert "1 further repeats are not finished and do not count" in got.notes
+    assert summary([*complete, *third]).repeats == 3
+
+
+def test_a_run_in_its_first_start_counts_its_complete_prompts() -> None:
+    got = summary(both(prompts=6)[:-2])
+    assert (got.repeats, got.speedup.prompts, got.excluded) == (2, 5, ("q5",))
 
 
 def test_speedups_come_from_paired_prompts() -> None:

@@ -91,6 +91,16 @@ def test_a_certificate_reads_back_as_written(tmp_path: Path) -> None:
     assert list(certificates_of("min", tmp_path)) == []
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema_version": 2, "method": "mine"}'])
+def test_a_damaged_certificate_proves_nothing_and_stops_nothing(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "certificates").mkdir()
+    (tmp_path / "certificates" / "mine-0.json").write_text(text)
+    assert list(certificates_of("mine", tmp_path)) == []
+    assert "mine-0.json is no certificate" in caplog.text
+
+
 def test_certificates_of_the_older_schema_are_passed_over(tmp_path: Path) -> None:
     folder = tmp_path / "certificates"
     folder.mkdir()

@@ -138,3 +138,15 @@ TIERS = ("eager", "compiled", "graph")
 def test_a_target_without_source_is_refused() -> None:
     with pytest.raises(ValueError, match="no module with source"):
         source_hash("nowhere.at.All", "static")
+
+
+def test_what_a_method_in_a_single_file_imports_from_its_folder_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lonefile.py").write_text("from lonehelper import K\n\n\nclass Mine:\n    k = K\n")
+    (tmp_path / "lonehelper.py").write_text("K = 4\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = source_hash("lonefile.Mine", "static")
+    assert {"lonefile", "lonehelper"} <= set(decoding_modules("lonefile.Mine", "static"))
+    (tmp_path / "lonehelper.py").write_text("K = 5\n")
+    assert source_hash("lonefile.Mine", "static") != before

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.records.store import check_machine
+from bench.records.resuming import check_machine
 
 HERE: dict[str, Any] = {
     "device": "NVIDIA H100",

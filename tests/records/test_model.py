@@ -1,6 +1,7 @@
 import pytest
 
-from bench.records.model import Arm, Generation, Prompt, Round, Run, Sample, Timing
+from bench.errors import UserError
+from bench.records.model import Arm, Generation, Prompt, Round, Run, Sample, Timing, plain_name, run_id
 
 EOS = 2
 
@@ -83,3 +84,23 @@ def test_prompt_turn_repeat_and_arm_make_a_sample_unique() -> None:
 
 def test_a_run_knows_its_schema_version() -> None:
     assert Run("id", "kangaroo", "qa", "tiny", {}, {}).schema_version == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my model", "my-model"),
+        ("epoch=3-step=10", "epoch-3-step-10"),
+        ("modèle", "modele"),
+        ("模型", "model"),
+    ],
+)
+def test_any_folder_gives_a_name(folder: str, name: str) -> None:
+    assert plain_name(folder) == name
+    assert run_id("kangaroo", "qa", plain_name(folder), {}).startswith(f"kangaroo-qa-{name}-")
+
+
+def test_the_refusal_of_a_name_proposes_another() -> None:
+    with pytest.raises(UserError, match="model name 'my model' cannot") as refused:
+        run_id("kangaroo", "qa", "my model", {})
+    assert "model.name=my-model" in refused.value.fix

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.records.codec import encode_sample
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict, run_id
-from bench.report.entries import StoredRun
+from bench.report.stored_runs import StoredRun
 
 SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
 TOKENS = 40
@@ -127,6 +127,7 @@ def _pair(
         plan.verdict, None if plan.verdict is Verdict.EXACT else 7, plan.margin, plan.margin, 1
     )
     common = {"prompt_tokens": 60, "prompt_hash": "ab", "ids": tuple(range(TOKENS)), "text": "answer " * 20}
+    common["text_tokens"] = 21  # a token per word, and the start token
     alone = tuple(Round(0, 0, 1, 0, "none") for _ in range(TOKENS - 1))
     where, order = (prompt, subtask, 0, repeat), repeat % 2
     memory = 14_000_000_000 + 10_000_000 * plan.drafted

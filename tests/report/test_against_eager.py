@@ -14,7 +14,8 @@ from bench.report.board import Section, sections
 from bench.report.build import build, write
 from bench.report.compare import compare_runs
 from bench.report.document import EAGER_NOTE, section_chapter
-from bench.report.entries import StoredRun, entries
+from bench.report.entries import entries
+from bench.report.stored_runs import StoredRun
 from bench.report.tables import CSV_HEADER, csv_rows, section_tables
 from tests.report.boards import Plan, save, stored
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.errors import UserError
-from bench.metrics.counts import acceptance_length, spec_bench_speedup
+from bench.metrics.counts import acceptance_length
+from bench.metrics.spec_bench import speed_ratio
 from bench.records.model import Arm
 from bench.report.__main__ import main
 from bench.report.answers import read_answers, write_answers
-from bench.report.rescore import scores, scores_text, warnings
+from bench.report.rescore import lists_prefill, scores, scores_text, warnings
 from tests.report.boards import SUBTASKS, Plan, save, stored
 
 FEW = 200
@@ -75,7 +77,10 @@ def test_imported_figures_are_those_of_the_records(files: list[Path]) -> None:
     method = [sample for sample in samples if sample.arm is Arm.METHOD]
     baseline = [sample for sample in samples if sample.arm is Arm.BASELINE]
     overall = scores(read_answers(files[1]), read_answers(files[0]), words, resamples=FEW)[-1]
-    assert overall.swift_speedup == pytest.approx(spec_bench_speedup(baseline, method), rel=1e-12)
+    assert overall.their_speedup == pytest.approx(speed_ratio(baseline, method), rel=1e-12)
+    assert overall.swift_speedup is not None
+    assert overall.their_speedup is not None
+    assert overall.their_speedup > 1.5 * overall.swift_speedup  # 20 words of text were 40 ids
     assert overall.acceptance_length == pytest.approx(acceptance_length(method), rel=1e-12)
     assert overall.their_accepted == pytest.approx(acceptance_length(method), rel=1e-12)
 
@@ -148,8 +153,30 @@ def test_without_a_baseline_there_are_no_speedups(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "no answers"),
-        ("{}\n", "line 1 is no answer"),
+        ("{}\n", "line 1 is no answer: choices must be a list of objects"),
+        ("[]\n", "line 1 is no answer: it is no JSON object"),
+        ("[" * 100_000, "line 1 is no answer: not JSON"),
         (json.dumps(record(wall_time=[1.0])), "differ in length"),
+        (json.dumps(record(wall_time=[0.0, 1.0])), r"wall_time must be above 0, got \[0.0, 1.0\]"),
+        (
+            json.dumps(record(wall_time=[float("nan"), 1.0])),
+            "must hold numbers of at least 0, got nan",
+        ),
+        (
+            json.dumps(record(wall_time=[float("inf"), 1.0])),
+            "must hold numbers of at least 0, got inf",
+        ),
+        (json.dumps(record(new_tokens=[-4, 5])), "hold whole numbers of at least 0, got -4"),
+        (
+            json.dumps(record(new_tokens=[4.5, 5])),
+            "hold whole numbers of at least 0, got 4.5",
+        ),
+        (json.dumps(record(new_tokens=["4", 5])), "new_tokens must hold whole numbers"),
+        (
+            json.dumps(record() | {"question_id": None}),
+            "question_id must be text or a whole",
+        ),
+        (json.dumps(record() | {"category": "\ud800"}), "category must be text"),
     ],
 )
 def test_other_files_are_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
@@ -157,6 +184,62 @@ def test_other_files_are_refused_by_line(tmp_path: Path, text: str, message: str
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         read_answers(path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "length"),
+    [
+        ([[1, 2, 3], [1, 2, 3]], 2.0),  # the prefill is the first step
+        ([[2, 2, 2]], 6 / 4),  # EAGLE: it is no step, yet the sum equals the tokens
+        ([[1, 2, 3], [3, 3]], 12 / 7),  # one list that begins with two tokens or more tells for the file
+        ([[1.0, 2.0, 3.0], [1.7, 2.3, 2.0]], 2.0),  # means are not cut to whole numbers
+    ],
+)
+def test_whether_the_prefill_is_listed_follows_from_how_lists_begin(
+    tmp_path: Path, steps: list[list[float]], length: float
+) -> None:
+    lines = [
+        record(turns=["text"], idxs=[3], new_tokens=[6], wall_time=[2.0], accept_lengths=listed)
+        | {"question_id": number}
+        for number, listed in enumerate(steps)
+    ]
+    answers = read_answers(save_lines(tmp_path / "a.jsonl", *lines))
+    assert scores(answers)[-1].acceptance_length == pytest.approx(length)
+    is_guessed = any("--prefill listed" in note for note in warnings(answers, []))
+    assert is_guessed is not lists_prefill(answers)
+    listed = scores(answers, is_prefill_listed=True)[-1].acceptance_length
+    assert listed == pytest.approx(sum(map(sum, steps)) / sum(map(len, steps)))
+
+
+def test_a_file_of_swift_is_read_without_its_summary(tmp_path: Path) -> None:
+    choice = {"decoding_steps": [2], "new_tokens": [6], "wall_time": [2.0], "accept_lengths": [3, 3]}
+    lines = [{"model_id": "m", "choices": [choice | {"turns": text}]} for text in ("one", "two")]
+    summary = {"Mean accepted tokens": 3.0, "Token acceptance rate": 0.75}
+    answers = read_answers(save_lines(tmp_path / "a.jsonl", *lines, summary))
+    assert [answer.texts for answer in answers] == [("one",), ("two",)]
+    assert [answer.question_id for answer in answers] == ["line 1", "line 2"]
+
+
+def test_a_byte_order_mark_and_a_line_separator_inside_a_text_are_no_faults(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    line = json.dumps(record(turns=["a\u2028b", "c\x85d"]), ensure_ascii=False)
+    path.write_text(f"\ufeff{line}\n", encoding="utf-8")
+    assert read_answers(path)[0].texts == ("a\u2028b", "c\x85d")
+
+
+def test_ids_that_look_like_numbers_stay_apart(tmp_path: Path) -> None:
+    run = stored(Plan("kangaroo", questions=2, subtasks=("qa",)))
+    names = dict(zip(dict.fromkeys(sample.prompt_id for sample in run.samples), ("7", "007"), strict=True))
+    samples = tuple(replace(sample, prompt_id=names[sample.prompt_id]) for sample in run.samples)
+    files = write_answers(replace(run, samples=samples), tmp_path)
+    assert {answer.question_id for answer in read_answers(files[0])} == {"7", "007"}
+
+
+def test_an_export_stays_in_its_folder(tmp_path: Path) -> None:
+    run = stored(Plan("kangaroo"))
+    outside = replace(run, run=replace(run.run, method="../../../x"))
+    with pytest.raises(UserError, match="cannot be part of a file name"):
+        write_answers(outside, tmp_path / "out")
 
 
 def test_both_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

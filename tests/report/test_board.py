@@ -10,7 +10,8 @@ import pytest
 from bench.metrics.intervals import Interval
 from bench.records.model import Verdict
 from bench.report.board import Section, labels, ranks, sections
-from bench.report.entries import Entry, StoredRun, entries, pool, sampling_text
+from bench.report.entries import Entry, entries, pool, sampling_text
+from bench.report.stored_runs import StoredRun
 from bench.report.tables import csv_rows, output_cell
 from tests.report.boards import BOARD, SUBTASKS, Plan, stored
 

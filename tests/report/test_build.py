@@ -21,6 +21,7 @@ from bench.report import build as build_module
 from bench.report import tables
 from bench.report.__main__ import main
 from bench.report.build import Leaderboard, build, differences, write
+from bench.report.stored_runs import read_runs
 from tests.harness import undrawn
 from tests.report.boards import BOARD, Plan, save, stored
 
@@ -68,6 +69,10 @@ def digest(board: Leaderboard) -> str:
 def digest_of(results: str) -> str:
     """The same, of the leaderboard built in this process."""
     return digest(build(Path(results), resamples=100))
+
+
+OLD = "vicuna_7b-0123abcd-speedup.svg"
+"""A figure of a section that is gone."""
 
 
 @pytest.fixture(scope="module")
@@ -193,15 +198,31 @@ def test_what_is_written_is_up_to_date_until_it_is_changed(tmp_path: Path, built
     page.write_text(re.sub(r"<svg.*?</svg>", "<svg>another drawing</svg>", page.read_text(), flags=re.DOTALL))
     assert differences(built, tmp_path) == []  # drawings are not compared
     (tmp_path / "leaderboard.csv").write_text("edited by hand")
-    (tmp_path / "figures" / "old.svg").write_text("left over")
-    assert differences(built, tmp_path) == ["leaderboard.csv", "figures/old.svg"]
+    (tmp_path / "figures" / OLD).write_text("left over")
+    assert differences(built, tmp_path) == ["leaderboard.csv", f"figures/{OLD}"]
 
 
-def test_figures_of_sections_that_are_gone_are_removed(tmp_path: Path, built: Leaderboard) -> None:
+def test_only_our_own_figures_of_sections_that_are_gone_are_removed(
+    tmp_path: Path, built: Leaderboard
+) -> None:
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "old.png").write_bytes(b"")
+    for name in (OLD, "holiday.png", "sketch-v2.svg"):
+        (tmp_path / "figures" / name).write_bytes(b"")
     write(built, tmp_path)
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == set(built.pictures)
+    left = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert left == {*built.pictures, "holiday.png", "sketch-v2.svg"}
+
+
+def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(stored(Plan("kangaroo")), tmp_path)
+    damaged = save(stored(Plan("medusa")), tmp_path)
+    (damaged / "run.json").write_text("[]")
+    read = read_runs(tmp_path)
+    assert [run.run.method for run in read.runs] == ["kangaroo"]
+    assert list(read.unreadable) == [damaged]
+    with undrawn():
+        assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: left out: {damaged / 'run.json'} is no run")
 
 
 def test_strict_and_check_set_the_exit_status(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,28 @@ def test_every_paper_loads_and_explains_its_tags() -> None:
     assert "M" not in {tag for paper in papers for tag in paper.tags}  # figures from memory are not quoted
 
 
+def test_every_device_that_is_known_can_match_a_drivers_name() -> None:
+    drivers = ["NVIDIA A100-SXM4-80GB", "NVIDIA A800-SXM4-80GB", "Tesla V100-SXM2-16GB", "NVIDIA RTX A6000"]
+    drivers += ["NVIDIA GeForce RTX 3090", "NVIDIA H100 80GB HBM3", "AMD Instinct MI300X"]
+    claims = [claim for paper in load_papers() for claim in paper.claims if claim.device != "unknown"]
+    for device in sorted({claim.device for claim in claims}):
+        claim = replace(CLAIM, device=device)
+        seen = [name for name in drivers if not match_claim(claim, _measured_on(name)).reason]
+        assert len(seen) == 1, (device, seen)
+
+
+def _measured_on(device: str) -> list[Section]:
+    plan = Plan("kangaroo", questions=80, limit=None, repeats=2, subtasks=("qa",), device=device)
+    return sections(entries([stored(plan)], resamples=2))
+
+
+def test_a_device_with_a_remark_is_refused() -> None:
+    """No driver's name would ever hold it."""
+    for device in ("V100 (by secondary sources)", "4x RTX A6000"):
+        with pytest.raises(ValueError, match="put remarks into setting"):
+            replace(CLAIM, device=device)
+
+
 def test_claims_name_methods_as_their_runs_are_named() -> None:
     """A variant such as conf/method/medusa/chain.yaml is run, and called, ``medusa-chain``."""
     folder = Path(conf.__file__).parent / "method"
@@ -71,10 +94,15 @@ def test_a_claim_in_our_setting_gets_our_end_to_end_figures(measured: list[Secti
         ({"sampling": "temperature 1"}, "measured with greedy, claimed for temperature 1"),
         ({"questions": "MT-bench"}, "claimed on MT-bench"),
         ({"device": "H100"}, "claimed for H100"),
+        ({"device": "A10"}, "measured on NVIDIA A100-SXM4-80GB, claimed for A10"),
+        ({"device": "unknown"}, "claimed for an unknown device"),
+        ({"dtype": "float16"}, "measured in bfloat16, claimed for float16"),
+        ({"max_new_tokens": 1024}, "measured with up to 128 tokens, claimed for up to 1024"),
+        ({"params": {"threshold": 0.6}}, "measured with threshold None, claimed for 0.6"),
     ],
 )
 def test_any_other_setting_is_not_comparable(
-    measured: list[Section], change: dict[str, str], reason: str
+    measured: list[Section], change: dict[str, Any], reason: str
 ) -> None:
     matched = match_claim(replace(CLAIM, **change), measured)
     assert reason in matched.reason

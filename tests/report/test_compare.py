@@ -12,7 +12,7 @@ from bench.metrics.intervals import Interval
 from bench.records.model import Timing
 from bench.report.__main__ import main
 from bench.report.compare import Paired, compare_runs, comparison_text
-from bench.report.entries import StoredRun
+from bench.report.stored_runs import StoredRun
 from tests.report.boards import Plan, save, stored
 
 FEW = 200

@@ -9,8 +9,9 @@ import pytest
 
 from bench.records.model import Arm
 from bench.report.board import Section, sections
-from bench.report.entries import StoredRun, entries
+from bench.report.entries import entries
 from bench.report.figure_data import MOST_METHODS, chosen, pictures
+from bench.report.stored_runs import StoredRun
 from bench.report.sweeps import quality, sweep_pictures, sweeps
 from tests.report.boards import Plan, stored
 

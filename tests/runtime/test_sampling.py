@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.runtime.sampling import Sampler, Sampling, draw
 
 CPU = torch.device("cpu")
@@ -113,10 +114,34 @@ class TestDraws:
         assert torch.equal(first.pick(LOGITS), second.draw(second.probabilities(LOGITS)))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_rows_of_the_target_that_are_not_finite_are_refused(bad: float, temperature: float) -> None:
+    watched = sampler(temperature)
+    watched.pick(LOGITS)
+    watched.require_finite()
+    damaged = LOGITS.clone()
+    damaged[-1, 2] = bad
+    watched.pick(damaged)
+    with pytest.raises(UserError, match="logits are not finite"):
+        watched.require_finite()
+
+
+def test_a_masked_token_is_no_fault() -> None:
+    watched = sampler()
+    masked = LOGITS.clone()
+    masked[:, 1] = -float("inf")
+    watched.pick(masked)
+    watched.require_finite()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -0.1}, "sampling.temperature must be at least 0, got -0.1"),
+        ({"temperature": -0.1}, r"must be 0 \(greedy\) or at least 1e-06 and finite, got -0.1"),
+        ({"temperature": 1e-40}, "got 1e-40"),
+        ({"temperature": float("inf")}, "got inf"),
+        ({"temperature": float("nan")}, "got nan"),
         ({"top_k": -1}, r"sampling.top_k must be at least 0 \(0 keeps all\), got -1"),
         ({"top_p": 0.0}, r"sampling.top_p must lie in \(0, 1\], got 0.0"),
         ({"top_p": 1.1}, r"sampling.top_p must lie in \(0, 1\], got 1.1"),

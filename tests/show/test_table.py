@@ -15,6 +15,7 @@ from bench.metrics.run_figures import Subtask, Summary
 from bench.metrics.summary import summarise
 from bench.prove.certificates import badge_of
 from bench.records.store import load_run, load_samples
+from bench.report.stored_runs import recounted
 from bench.show.table import lossy_rows, machine_rows, prediction_rows, run_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def test_peaks_and_energy_are_shown_where_they_are_known() -> None:
 def example() -> Summary:
     folder = PUBLISHED / "runs" / EXAMPLE
     run = load_run(folder)
-    return summarise(run, load_samples(folder), seed=0, evidence=badge_of(run, PUBLISHED))
+    return summarise(run, recounted(run, load_samples(folder)), seed=0, evidence=badge_of(run, PUBLISHED))
 
 
 @pytest.fixture(scope="module")

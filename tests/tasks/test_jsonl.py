@@ -84,8 +84,28 @@ def test_a_byte_order_mark_is_skipped() -> None:
         ('{"instruction": "Do", "input": ["x"]}', "instruction: turn 1 must be text, got a list"),
         ('{"messages": ["Q"]}', "message 1 must be an object"),
         (
-            '{"messages": [{"role": "system", "content": "S"}]}',
-            "message 1 must have role 'user', got 'system'",
+            '{"messages": [{"role": "user", "content": "Q"}, {"role": "system", "content": "S"}]}',
+            r"message 2 must have role 'user' \(the first may be 'system'\), got 'system'",
+        ),
+        ('{"messages": [{"role": "system", "content": "S"}]}', "messages is empty"),
+        ('{"prompt": "Q", "system": 3}', "system must be text, got a number"),
+        ('{"prompt": "Q", "system": ""}', "system must be text, got an empty one"),
+        (
+            '{"system": "S", "messages": [{"role": "system", "content": "S"}, '
+            '{"role": "user", "content": "Q"}]}',
+            "the system message is ambiguous",
+        ),
+        ('{"prompt": "Q", "subtask": "\\ud800"}', "subtask holds half of a surrogate pair"),
+        ('{"prompt": "Q", "id": "\\udc00"}', "id holds half of a surrogate pair"),
+        ('{"prompt": "Q", "checks": [{}]}', "check 1: kind must be one of open, contains"),
+        (
+            '{"prompt": "Q", "checks": [{"kind": "number"}]}',
+            "value must be a whole number, got None",
+        ),
+        ('{"prompt": "Q", "checks": [{"kind": "contains", "facts": 3}]}', "facts must be a list of texts"),
+        (
+            '{"prompt": "Q", "checks": [{"kind": "last_number", "value": "x"}]}',
+            "value must be a number, got 'x'",
         ),
         ('{"messages": [{"role": "user"}]}', "messages: turn 1 must be text, got null"),
         ('{"prompt": "\\ud800"}', "half of a surrogate pair"),

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.tasks.jsonl import ID_KEYS, READERS, SUBTASK_KEYS, json_rows, parse_row, read_content
+from bench.tasks.jsonl import json_rows, parse_row, read_content
+from bench.tasks.question_rows import ID_KEYS, READERS, SUBTASK_KEYS
 from bench.tasks.rows import PARQUET_MAGIC, read_rows
 from bench.train.data.conversations import MODEL, SYSTEM, USER
 

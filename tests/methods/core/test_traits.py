@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import Traits, WeighedPasses, traits_of
+from methods.core.base import Traits, traits_of
 from tests.harness import CONF, composed_settings
 from tests.methods.hamburger.hamburgers import TUNED_SEED, bound, unattached
 from tests.methods.small import prompt, random_decoder, run
@@ -76,7 +77,16 @@ def test_the_trait_of_hamburger_is_what_its_passes_do(delay: int) -> None:
 
 
 def test_weights_that_passes_read_are_known_once_a_method_is_attached() -> None:
-    assert not isinstance(unattached(), WeighedPasses)
-    method = bound()
-    assert isinstance(method, WeighedPasses)
-    assert set(method.pass_weights) == {"base", "head", "micro", "stop", "merger"}
+    assert traits_of(unattached()).pass_weights is None
+    weights = traits_of(bound()).pass_weights
+    assert weights is not None
+    assert set(weights) == {"base", "head", "micro", "stop", "merger"}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Traits)])
+def test_a_trait_declared_as_an_attribute_of_its_own_is_refused(name: str) -> None:
+    """Nothing would read it: such an attribute once made predictions wrong."""
+    method = Autoregressive()
+    setattr(method, name, True)
+    with pytest.raises(UserError, match=f"has the attribute {name}, which is one of its traits"):
+        traits_of(method)

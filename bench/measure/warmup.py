@@ -1,0 +1,85 @@
+"""Warming up: every arm decodes two prompts until its timing is steady, before anything is measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.compose.settings import WarmupConfig
+from bench.compose.workbench import Workbench
+from bench.errors import UserError
+from bench.measure.meters import turn_clock
+from bench.records.model import Prompt, Round
+from bench.runtime.sampling import Sampler
+from methods.core.base import Budget, Method, Stateful
+
+log = logging.getLogger(__name__)
+_WARMUP_TOKENS = 32
+
+
+def warm_up(
+    bench: Workbench, prompts: Sequence[Prompt], settings: WarmupConfig, max_new_tokens: int
+) -> set[int]:
+    """Decode each prompt's first turn with every arm until two successive timings agree, up to the cap.
+
+    A prompt that does not fit the context is left out: its failure is recorded when it is measured. A method
+    that learns from prompts forgets these. Then the decoder prepares for the longest conversation.
+
+    Returns:
+        The numbers of rows, the root's included, that the rounds had.
+    """
+    rows = {1}
+    for method in bench.arms.values():
+        for prompt in prompts:
+            ids = torch.tensor(first_prompt(bench, prompt), device=bench.decoder.device)
+            room = bench.decoder.capacity - ids.numel()
+            if room >= 1:
+                budget = Budget(min(_WARMUP_TOKENS, max_new_tokens, room), bench.eos_ids)
+                rows |= {
+                    step.drafted + 1 for step in _decode_until_steady(bench, method, ids, budget, settings)
+                }
+        if isinstance(method, Stateful):
+            method.reset()
+    bench.decoder.prepare(_longest(bench, max_new_tokens))
+    return rows
+
+
+def first_prompt(bench: Workbench, prompt: Prompt) -> list[int]:
+    """Token ids of a conversation's first turn."""
+    return bench.chat.prompt_ids(prompt.turns[:1], (), prompt.system)
+
+
+def _longest(bench: Workbench, max_new_tokens: int) -> int:
+    """Tokens of the conversation with the most characters, its answers included; at most the context."""
+    longest = max(bench.task.prompts, key=lambda prompt: sum(map(len, (prompt.system, *prompt.turns))))
+    tokens = sum(
+        len(bench.chat.prompt_ids((turn,), (), longest.system)) + max_new_tokens for turn in longest.turns
+    )
+    return min(tokens, bench.decoder.capacity)
+
+
+def _decode_until_steady(
+    bench: Workbench, method: Method, prompt_ids: Tensor, budget: Budget, settings: WarmupConfig
+) -> tuple[Round, ...]:
+    """Rounds of the last decode; none if it failed."""
+    clock = turn_clock(bench.decoder.device)
+    before = float("inf")
+    rounds: tuple[Round, ...] = ()
+    for _ in range(settings.max_rounds):
+        sampler = Sampler(bench.sampling, bench.decoder.device, 0)
+        try:
+            with torch.inference_mode(), clock:
+                rounds = method.generate(prompt_ids, budget, sampler, clock).rounds
+            timing = clock.timing()
+        except Exception as error:
+            is_mistake = isinstance(error, UserError)
+            log.warning("warm-up failed; the measurement will record why", exc_info=not is_mistake)
+            return ()
+        seconds = timing.prefill_s + timing.decode_s
+        if abs(seconds - before) <= settings.tolerance * seconds:
+            break
+        before = seconds
+    return rounds
