@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import re
@@ -23,11 +22,11 @@ from bench.report import tables
 from bench.report.__main__ import main
 from bench.report.build import Leaderboard, build, differences, write
 from tests.harness import undrawn
-from tests.report.boards import BOARD, SUBTASKS, save, stored
+from tests.report.boards import BOARD, SUBTASKS, digest, save, stored
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
-SMALL = tuple(replace(BOARD[place], subtasks=SUBTASKS[:2], questions=4) for place in (0, 7, 9))
+SMALL = tuple(replace(BOARD[place], subtasks=SUBTASKS[:2], questions=12, limit=24) for place in (0, 7, 9))
 
 
 class Outline(HTMLParser):
@@ -57,18 +56,6 @@ class Outline(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
-
-
-def digest(board: Leaderboard) -> str:
-    """Of every byte that a leaderboard would write."""
-    parts = [name.encode() + text.encode() for name, text in board.texts.items()]
-    parts += [name.encode() + picture for name, picture in board.pictures.items()]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def digest_of(results: str) -> str:
-    """The same, of the leaderboard built in this process."""
-    return digest(build(Path(results), resamples=100))
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +157,7 @@ def test_the_same_records_give_the_same_bytes(results: Path, built: Leaderboard)
 def test_another_process_with_another_hash_seed_gives_the_same_bytes(
     results: Path, built: Leaderboard
 ) -> None:
-    code = f"from tests.report.test_build import digest_of; print(digest_of({str(results)!r}))"
+    code = f"from tests.report.boards import digest_of; print(digest_of({str(results)!r}))"
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
