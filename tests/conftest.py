@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from hydra.core.global_hydra import GlobalHydra
 
-import bench.runtime.linear
-from tests.harness import save_prompts, save_random_model
+# torch and transformers are imported where they are needed: pytest-xdist loads this file, too, in the process
+# that only hands the tests out
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +33,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Sums of a tiny model do not gain from threads, and one thread adds in one order."""
+    import torch
+
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def yaml_read_once() -> Iterator[None]:
+    """Configuration files are parsed once per process; see `tests.harness.remembered_yaml`."""
+    from tests.harness import remembered_yaml
+
+    with remembered_yaml():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +62,7 @@ def clean_hydra() -> Iterator[None]:
 @pytest.fixture
 def torch_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Projections made here multiply by torch, as on a GPU or where nothing can be compiled."""
-    monkeypatch.setattr(bench.runtime.linear, "compiled_product", lambda weight, bias: None)
+    monkeypatch.setattr("bench.runtime.linear.compiled_product", lambda weight, bias: None)
 
 
 @pytest.fixture
@@ -64,12 +74,16 @@ def results_dir(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a small random model."""
+    from tests.harness import save_random_model
+
     return save_random_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     """A file of two conversations, one of two turns and one of a single turn."""
+    from tests.harness import save_prompts
+
     return save_prompts(
         tmp_path / "prompts.jsonl", ["Tell me a story.", "And another?"], ["What is the capital?"]
     )

@@ -6,13 +6,22 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
+from hydra.plugins.config_source import ConfigResult
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.compose.settings import Settings, register_schema, settings_from
@@ -74,14 +83,60 @@ def composed_settings(*overrides: str) -> Settings:
 
 
 def composed_tree(*overrides: str) -> tuple[DictConfig, dict[str, str | None]]:
-    """What Hydra makes of these overrides: the tree, and the chosen option of every config group."""
+    """What Hydra makes of these overrides: the tree, and the chosen option of every config group.
+
+    The choices of groups are composed once per process; single values are then set by Hydra's own function.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    is_single = [_is_single_value(override) for override in parsed]
+    groups = tuple(text for text, single in zip(overrides, is_single, strict=True) if not single)
+    stored, choices = _composed_groups(groups)
+    composed = deepcopy(stored)
+    try:
+        values = [override for override, single in zip(parsed, is_single, strict=True) if single]
+        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+    except OmegaConfBaseException as error:  # as Hydra does
+        raise ConfigCompositionException from error
+    OmegaConf.set_struct(composed, False)
+    return composed, dict(choices)
+
+
+def _is_single_value(override: Override) -> bool:
+    """Whether an override is a plain ``key=value`` of the tree that chooses no option of a group."""
+    key = override.get_key_element()
+    is_plain = key.replace(".", "").isidentifier() and not override.is_sweep_override()
+    return is_plain and not key.startswith("hydra.") and not (CONF / key).is_dir()
+
+
+@cache
+def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
     register_schema()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", list(overrides), return_hydra_config=True)
+        composed = compose("bench", list(groups), return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
+    OmegaConf.set_struct(composed, True)
     return composed, choices
+
+
+@contextmanager
+def remembered_yaml() -> Iterator[None]:
+    """Inside, Hydra parses each yaml file once and not once per composition, unless the file changes."""
+    read = FileConfigSource.load_config
+    results: dict[tuple[str, str, int], ConfigResult] = {}
+
+    def load(source: FileConfigSource, config_path: str) -> ConfigResult:
+        path = Path(source.path, source._normalize_file_name(config_path))
+        if not path.is_file():
+            return read(source, config_path)
+        key = (source.provider, str(path), path.stat().st_mtime_ns)
+        if key not in results:
+            results[key] = read(source, config_path)
+        return deepcopy(results[key])
+
+    with patch.object(FileConfigSource, "load_config", load):
+        yield
 
 
 def settings_for(

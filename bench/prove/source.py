@@ -19,6 +19,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def decoding_modules(target: str, tier: str) -> dict[str, Module]:
         path = _source_file(name)
         if name in modules or path is None:
             continue
-        modules[name] = Module(name, path)
+        modules[name] = _module(name, path, path.read_bytes())
         imported = (
             item for item in modules[name].imports if _is_within(item, packages) or _is_beside(item, start)
         )
@@ -74,11 +75,12 @@ class Module:
     Args:
         name: Dotted name.
         path: Its file.
+        content: What the file holds.
     """
 
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name: str, path: Path, content: bytes) -> None:
         self._path = path
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(content)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         self._imports = list(_imports(tree, package))
         self._definitions = [_normal_form(statement) for statement in tree.body if _is_code(statement)]
@@ -107,7 +109,13 @@ class Module:
                 yield f"import {origin._by_name[item]} as {alias}"
             elif not _is_within(source, SHARED_PACKAGES) and source not in modules:
                 yield f"import {source} {item} as {alias}"
-        yield from map(_c_normal_form, _c_sources(self._path))
+        yield from (_c_normal_form(path.read_text(encoding="utf-8")) for path in _c_sources(self._path))
+
+
+@cache
+def _module(name: str, path: Path, content: bytes) -> Module:
+    """A source file as it is now; each run of a sweep hashes the same files, which takes time."""
+    return Module(name, path, content)
 
 
 def digest(text: str) -> str:
@@ -275,9 +283,10 @@ def _c_sources(path: Path) -> list[Path]:
     return sorted(path.parent.glob("*.[ch]"))
 
 
-def _c_normal_form(path: Path) -> str:
-    """A C file without comments and layout; directives keep their line."""
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+@cache
+def _c_normal_form(source: str) -> str:
+    """The text of a C file without comments and layout; directives keep their line."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", source, flags=re.DOTALL)
     lines = text.replace("\\\n", " ").splitlines()
     tokens = (re.findall(r"\w+|[^\w\s]", line) + ["\n"] * line.lstrip().startswith("#") for line in lines)
     return " ".join(token for line in tokens for token in line)

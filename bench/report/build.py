@@ -10,9 +10,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from bench.errors import UserError
 from bench.records.files import write_bytes, write_text
@@ -67,8 +69,12 @@ def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
 
     chapters = [section_chapter(section, rows) for section, rows in zip(board, tables, strict=True)]
     whole = Document((*chapters, *profile_chapters(results)), paper_claims(load_papers(), board))
-    texts = dict(zip(TEXTS, (markdown_page(whole), html_page(whole), csv_text(board)), strict=True))
-    return Leaderboard(tuple(every_entry), texts, _pictures(whole), tuple(read.unreadable.values()))
+    figures = _figures(whole)
+    drawings = {name: svg(figure, name) for name, figure in figures.items()}
+    pages = markdown_page(whole), html_page(whole, drawings), csv_text(board)
+    texts = dict(zip(TEXTS, pages, strict=True))
+    pictures = _pictures(figures, drawings)
+    return Leaderboard(tuple(every_entry), texts, pictures, tuple(read.unreadable.values()))
 
 
 def write(board: Leaderboard, results: Path) -> list[Path]:
@@ -121,11 +127,18 @@ def csv_text(board: Sequence[Section]) -> str:
     return buffer.getvalue()
 
 
-def _pictures(whole: Document) -> dict[str, bytes]:
+def _figures(whole: Document) -> dict[str, Figure]:
+    """Every figure by the name of its files."""
+    return {
+        f"{chapter.anchor}-{picture.name}": picture.figure
+        for chapter in whole.chapters
+        for picture in chapter.pictures
+    }
+
+
+def _pictures(figures: Mapping[str, Figure], drawings: Mapping[str, str]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    for chapter in whole.chapters:
-        for picture in chapter.pictures:
-            name = f"{chapter.anchor}-{picture.name}"
-            files[f"{name}.png"] = png(picture.figure)
-            files[f"{name}.svg"] = svg(picture.figure, name).replace("currentColor", "#000000").encode()
+    for name, figure in figures.items():
+        files[f"{name}.png"] = png(figure)
+        files[f"{name}.svg"] = drawings[name].replace("currentColor", "#000000").encode()
     return files

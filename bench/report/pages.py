@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.report import document as texts
 from bench.report.document import Chapter, Document, PaperClaims
-from bench.report.style import svg
 from bench.show.layout import markdown_table, markdown_text
 
 
@@ -25,19 +24,19 @@ def markdown_page(whole: Document) -> str:
     return "\n".join(lines)
 
 
-def html_page(whole: Document) -> str:
-    """The document as one HTML file with its figures inside; every text is escaped."""
-    figures = {
-        (chapter.anchor, picture.name): svg(picture.figure, f"{chapter.anchor}-{picture.name}")
-        for chapter in whole.chapters
-        for picture in chapter.pictures
-    }
+def html_page(whole: Document, drawings: Mapping[str, str]) -> str:
+    """The document as one HTML file with its figures inside; every text is escaped.
+
+    Args:
+        whole: The document.
+        drawings: Its figures as SVG elements, by the anchor of their chapter and their name: ``ANCHOR-NAME``.
+    """
     return fill_template(
         "leaderboard.html",
         title=texts.TITLE,
         notes=texts.NOTES,
         chapters=whole.chapters,
-        figures=figures,
+        figures=drawings,
         claims=whole.claims,
         claims_title=texts.CLAIMS_TITLE,
         claims_note=texts.CLAIMS_NOTE,

@@ -34,6 +34,7 @@ from bench.train.frequent_tokens.cli import FrequentTokensConfig
 from bench.train.skip_set.cli import SkipSetConfig
 from tests.command import run_command
 from tests.docs.pages import PAGES, ROOT, Block, blocks, commands, links, spans
+from tests.harness import undrawn
 
 CONF = ROOT / "conf"
 GUIDE = ROOT / "docs" / "add-a-method.md"
@@ -225,7 +226,8 @@ def test_an_example_ends_on_a_board_with_a_certificate(
     monkeypatch.syspath_prepend(str(guide_folder))
     for line in EXAMPLES[method].text.splitlines():
         _, _, module, *arguments = line.split()
-        done = run_command(entry_point(module), *arguments, *SMALL.get(module, []))
+        with undrawn():
+            done = run_command(entry_point(module), *arguments, *SMALL.get(module, []))
         assert done.returncode == 0, done.stderr
     (certificate,) = (guide_folder / "results" / "certificates").glob(f"{method}-*.json")
     assert json.loads(certificate.read_text(encoding="utf-8"))["declared"]["greedy"] == promise
@@ -235,12 +237,11 @@ def test_an_example_ends_on_a_board_with_a_certificate(
 
 
 def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what other tests cover: controls, all families of random models but one, pictures."""
+    """Leave out what other tests cover: controls, all families of random models but one."""
     caught = Check("greedy", "random llama", Status.FAILED, "caught")
     monkeypatch.setattr("bench.prove.crew.Crew.controls", lambda crew: (Outcome(CONTROLS[0], caught),))
     for module in ("prover", "battery"):
         monkeypatch.setattr(f"bench.prove.{module}.FAMILIES", ("llama",))
-    monkeypatch.setattr("bench.report.build._pictures", lambda document: {})
 
 
 def entry_point(module: str) -> Callable[[], None]:

@@ -52,7 +52,7 @@ def stored_lines(settings: Settings) -> int:
 
 @pytest.mark.parametrize(
     ("fault", "kills"),
-    [("SIGKILL before a line of code", 16), ("SIGKILL in mid-write", 8), ("SIGKILL at any moment", 5)],
+    [("SIGKILL before a line of code", 10), ("SIGKILL in mid-write", 5), ("SIGKILL at any moment", 4)],
 )
 def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
     fault: str, kills: int, workload: Workload, undisturbed: Undisturbed, ledger: Ledger, tmp_path: Path

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -36,7 +38,12 @@ def certificates(jobs: int) -> list[Certificate]:
     return [replace(each, code=(replace(each.code[0], created=""),)) for each in made]
 
 
-def test_two_processes_make_the_certificates_of_one() -> None:
+def test_another_process_makes_the_same_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_worker(jobs: int, *options: Any) -> ProcessPoolExecutor:
+        assert jobs == 2
+        return ProcessPoolExecutor(1, *options)  # each starts by importing torch and transformers
+
+    monkeypatch.setattr("bench.prove.crew.ProcessPoolExecutor", one_worker)
     alone = certificates(1)
     assert certificates(2) == alone
     assert [made.method for made in alone] == ["first", "second"]

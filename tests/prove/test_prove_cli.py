@@ -60,7 +60,8 @@ def myconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / f"{name}.yaml").write_text(f"_target_: mypackage.{target}\nslip: {slip}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mypackage", raising=False)
-    monkeypatch.setattr("bench.prove.prover.FAMILIES", ("llama",))
+    for module in ("prover", "battery"):
+        monkeypatch.setattr(f"bench.prove.{module}.FAMILIES", ("llama",))
     caught = Check("greedy", "random llama", Status.FAILED, "prompt 0, first wrong round 1, token 1: ...")
     controls(monkeypatch, Outcome(CONTROLS[0], caught))
     return folder.parent

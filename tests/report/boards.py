@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from bench.records.codec import encode_sample
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict, run_id
+from bench.report.build import Leaderboard, build
 from bench.report.stored_runs import StoredRun
 
 SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
@@ -102,6 +104,18 @@ def save(run: StoredRun, root: Path) -> Path:
     lines = [json.dumps(encode_sample(sample)) for sample in run.samples]
     (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return folder
+
+
+def digest(board: Leaderboard) -> str:
+    """Of every byte that a leaderboard would write."""
+    parts = [name.encode() + text.encode() for name, text in board.texts.items()]
+    parts += [name.encode() + picture for name, picture in board.pictures.items()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def digest_of(results: str) -> str:
+    """The same, of the leaderboard built in this process."""
+    return digest(build(Path(results), resamples=100))
 
 
 def _samples(plan: Plan, rng: random.Random) -> list[Sample]:

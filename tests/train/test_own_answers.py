@@ -217,25 +217,19 @@ def test_an_interrupt_loses_one_batch_at_most(fails_at: int, model: Path, prompt
     assert len(rows_of(prompts)) == 3
 
 
-@pytest.mark.parametrize(
-    ("overrides", "what"),
-    [
+def test_a_file_of_other_settings_is_refused(model: Path, prompts: Path) -> None:
+    assert answer(model, prompts).returncode == 0
+    before = (prompts.parent / "out.jsonl").read_text()
+    for overrides, what in (
         (DRAWN, "was made with sampling=greedy, and now sampling=temperature=1, top_k=20, top_p=1"),
         (["max_new_tokens=13"], "was made with max_new_tokens=12, and now max_new_tokens=13"),
         (["model.path=package:bench/assets/tiny"], "was made with "),
-    ],
-    ids=["sampling", "length", "model"],
-)
-def test_a_file_of_other_settings_is_refused(
-    overrides: list[str], what: str, model: Path, prompts: Path
-) -> None:
-    assert answer(model, prompts).returncode == 0
-    before = (prompts.parent / "out.jsonl").read_text()
-    got = answer(model, prompts, *overrides)
-    assert got.returncode == 2
-    assert what in got.stderr
-    assert len(got.stderr.strip().splitlines()) == 2
-    assert (prompts.parent / "out.jsonl").read_text() == before
+    ):
+        got = answer(model, prompts, *overrides)
+        assert got.returncode == 2
+        assert what in got.stderr
+        assert len(got.stderr.strip().splitlines()) == 2
+        assert (prompts.parent / "out.jsonl").read_text() == before
 
 
 def test_a_file_of_unknown_origin_or_of_other_prompts_is_refused(model: Path, prompts: Path) -> None:
