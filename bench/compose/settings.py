@@ -257,11 +257,9 @@ def register_schema() -> None:
 
 
 def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Settings:
-    """The settings of one run.
+    """The settings of one run, from Hydra's tree without its own ``hydra`` node.
 
-    Args:
-        composed: Hydra's tree without its own ``hydra`` node.
-        choices: Chosen option of every config group (``hydra.runtime.choices``); names method and task.
+    `choices` is the chosen option of every config group (``hydra.runtime.choices``); it names method and task.
 
     Raises:
         UserError: If a key is unknown, or a value is missing or breaks its rule.
@@ -290,10 +288,7 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
 
 
 def _settled(composed: DictConfig) -> DictConfig:
-    """`composed` with the model name and prompt source that follow from ``model.path`` unless they are set.
-
-    The yaml files set neither, so that another path does not keep the embedded model's.
-    """
+    """`composed` with model name and prompt source; unless they are set they follow from ``model.path``."""
     settled = copy.deepcopy(composed)
     model, path = settled.model, str(settled.model.path)
     model.name = model.name or plain_name(Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name)

@@ -174,18 +174,23 @@ def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _without_trainers(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below `node` but those inside functions that make trainers."""
+    """All nodes below `node` but those inside functions that make trainers, or that only types need."""
     for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.FunctionDef) and child.name in TRAINER_FUNCTIONS):
+        is_trainer = isinstance(child, ast.FunctionDef) and child.name in TRAINER_FUNCTIONS
+        if not is_trainer and not _is_for_types(child):
             yield child
             yield from _without_trainers(child)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
 def _is_code(statement: ast.stmt) -> bool:
     """Whether a statement of a module does something, imports aside: they are read by `_imports`."""
     if isinstance(statement, ast.Import | ast.ImportFrom) or _is_text(statement):
         return False
-    return not (isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING"))
+    return not _is_for_types(statement)
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -31,16 +31,6 @@ Key = tuple[str, int, int, str]
 """`Sample.key`: prompt id, turn, repeat, arm."""
 
 
-LATER_SETTINGS: Mapping[str, object] = {"draft_vocab": None, "blocks": 1, "own_lm_heads": True}
-"""Settings of methods that came after the first records, and the value that means what was done before."""
-
-
-def original_settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's settings as earlier records have them, without the list of frequent tokens, a place."""
-    later = {"frequent_tokens": params.get("frequent_tokens"), **LATER_SETTINGS}
-    return {key: value for key, value in params.items() if key not in later or value != later[key]}
-
-
 class Arm(StrEnum):
     """Which side of the comparison a sample belongs to."""
 

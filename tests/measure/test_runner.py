@@ -20,6 +20,7 @@ from bench.plan.planning import plan
 from bench.records.model import Arm, Generation, Verdict
 from bench.records.store import load_run, load_samples
 from bench.runtime.decoder import Decoder
+from bench.runtime.linear import Linear
 from methods.early_exit.layerskip import LayerSkip
 from tests.harness import save_prompts, settings_for
 from tests.runtime.models import AUTO
@@ -346,8 +347,8 @@ def test_answers_of_logits_that_are_not_finite_are_failures(
 ) -> None:
     honest = Decoder.head
 
-    def head(self: Decoder, hidden: Tensor) -> Tensor:
-        logits = honest(self, hidden)
+    def head(self: Decoder, hidden: Tensor, lm_head: Linear | None = None) -> Tensor:
+        logits = honest(self, hidden, lm_head)
         logits[..., 7] = bad
         return logits
 

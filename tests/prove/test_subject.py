@@ -26,7 +26,9 @@ def decoder(depth: int) -> Decoder:
 
 
 def configured(name: str) -> Component:
-    tree = OmegaConf.create({"model": {"modules": str(MODULES), "frequent_tokens": None}})
+    tree = OmegaConf.create(
+        {"model": {"modules": str(MODULES), "frequent_tokens": None, "draft_vocab": None}}
+    )
     tree.method = OmegaConf.load(ROOT / "conf" / "method" / f"{name}.yaml")
     return Component.from_node("method", name, OmegaConf.to_container(tree.method, resolve=True))
 

@@ -14,7 +14,8 @@ from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.runtime.draft_head import DraftVocab, read_frequent_tokens
 from bench.runtime.hub import resolve
-from bench.tasks.chat import ChatFormat, load_tokenizer
+from bench.tasks.chat import ChatFormat
+from bench.tasks.tokenizer import load_tokenizer
 from bench.train.frequent_tokens.cli import FrequentTokensConfig, _as_text, list_tokens
 from bench.train.frequent_tokens.counting import Counts, by_frequency, count_tokens, coverage
 

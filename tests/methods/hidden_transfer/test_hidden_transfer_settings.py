@@ -36,7 +36,7 @@ def test_steps_enter_at_a_share_of_the_depth(settings: dict[str, Any], layers: t
     decoder = random_decoder()
     method = unattached(**settings)
     assert method.trainer().provenance(decoder)["layers"] == layers
-    assert method.trainer().taps(decoder) == tuple(range(layers[0], 7))
+    assert method.trainer().taps(decoder) == tuple(sorted({*range(layers[0], 6), *layers}))
     assert method.trainer().new_module(decoder).state_dict()["projections"].shape == (
         len(layers),
         WIDTH,
