@@ -259,7 +259,7 @@ def register_schema() -> None:
 def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Settings:
     """The settings of one run, from Hydra's tree without its own ``hydra`` node.
 
-    `choices` is the chosen option of every config group (``hydra.runtime.choices``); it names method and task.
+    `choices` is the chosen option of every config group (``hydra.runtime.choices``), such as the method's.
 
     Raises:
         UserError: If a key is unknown, or a value is missing or breaks its rule.

@@ -177,7 +177,7 @@ class Decoder:
         return self._pass(hidden, rows, range(start, self.depth if stop is None else stop), skip, delta, taps)
 
     def head(self, hidden: Tensor, lm_head: Linear | None = None) -> Tensor:
-        """Final norm and LM head, or another in its place: logits [R, V] of rows [R, d], also shallow ones."""
+        """Final norm and LM head, or another in its place: logits [R, V] of rows [R, d], shallow or not."""
         return (lm_head or self.lm_head)(rms_norm(hidden, self.final_norm, self.config.norm_eps))
 
     def prefill(self, ids: Tensor, taps: Taps | None = None) -> Tensor:

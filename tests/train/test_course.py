@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
+from bench.runtime.draft_head import DraftHead
 from bench.train.trainers.course import COURSE_FILE, Course, read_course
 from bench.train.trainers.joint import JointTraining
 from bench.train.trainers.loop import Dialogue
-from bench.train.trainers.modules import ModuleTraining
+from bench.train.trainers.modules import ModuleTraining, observed
 from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from methods.kangaroo.draft import Kangaroo
 from tests.methods.hamburger.hamburgers import unattached
@@ -34,8 +35,15 @@ def dialogues() -> Iterator[Dialogue]:
 
 
 def module_trainer(out: Path, **changes: Any) -> ModuleTraining:
-    method = Kangaroo(weights=None, exit_layer=2, draft_length=3, threshold=0.0)
-    return ModuleTraining(method.trainer(), random_decoder(), replace(MODULES, **changes), out)
+    """A training that takes dialogues, as that of the whole model does."""
+    trainer = Kangaroo(weights=None, exit_layer=2, draft_length=3, threshold=0.0).trainer()
+    decoder = random_decoder()
+
+    class OfDialogues(ModuleTraining):
+        def run(self, items: Iterator[Any]) -> dict[str, float]:
+            return super().run(observed(trainer, decoder, DraftHead(decoder), items, MODULES.max_tokens))
+
+    return OfDialogues(trainer, decoder, replace(MODULES, **changes), out)
 
 
 def joint_trainer(out: Path, **changes: Any) -> JointTraining:

@@ -135,6 +135,8 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any], what: str) -> 
 def test_a_method_that_skips_is_not_trained_and_the_command_is_named() -> None:
     node = OmegaConf.load(ROOT / "conf" / "method" / "draft_verify.yaml")
     node.weights = None
-    composed = OmegaConf.create({"recipe": {}, "method": node})
+    composed = OmegaConf.create(
+        {"recipe": {}, "method": node, "model": {"draft_vocab": None, "frequent_tokens": None}}
+    )
     with pytest.raises(UserError, match=r"python -m bench\.train\.skip_set"):
         _train_method(composed, "draft_verify", "tiny")
