@@ -130,6 +130,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     data = _data(composed)
     facts: dict[str, Any] = {"model": model, "model_weights": checkpoint_hash(folder), "data": data.location}
     chat = ChatFormat(tokenizer, config.template)
+    if composed.method.get("draft_vocab") is not None:
+        facts["draft_vocab"] = composed.method.draft_vocab
     start = _start(composed)
     if start:
         facts["start"] = [str(folder) for folder in start]
