@@ -225,13 +225,11 @@ def require_complete(composed: DictConfig) -> None:
 
 def require_modules(composed: DictConfig, choices: Mapping[str, str | None]) -> None:
     """Refuse a method whose weights default to a folder that this model does not have."""
-    raw, modules = OmegaConf.to_container(composed.method, resolve=False), composed.model.modules
-    if not isinstance(raw, dict) or (modules is not None and not modules.startswith(PACKAGE_PREFIX)):
-        return  # a folder that the user has named is looked into by the method
+    raw = OmegaConf.to_container(composed.method, resolve=False)
+    if composed.model.modules is not None or not isinstance(raw, dict):
+        return
     for key, value in ((str(key), value) for key, value in raw.items()):
-        if not isinstance(value, str) or "${model.modules}" not in value:
-            continue
-        if modules is None or not Path(resolve_path(str(composed.method[key]))).exists():
+        if isinstance(value, str) and "${model.modules}" in value:
             method, model = choices.get("method"), choices.get("model")
             raise UserError(
                 f"method={method} needs modules trained for model={model}, and none are shipped",
