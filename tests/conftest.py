@@ -23,9 +23,14 @@ LONG = ("faults/", "test_cli.py", "prove/", "train/", "report/", "methods/core/"
 """Files whose tests take longest; the others fill what is left of the time."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of files: pytest-xdist would hand out those with many tests first, however short."""
+    config.option.loadscopereorder = False
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that several workers end together, if ``--no-loadscope-reorder`` keeps it so."""
+    """Long files first, so that several workers end together."""
     tests = ROOT / "tests"
     items.sort(key=lambda item: not item.path.relative_to(tests).as_posix().startswith(LONG))
 
