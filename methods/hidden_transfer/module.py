@@ -53,14 +53,13 @@ class HiddenTransferTrainer:
         """
         transfer = self._settings.transfer(decoder.depth)
         anchors = choose_anchors(rows, decoder.capacity - len(transfer.layers), self._anchors)
-        pseudo = pseudo_rows(
-            transfer, module.get_parameter(WEIGHT), rows.hidden, rows.positions, anchors, decoder
-        )
+        positions = rows.positions
+        pseudo = pseudo_rows(transfer, module.get_parameter(WEIGHT), rows.hidden, positions, anchors, decoder)
         row_of = rows.mask.cumsum(0) - 1  # position -> its row in `rows.likely`
         loss, figures = pseudo.new_zeros(()), dict[str, float]()
         for step, drafted in enumerate(pseudo, start=1):
             ahead = (anchors + step).clamp_max(rows.ids.numel() - 1)
-            is_same = rows.positions[ahead] == rows.positions[anchors] + step  # the same dialogue's
+            is_same = positions[ahead] == positions[anchors] + step  # the same dialogue's
             is_trained = rows.mask[ahead] & is_same
             likely = rows.likely[row_of[ahead[is_trained]]]
             normed = rms_norm(drafted[is_trained], decoder.final_norm, decoder.config.norm_eps)

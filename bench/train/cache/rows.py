@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from bench.runtime.draft_head import DraftHead
 from bench.show.layout import byte_size
 from bench.train.cache.store import array
 from bench.train.trainers.loop import Dialogue
-from bench.train.trainers.modules import Example
+from bench.train.trainers.modules import Example, target_pass
 from methods.training.rows import LIKELIEST, LikelyTokens, TrainingRows
 
 INDEX_FILE = "cache.json"
@@ -66,6 +66,7 @@ class RowCache:
             raise UserError("no dialogue has an answer to train on", "Name other data, or raise max_tokens.")
         settings = {**facts, "dtype": str(decoder.dtype).removeprefix("torch."), "dialogues": self._hash()}
         self._index = self._open(settings)
+        self._layers: dict[int, Tensor] = {}  # files that are mapped already
 
     def fill(self, taps: Sequence[int]) -> None:
         """Run what is missing through the model.
@@ -107,19 +108,15 @@ class RowCache:
                 if self._masks[place].any():
                     yield partial(self._rows, int(place), taps, head)
 
-    @torch.no_grad()
     def _run(self, place: int, taps: Sequence[int]) -> None:
-        decoder, ids = self._decoder, self._ids[place].to(self._decoder.device)
-        rows = dict.fromkeys(taps, decoder.embedding)
-        decoder.cache.truncate(0)
-        decoder.placement.begin(ids.numel())
-        last = decoder.run_layers(decoder.embed(ids), decoder.placement.chain(0, ids.numel()), taps=rows)
+        device = self._decoder.device
+        ids, mask = self._ids[place].to(device), self._masks[place].to(device)
+        hidden, likely = target_pass(self._decoder, ids, mask, taps)
         start, end = self._starts[place : place + 2]
-        for layer, values in rows.items():
+        for layer, values in hidden.items():
             self._layer(layer)[start:end] = values.cpu()
-        likely = LikelyTokens.of(decoder.head(last[self._masks[place].to(decoder.device)]))
         start, end = self._trained[place : place + 2]
-        for kept, fresh in zip(self._likely(), (likely.ids, likely.probs, likely.entropy), strict=True):
+        for kept, fresh in zip(self._likely, (likely.ids, likely.probs, likely.entropy), strict=True):
             kept[start:end] = fresh.cpu()
 
     def _rows(self, place: int, taps: Sequence[int], head: DraftHead) -> TrainingRows:
@@ -127,7 +124,7 @@ class RowCache:
         start, end = self._starts[place : place + 2]
         hidden = {layer: self._layer(layer)[start:end].to(decoder.device) for layer in taps}
         start, end = self._trained[place : place + 2]
-        ids, probs, entropy = (kept[start:end].to(decoder.device) for kept in self._likely())
+        ids, probs, entropy = (kept[start:end].to(decoder.device) for kept in self._likely)
         likely = LikelyTokens(ids.long(), probs.float(), entropy)
         tokens, mask = self._ids[place].to(decoder.device), self._masks[place].to(decoder.device)
         return TrainingRows(tokens, hidden, mask, likely, head, (tokens.numel(),))
@@ -137,9 +134,12 @@ class RowCache:
         return min(LIKELIEST, self._decoder.config.vocab)
 
     def _layer(self, layer: int) -> Tensor:
-        shape = (self._starts[-1], self._decoder.config.width)
-        return array(self._folder / f"layer_{layer:03d}.bin", shape, self._decoder.dtype)
+        if layer not in self._layers:
+            shape = (self._starts[-1], self._decoder.config.width)
+            self._layers[layer] = array(self._folder / f"layer_{layer:03d}.bin", shape, self._decoder.dtype)
+        return self._layers[layer]
 
+    @cached_property
     def _likely(self) -> tuple[Tensor, Tensor, Tensor]:
         folder, count, most = self._folder, self._trained[-1], self._most
         return (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.draft_head import DraftHead
@@ -97,7 +97,6 @@ def _batches(examples: Sequence[Example], most: int) -> Iterator[TrainingRows]:
     yield packed(waiting)
 
 
-@torch.no_grad()
 def observe(
     trainer: ModuleTrainer,
     decoder: Decoder,
@@ -110,13 +109,31 @@ def observe(
     `head` is the head that drafts; None stands for the model's own.
     """
     tokens = torch.tensor(ids, device=decoder.device)
-    taps = dict.fromkeys(trainer.taps(decoder), decoder.embedding)
-    decoder.cache.truncate(0)
-    decoder.placement.begin(len(ids))
-    last = decoder.run_layers(decoder.embed(tokens), decoder.placement.chain(0, len(ids)), taps=taps)
     mask = torch.tensor([*is_answer[1:], False], device=decoder.device)
-    likely = LikelyTokens.of(decoder.head(last[mask]))
-    return TrainingRows(tokens, taps, mask, likely, head or DraftHead(decoder), (len(ids),))
+    hidden, likely = target_pass(decoder, tokens, mask, trainer.taps(decoder))
+    return TrainingRows(tokens, hidden, mask, likely, head or DraftHead(decoder), (len(ids),))
+
+
+@torch.no_grad()
+def target_pass(
+    decoder: Decoder, ids: Tensor, mask: Tensor, taps: Sequence[int]
+) -> tuple[dict[int, Tensor], LikelyTokens]:
+    """What the frozen model says of one dialogue.
+
+    Args:
+        decoder: The frozen model.
+        ids: Token ids, shape [T], int64.
+        mask: Which positions are trained, shape [T], bool.
+        taps: Layers whose entering rows are wanted.
+
+    Returns:
+        The rows entering each of these layers, shape [T, d], and the next tokens at the trained positions.
+    """
+    hidden = dict.fromkeys(taps, decoder.embedding)
+    decoder.cache.truncate(0)
+    decoder.placement.begin(ids.numel())
+    last = decoder.run_layers(decoder.embed(ids), decoder.placement.chain(0, ids.numel()), taps=hidden)
+    return hidden, LikelyTokens.of(decoder.head(last[mask]))
 
 
 def observed(
