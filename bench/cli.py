@@ -10,19 +10,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from bench.compose.arena import arena_settings
 from bench.compose.automatic_model import settle_model
 from bench.compose.mistakes import explain, is_lost_job
-from bench.compose.settings import Settings, register_schema, settings_from
+from bench.compose.schema import register_schema
+from bench.compose.settings import Settings, settings_from
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
@@ -56,8 +59,7 @@ class SweepTally(Callback):
 
 def job(composed: DictConfig) -> None:
     """Run once. A single run exits with its status; a job of a sweep writes the status to its folder."""
-    isolated = composed.bench.isolate and not composed.bench.plan
-    status = _status_of_child(run_isolated(lambda: _attempt(composed))) if isolated else _attempt(composed)
+    status = _in_sessions(composed) if not composed.bench.plan else _attempt(composed)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         folder = Path(HydraConfig.get().runtime.output_dir)
         (folder / STATUS_FILE).write_text(str(status), encoding="utf-8")
@@ -108,11 +110,24 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         sys.exit(FAILED)
 
 
-def _attempt(composed: DictConfig) -> int:
+def _in_sessions(composed: DictConfig) -> int:
+    """Run in this process, or isolated in one of its own; several sessions each in a fresh one."""
+    sessions = composed.measure.sessions
+    if not composed.bench.isolate and sessions == 1:
+        return _attempt(composed)
+    status = OK
+    for session in range(sessions):
+        status = _status_of_child(run_isolated(partial(_attempt, composed, session)))
+        if status not in (OK, FAILED):
+            break
+    return status
+
+
+def _attempt(composed: DictConfig, session: int | None = None) -> int:
     """Run the job and report errors on stderr; only an interrupt is raised again."""
     try:
         settings = _settings(composed)
-        return _plan(settings) if settings.plan else _execute(settings)
+        return _plan(settings) if settings.plan else _execute(settings, session)
     except UserError as mistake:
         return report_mistake(mistake)
     except Exception:
@@ -138,17 +153,39 @@ def _status_of_child(status: int) -> int:
 def _settings(composed: DictConfig) -> Settings:
     choices: Mapping[str, str | None] = HydraConfig.get().runtime.choices
     try:
-        if str(OmegaConf.select(composed, "model.path", default="")).startswith(FETCH_PREFIX):
-            composed, choices = settle_model(composed, choices)
-        return settings_from(composed, choices)
+        composed, choices = _with_model(composed, choices)
+        if composed.methods is None:
+            return settings_from(composed, choices)
+        known = GlobalHydra.instance().config_loader().get_group_options("method")
+        return arena_settings(composed, _compose_again, known)
     except Exception as error:
         raise explain(error) or error from error
 
 
-def _execute(settings: Settings) -> int:
+def _with_model(
+    composed: DictConfig, choices: Mapping[str, str | None]
+) -> tuple[DictConfig, Mapping[str, str | None]]:
+    if str(OmegaConf.select(composed, "model.path", default="")).startswith(FETCH_PREFIX):
+        return settle_model(composed, choices)
+    return composed, choices
+
+
+def _compose_again(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str | None]]:
+    """Hydra's tree for this command line with further overrides, as if they had been given as well."""
+    given = [text for text in HydraConfig.get().overrides.task if not text.lstrip("+").startswith("methods=")]
+    if named := [text for text in given if text.startswith("method=")]:
+        raise UserError(f"{named[0]} and methods= are both given", "leave one of them out")
+    tree = hydra.compose(HydraConfig.get().job.config_name, [*given, *overrides], return_hydra_config=True)
+    choices = dict(tree.hydra.runtime.choices)
+    OmegaConf.set_struct(tree, False)
+    del tree["hydra"]
+    return _with_model(tree, choices)
+
+
+def _execute(settings: Settings, session: int | None) -> int:
     from bench.measure.runner import execute  # loads torch
 
-    outcome = execute(settings)
+    outcome = execute(settings, session)
     print(outcome.table, outcome.run_dir, sep="\n", flush=True)  # noqa: T201 - the command's result
     return FAILED if outcome.failures else OK
 

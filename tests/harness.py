@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.compose.settings import Settings, register_schema, settings_from
+from bench.compose.schema import register_schema
+from bench.compose.settings import Settings, settings_from
 from bench.train.data.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

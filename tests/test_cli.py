@@ -30,7 +30,7 @@ from bench.errors import UserError
 
 DONE, PARTLY, BROKEN, REFUSED, UNKNOWN_KEY, FOREVER, KILLED, PROCESS, CRASHED, PREEMPTED = range(10)
 
-def execute(settings):
+def execute(settings, session=None):
     if settings.seed == BROKEN:
         raise RuntimeError("the machine is on fire")
     if settings.seed == REFUSED:

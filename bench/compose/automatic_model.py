@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.errors import UserError
 from bench.runtime.package_index import PREFIX, fetch_model
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.compose.components import resolve_path
+from bench.compose.components import Component, resolve_path
 from bench.compose.settings import Settings
 from bench.records.original import original_settings
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, weight_files
@@ -41,16 +41,12 @@ def run_identity(
             passes, which may end in other ids.
         has_system: Whether a question has a system message; older code left those out of the prompt.
     """
-    plain, method = settings.config, settings.method
+    plain = settings.config
+    parts = {label: method_identity(method) for label, method in settings.methods.items()}
     kept = {key: value for key, value in plain["model"].items() if key not in _PLACES}
     runtime = {key: value for key, value in plain["runtime"].items() if (key, value) != ("tier", "auto")}
     return {
-        "method": {
-            "target": method.target,
-            **original_settings(method.params),
-            **_drafted_tokens(method.params),
-        },
-        "method_weights": module_hash(method.params.get("weights")),
+        **({"methods": parts} if settings.is_arena else next(iter(parts.values()))),
         "task": {key: value for key, value in plain["task"].items() if key != "path"},
         "questions": questions,
         "model": {key: value for key, value in kept.items() if value or key not in _ADDED},
@@ -62,6 +58,15 @@ def run_identity(
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         **({"system_messages": True} if has_system else {}),
+    }
+
+
+def method_identity(method: Component) -> dict[str, Any]:
+    """A method's own part of a run's identity: its settings, and the hash of its trained modules."""
+    params = method.params
+    return {
+        "method": {"target": method.target, **original_settings(params), **_drafted_tokens(params)},
+        "method_weights": module_hash(params.get("weights")),
     }
 
 

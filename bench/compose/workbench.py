@@ -1,21 +1,24 @@
-"""Everything one run works with: the model, its chat format, the arms, the prompts, and the turns to decode.
+"""Everything one run works with: the model, its chat format, the arms and the prompts.
 
 This is the step from settings to objects, so that the runner only measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.compose.identity import checkpoint_hash, module_parameters, run_identity, shape_hash
-from bench.compose.settings import ModelConfig, RuntimeConfig, Settings
+from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.settings import Settings
 from bench.errors import UserError
-from bench.records.model import Arm, Key, Prompt, Run, run_id
+from bench.records.model import ARENA, Arm, Run
+from bench.records.names import run_id
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import decoder_config
 from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
@@ -28,7 +31,7 @@ from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
 from bench.tasks.tokenizer import eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
-from methods.core.base import Method, traits_of
+from methods.core.base import Exactness, Method, traits_of
 
 SMALL_MODEL = 100_000_000
 _TOKENIZER = Keys("model.tokenizer", "model.revision")
@@ -42,7 +45,7 @@ class Workbench:
         decoder: The target model, shared by all arms.
         chat: Conversation to prompt ids, and back.
         eos_ids: Tokens that end an answer.
-        arms: What decodes, by arm, see `PreparedRun.arms`.
+        arms: What decodes, by label, see `PreparedRun.arms`.
         task: The prompts and where they came from.
         sampling: How tokens are chosen.
         run: The record of this run, without its environment.
@@ -51,10 +54,18 @@ class Workbench:
     decoder: Decoder
     chat: ChatFormat
     eos_ids: frozenset[int]
-    arms: Mapping[Arm, Method]
+    arms: Mapping[str, Method]
     task: LoadedTask
     sampling: Sampling
     run: Run
+
+    def promise(self, label: str) -> Exactness:
+        """What an arm's method promises about its output; another arm is as lossy as any method is."""
+        if label in self.run.methods:
+            return Exactness(self.run.methods[label]["labels"]["exactness"])
+        parts = [part["labels"] for part in self.run.methods.values()] or [self.run.labels]
+        promises = [Exactness(labels["exactness"]) for labels in parts]
+        return Exactness.LOSSY if Exactness.LOSSY in promises else promises[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +73,30 @@ class PreparedRun:
     """All that is known of a run before its model is loaded, including its record.
 
     Args:
-        method: The method under test, not attached.
+        methods: The methods under test by label, not attached.
         task: The prompts and where they came from.
         target: The model, not loaded.
         sampling: How tokens are chosen.
+        has_control: Whether the baseline decodes twice.
         has_eager_arm: Whether a textbook loop decodes as well.
         run: The record of this run, without its environment.
     """
 
-    method: Method
+    methods: Mapping[str, Method]
     task: LoadedTask
     target: Target
     sampling: Sampling
+    has_control: bool
     has_eager_arm: bool
     run: Run
 
     @property
-    def arms(self) -> dict[Arm, Method]:
-        """The baseline, the method unless it is that baseline, and the eager loop if it is switched on."""
-        eager: dict[Arm, Method] = {Arm.EAGER: EagerLoop()} if self.has_eager_arm else {}
-        if isinstance(self.method, Autoregressive):
-            return {Arm.BASELINE: self.method, **eager}  # compared with itself, from repeat to repeat
-        return {Arm.BASELINE: Autoregressive(), Arm.METHOD: self.method, **eager}
+    def arms(self) -> dict[str, Method]:
+        """By label: the baseline, the methods that are not that baseline, and what is switched on."""
+        methods = {key: value for key, value in self.methods.items() if not isinstance(value, Autoregressive)}
+        control: dict[str, Method] = {Arm.CONTROL.value: Autoregressive()} if self.has_control else {}
+        eager: dict[str, Method] = {Arm.EAGER.value: EagerLoop()} if self.has_eager_arm else {}
+        return {Arm.BASELINE.value: Autoregressive(), **methods, **control, **eager}
 
 
 def prepare_run(settings: Settings) -> PreparedRun:
@@ -92,7 +105,7 @@ def prepare_run(settings: Settings) -> PreparedRun:
     Raises:
         UserError: If any part of the settings cannot be met.
     """
-    method: Method = settings.method.build()
+    methods: dict[str, Method] = {label: method.build() for label, method in settings.methods.items()}
     task: LoadedTask = settings.task.build().load()
     target = find_target(settings.model, settings.runtime)
     if target.chat.has_unknown_tokens:
@@ -100,8 +113,8 @@ def prepare_run(settings: Settings) -> PreparedRun:
             target.chat.prompt_ids(prompt.turns[:1], ())
     sampling = Sampling(**asdict(settings.sampling))
     sampler = Sampler(sampling, torch.device("cpu"), 0)  # what a method promises depends on no device
-    run = describe_run(settings, task, target, method, sampler)
-    return PreparedRun(method, task, target, sampling, settings.has_eager_arm, run)
+    run = describe_run(settings, task, target, methods, sampler)
+    return PreparedRun(methods, task, target, sampling, settings.has_control, settings.has_eager_arm, run)
 
 
 def build_workbench(settings: Settings) -> Workbench:
@@ -111,13 +124,23 @@ def build_workbench(settings: Settings) -> Workbench:
         UserError: If any part of the settings cannot be met.
     """
     prepared = prepare_run(settings)
-    method, target, arms = prepared.method, prepared.target, prepared.arms
+    target, arms = prepared.target, prepared.arms
     decoder = target.load(settings.runtime.threads)
     for arm in arms.values():
         arm.attach(decoder)
-    weights = traits_of(method).pass_weights  # known once attached
-    run = replace(prepared.run, labels={**prepared.run.labels, "pass_weights": weights})
+    run = _with_pass_weights(prepared.run, prepared.methods)
     return Workbench(decoder, target.chat, target.eos_ids, arms, prepared.task, prepared.sampling, run)
+
+
+def _with_pass_weights(run: Run, methods: Mapping[str, Method]) -> Run:
+    """The run with the label ``pass_weights`` of its methods, which is known once they are attached."""
+    weights = {label: {"pass_weights": traits_of(method).pass_weights} for label, method in methods.items()}
+    if not run.methods:
+        return replace(run, labels={**run.labels, **next(iter(weights.values()))})
+    parts = {
+        label: {**part, "labels": {**part["labels"], **weights[label]}} for label, part in run.methods.items()
+    }
+    return replace(run, methods=parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +233,7 @@ def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> Run
 
 
 def describe_run(
-    settings: Settings, task: LoadedTask, target: Target, method: Method, sampler: Sampler
+    settings: Settings, task: LoadedTask, target: Target, methods: Mapping[str, Method], sampler: Sampler
 ) -> Run:
     """The record of a run: its names, identity and labels."""
     identity = run_identity(
@@ -221,8 +244,14 @@ def describe_run(
         tier=target.options.tier,
         has_system=any(prompt.system for prompt in task.prompts),
     )
-    names = settings.method.name, settings.task.name, str(settings.model.name)
-    traits = traits_of(method)
+    name = ARENA if settings.is_arena else settings.method.name
+    names = name, settings.task.name, str(settings.model.name)
+    own = {label: _own_labels(settings, label, method, sampler) for label, method in methods.items()}
+    parts = {
+        label: {"name": settings.methods[label].name, **identity["methods"][label], "labels": own[label]}
+        for label in (own if settings.is_arena else ())
+    }
+    ignored = ignored_generation_settings(target.folder)
     return Run(
         run_id=run_id(*names, identity),
         method=names[0],
@@ -231,49 +260,30 @@ def describe_run(
         identity=identity,
         config=settings.config,
         labels={
-            "exactness": method.exactness(sampler).value,
+            **({} if settings.is_arena else next(iter(own.values()))),
             "prompts": task.source.name.value,
             "partial": task.source.partial,
-            "independent re-implementation": traits.is_reimplementation,
-            "cost only": is_cost_only(settings.model, method),
             "random weights": settings.model.weights == "random",
-            "draft cost": traits.draft_cost,
             "tier": target.options.tier,
-            "several tokens per row": traits.several_tokens_per_row,
-            "draft parameters": module_parameters(settings.method.params.get("weights")),
-            **({"not applied": ignored} if (ignored := ignored_generation_settings(target.folder)) else {}),
+            **({"not applied": ignored} if ignored else {}),
         },
+        methods=parts,
     )
+
+
+def _own_labels(settings: Settings, label: str, method: Method, sampler: Sampler) -> dict[str, Any]:
+    """The labels of a run that belong to one of its methods."""
+    traits = traits_of(method)
+    return {
+        "exactness": method.exactness(sampler).value,
+        "independent re-implementation": traits.is_reimplementation,
+        "cost only": is_cost_only(settings.model, method),
+        "draft cost": traits.draft_cost,
+        "several tokens per row": traits.several_tokens_per_row,
+        "draft parameters": module_parameters(settings.methods[label].params.get("weights")),
+    }
 
 
 def is_cost_only(model: ModelConfig, method: Method) -> bool:
     """Whether only times mean anything: the method is given its acceptance, or the weights are random."""
     return model.weights == "random" or traits_of(method).is_cost_only
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One turn of one prompt in one repeat: each of `arms_of` decodes it once."""
-
-    prompt: Prompt
-    turn: int
-    repeat: int
-
-
-def cells_of(prompts: tuple[Prompt, ...], repeats: int) -> Iterator[Cell]:
-    """All cells in order; repeats of a prompt follow each other, while the machine is in one state."""
-    for prompt in prompts:
-        for repeat in range(repeats):
-            for turn in range(len(prompt.turns)):
-                yield Cell(prompt, turn, repeat)
-
-
-def arms_of(cell: Cell, arms: Iterable[Arm]) -> list[Arm]:
-    """The arms that decode a cell, in order: reversed in odd repeats; the eager arm in repeat 0 only."""
-    order = [arm for arm in arms if arm is not Arm.EAGER or cell.repeat == 0]
-    return order if cell.repeat % 2 == 0 else order[::-1]
-
-
-def key_of(cell: Cell, arm: Arm) -> Key:
-    """`Sample.key` of what this arm decodes in this cell."""
-    return (cell.prompt.id, cell.turn, cell.repeat, arm.value)

@@ -17,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import require_choice, require_complete, require_known
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -10,94 +10,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self
 
 import torch
 
 from bench.measure.nvml import NvmlDevice, nvml_device
+from bench.measure.phase_timers import Event, EventPhaseTimer, HostPhaseTimer, PhaseTimer
 from bench.records.model import PHASES, PhaseName, Timing
-
-EVENT_POOL = 4096
-"""Events made before the first turn, two per phase: some 600 rounds; a longer turn adds its own."""
-
-
-class Event(Protocol):
-    """The part of `torch.cuda.Event` that is used."""
-
-    def record(self) -> None:
-        """Mark this point of the current stream."""
-
-    def elapsed_time(self, end_event: Self) -> float:
-        """Milliseconds from this event to a later one, both past."""
-
-
-class PhaseTimer(Protocol):
-    """Reads the time where a phase begins or ends."""
-
-    def reset(self) -> None:
-        """Forget the last turn."""
-
-    def mark(self, phase: int) -> None:
-        """Begin phase number `phase`, or end it if it has begun."""
-
-    def seconds(self) -> list[float]:
-        """Time per phase; called after the turn, when the device is idle."""
-
-
-class HostPhaseTimer:
-    """Phases by the host's clock, for devices on which the host itself computes."""
-
-    def __init__(self, wall: Callable[[], float] = time.perf_counter) -> None:
-        self._wall = wall
-        self._totals = [0.0] * len(PHASES)
-        self._begin: float | None = None
-
-    def reset(self) -> None:
-        """Forget the last turn."""
-        self._totals = [0.0] * len(PHASES)
-        self._begin = None
-
-    def mark(self, phase: int) -> None:
-        """Begin or end a phase."""
-        now = self._wall()
-        if self._begin is None:
-            self._begin = now
-        else:
-            self._totals[phase] += now - self._begin
-            self._begin = None
-
-    def seconds(self) -> list[float]:
-        """Time per phase."""
-        return list(self._totals)
-
-
-class EventPhaseTimer:
-    """Phases by events on the device's stream: the host only enqueues, and reads them after the turn."""
-
-    def __init__(self, make_event: Callable[[], Event], pool: int = EVENT_POOL) -> None:
-        self._make_event = make_event
-        self._events = [make_event() for _ in range(pool)]
-        self._phases: list[int] = []  # phase of each event used in this turn
-
-    def reset(self) -> None:
-        """Forget the last turn; its events are used again."""
-        self._phases.clear()
-
-    def mark(self, phase: int) -> None:
-        """Enqueue an event."""
-        used = len(self._phases)
-        if used == len(self._events):
-            self._events.append(self._make_event())
-        self._events[used].record()
-        self._phases.append(phase)
-
-    def seconds(self) -> list[float]:
-        """Time per phase, from pairs of events: phases do not nest."""
-        totals = [0.0] * len(PHASES)
-        for begin in range(0, len(self._phases) - 1, 2):
-            milliseconds = self._events[begin].elapsed_time(self._events[begin + 1])
-            totals[self._phases[begin]] += milliseconds / 1000
-        return totals
 
 
 class _Phase:
@@ -198,11 +116,15 @@ class TurnClock:
         if self._first_s is None:
             raise RuntimeError("the method must call clock.first_token() after its prefill")
         seconds = self._phases.seconds() if self._phases is not None else []
+        verified = self._phases.verified() if self._phases is not None else []
         return Timing(
             prefill_s=self._first_s - self._start_s,
             decode_s=self._end_s - self._first_s,
             phases_s=dict(zip(PHASES, seconds, strict=False)),
             cpu_s=self._cpu_s,
+            rounds_s=tuple(
+                round(end - begin, 7) for begin, end in zip([0.0, *verified], verified, strict=False)
+            ),
         )
 
     def _enter(self, number: int) -> None:

@@ -1,44 +1,47 @@
-"""Measures prompts x turns x repeats with the arms interleaved; every pair is on disk before the next begins.
+"""Measures every turn with all arms, one after the other; each turn is on disk before the next begins.
 
-Order is ABBA: repeat 0 decodes baseline then method, repeat 1 method then baseline, and so on, turn by turn,
-so that a slow drift of the machine affects both arms alike; an eager arm comes last in repeat 0. The harness
-cuts outputs at the end token and the budget, recounts them, and judges them against the target. A sample that
-fails is stored with its error, and the run goes on.
+`bench.compose.cells` gives the order of the arms, which changes from question to question, so that a slow
+drift of the machine affects all arms alike. The harness cuts outputs at the end token and the budget,
+recounts them, and judges them against the target. A sample that fails is stored with its error, and the run
+goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from bench.compose.cells import Cell, arm_of, cells_of, key_of
 from bench.compose.settings import Settings
-from bench.compose.workbench import Cell, Workbench, arms_of, build_workbench, cells_of, key_of
+from bench.compose.workbench import Workbench, build_workbench
 from bench.errors import UserError
 from bench.measure.environment import environment, is_gpu_shared
 from bench.measure.meters import MemoryMeter, energy_meter, turn_clock
 from bench.measure.probes import probe, row_counts
+from bench.measure.progress import Progress
 from bench.measure.verdicts import check_counts, judged
 from bench.measure.warmup import first_prompt, warm_up
 from bench.metrics.summary import summarise
+from bench.plan.outlook import require_room_for_all
 from bench.prove.certificates import badge_of
 from bench.prove.source import source_hash
 from bench.records.codec import to_line
-from bench.records.model import Arm, Sample
+from bench.records.model import Arm, Sample, Timing
 from bench.records.store import RunStore, load_samples
 from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.show.table import run_table
 from bench.tasks.chat import ChatFormat, prompt_hash
 from bench.tasks.checkers import is_right
-from methods.core.base import Budget, Exactness
+from methods.core.base import Budget
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +55,28 @@ class Outcome:
     failures: int
 
 
-def execute(settings: Settings) -> Outcome:
+def execute(settings: Settings, session: int | None = None) -> Outcome:
     """Measure what is still missing of one run and summarise all of it.
+
+    Args:
+        settings: Of the run.
+        session: The session to measure; None measures those that are missing, all in this process.
 
     Raises:
         UserError: If the settings cannot be met or the records cannot be written.
     """
+    if settings.is_arena:
+        require_room_for_all(settings)
     bench = build_workbench(settings)
     block = environment(bench.decoder.device, bench.decoder.dtype)
     block |= {"gpu_shared": is_gpu_shared(block), "tier": bench.decoder.tier}
     run = replace(bench.run, attempts=(block,))
-    source = source_hash(settings.method.target, bench.decoder.tier)
-    with RunStore.open(settings.results_dir, run, source) as store:
-        Session(settings, bench, store, source).run()
+    sources = {
+        label: source_hash(method.target, bench.decoder.tier) for label, method in settings.methods.items()
+    }
+    sessions = range(settings.measure.sessions) if session is None else (session,)
+    with RunStore.open(settings.results_dir, run, joined(sources)) as store:
+        Session(settings, bench, store, sources).run(sessions)
         store.require_in_place()
         folder, run = store.folder, store.run
         samples = [_recounted(sample, bench.chat) for sample in load_samples(folder)]
@@ -85,26 +97,33 @@ class Session:
     """One start of a run: measures with the objects of `bench` what `store` does not hold yet.
 
     Args:
-        source: Hash of the code that decodes, for the record.
+        sources: Hash of the code that each method decodes with, by label, for the record.
     """
 
-    def __init__(self, settings: Settings, bench: Workbench, store: RunStore, source: str) -> None:
-        self._settings, self._bench, self._store, self._source = settings, bench, store, source
+    def __init__(
+        self, settings: Settings, bench: Workbench, store: RunStore, sources: Mapping[str, str]
+    ) -> None:
+        self._settings, self._bench, self._store, self._sources = settings, bench, store, sources
         self._clock = turn_clock(bench.decoder.device)
         self._memory = MemoryMeter(bench.decoder.device)
         self._energy = energy_meter(bench.decoder.device)
+        self._before = ""
 
-    def run(self) -> None:
-        """Measure every cell that is not complete."""
-        bench, prompts = self._bench, self._bench.task.prompts
-        cells = [cell for cell in cells_of(prompts, self._settings.measure.repeats) if self._missing(cell)]
+    def run(self, sessions: Sequence[int]) -> None:
+        """Measure every cell of these sessions that is not complete."""
+        bench, prompts, repeats = self._bench, self._bench.task.prompts, self._settings.measure.repeats
+        self._require_repeats(repeats)
+        every = cells_of(prompts, bench.arms, repeats=repeats, sessions=sessions, seed=self._settings.seed)
+        cells = [cell for cell in every if self._missing(cell)]
         if not cells:
             return
         longest = max(prompts, key=lambda prompt: len(prompt.system) + len(prompt.turns[0]))
         warmup, most = self._settings.measure.warmup, self._settings.max_new_tokens
         rows = warm_up(bench, (prompts[0], longest), warmup, most)
         context = len(first_prompt(bench, prompts[0])) + most // 2
-        self._store.note("source", self._source)
+        self._store.note("source", joined(self._sources))
+        if self._settings.is_arena:
+            self._store.note("sources", self._sources)
         self._store.note("probe", asdict(probe(bench.decoder, context, row_counts(rows))))
         decoder = bench.decoder
         before = decoder.tally.recorded if isinstance(decoder, GraphDecoder) else 0
@@ -113,22 +132,36 @@ class Session:
             late = decoder.tally.recorded - before
             self._store.note("graphs", asdict(decoder.tally) | {"recorded_while_measuring": late})
 
+    def _require_repeats(self, repeats: int) -> None:
+        """Refuse repeats that are not those of the sessions measured so far, which number their samples.
+
+        Raises:
+            UserError: If a stored sample belongs to another session than its repeat would now.
+        """
+        for sample in self._store.good.values():
+            if sample.session != sample.repeat // repeats and self._settings.measure.sessions > 1:
+                raise UserError(
+                    f"{self._store.folder} was measured with another measure.repeats than {repeats}",
+                    "set the same repeats per session, or choose another results folder",
+                )
+
     def _measure_all(self, cells: list[Cell]) -> None:
-        figures = LiveFigures()
-        with tqdm(cells, unit="turn", disable=None, mininterval=0.5) as bar:
-            for cell in bar:
-                for sample in self._measure(cell):
-                    figures.add(self._store.append(sample))
-                bar.set_postfix_str(figures.text())
+        with Progress(sum(len(self._missing(cell)) for cell in cells)) as progress:
+            for cell in cells:
+                for sample in self._measure(cell, progress):
+                    progress.add(self._store.append(sample))
 
-    def _missing(self, cell: Cell) -> list[Arm]:
-        """Arms of a cell still to be decoded, in this repeat's order."""
-        return [arm for arm in arms_of(cell, self._bench.arms) if key_of(cell, arm) not in self._store.good]
+    def _missing(self, cell: Cell) -> list[str]:
+        """Labels of the arms of a cell still to be decoded, in its order."""
+        return [label for label in cell.labels if key_of(cell, label) not in self._store.good]
 
-    def _measure(self, cell: Cell) -> list[Sample]:
+    def _measure(self, cell: Cell, progress: Progress) -> list[Sample]:
         """Decode a cell with every arm that is missing, then judge the outputs."""
-        blanks = [_failure(cell, arm, place, "not decoded") for place, arm in enumerate(self._missing(cell))]
-        samples = {blank.arm: self._try(blank, cell, self._decode) for blank in blanks}
+        samples: dict[str, Sample] = {}
+        for place, label in enumerate(self._missing(cell)):
+            progress.begin(label, cell.prompt.id)
+            samples[label] = self._try(_blank(cell, label, place, self._before), cell, self._decode)
+            self._before = label
         baseline = samples.get(Arm.BASELINE) or self._store.good.get(key_of(cell, Arm.BASELINE))
         judge = partial(self._judged, baseline=baseline)
         return [self._try(sample, cell, judge) for sample in samples.values()]
@@ -138,20 +171,21 @@ class Session:
         try:
             return work(cell, sample)
         except UserError as mistake:
-            return _failure(cell, sample.arm, sample.order, f"{mistake.what}; {mistake.fix}")
+            return _failed(sample, f"{mistake.what}; {mistake.fix}")
         except Exception as error:
             log.warning("%s failed", sample.key, exc_info=True)
-            return _failure(cell, sample.arm, sample.order, f"{type(error).__name__}: {error}")
+            return _failed(sample, f"{type(error).__name__}: {error}")
 
     def _decode(self, cell: Cell, blank: Sample) -> Sample:
-        prompt_ids = self._prompt_ids(cell, blank.arm)
+        prompt_ids = self._prompt_ids(cell, blank.label)
         bench, clock = self._bench, self._clock
         budget = self._budget(prompt_ids.numel())
         sampler = self._sampler(blank)
         self._memory.reset()
         self._energy.start()
+        started_at, clock_s = time.time(), time.monotonic()
         with torch.inference_mode(), clock:
-            generation = bench.arms[blank.arm].generate(prompt_ids, budget, sampler, clock)
+            generation = bench.arms[blank.label].generate(prompt_ids, budget, sampler, clock)
         energy_j = self._energy.joules()
         sampler.require_finite()
         cut = generation.cut(budget.max_new_tokens, budget.eos_ids)
@@ -166,7 +200,9 @@ class Session:
             text_tokens=bench.chat.text_tokens(text),
             rounds=cut.rounds,
             counts=cut.counts,
-            timing=clock.timing(),
+            timing=_of_rounds(clock.timing(), len(generation.rounds), len(cut.rounds)),
+            started_at=started_at,
+            clock_s=clock_s,
             peak_memory_bytes=self._memory.peak_bytes(),
             peak_reserved_bytes=self._memory.peak_reserved_bytes(),
             energy_j=energy_j,
@@ -188,9 +224,9 @@ class Session:
             )
         return Budget(min(self._settings.max_new_tokens, room), self._bench.eos_ids)
 
-    def _prompt_ids(self, cell: Cell, arm: Arm) -> Tensor:
+    def _prompt_ids(self, cell: Cell, label: str) -> Tensor:
         """The conversation so far: with the arm's own answers, or the baseline's (``measure.history``)."""
-        source = Arm.BASELINE if self._settings.measure.history == "frozen" else arm
+        source = Arm.BASELINE if self._settings.measure.history == "frozen" else label
         answers = []
         for turn in range(cell.turn):
             before = self._store.good.get(key_of(replace(cell, turn=turn), source))
@@ -211,8 +247,8 @@ class Session:
         """The sample with its verdict and its quality."""
         if sample.error is not None:
             return sample
-        prompt_ids = partial(self._prompt_ids, cell, sample.arm)
-        promise = Exactness(self._bench.run.labels["exactness"])
+        prompt_ids = partial(self._prompt_ids, cell, sample.label)
+        promise = self._bench.promise(sample.label)
         sample = judged(sample, baseline, self._bench.decoder, prompt_ids, promise)
         if cell.prompt.checks:
             sample = replace(sample, is_right=is_right(cell.prompt.checks[cell.turn], sample.text))
@@ -220,34 +256,36 @@ class Session:
         return sample
 
 
-def _failure(cell: Cell, arm: Arm, order: int, error: str) -> Sample:
-    """The record of a turn that failed."""
-    return Sample(cell.prompt.id, cell.prompt.subtask, cell.turn, cell.repeat, arm, order, error=error)
+def joined(sources: Mapping[str, str]) -> str:
+    """One hash of the code of all methods of a run: a method's own, where there is only one."""
+    hashes = sorted(sources.values())
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
 
 
-class LiveFigures:
-    """The figures beside the progress bar: speed of every arm and acceptance length since this start."""
+def _blank(cell: Cell, label: str, order: int, after: str) -> Sample:
+    """The record of a turn before it is decoded."""
+    arm = arm_of(label)
+    return Sample(
+        prompt_id=cell.prompt.id,
+        subtask=cell.prompt.subtask,
+        turn=cell.turn,
+        repeat=cell.repeat,
+        arm=arm,
+        order=order,
+        method=label if arm is Arm.METHOD and label != Arm.METHOD else "",
+        session=cell.session,
+        after=after,
+        error="not decoded",
+    )
 
-    def __init__(self) -> None:
-        self._tokens = dict.fromkeys(Arm, 0)
-        self._seconds = dict.fromkeys(Arm, 0.0)
-        self._rounds = self._failed = 0
 
-    def add(self, sample: Sample) -> None:
-        if sample.timing is None:
-            self._failed += 1
-            return
-        self._tokens[sample.arm] += len(sample.ids) - 1
-        self._seconds[sample.arm] += sample.timing.decode_s
-        if sample.arm is Arm.METHOD:
-            self._rounds += len(sample.rounds)
+def _failed(sample: Sample, error: str) -> Sample:
+    """The record of a turn that failed: where it stood, and no number."""
+    names = ("prompt_id", "subtask", "turn", "repeat", "arm", "order", "method", "session", "after")
+    return Sample(**{name: getattr(sample, name) for name in names}, error=error)
 
-    def text(self) -> str:
-        """Such as ``baseline 310 tok/s, method 450 tok/s, 3.1 tokens/round``."""
-        spent = {arm: seconds for arm, seconds in self._seconds.items() if seconds}
-        parts = [f"{arm.value} {self._tokens[arm] / seconds:.0f} tok/s" for arm, seconds in spent.items()]
-        if self._rounds:
-            parts.append(f"{self._tokens[Arm.METHOD] / self._rounds:.2f} tokens/round")
-        if self._failed:
-            parts.append(f"{self._failed} failed")
-        return ", ".join(parts)
+
+def _of_rounds(timing: Timing, decoded: int, kept: int) -> Timing:
+    """The timing with the time of every round that was kept; none where passes and rounds do not pair up."""
+    seconds = timing.rounds_s[:kept] if len(timing.rounds_s) == decoded else ()
+    return replace(timing, rounds_s=seconds)

@@ -101,7 +101,7 @@ def judged(
     """
     if sample.arm is Arm.METHOD:
         sample = replace(sample, equivalence=_equivalence(sample, baseline, decoder, prompt_ids, promise))
-    if promise is Exactness.LOSSY:
+    if promise is Exactness.LOSSY and sample.arm is not Arm.CONTROL:
         sample = replace(sample, reference_nll=reference_nll(decoder, prompt_ids(), sample.ids))
     return sample
 

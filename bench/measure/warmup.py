@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.compose.settings import WarmupConfig
+from bench.compose.schema import WarmupConfig
 from bench.compose.workbench import Workbench
 from bench.errors import UserError
 from bench.measure.meters import turn_clock

@@ -16,6 +16,8 @@ from bench.metrics.counts import UndefinedError
 
 Floats = npt.NDArray[np.float64]
 
+GATE_LEVEL = 0.99
+"""Of checks that a run must pass: at 0.95 one sound run in twenty would be marked invalid by chance."""
 _BLOCK = 1000
 """Resamples drawn at a time: bounds the weight matrix to ``1000 x Q`` floats."""
 
@@ -118,13 +120,14 @@ def geometric_speedup(
     return Interval(float(np.exp(logs.mean())), float(low), float(high), level)
 
 
-def aa_check(baseline: Totals, *, level: float = 0.99, resamples: int = 10_000, seed: int = 0) -> AaCheck:
+def aa_check(
+    baseline: Totals, *, level: float = GATE_LEVEL, resamples: int = 10_000, seed: int = 0
+) -> AaCheck:
     """The baseline against itself: its speedup must not differ from 1.00.
 
     Half A takes repeat 0 of even and repeat 1 of odd questions, half B the others (further pairs of repeats
     alternate alike; an odd last repeat is left out). Arms swap places from repeat to repeat, so the
-    alternation gives both halves each place equally often and position effects cancel. The default level is
-    0.99 because this is a gate: at 0.95 one sound run in twenty would be marked invalid by chance.
+    alternation gives both halves each place equally often and position effects cancel.
 
     Raises:
         UndefinedError: If there are fewer than two repeats or no question holds work.

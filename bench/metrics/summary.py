@@ -7,23 +7,19 @@ the samples do not determine is None, never 0.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
-
-import numpy as np
 
 from bench.metrics import counts as metrics
 from bench.metrics import intervals as stats
 from bench.metrics import roofline
 from bench.metrics.completeness import complete_prompts, finished_repeats
-from bench.metrics.intervals import AaCheck, Interval, Totals
 from bench.metrics.lossy import lossy_figures
 from bench.metrics.resources import resources, search_cost, skipped_share
 from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
-from bench.metrics.spec_bench import accepted_per_step, constructor_of, speed_ratio
+from bench.metrics.spec_bench import accepted_per_step, constructor_of
+from bench.metrics.speedups import Bootstrap, defined, of_arm, totals_of
 from bench.records.model import Arm, Run, Sample, Verdict
 
 FEW_PROMPTS = 10
@@ -47,10 +43,6 @@ _NOTES = {
 _UNNOTED_LABELS = ("exactness", "pass_weights")
 """Labels that the table shows elsewhere."""
 
-Given = TypeVar("Given")
-Number = TypeVar("Number")
-PerQuestion = Callable[[Sequence[Sample]], dict[tuple[str, int], metrics.Work]]
-
 
 def summarise(
     run: Run,
@@ -70,18 +62,19 @@ def summarise(
         seed: Of the bootstrap.
         evidence: What `bench.prove.certificates.badge_of` says of the run's output.
     """
-    eager = _arm(samples, Arm.EAGER)
+    eager = of_arm(samples, Arm.EAGER)
     samples = [sample for sample in samples if sample.arm is not Arm.EAGER]
     begun = len({sample.repeat for sample in samples})
     samples = finished_repeats(samples)
     compared, excluded = complete_prompts(samples)
     good = [sample for sample in samples if sample.error is None]
-    baseline, method = _arm(compared, Arm.BASELINE), _arm(compared, Arm.METHOD)
-    all_method = _arm(good, Arm.METHOD)
-    bootstrap = _Bootstrap(level, resamples, seed)
+    control, method = of_arm(compared, Arm.CONTROL), of_arm(compared, Arm.METHOD)
+    baseline = of_arm(compared, Arm.BASELINE) + control  # the control is as many more repeats of the baseline
+    all_method = of_arm(good, Arm.METHOD)
+    bootstrap = Bootstrap(level, resamples, seed)
     speedup = bootstrap.speedup(baseline, method)
     probe = _probe(run)
-    against_eager = _against_eager(eager, method if _arm(samples, Arm.METHOD) else baseline, bootstrap)
+    against_eager = _against_eager(eager, method if of_arm(samples, Arm.METHOD) else baseline, bootstrap)
     is_given = bool(run.labels.get("cost only"))  # such an acceptance must never be shown as a result
     return Summary(
         run=run,
@@ -91,7 +84,7 @@ def summarise(
         baseline=_figures(baseline),
         method=_figures(method),
         acceptance=_acceptance([] if is_given else all_method, run),
-        time_split=_defined(metrics.time_split, method),
+        time_split=defined(metrics.time_split, method),
         aa_decode=bootstrap.aa(baseline, metrics.decode_per_question),
         aa_end_to_end=bootstrap.aa(baseline, metrics.end_to_end_per_question),
         verdicts=metrics.verdict_counts(all_method) if all_method else dict.fromkeys(Verdict, 0),
@@ -104,8 +97,8 @@ def summarise(
             *_eager_notes(against_eager, speedup.prompts),
             *_repeat_notes(samples, begun),
         ),
-        search=_defined(search_cost, method),
-        skipped=_defined(skipped_share, all_method),
+        search=defined(search_cost, method),
+        skipped=defined(skipped_share, all_method),
         evidence=evidence,
         probe=probe,
         predicted=_predicted(run, probe, method),
@@ -114,80 +107,17 @@ def summarise(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Bootstrap:
-    """Speedups with the intervals that so many resamples give."""
-
-    level: float
-    resamples: int
-    seed: int
-
-    def speedup(self, baseline: Sequence[Sample], method: Sequence[Sample]) -> Speedup:
-        prompts = len({sample.prompt_id for sample in baseline or method})
-        if not baseline or not method:
-            return Speedup(prompts, None, None, None, None, None)
-        decode = [_totals(arm, metrics.decode_per_question) for arm in (baseline, method)]
-        whole = [_totals(arm, metrics.end_to_end_per_question) for arm in (baseline, method)]
-        return Speedup(
-            prompts,
-            _defined(self._ratio, decode),
-            _defined(self._ratio, whole),
-            _defined(self._geometric, decode),
-            _defined(self._geometric, whole),
-            _defined(partial(speed_ratio, baseline), method),
-        )
-
-    def aa(self, baseline: Sequence[Sample], per_question: PerQuestion) -> AaCheck | None:
-        return _defined(self._aa, _totals(baseline, per_question)) if baseline else None
-
-    def _ratio(self, arms: Sequence[Totals]) -> Interval:
-        return stats.paired_speedup(
-            arms[0], arms[1], level=self.level, resamples=self.resamples, seed=self.seed
-        )
-
-    def _geometric(self, arms: Sequence[Totals]) -> Interval:
-        return stats.geometric_speedup(
-            arms[0], arms[1], level=self.level, resamples=self.resamples, seed=self.seed
-        )
-
-    def _aa(self, totals: Totals) -> AaCheck:
-        return stats.aa_check(totals, resamples=self.resamples, seed=self.seed)
-
-
-def _defined(estimate: Callable[[Given], Number], given: Given) -> Number | None:
-    """The estimate, or None where the samples do not determine it; every other error is raised."""
-    try:
-        return estimate(given)
-    except metrics.UndefinedError:
-        return None
-
-
-def _against_eager(eager: Sequence[Sample], other: Sequence[Sample], bootstrap: _Bootstrap) -> Speedup | None:
+def _against_eager(eager: Sequence[Sample], other: Sequence[Sample], bootstrap: Bootstrap) -> Speedup | None:
     """`other` over the eager arm, on the prompts that are complete in both, in the eager arm's repeats."""
     if not eager:
         return None
     repeats = {sample.repeat for sample in eager}
     paired, _ = complete_prompts([*eager, *(sample for sample in other if sample.repeat in repeats)])
     compared = [sample for sample in paired if sample.arm is not Arm.EAGER]
-    return bootstrap.speedup(_arm(paired, Arm.EAGER) if compared else [], compared)
+    return bootstrap.speedup(of_arm(paired, Arm.EAGER) if compared else [], compared)
 
 
-def _arm(samples: Sequence[Sample], arm: Arm) -> list[Sample]:
-    return [sample for sample in samples if sample.arm is arm]
-
-
-def _totals(samples: Sequence[Sample], per_question: PerQuestion) -> Totals:
-    """One arm's work, shape [Q, R]; prompts and repeats ascend, so that the rows of two arms pair up."""
-    work = per_question(samples)
-    prompts, repeats = sorted({key[0] for key in work}), sorted({key[1] for key in work})
-    grid = [[work[prompt, repeat] for repeat in repeats] for prompt in prompts]
-    return Totals(
-        np.array([[cell.seconds for cell in row] for row in grid], dtype=np.float64),
-        np.array([[cell.tokens for cell in row] for row in grid], dtype=np.float64),
-    )
-
-
-def _subtasks(compared: Sequence[Sample], bootstrap: _Bootstrap, run: Run | None) -> tuple[Subtask, ...]:
+def _subtasks(compared: Sequence[Sample], bootstrap: Bootstrap, run: Run | None) -> tuple[Subtask, ...]:
     """In order of appearance; empty for a task that has only one, and without a comparison.
 
     Args:
@@ -195,16 +125,16 @@ def _subtasks(compared: Sequence[Sample], bootstrap: _Bootstrap, run: Run | None
         bootstrap: Makes the speedups.
         run: Whose they are; None if its acceptance must not be shown.
     """
-    if not _arm(compared, Arm.BASELINE) or not _arm(compared, Arm.METHOD):
+    if not of_arm(compared, Arm.BASELINE) or not of_arm(compared, Arm.METHOD):
         return ()
     names = list(dict.fromkeys(sample.subtask for sample in compared))
     rows = []
     for name in names if len(names) > 1 else []:
         part = [sample for sample in compared if sample.subtask == name]
-        method = _arm(part, Arm.METHOD)
-        length = None if run is None else _defined(metrics.acceptance_length, method)
+        method = of_arm(part, Arm.METHOD)
+        length = None if run is None else defined(metrics.acceptance_length, method)
         theirs = None if run is None else _spec_bench_length(method, run)
-        rows.append(Subtask(name, bootstrap.speedup(_arm(part, Arm.BASELINE), method), length, theirs))
+        rows.append(Subtask(name, bootstrap.speedup(of_arm(part, Arm.BASELINE), method), length, theirs))
     return tuple(rows)
 
 
@@ -218,15 +148,15 @@ def _predicted(run: Run, probe: Probe | None, method: Sequence[Sample]) -> float
     if probe is None:
         return None
     has_one_row = bool(run.labels.get("several tokens per row"))
-    return _defined(partial(roofline.predict, probe.costs, several_tokens_per_row=has_one_row), method)
+    return defined(partial(roofline.predict, probe.costs, several_tokens_per_row=has_one_row), method)
 
 
 def _figures(arm: Sequence[Sample]) -> ArmFigures:
     return ArmFigures(
-        _defined(metrics.decode_speed, arm),
-        _defined(metrics.end_to_end_speed, arm),
-        _defined(metrics.contention, arm),
-        _defined(_unsteady, arm),
+        defined(metrics.decode_speed, arm),
+        defined(metrics.end_to_end_speed, arm),
+        defined(metrics.contention, arm),
+        defined(_unsteady, arm),
         resources(arm),
     )
 
@@ -234,21 +164,21 @@ def _figures(arm: Sequence[Sample]) -> ArmFigures:
 def _unsteady(arm: Sequence[Sample]) -> int:
     if not arm:
         raise metrics.UndefinedError("no sample")
-    return len(stats.outliers(stats.repeat_variation(_totals(arm, metrics.decode_per_question))))
+    return len(stats.outliers(stats.repeat_variation(totals_of(arm, metrics.decode_per_question))))
 
 
 def _spec_bench_length(method: Sequence[Sample], run: Run) -> float | None:
-    return _defined(partial(accepted_per_step, constructor=constructor_of(run)), method)
+    return defined(partial(accepted_per_step, constructor=constructor_of(run)), method)
 
 
 def _acceptance(method: Sequence[Sample], run: Run) -> Acceptance:
     return Acceptance(
-        _defined(metrics.acceptance_length, method),
-        _defined(metrics.acceptance_length_request_mean, method),
-        _defined(metrics.acceptance_length_steady, method),
-        _defined(metrics.accepted_per_drafted, method),
-        _defined(metrics.accepted_per_verified, method),
-        _defined(metrics.acceptance_by_position, method) or (),
+        defined(metrics.acceptance_length, method),
+        defined(metrics.acceptance_length_request_mean, method),
+        defined(metrics.acceptance_length_steady, method),
+        defined(metrics.accepted_per_drafted, method),
+        defined(metrics.accepted_per_verified, method),
+        defined(metrics.acceptance_by_position, method) or (),
         _spec_bench_length(method, run),
     )
 

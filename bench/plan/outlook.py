@@ -9,6 +9,7 @@ that an eager loop is slower than that.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,18 +19,21 @@ import torch
 from omegaconf import OmegaConf
 from transformers import LlamaConfig
 
-from bench.compose.components import resolve_path
+from bench.compose.components import Component, resolve_path
 from bench.compose.identity import module_parameters
-from bench.compose.settings import ModelConfig, RuntimeConfig, Settings
+from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.settings import Settings
 from bench.compose.workbench import options_for
+from bench.errors import UserError
 from bench.metrics.roofline import ceiling_tokens_per_s, step_bytes
 from bench.plan.devices import GPUS, Gpu, recognised
 from bench.runtime.checkpoint_files import weight_files
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import is_gguf, resolved_here
 from bench.runtime.loading import RuntimeOptions, load_config
-from bench.runtime.modules import PROVENANCE_FILE
+from bench.runtime.modules import PROVENANCE_FILE, memory_bytes
 from bench.runtime.random_weights import empty_decoder
+from bench.show.layout import byte_size
 from bench.tasks.task import Fetched
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import FullTrainable, Method, Trainable
@@ -110,7 +114,7 @@ def estimate(settings: Settings) -> Outlook:
     Raises:
         UserError: If a setting cannot be met, whatever is fetched.
     """
-    method: Method = settings.method.build()
+    methods = {label: method.build() for label, method in settings.methods.items()}
     turns, characters, is_task_here = _questions(settings)
     gpu = _gpu(settings)
     decoder, is_model_here = find_empty(
@@ -118,17 +122,37 @@ def estimate(settings: Settings) -> Outlook:
     )
     missing = [] if is_task_here else [f"the prompts of task={settings.task.name} are fetched"]
     missing += [] if is_model_here else [f"{settings.model.path} is fetched"]
-    missing += _missing_modules(settings)
+    missing += [line for method in settings.methods.values() for line in _missing_modules(settings, method)]
     longest = settings.max_new_tokens
-    arms = 1 if isinstance(method, Autoregressive) else 2
+    drafting = sum(not isinstance(method, Autoregressive) for method in methods.values())
+    repeats = settings.measure.repeats * settings.measure.sessions
     return Outlook(
-        samples=turns * (settings.measure.repeats * arms + settings.has_eager_arm),
+        samples=turns * (repeats * (1 + drafting + settings.has_control) + settings.has_eager_arm),
         longest=longest,
         context=longest // 2 + characters // CHARACTERS_PER_TOKEN,
-        size=None if decoder is None else _size(settings, method, decoder),
+        size=None if decoder is None else _size(settings.methods, methods, decoder),
         gpu=gpu,
         missing=tuple(missing),
         is_startable=is_task_here and is_model_here,
+    )
+
+
+def require_room_for_all(settings: Settings) -> None:
+    """Refuse methods that do not fit into memory together, before anything is loaded.
+
+    Counted are weights, modules and cache; activations and the copies that a CPU's products use come on top.
+
+    Raises:
+        UserError: If they need more memory than there is, with the sum.
+    """
+    size, device = estimate(settings).size, options_for(settings.runtime, settings.model).device
+    if size is None or size.total_bytes <= (room := memory_bytes(device)):
+        return
+    parts = f"{byte_size(size.weight_bytes)} of weights, {byte_size(size.module_bytes)} of modules"
+    raise UserError(
+        f"the {len(settings.methods)} methods need {byte_size(size.total_bytes)} together ({parts}), "
+        f"and {device.type} has {byte_size(room)}",
+        "name fewer methods, or measure them apart: -m method=A,B launch=isolated",
     )
 
 
@@ -143,11 +167,11 @@ def _questions(settings: Settings) -> tuple[int, int, bool]:
     return len(turns), sum(map(len, turns)) // len(turns), True
 
 
-def _missing_modules(settings: Settings) -> list[str]:
-    weights = settings.method.params.get("weights")
+def _missing_modules(settings: Settings, method: Component) -> list[str]:
+    weights = method.params.get("weights")
     if not isinstance(weights, str):
         return []
-    names = settings.method.name.partition("-")[0], settings.model.name
+    names = method.name.partition("-")[0], settings.model.name
     folder = Path(resolve_path(weights))
     if settings.model.modules is None and weights.startswith("None/"):
         folder = Path(f"results/train/{names[1]}/{names[0]}")
@@ -206,11 +230,12 @@ def _empty(folder: Path | None, path: str, options: RuntimeOptions) -> Decoder |
     return None if config is None else empty_decoder(config, options)
 
 
-def _size(settings: Settings, method: Method, decoder: Decoder) -> Size:
-    modules, width = _module_parameters(settings, method, decoder), decoder.dtype.itemsize
-    modules += (
-        settings.method.params.get("draft_vocab") or 0
-    ) * decoder.config.width  # copied rows of the head
+def _size(components: Mapping[str, Component], methods: Mapping[str, Method], decoder: Decoder) -> Size:
+    modules, width = 0, decoder.dtype.itemsize
+    for label, component in components.items():
+        modules += _module_parameters(component, methods[label], decoder)
+        rows = component.params.get("draft_vocab") or 0
+        modules += rows * decoder.config.width  # copied rows of the head
     return Size(
         weight_bytes=decoder.parameters * width,
         pass_bytes=decoder.pass_parameters * width,
@@ -220,9 +245,9 @@ def _size(settings: Settings, method: Method, decoder: Decoder) -> Size:
     )
 
 
-def _module_parameters(settings: Settings, method: Method, decoder: Decoder) -> int:
+def _module_parameters(component: Component, method: Method, decoder: Decoder) -> int:
     """Parameters of the method's modules: as stored, else as training would make them."""
-    weights = settings.method.params.get("weights")
+    weights = component.params.get("weights")
     if weights is None:
         return 0
     stored = module_parameters(weights)

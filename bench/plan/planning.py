@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.compose.cells import cells_of, key_of
 from bench.compose.settings import Settings
-from bench.compose.workbench import arms_of, cells_of, key_of, prepare_run
+from bench.compose.workbench import prepare_run
 from bench.plan.devices import GPUS, Gpu
 from bench.plan.outlook import Outlook, Size, estimate
+from bench.records.model import ARENA
 from bench.records.store import load_run, load_samples
 from bench.show.layout import byte_size
 
@@ -51,8 +53,14 @@ def duration(seconds: float) -> str:
 def _progress(settings: Settings) -> str:
     prepared = prepare_run(settings)
     folder = settings.results_dir / "runs" / prepared.run.run_id
-    cells = cells_of(prepared.task.prompts, settings.measure.repeats)
-    keys = {key_of(cell, arm) for cell in cells for arm in arms_of(cell, prepared.arms)}
+    cells = cells_of(
+        prepared.task.prompts,
+        prepared.arms,
+        repeats=settings.measure.repeats,
+        sessions=range(settings.measure.sessions),
+        seed=settings.seed,
+    )
+    keys = {key_of(cell, label) for cell in cells for label in cell.labels}
     has_begun = (folder / "run.json").is_file()  # a start that was killed at once leaves an empty folder
     stored = load_samples(folder) if has_begun and load_run(folder) else []
     done = sum(sample.error is None and sample.key in keys for sample in stored)
@@ -62,7 +70,8 @@ def _progress(settings: Settings) -> str:
 
 def _unstarted(settings: Settings, samples: int) -> str:
     """A run whose id is not known yet, because it depends on what has to be fetched."""
-    names = settings.method.name, settings.task.name, settings.model.name
+    method = ARENA if settings.is_arena else settings.method.name
+    names = method, settings.task.name, settings.model.name
     return f"{'-'.join(names)}  0 of {samples} samples  not started"
 
 

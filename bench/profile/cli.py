@@ -22,7 +22,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from bench.cli import run_composed
 from bench.compose.components import require_least
-from bench.compose.settings import ModelConfig, RuntimeConfig, Settings, register_schema, settings_from
+from bench.compose.schema import ModelConfig, RuntimeConfig, register_schema
+from bench.compose.settings import Settings, settings_from
 from bench.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from bench.compose.settings import ModelConfig, RuntimeConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 
 LEAST = {"prompts": 1, "max_new_tokens": 2, "draws": 200, "tokens": 2, "seed": 0}

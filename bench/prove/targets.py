@@ -25,7 +25,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.errors import UserError
 from bench.prove.oracle import Oracle
 from bench.records.model import Generation

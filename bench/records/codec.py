@@ -37,7 +37,7 @@ Step = Callable[[dict[str, Any]], dict[str, Any]]
 """From a plain record of one version to one of the next."""
 
 RUN_STEPS: Mapping[int, Step] = {}
-"""For ``run.json``, by the version that a step starts from. Version 1 is the first: there is no step yet."""
+"""For ``run.json``, by the version that a step starts from. Version 2 only added fields: no step yet."""
 SAMPLE_STEPS: Mapping[int, Step] = {}
 """For one line of ``samples.jsonl``."""
 FIRST_VERSION = 1
@@ -116,12 +116,11 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
     plain = upgrade(record, SAMPLE_STEPS)
     del plain["schema_version"]
     check_types(plain, SAMPLE_TYPES, "")
-    timing = plain["timing"]
     changed = {
         "arm": Arm(plain["arm"]),
         "ids": tuple(plain["ids"]),
         "rounds": _decode_rounds(plain["rounds"]),
-        "timing": Timing(**timing) if timing else None,
+        "timing": _decode_timing(plain["timing"]),
         "equivalence": _decode_equivalence(plain["equivalence"]),
     }
     sample = Sample(**{**plain, **changed})
@@ -129,7 +128,14 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
         emitted := 1 + sum(step.emitted for step in sample.rounds)
     ):
         raise ValueError(f"prefill and rounds emitted {emitted} tokens, ids hold {len(sample.ids)}")
+    timed = len(sample.timing.rounds_s) if sample.timing else 0
+    if timed not in (0, len(sample.rounds)):
+        raise ValueError(f"timing.rounds_s holds {timed} rounds, rounds hold {len(sample.rounds)}")
     return sample
+
+
+def _decode_timing(record: Mapping[str, Any] | None) -> Timing | None:
+    return Timing(**{**record, "rounds_s": tuple(record.get("rounds_s", ()))}) if record else None
 
 
 def _decode_rounds(columns: Mapping[str, list[Any]]) -> tuple[Round, ...]:

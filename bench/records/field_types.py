@@ -77,8 +77,9 @@ FLAG: Check = ("true or false", _is_flag)
 SAMPLE_TYPES: Mapping[str, Check] = {
     "arm": _one_of(Arm),
     "equivalence.verdict": _one_of(Verdict),
-    **dict.fromkeys(("prompt_id", "subtask", "prompt_hash", "text"), TEXT),
-    **dict.fromkeys(("turn", "repeat", "order", "prompt_tokens", "attempt"), COUNT),
+    **dict.fromkeys(("prompt_id", "subtask", "prompt_hash", "text", "method", "after"), TEXT),
+    **dict.fromkeys(("turn", "repeat", "order", "prompt_tokens", "attempt", "session"), COUNT),
+    **dict.fromkeys(("started_at", "clock_s"), _or_null(NUMBER)),
     **dict.fromkeys(("peak_memory_bytes", "peak_reserved_bytes", "text_tokens"), _or_null(COUNT)),
     "ids": _list_of(COUNT),
     "rounds": OBJECT,
@@ -87,6 +88,7 @@ SAMPLE_TYPES: Mapping[str, Check] = {
     "timing.decode_s": SECONDS,
     "timing.phases_s": _values(SECONDS),
     "timing.cpu_s": SECONDS,
+    "timing.rounds_s": _list_of(SECONDS),
     "equivalence": _or_null(OBJECT),
     "equivalence.first_divergence": _or_null(COUNT),
     "equivalence.margin": NUMBER,
@@ -107,6 +109,7 @@ _CURVE = {"rows": _list_of(COUNT), "seconds": _list_of(SECONDS)}
 RUN_TYPES: Mapping[str, Check] = {
     **dict.fromkeys(("run_id", "method", "task", "model"), TEXT),
     **dict.fromkeys(("identity", "config", "labels"), OBJECT),
+    "methods": _values(OBJECT),
     **dict.fromkeys(("identity.method", "identity.task", "identity.model", "identity.runtime"), OBJECT),
     "identity.method_weights": _or_null(TEXT),
     "identity.task.limit": _or_null(COUNT),

@@ -6,35 +6,31 @@ This module knows nothing of torch, files or clocks.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-from bench.errors import UserError
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a stored field changes its meaning; see `bench.records.codec.upgrade`."""
 
 PhaseName = Literal["draft", "verify", "commit", "search"]
 """A phase of decode time; the rest is host time."""
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 
-NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-"""What method, task and model may be called."""
+ARENA = "arena"
+"""What a run of several methods has for a method's name."""
 
 Key = tuple[str, int, int, str]
-"""`Sample.key`: prompt id, turn, repeat, arm."""
+"""`Sample.key`: prompt id, turn, repeat, label."""
 
 
 class Arm(StrEnum):
     """Which side of the comparison a sample belongs to."""
 
     BASELINE = "baseline"
+    CONTROL = "control"
+    """The baseline a second time, as an arm of its own: what differs from the baseline is noise."""
     METHOD = "method"
     EAGER = "eager"
     """Plain decoding by a textbook loop: shows what papers' speedups are over, and enters no headline."""
@@ -154,15 +150,19 @@ class Timing:
             is host time.
         cpu_s: CPU time of the decoding thread over prefill and decode; a wall/CPU ratio well above 1 shows
             that other work took the cores.
+        rounds_s: Seconds of every round: from the end of one verification to the end of the next, the first
+            from the start of its draft. Empty in older records, and where a round has no pass of its own.
     """
 
     prefill_s: float
     decode_s: float
     phases_s: Mapping[str, float]
     cpu_s: float
+    rounds_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(seconds >= 0 for seconds in (self.prefill_s, self.decode_s, *self.phases_s.values())):
+        times = (self.prefill_s, self.decode_s, *self.phases_s.values(), *self.rounds_s)
+        if not all(seconds >= 0 for seconds in times):
             raise ValueError(f"times must not be negative, the timer went back: {self}")
 
     @property
@@ -224,6 +224,16 @@ class Sample:
     """Whether the answer is right; None where the prompt has no check."""
     text_tokens: int | None = None
     """Length of `text` in tokens when tokenised anew, start token included; None in records of older code."""
+    method: str = ""
+    """In a run of several methods: the label of the one that decoded; empty for other arms and other runs."""
+    session: int = 0
+    """Number of the process start that it was measured in on purpose (``measure.sessions``), from 0."""
+    after: str = ""
+    """Label of the arm that decoded before it in the same process; empty for the first, and if unknown."""
+    started_at: float | None = None
+    """When it began, in seconds since 1970; None in records of older code."""
+    clock_s: float | None = None
+    """When it began on the monotonic clock of its machine, which only counts within one attempt."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
@@ -238,16 +248,22 @@ class Sample:
 
     @property
     def key(self) -> Key:
-        """What makes a sample unique within a run: prompt, turn, repeat, arm."""
-        return (self.prompt_id, self.turn, self.repeat, self.arm.value)
+        """What makes a sample unique within a run: prompt, turn, repeat, label."""
+        return (self.prompt_id, self.turn, self.repeat, self.label)
+
+    @property
+    def label(self) -> str:
+        """The name of its arm within the run: of a method among several, the method's label."""
+        return self.method or self.arm.value
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One comparison of a method with the baseline on a task.
+    """One comparison with the baseline on a task, of one method or, in an arena, of several.
 
     Args:
-        run_id: See `run_id`.
+        run_id: See `bench.records.names.run_id`.
+        method: Name of the method; ``arena`` where there are several.
         identity: Resolved settings that change ids or times: method, task, model, sampling, runtime, seed.
         config: The whole resolved configuration.
         attempts: Environment block of every start of this run, oldest first.
@@ -262,38 +278,6 @@ class Run:
     attempts: tuple[Mapping[str, Any], ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
     """Facts that tables must show, such as exactness, prompt source, ``partial`` and re-implementation."""
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of an arena, by label: each method's ``name``, and its own part of ``identity`` and of ``labels``."""
     schema_version: int = SCHEMA_VERSION
-
-
-def plain_name(text: str) -> str:
-    """A text as a name: letters without accents, and a hyphen for everything that no name may hold."""
-    letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"^[.-]+|[^A-Za-z0-9._-]+", "-", letters).strip("-") or "model"
-
-
-def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> str:
-    """``<method>-<task>-<model>-<8 hex>``: names for people, and a hash of the whole identity.
-
-    Raises:
-        UserError: If a name cannot be part of a folder name.
-        ValueError: If the identity holds something that is not plain JSON.
-    """
-    for kind, name in (("method", method), ("task", task), ("model", model)):
-        if not re.fullmatch(NAME, name):
-            cure = f", as in model.name={plain_name(name)}" if kind == "model" else ""
-            fix = f"use letters, digits, '.', '_' and '-' in names{cure}"
-            raise UserError(f"{kind} name {name!r} cannot be part of a folder name", fix)
-    digest = hashlib.sha256(canonical(identity).encode()).hexdigest()
-    return f"{method}-{task}-{model}-{digest[:8]}"
-
-
-def canonical(identity: Mapping[str, Any]) -> str:
-    """An identity as JSON text that does not depend on the order of its keys.
-
-    Raises:
-        ValueError: If it holds something that is not plain JSON.
-    """
-    try:
-        return json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except TypeError as error:
-        raise ValueError(f"the identity of a run must be plain JSON: {error}") from error

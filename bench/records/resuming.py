@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.records.model import Key, Run, Sample, canonical
+from bench.records.model import Key, Run, Sample
+from bench.records.names import canonical
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.records.files import write_text
-from bench.records.model import NAME, Arm, Sample
+from bench.records.model import Arm, Sample
+from bench.records.names import NAME
 from bench.report.stored_runs import StoredRun
 from bench.tasks.question_rows import SURROGATE
 from bench.tasks.spec_bench import MT_BENCH_CATEGORIES

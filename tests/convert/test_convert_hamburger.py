@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.convert.cli import ConvertConfig, convert_module
 from bench.convert.gpt_fast import halves_from_neighbours
 from bench.convert.hamburger import EMBEDDING

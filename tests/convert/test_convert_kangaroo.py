@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.convert.cli import ConvertConfig, convert_module
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder

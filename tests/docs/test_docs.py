@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bench.compose.settings import BenchConfig, register_schema
+from bench.compose.schema import BenchConfig, register_schema
 from bench.convert.cli import ConvertConfig
 from bench.profile.cli import ProfileConfig
 from bench.prove.certificates import Check, Status

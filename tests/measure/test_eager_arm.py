@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.measure.runner import LiveFigures, execute
+from bench.measure.progress import LiveFigures
+from bench.measure.runner import execute
 from bench.plan.planning import plan
 from bench.records.model import Arm
 from bench.records.store import load_samples
@@ -50,7 +51,8 @@ def test_it_decodes_the_first_repeat_behind_the_other_arms(
     figures = LiveFigures()
     for sample in samples:
         figures.add(sample)
-    assert [part.split()[0] for part in figures.text().split(", ")[:3]] == ["baseline", "method", "eager"]
+    assert {line.split()[0] for line in figures.table()[1:]} == {"baseline", "method", "eager"}
+    assert figures.words()[0].startswith("baseline ")
 
 
 def test_the_baseline_alone_is_held_against_it(model: Path, prompts: Path, results_dir: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from bench.compose.settings import RuntimeConfig
+from bench.compose.schema import RuntimeConfig
 from bench.compose.workbench import find_target
 from bench.measure.runner import execute
 from bench.records.model import Arm, Generation, Verdict

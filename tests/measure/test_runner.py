@@ -140,11 +140,11 @@ def test_an_interrupt_keeps_what_is_measured(
     settings = settings_for(model, prompts, results_dir)
     measure, seen = Session._measure, []
 
-    def interrupted(self: Session, cell: Any) -> Any:
+    def interrupted(self: Session, cell: Any, bar: Any) -> Any:
         seen.append(cell)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return measure(self, cell)
+        return measure(self, cell, bar)
 
     with monkeypatch.context() as patch:
         patch.setattr(Session, "_measure", interrupted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.compose.settings import WarmupConfig
+from bench.compose.schema import WarmupConfig
 from bench.compose.workbench import build_workbench
 from bench.measure.warmup import warm_up
 from bench.records.model import Arm

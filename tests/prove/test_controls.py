@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.prove.certificates import Check, Status
 from bench.prove.config import ProveConfig
 from bench.prove.control_run import Outcome, catch, caught_by

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.compose.components import Component
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.errors import UserError
 from bench.prove.certificates import Certificate
 from bench.prove.config import ProveConfig

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bench.compose.components import Component
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.prove.certificates import Certificate
 from bench.prove.config import ProveConfig
 from bench.prove.controls import Chain

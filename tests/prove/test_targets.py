@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bench.compose.settings import ModelConfig
+from bench.compose.schema import ModelConfig
 from bench.prove.targets import Target, model_target
 from bench.runtime.loading import RuntimeOptions
 from tests.harness import save_random_model

@@ -1,7 +1,8 @@
 import pytest
 
 from bench.errors import UserError
-from bench.records.model import Arm, Generation, Prompt, Round, Run, Sample, Timing, plain_name, run_id
+from bench.records.model import SCHEMA_VERSION, Arm, Generation, Prompt, Round, Run, Sample, Timing
+from bench.records.names import plain_name, run_id
 
 EOS = 2
 
@@ -83,7 +84,7 @@ def test_prompt_turn_repeat_and_arm_make_a_sample_unique() -> None:
 
 
 def test_a_run_knows_its_schema_version() -> None:
-    assert Run("id", "kangaroo", "qa", "tiny", {}, {}).schema_version == 1
+    assert Run("id", "kangaroo", "qa", "tiny", {}, {}).schema_version == SCHEMA_VERSION
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
-from bench.compose.settings import ModelConfig, RuntimeConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.workbench import find_target
 from bench.errors import UserError
 from bench.measure.meters import turn_clock

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compose.settings import ModelConfig, RuntimeConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.runtime.draft_head import DraftVocab, read_frequent_tokens
 from bench.runtime.hub import resolve

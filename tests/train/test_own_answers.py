@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from bench.compose.settings import ModelConfig, RuntimeConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.workbench import Target, find_target
 from bench.runtime.package_index import FOLDER_VARIABLE
 from bench.runtime.sampling import Sampler, Sampling

@@ -16,7 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import require_choice, require_complete, require_known, require_least
-from bench.compose.settings import ModelConfig, RuntimeConfig, SamplingConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig, SamplingConfig
 from bench.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import require_complete, require_known, require_least
-from bench.compose.settings import ModelConfig, RuntimeConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 
 log = logging.getLogger(__name__)

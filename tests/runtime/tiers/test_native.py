@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.compose import workbench
-from bench.compose.settings import RuntimeConfig
+from bench.compose.schema import RuntimeConfig
 from bench.errors import UserError
 from bench.runtime import loading
 from bench.runtime.decoder import Decoder, Skip

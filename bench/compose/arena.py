@@ -1,0 +1,125 @@
+"""A run of several methods: ``methods=[kangaroo,{medusa: {draft_length: 2}}]``, or ``methods=all``.
+
+The command line is composed once for each method, so that each has the settings of its own yaml file; what is
+not a method's own is the same for all. An entry is the name of a method, or the name with settings of its
+own. Two entries of one method are two arms.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bench.compose.components import resolve_path
+from bench.compose.settings import Settings, settings_from
+from bench.errors import UserError
+from bench.records.model import Arm
+
+log = logging.getLogger(__name__)
+
+BASELINE = "autoregressive"
+EVERYONE = "all"
+"""Stands for every method that can run on the model."""
+Compose = Callable[[Sequence[str]], tuple[DictConfig, Mapping[str, str | None]]]
+"""Composes the command line anew with further overrides: Hydra's tree and the chosen options."""
+_SPELLING = "write 'methods=[kangaroo,{medusa: {draft_length: 2}}]', or methods=all"
+
+
+def arena_settings(composed: DictConfig, compose: Compose, known: Sequence[str]) -> Settings:
+    """The settings of a run of several methods, from a tree whose ``methods`` lists them.
+
+    Args:
+        composed: Hydra's tree.
+        compose: Composes the same command line with ``method=NAME``.
+        known: Names of all methods.
+
+    Raises:
+        UserError: If an entry is no such thing, or if a method that was named cannot run on this model.
+    """
+    listed = (
+        OmegaConf.to_object(composed.methods) if OmegaConf.is_config(composed.methods) else composed.methods
+    )
+    if listed == EVERYONE:
+        return _merged(dict(_runnable(compose, known)))
+    if not isinstance(listed, list) or not listed:
+        raise UserError(f"methods must be a list of methods, got {listed!r}", _SPELLING)
+    runs: dict[str, Settings] = {}
+    for name, changes in map(_entry, listed):
+        label = _label(name, changes)
+        if label in runs:
+            raise UserError(f"methods names {label} twice", "give one of the two other settings")
+        runs[label] = _settings_of(compose, name, changes)
+    return _merged(runs)
+
+
+def _settings_of(compose: Compose, name: str, changes: Mapping[str, Any]) -> Settings:
+    tree, choices = compose([f"method={name}"])
+    for key, value in changes.items():
+        OmegaConf.update(tree, f"method.{key}", value, force_add=True)
+    tree.methods = None
+    return settings_from(tree, choices)
+
+
+def _runnable(compose: Compose, known: Sequence[str]) -> Iterator[tuple[str, Settings]]:
+    """The methods that can run on this model; why others are left out goes to the log."""
+    for name in known:
+        if name == BASELINE:
+            continue
+        try:
+            settings = _settings_of(compose, name, {})
+            obstacle = _obstacle(settings)
+        except UserError as mistake:
+            obstacle = mistake.what
+        if obstacle is None:
+            yield name.replace("/", "-"), settings
+        else:
+            log.info("left out: %s (%s)", name, obstacle)
+
+
+def _obstacle(settings: Settings) -> str | None:
+    """Why a method that was not named should not be measured on this model."""
+    from methods.core.base import traits_of  # loads torch
+
+    weights = settings.method.params.get("weights")
+    if isinstance(weights, str) and not Path(resolve_path(weights)).exists():
+        return f"no modules in {weights}"
+    return "its acceptance is given" if traits_of(settings.method.build()).is_cost_only else None
+
+
+def _entry(entry: object) -> tuple[str, Mapping[str, Any]]:
+    """Name and own settings of an entry of ``methods``."""
+    given = {entry: None} if isinstance(entry, str) else entry
+    if not isinstance(given, dict) or len(given) != 1:
+        raise UserError(
+            f"an entry of methods must be a name or {{name: {{key: value}}}}, got {entry!r}", _SPELLING
+        )
+    ((name, changes),) = given.items()
+    if not isinstance(name, str) or not isinstance(changes, dict | None):
+        raise UserError(f"settings of {name!r} in methods must be {{key: value}}, got {changes!r}", _SPELLING)
+    if name == BASELINE:
+        raise UserError(f"methods names {BASELINE}, which every run measures anyway", "leave it out")
+    if name in list(Arm):
+        raise UserError(f"a method of a run of several must not be called {name}", "rename its yaml file")
+    return name, dict(changes or {})
+
+
+def _label(name: str, changes: Mapping[str, Any]) -> str:
+    """Such as ``kangaroo`` or ``kangaroo[exit_layer=3]``: what tells the arms of a run apart."""
+    parts = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in sorted(changes.items())]
+    own = f"[{','.join(parts)}]" if parts else ""
+    return f"{name.replace('/', '-')}{own}"
+
+
+def _merged(runs: Mapping[str, Settings]) -> Settings:
+    """One run of all of these methods."""
+    if not runs:
+        raise UserError("no method can run on this model", "name one: method=prompt_lookup needs no modules")
+    first = next(iter(runs.values()))
+    methods = {label: settings.method for label, settings in runs.items()}
+    shared = {key: value for key, value in first.config.items() if key != "method"}
+    parts = {label: settings.config["method"] for label, settings in runs.items()}
+    return replace(first, methods=methods, config={**shared, "methods": parts})

@@ -1,0 +1,218 @@
+"""The schema of the configuration: every key that a run's yaml files and command line can set, and its rules.
+
+Hydra merges yaml files and the command line into the schema `Config`, so that a misspelt key or a wrong type
+fails before anything runs. The schema is not frozen, because OmegaConf would then refuse every override.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from bench.compose import components as rules
+from bench.errors import UserError
+from bench.plan.devices import GPUS
+
+SCHEMA_NAME = "bench_schema"
+PROMPT_SOURCES = ("auto", "builtin", "natural", "official")
+TEMPLATES = ("auto", "vicuna", "raw")
+WEIGHTS = ("stored", "random")
+DEVICES = ("auto", "cpu", "cuda")
+TIERS = ("auto", "eager", "static", "compiled", "graph")
+DTYPES = ("float32", "bfloat16", "float16")
+HISTORIES = ("free", "frozen")
+
+
+@dataclass
+class ModelConfig:
+    """The target model.
+
+    Args:
+        path: Folder, GGUF file, Hugging Face id, ``package:`` path of shipped weights, or ``fetch:`` and a
+            model of `bench.fetch`.
+        name: Short name in tables and run ids; where empty, `settings_from` takes the last part of `path`.
+        revision: Branch, tag or commit of a Hugging Face repository.
+        prompts: Source of the questions, see `bench.tasks.task.SourceName`. If `path` is ``package:``,
+            ``auto`` becomes ``builtin``; else ``auto`` becomes ``official`` and ``builtin`` ``natural``.
+        template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
+        modules: Folder with one subfolder of trained modules per method; None when there is none.
+        frequent_tokens: File of its tokens by frequency, for ``method.draft_vocab``, or None.
+        draft_vocab: How many of these tokens a method drafts if ``method.draft_vocab`` is not given; None is
+            the whole vocabulary.
+        context: Longest sequence, in tokens; None is the checkpoint's own limit.
+        questions: Most shipped questions of a subtask if ``task.limit`` is not given; None is all.
+        weights: ``stored``, or ``random`` in the shape of ``config.json``; then only times mean anything.
+        tokenizer: Folder or Hugging Face id of the tokenizer; None is that of `path`.
+        dtype: Precision on CUDA if ``runtime.dtype`` is not given: that of the published weights.
+        stop_ids: Token ids that end an answer beside those that the checkpoint declares.
+    """
+
+    path: str = MISSING
+    name: str = ""
+    revision: str | None = None
+    prompts: str = "auto"
+    template: str = "auto"
+    modules: str | None = None
+    frequent_tokens: str | None = None
+    draft_vocab: int | None = None
+    context: int | None = None
+    questions: int | None = None
+    weights: str = "stored"
+    tokenizer: str | None = None
+    dtype: str | None = None
+    stop_ids: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rules.require_choice("model.weights", self.weights, WEIGHTS)
+        rules.require_choice("model.prompts", self.prompts, PROMPT_SOURCES)
+        rules.require_choice("model.template", self.template, TEMPLATES)
+        rules.require_choice("model.dtype", self.dtype or DTYPES[0], DTYPES)
+        rules.require_least("model.context", self.context, 1)
+        rules.require_least("model.questions", self.questions, 1)
+        for token in self.stop_ids:
+            rules.require_least("model.stop_ids", token, 0)
+
+
+@dataclass
+class SamplingConfig:
+    """How tokens are chosen: temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        rules.require_temperature(self.temperature)
+        rules.require_least("sampling.top_k", self.top_k, 0)
+        if not 0 < self.top_p <= 1:
+            what = f"sampling.top_p must lie in (0, 1], got {self.top_p}"
+            raise UserError(what, "use 1.0 to keep every token")
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how the decoder runs.
+
+    Args:
+        device: ``auto`` takes CUDA where there is a GPU.
+        dtype: None is float32 on CPU; on CUDA ``model.dtype``, or bfloat16.
+        threads: CPU threads; None takes one for a small model, torch's own choice for others.
+        max_length: Cap on prompt plus output, in tokens; the model's context bounds it further.
+        tier: How passes run: ``eager`` as in a textbook, ``static`` fused and kernel by kernel, ``compiled``
+            in one call (float32 on a CPU; needs a C compiler), ``graph`` by replaying CUDA graphs; ``auto``
+            takes the fastest there is.
+    """
+
+    device: str = "auto"
+    dtype: str | None = None
+    threads: int | None = None
+    max_length: int = 8192
+    tier: str = "auto"
+
+    def __post_init__(self) -> None:
+        rules.require_choice("runtime.device", self.device, DEVICES)
+        rules.require_choice("runtime.dtype", self.dtype or DTYPES[0], DTYPES)
+        rules.require_choice("runtime.tier", self.tier, TIERS)
+        rules.require_least("runtime.threads", self.threads, 1, 4096)
+        rules.require_least("runtime.max_length", self.max_length, 2)
+
+
+@dataclass
+class WarmupConfig:
+    """Warm up until two timings in a row agree within the share `tolerance`, `max_rounds` times at most."""
+
+    max_rounds: int = 10
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        rules.require_least("measure.warmup.max_rounds", self.max_rounds, 1)
+        rules.require_least("measure.warmup.tolerance", self.tolerance, 0)
+
+
+@dataclass
+class MeasureConfig:
+    """How often to measure, and how sure to be.
+
+    Args:
+        repeats: Measured decodes of every prompt by every arm, in every session.
+        sessions: Starts over so many times in fresh processes; a later one may be added days after.
+        control: Decode the baseline twice, as two arms whose difference shows the noise; None does so in runs
+            of several methods.
+        warmup: When decoding counts as warm.
+        level: Confidence level of the intervals.
+        resamples: Bootstrap resamples.
+        history: Later turns follow the arm's own answers (``free``) or the baseline's (``frozen``).
+        eager: Also decode with a textbook loop (tier ``eager``), which papers report their speedups over. In
+            the first repeat only, interleaved with the other arms: the loop is slow, and its ratio needs less
+            precision than the headline. Switched on for a measured run, it adds samples later than those
+            they are compared with. No effect if ``runtime.tier`` is ``eager`` already.
+    """
+
+    repeats: int = 2
+    sessions: int = 1
+    control: bool | None = None
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    level: float = 0.95
+    resamples: int = 10_000
+    history: str = "free"
+    eager: bool = False
+
+    def __post_init__(self) -> None:
+        rules.require_least("measure.repeats", self.repeats, 1, 10_000)
+        rules.require_least("measure.sessions", self.sessions, 1, 1000)
+        rules.require_least("measure.resamples", self.resamples, 1, 1_000_000)
+        rules.require_choice("measure.history", self.history, HISTORIES)
+        if not 0 < self.level < 1:
+            raise UserError(
+                f"measure.level must lie in (0, 1), got {self.level}", "use 0.95 for a 95 % interval"
+            )
+
+
+@dataclass
+class BenchConfig:
+    """What the command does with the runs.
+
+    Args:
+        plan: Print each run's progress and what it will take, and measure nothing.
+        device: GPU that the plan estimates for, one of `bench.plan.devices.GPUS`; None is this machine's.
+        isolate: Give every run a process of its own.
+    """
+
+    plan: bool = False
+    device: str | None = None
+    isolate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            rules.require_choice("bench.device", self.device, tuple(GPUS))
+
+
+@dataclass
+class Config:
+    """Everything that the command line can set; `method` and `task` are checked by their constructors.
+
+    `methods` is for runs of several methods, see `bench.compose.arena`; it takes the place of `method`.
+    """
+
+    method: Any = MISSING
+    methods: Any = None
+    task: Any = MISSING
+    model: ModelConfig = MISSING  # an instance would settle its name before its path is known
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    seed: int = 0
+    max_new_tokens: int = 128
+    results_dir: str = "results"
+
+    def __post_init__(self) -> None:
+        rules.require_least("seed", self.seed, 0)
+        rules.require_least("max_new_tokens", self.max_new_tokens, 1)
+
+
+def register_schema() -> None:
+    """Store the schema where Hydra finds it; ``conf/bench.yaml`` names it first in its defaults."""
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
+    OmegaConf.register_new_resolver("by", rules.by, replace=True)
