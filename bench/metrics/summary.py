@@ -17,13 +17,20 @@ import numpy as np
 from bench.metrics import counts as metrics
 from bench.metrics import intervals as stats
 from bench.metrics import roofline
-from bench.metrics.completeness import complete_prompts, finished_repeats
-from bench.metrics.intervals import AaCheck, Interval, Totals
-from bench.metrics.lossy import lossy_figures
-from bench.metrics.resources import resources, search_cost, skipped_share
+from bench.metrics.counts import accepted_per_step, constructor_of
+from bench.metrics.intervals import AaCheck, Interval, Totals, complete_prompts, finished_repeats, speed_ratio
 from bench.metrics.roofline import Probe
-from bench.metrics.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
-from bench.metrics.spec_bench import accepted_per_step, constructor_of, speed_ratio
+from bench.metrics.run_figures import (
+    Acceptance,
+    ArmFigures,
+    Speedup,
+    Subtask,
+    Summary,
+    lossy_figures,
+    resources,
+    search_cost,
+    skipped_share,
+)
 from bench.records.model import Arm, Run, Sample, Verdict
 
 FEW_PROMPTS = 10
