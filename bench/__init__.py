@@ -10,9 +10,12 @@ measures, `bench.records` keeps what was measured, `bench.report` shows it.
 """
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds this package, `methods`, `conf` and the shipped weights."""
 PACKAGE_PREFIX = "package:"
-"""Begins a path relative to the folder that holds this package, such as that of shipped weights."""
+"""Begins a path relative to that folder, such as that of shipped weights."""

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 import hydra.errors
 import hydra.utils
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bench import PACKAGE_PREFIX
+from bench import PACKAGE_PREFIX, PACKAGE_ROOT
 from bench.compose.value_types import WORDS, is_of, plain_types
 from bench.errors import UserError, nearest
 
@@ -138,7 +137,7 @@ def resolve_path(path: str) -> str:
     """`path` with a leading ``package:`` replaced by the folder that holds the ``bench`` package."""
     if not path.startswith(PACKAGE_PREFIX):
         return path
-    return str(Path(__file__).resolve().parents[2] / path.removeprefix(PACKAGE_PREFIX))
+    return str(PACKAGE_ROOT / path.removeprefix(PACKAGE_PREFIX))
 
 
 def by(key: str, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a value of any yaml type

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.compose.components import Component, resolve_path
 from bench.compose.settings import Settings
-from bench.records.original import original_settings
+from bench.prove.certificates import original_settings
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, weight_files
 from bench.runtime.gguf import gguf_hash, gguf_parameters, read_gguf
 from bench.runtime.hub import is_gguf

@@ -2,5 +2,5 @@
 
 Import whatever you need from here; nothing here imports more than `bench.records.model` and `bench.errors`.
 Start reading at `summary.summarise`, which goes from samples to all figures of a run; `run_figures` says what
-those are, `counts`, `intervals`, `roofline`, `lossy` and `resources` hold the estimators.
+those are and how they are written, `counts`, `intervals`, `roofline` and `lossy` hold the estimators.
 """

@@ -9,10 +9,10 @@ Shapes: Q questions, R rounds of a sample.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.records.model import PHASES, Round, Sample, Timing, Verdict
+from bench.records.model import PHASES, Round, Run, Sample, Timing, Verdict
 
 
 class UndefinedError(ValueError):
@@ -45,6 +45,29 @@ class Position:
     def rate(self) -> float:
         """Share of the rounds that reached this position and accepted it."""
         return self.accepted / self.reached
+
+
+@dataclass(frozen=True, slots=True)
+class StepList:
+    """How a method's code in Spec-Bench lists its steps, where it leaves the prefill out.
+
+    Args:
+        has_end: Whether tokens after an end token and beyond the budget count.
+        repeats_last: Whether the token that follows an accepted path is put out only as the first one of the
+            next step, so that an answer that ends with it takes another step of one token.
+    """
+
+    has_end: bool
+    repeats_last: bool
+
+
+LISTS_WITHOUT_PREFILL: Mapping[str, StepList] = {
+    "Medusa": StepList(has_end=True, repeats_last=True),
+    "TokenRecycling": StepList(has_end=True, repeats_last=False),
+    "SamDecoding": StepList(has_end=False, repeats_last=False),
+}
+"""By constructor. EAGLE, Hydra and REST leave the prefill out as well; plain decoding, Lookahead, prompt
+lookup, two models and Kangaroo list it."""
 
 
 def output_tokens(samples: Sequence[Sample]) -> int:
@@ -131,6 +154,38 @@ def acceptance_by_position(samples: Sequence[Sample]) -> tuple[Position, ...]:
     return tuple(positions)
 
 
+def constructor_of(run: Run) -> str:
+    """Name of the method's class, as its yaml names it."""
+    return str(run.identity.get("method", {}).get("target")).rpartition(".")[2]
+
+
+def accepted_per_step(samples: Sequence[Sample], constructor: str) -> float:
+    """Spec-Bench's ``#Mean accepted tokens``: the mean of the list of steps that the method's code keeps.
+
+    Where that list includes the prefill, the figure is `acceptance_length`; see `StepList` for the others.
+
+    Args:
+        samples: Of the method.
+        constructor: Its class.
+
+    Raises:
+        UndefinedError: If there is no sample, or no step where only rounds count.
+    """
+    kind = LISTS_WITHOUT_PREFILL.get(constructor)
+    if kind is None:
+        return acceptance_length(samples)
+    tokens = steps = 0
+    for sample in measured(samples):
+        ends_on_step = bool(sample.rounds) and is_cut(sample.rounds[-1])
+        repeated = int(kind.repeats_last and not ends_on_step)
+        tokens += sum(step.accepted + 1 if kind.has_end else step.emitted for step in sample.rounds)
+        tokens += repeated
+        steps += len(sample.rounds) + repeated
+    if not steps:
+        raise UndefinedError("a list of steps without the prefill needs a round")
+    return tokens / steps
+
+
 def accepted_per_drafted(samples: Sequence[Sample]) -> float:
     """Share of drafted tokens that the target agreed to, pooled: ``sum(accepted) / sum(drafted)``.
 
@@ -172,7 +227,8 @@ def time_split(samples: Sequence[Sample]) -> dict[str, float]:
 
 def verdict_counts(samples: Sequence[Sample]) -> dict[Verdict, int]:
     """Samples by verdict, every verdict present; a sample that was never compared counts as unchecked."""
-    counts = Counter(_verdict(sample) for sample in measured(samples))
+    compared = [sample.equivalence for sample in measured(samples)]
+    counts = Counter(verdict.verdict if verdict else Verdict.UNCHECKED for verdict in compared)
     return {verdict: counts[verdict] for verdict in Verdict}
 
 
@@ -214,10 +270,6 @@ def all_rounds(samples: Sequence[Sample]) -> list[Round]:
 def is_cut(round_: Round) -> bool:
     """Whether the output ended inside the round, or before its pass gave a token."""
     return round_.emitted < round_.accepted + 1
-
-
-def _verdict(sample: Sample) -> Verdict:
-    return sample.equivalence.verdict if sample.equivalence else Verdict.UNCHECKED
 
 
 def accepted_counts(rounds: Sequence[Round]) -> tuple[int, ...]:

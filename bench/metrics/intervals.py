@@ -1,18 +1,29 @@
-"""Speedups with their uncertainty: paired cluster bootstrap over questions, A/A control, spread over repeats.
+"""Speedups with their uncertainty: which samples count, a bootstrap over questions, the A/A control.
 
-The unit of resampling is the question, with all of its turns and repeats: repeats of one question are no new
-evidence about other questions. Arms compare equal work: seconds per emitted token, so that an arm that stops
-early (lossy, or a tie that went the other way) gains nothing by it.
+Times count from complete prompts in finished repeats. The unit of resampling is the question, with all of its
+turns and repeats: repeats of one question are no new evidence about other questions. Arms compare equal work:
+seconds per emitted token, so that an arm that stops early (lossy, or a tie that went the other way) gains
+nothing by it.
 
 Shapes: Q questions, R repeats, B resamples.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.metrics.counts import UndefinedError
+from bench.metrics.counts import (
+    UndefinedError,
+    Work,
+    end_to_end_per_question,
+    end_to_end_work,
+    speed_of,
+    sum_per_question,
+)
+from bench.records.model import Sample
 
 Floats = npt.NDArray[np.float64]
 
@@ -20,6 +31,10 @@ GATE_LEVEL = 0.99
 """Of checks that a run must pass: at 0.95 one sound run in twenty would be marked invalid by chance."""
 _BLOCK = 1000
 """Resamples drawn at a time: bounds the weight matrix to ``1000 x Q`` floats."""
+
+
+LEAST_REPEATS = 2
+"""Repeats without which there is no A/A control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,42 @@ class AaCheck:
         return self.interval.contains(1.0) if self.interval.is_known else None
 
 
+def complete_prompts(samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]:
+    """Samples of the prompts that are complete in every arm given, and the ids of the other prompts.
+
+    Complete: every turn seen of the prompt holds a measurement in every repeat and every arm given.
+    """
+    arms, repeats = {sample.arm for sample in samples}, {sample.repeat for sample in samples}
+    by_prompt: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt_id, []).append(sample)
+    complete = {
+        prompt
+        for prompt, group in by_prompt.items()
+        if all(sample.error is None for sample in group)
+        and len(group) == len({sample.turn for sample in group}) * len(repeats) * len(arms)
+    }
+    kept = [sample for sample in samples if sample.prompt_id in complete]
+    return kept, tuple(sorted(by_prompt.keys() - complete))
+
+
+def finished_repeats(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """All samples, or without the last repeats if those were begun and not finished.
+
+    A complete run whose repeats are raised is extended prompt by prompt. Until that has ended, what it had
+    before counts: the most repeats, at least two, that every prompt has in full. Without such a number, as in
+    the first start of a run, all samples count.
+    """
+    cells = {(sample.prompt_id, sample.turn, sample.arm) for sample in samples}
+    held = Counter(sample.repeat for sample in samples)
+    finished = 0
+    while held[finished] == len(cells) and cells:
+        finished += 1
+    if finished < LEAST_REPEATS or finished == len(held):
+        return samples
+    return [sample for sample in samples if sample.repeat < finished]
+
+
 def paired_speedup(
     baseline: Totals, method: Totals, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
@@ -118,6 +169,23 @@ def geometric_speedup(
     resampled = _resample(logs, resamples, seed)[:, 0] / len(logs)  # [B]
     low, high = np.exp(_bounds(resampled, level)) if len(logs) > 1 else (np.nan, np.nan)
     return Interval(float(np.exp(logs.mean())), float(low), float(high), level)
+
+
+def speed_ratio(baseline: Sequence[Sample], method: Sequence[Sample]) -> float:
+    """Speedup as Spec-Bench's ``speed.py`` prints it.
+
+    Ratio of two means over questions of ``tokens / seconds`` (turns summed, prefill included). It is unpaired
+    and weighs each question's *rate* alike, so a short, quickly answered question counts as much as a long
+    one. The method's tokens are its ids; the baseline's are those of its text, tokenised anew, less one per
+    turn. That text lacks the end token, so the script counts fewer than were decoded: at 50 tokens per answer
+    its figure is about 2 % higher than with ids on both sides. Repeats enter each mean as questions of their
+    own.
+
+    Raises:
+        UndefinedError: If a sample of the baseline does not say how long its text is in tokens.
+    """
+    recounted = [(sample, Work(_text_length(sample), end_to_end_work(sample).seconds)) for sample in baseline]
+    return _mean_rate(end_to_end_per_question(method)) / _mean_rate(sum_per_question(recounted))
 
 
 def aa_check(
@@ -209,3 +277,17 @@ def _bounds(resampled: Floats, level: float) -> Floats:
 
 def _masked(totals: Totals, mask: npt.NDArray[np.bool_], used: int) -> Totals:
     return Totals(np.where(mask, totals.seconds[:, :used], 0.0), np.where(mask, totals.tokens[:, :used], 0.0))
+
+
+def _text_length(sample: Sample) -> int:
+    """Tokens of the text as Spec-Bench counts them: one less than the tokenizer returns, the start token."""
+    if sample.text_tokens is None:
+        raise UndefinedError("Spec-Bench's formula needs the length of the baseline's texts in tokens")
+    return sample.text_tokens - 1
+
+
+def _mean_rate(works: Mapping[tuple[str, int], Work]) -> float:
+    rates = [speed_of([work]) for work in works.values()]
+    if not any(rates):
+        raise UndefinedError("a mean of rates needs a question with tokens")
+    return sum(rates) / len(rates)

@@ -1,17 +1,17 @@
-"""Figures of a method whose output is not the model's own: how good the output is, and what the method saves.
+"""Estimators for a method whose output is not the model's own: how good the output is, what the method saves.
 
-A lossy method has no verdicts. It has figures of quality instead, each beside the baseline's own, and, where
-it merges several tokens into one cache entry, how many entries its answers take. An undefined number is None.
+A lossy method has no verdicts. It has figures of quality instead and, where it merges several tokens into one
+cache entry, how many entries its answers take; `bench.metrics.run_figures.lossy_figures` collects them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.metrics.counts import UndefinedError, is_cut
-from bench.records.model import Arm, Run, Sample
+from bench.records.model import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,55 +44,6 @@ class PassWeights:
     micro: int
     stop: int
     merger: int
-
-
-@dataclass(frozen=True, slots=True)
-class LossyFigures:
-    """Quality of a lossy method beside its baseline.
-
-    Args:
-        baseline_answers: Right answers of the baseline.
-        method_answers: Right answers of the method, over the same prompts.
-        baseline_nll: Nats per token of the baseline's output under the target.
-        method_nll: Nats per token of the method's output under the target.
-        agreement: Tokens before the first difference from the baseline's output, mean over samples.
-        group_sizes: How many groups hold how many tokens, where tokens are merged into one cache entry.
-        entries_per_token: See `kv_entries_per_token`.
-        cache_share: See `cache_share`.
-        bound: Most that `speedup_bound` allows for these groups.
-    """
-
-    baseline_answers: Answers
-    method_answers: Answers
-    baseline_nll: float | None
-    method_nll: float | None
-    agreement: float | None
-    group_sizes: Mapping[int, int]
-    entries_per_token: float | None
-    cache_share: float | None
-    bound: float | None
-
-
-def lossy_figures(run: Run, samples: Sequence[Sample]) -> LossyFigures | None:
-    """The figures of a lossy run; None for a run that promises the model's own output."""
-    if run.labels.get("exactness") != "lossy":
-        return None
-    good = [sample for sample in samples if sample.error is None]
-    baseline, method = (
-        [sample for sample in good if sample.arm is arm] for arm in (Arm.BASELINE, Arm.METHOD)
-    )
-    sizes, weights = group_sizes(method), run.labels.get("pass_weights")
-    return LossyFigures(
-        baseline_answers=answers(baseline),
-        method_answers=answers(method),
-        baseline_nll=_defined(nll_per_token, baseline),
-        method_nll=_defined(nll_per_token, method),
-        agreement=_defined(agreement_length, method),
-        group_sizes=sizes,
-        entries_per_token=_defined(kv_entries_per_token, method),
-        cache_share=_defined(cache_share, method),
-        bound=speedup_bound(sizes, PassWeights(**weights)) if sizes and weights else None,
-    )
 
 
 def answers(samples: Sequence[Sample]) -> Answers:
@@ -200,10 +151,3 @@ def _group_weights(size: int, weights: PassWeights) -> int:
     """Weights that one group of `size` tokens reads."""
     each = size * (weights.head + weights.stop) + (size - 1) * weights.micro
     return weights.base - weights.head + each + (weights.merger if size > 1 else 0)
-
-
-def _defined(estimate: Callable[[Sequence[Sample]], float], samples: Sequence[Sample]) -> float | None:
-    try:
-        return estimate(samples)
-    except UndefinedError:
-        return None

@@ -9,9 +9,8 @@ import numpy as np
 
 from bench.metrics import counts as metrics
 from bench.metrics import intervals as stats
-from bench.metrics.intervals import AaCheck, Interval, Totals
+from bench.metrics.intervals import AaCheck, Interval, Totals, speed_ratio
 from bench.metrics.run_figures import Speedup
-from bench.metrics.spec_bench import speed_ratio
 from bench.records.model import Arm, Sample
 
 Given = TypeVar("Given")

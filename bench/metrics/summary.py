@@ -13,12 +13,20 @@ from functools import partial
 from bench.metrics import counts as metrics
 from bench.metrics import intervals as stats
 from bench.metrics import roofline
-from bench.metrics.completeness import complete_prompts, finished_repeats
-from bench.metrics.lossy import lossy_figures
-from bench.metrics.resources import resources, search_cost, skipped_share
+from bench.metrics.counts import accepted_per_step, constructor_of
+from bench.metrics.intervals import complete_prompts, finished_repeats
 from bench.metrics.roofline import Probe
-from bench.metrics.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
-from bench.metrics.spec_bench import accepted_per_step, constructor_of
+from bench.metrics.run_figures import (
+    Acceptance,
+    ArmFigures,
+    Speedup,
+    Subtask,
+    Summary,
+    lossy_figures,
+    resources,
+    search_cost,
+    skipped_share,
+)
 from bench.metrics.speedups import Bootstrap, defined, of_arm, totals_of
 from bench.records.model import Arm, Run, Sample, Verdict
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bench.metrics.run_figures import number
 from bench.profile.records import Level, MethodCost, Profile
-from bench.show.layout import byte_size, number, text_table
+from bench.show.layout import byte_size, text_table
 
 SHOWN_ROWS = (1, 2, 3, 4, 6, 8, 16, 32, 64)
 """Row counts of a target pass whose times are shown."""

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from bench.cli import report_mistake
 from bench.errors import UserError
+from bench.metrics.run_figures import number
 from bench.records.model import Arm, Prompt, Sample
 from bench.records.store import load_run, load_samples
-from bench.show.layout import number, text_table
+from bench.show.layout import text_table
 from bench.tasks.checkers import is_right, is_well_formed
 from bench.tasks.spec_bench import read_builtin, read_natural
 from bench.tasks.task import SourceName

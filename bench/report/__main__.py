@@ -20,7 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in (*COMMANDS, "-h", "--help"):
         given.insert(0, "leaderboard")  # the main command needs no name
-    print_any_text()
     options = _parser().parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -195,6 +194,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _say(text: str) -> None:
+    print_any_text()
     print(text)  # noqa: T201 - the command's result
 
 

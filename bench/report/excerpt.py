@@ -10,12 +10,13 @@ import re
 from pathlib import Path, PurePath
 
 from bench.errors import UserError
+from bench.metrics.run_figures import number, speedup
 from bench.report.board import Ranked, Section, sections
 from bench.report.entries import entries
 from bench.report.figure_data import pictures
 from bench.report.stored_runs import read_runs
 from bench.report.tables import method_cell, output_cell
-from bench.show.layout import markdown_table, number, speedup
+from bench.show.layout import markdown_table
 
 FIGURES = ("speedup", "acceptance")
 """Names of the figures to show, if the section has them."""

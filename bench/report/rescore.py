@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.metrics.intervals import Interval, Totals, paired_speedup
+from bench.metrics.run_figures import number, speedup
 from bench.report.answers import Answer
-from bench.show.layout import number, speedup, text_table
+from bench.show.layout import text_table
 
 OVERALL = "overall"
 _TWO_TOKENS = 2

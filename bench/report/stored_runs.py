@@ -15,8 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from bench import PACKAGE_PREFIX
-from bench.compose.components import resolve_path
+from bench import PACKAGE_PREFIX, PACKAGE_ROOT
 from bench.errors import UserError
 from bench.prove.certificates import badge_of
 from bench.records.model import Run, Sample
@@ -97,7 +96,7 @@ def recounted(run: Run, samples: Sequence[Sample]) -> tuple[Sample, ...]:
     Only for models whose tokenizer is shipped with this package: of others, the figure stays unknown.
     """
     path = str((run.config.get("model") or {}).get("path"))
-    file = Path(resolve_path(path)) / "tokenizer.json"
+    file = PACKAGE_ROOT / path.removeprefix(PACKAGE_PREFIX) / "tokenizer.json"
     is_known = all(sample.text_tokens is not None or sample.error is not None for sample in samples)
     if is_known or not path.startswith(PACKAGE_PREFIX) or not file.is_file():
         return tuple(samples)

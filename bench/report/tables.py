@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.metrics.intervals import Interval
-from bench.metrics.run_figures import Speedup, Summary
+from bench.metrics.run_figures import Speedup, Summary, number, speedup
 from bench.prove.certificates import is_proved_here
 from bench.records.model import Verdict
 from bench.report.board import Ranked, Section
 from bench.report.entries import Entry
-from bench.show.layout import number, speedup
 
 RANKING_HEADER: tuple[str, ...] = (
     "rank", "method", "decode speedup", "end-to-end speedup", "by Spec-Bench's formula", "tokens/s",

@@ -19,12 +19,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bench import PACKAGE_PREFIX
+from bench import PACKAGE_PREFIX, PACKAGE_ROOT
 from bench.errors import UserError
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 from bench.runtime.package_index import cached_model, fetch_model
 
-_PROJECT = Path(__file__).resolve().parents[2]
 GGUF_SUFFIX = ".gguf"
 COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
 """Files of a checkpoint other than its weights: configs and the tokenizer."""
@@ -128,12 +127,12 @@ def resolved_here(reference: str, revision: str | None) -> Path | None:
 
 
 def _shipped(reference: str) -> Path:
-    folder = (_PROJECT / reference.removeprefix(PACKAGE_PREFIX)).resolve()
-    if not folder.is_relative_to(_PROJECT):
+    folder = (PACKAGE_ROOT / reference.removeprefix(PACKAGE_PREFIX)).resolve()
+    if not folder.is_relative_to(PACKAGE_ROOT):
         raise UserError(f"{reference} leads out of the package", "use a plain path for a folder of your own")
     if not folder.is_dir():
         raise UserError(
-            f"the package ships no folder {reference.removeprefix(PACKAGE_PREFIX)} (looked in {_PROJECT})",
+            f"the package ships no folder {reference.removeprefix(PACKAGE_PREFIX)} in {PACKAGE_ROOT}",
             "reinstall the package, or set model.path to a folder or a Hub id",
         )
     return folder

@@ -1,14 +1,9 @@
-"""The plain-text table and the Markdown table that every command prints, and numbers as text.
-
-An undefined number is ``-``, never 0.
-"""
+"""The plain-text table and the Markdown table that every command prints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
-
-from bench.metrics.intervals import Interval
 
 COLUMNS = 110
 """Widest line of a plain-text table, in characters."""
@@ -55,25 +50,6 @@ def markdown_text(text: str) -> str:
     """A text as one line of Markdown, in which nothing is read as HTML, as a link or as a picture."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return line.replace("](", "]\\(").replace("][", "]\\[")
-
-
-def number(value: float | None, form: str = ".2f", unit: str = "") -> str:
-    """A number in a format of `format`, followed by its unit."""
-    return "-" if value is None else f"{value:{form}}{unit}"
-
-
-def speedup(interval: Interval | None, digits: int = 2, unknown: str = "") -> str:
-    """A speedup with its interval, ``2.86x [2.80, 2.92]``.
-
-    Args:
-        interval: The speedup.
-        digits: After the decimal point.
-        unknown: What stands in place of an interval that too few questions left unknown.
-    """
-    if interval is None:
-        return "-"
-    low, high = f"{interval.low:.{digits}f}", f"{interval.high:.{digits}f}"
-    return f"{interval.estimate:.{digits}f}x" + (f" [{low}, {high}]" if interval.is_known else unknown)
 
 
 def byte_size(count: int) -> str:

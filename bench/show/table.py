@@ -10,12 +10,22 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from bench.metrics.lossy import Answers, LossyFigures
-from bench.metrics.resources import Resources, SearchCost
+from bench.metrics.lossy import Answers
 from bench.metrics.roofline import Probe
-from bench.metrics.run_figures import Acceptance, ArmFigures, Speedup, Subtask, Summary
+from bench.metrics.run_figures import (
+    Acceptance,
+    ArmFigures,
+    LossyFigures,
+    Resources,
+    SearchCost,
+    Speedup,
+    Subtask,
+    Summary,
+    number,
+    speedup,
+)
 from bench.records.model import Run, Verdict
-from bench.show.layout import COLUMNS, byte_size, number, speedup, text_table
+from bench.show.layout import COLUMNS, byte_size, text_table
 
 Row = tuple[str, ...]
 
@@ -233,14 +243,11 @@ def lossy_rows(figures: LossyFigures) -> list[Row]:
         groups = sum(figures.group_sizes.values())
         tokens = sum(size * count for size, count in figures.group_sizes.items())
         entries = number(figures.entries_per_token, ".3f")
-        share = number(figures.cache_share, ".3f")
+        share, limit = number(figures.cache_share, ".3f"), number(figures.bound, ".3f")
         rows += [
             ("groups by size in tokens", f"{sizes}; {tokens / groups:.3f} tokens per pass"),
             ("cache entries", f"{entries} per output token; {share} times plain decoding's, prompt included"),
-            (
-                "speedup limit",
-                f"{number(figures.bound, '.3f')}x if a pass took only the reading of its weights",
-            ),
+            ("speedup limit", f"{limit}x if a pass took only the reading of its weights"),
         ]
     return rows
 
@@ -260,13 +267,8 @@ def _control_row(summary: Summary) -> Row:
 
 
 def _noise_rows(baseline: ArmFigures, method: ArmFigures) -> list[Row]:
-    waits, unsteady = (
-        ", ".join(cells)
-        for cells in (
-            (number(baseline.contention), number(method.contention)),
-            (number(baseline.unsteady_prompts, "d"), number(method.unsteady_prompts, "d")),
-        )
-    )
+    waits = f"{number(baseline.contention)}, {number(method.contention)}"
+    unsteady = f"{number(baseline.unsteady_prompts, 'd')}, {number(method.unsteady_prompts, 'd')}"
     return [
         ("wall time over CPU time", f"{waits} (baseline, method)"),
         ("repeats vary by over 5%", f"on {unsteady} prompts (baseline, method)"),

@@ -12,9 +12,9 @@ import pytest
 
 from bench.compose.settings import Settings
 from bench.compose.workbench import prepare_run
+from bench.prove.certificates import original_settings
 from bench.records.model import Run
 from bench.records.names import run_id
-from bench.records.original import original_settings
 from tests.harness import save_prompts, settings_for
 
 KEYS = {

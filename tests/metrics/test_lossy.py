@@ -17,10 +17,10 @@ from bench.metrics.lossy import (
     cache_share,
     group_sizes,
     kv_entries_per_token,
-    lossy_figures,
     nll_per_token,
     speedup_bound,
 )
+from bench.metrics.run_figures import lossy_figures
 from bench.metrics.summary import summarise
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
 from bench.show.table import run_table

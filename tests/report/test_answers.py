@@ -11,7 +11,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.metrics.counts import acceptance_length
-from bench.metrics.spec_bench import speed_ratio
+from bench.metrics.intervals import speed_ratio
 from bench.records.model import Arm
 from bench.report.__main__ import main
 from bench.report.answers import read_answers, write_answers

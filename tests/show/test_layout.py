@@ -1,11 +1,10 @@
-"""The plain-text table, the Markdown table, and numbers as text."""
+"""The plain-text table, the Markdown table, and byte sizes as text."""
 
 from __future__ import annotations
 
 import pytest
 
-from bench.metrics.intervals import Interval
-from bench.show.layout import COLUMNS, byte_size, markdown_table, number, speedup, text_table
+from bench.show.layout import COLUMNS, byte_size, markdown_table, text_table
 
 
 def test_columns_line_up_and_the_last_cell_of_a_short_row_runs_on() -> None:
@@ -42,15 +41,6 @@ def test_a_cell_cannot_break_out_of_a_markdown_table() -> None:
         "| --- | --- |",
         "| x\\|y | &lt;i&gt; &amp; |",
     ]
-
-
-def test_an_undefined_number_is_a_dash() -> None:
-    assert (number(None), number(0.0), number(1.234, ".1f", " ms")) == ("-", "0.00", "1.2 ms")
-    nan = float("nan")
-    assert speedup(None) == "-"
-    assert speedup(Interval(1.5, nan, nan, 0.95)) == "1.50x"
-    assert speedup(Interval(1.5, nan, nan, 0.95), 3, " [-, -]") == "1.500x [-, -]"
-    assert speedup(Interval(1.5, 1.25, 1.75, 0.95), 3) == "1.500x [1.250, 1.750]"
 
 
 @pytest.mark.parametrize(

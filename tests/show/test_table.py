@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.metrics.lossy import Answers, LossyFigures
-from bench.metrics.resources import UNMEASURED, Resources, SearchCost
+from bench.metrics.lossy import Answers
 from bench.metrics.roofline import Costs, Curve, Probe
-from bench.metrics.run_figures import Subtask, Summary
+from bench.metrics.run_figures import UNMEASURED, LossyFigures, Resources, SearchCost, Subtask, Summary
 from bench.metrics.summary import summarise
 from bench.prove.certificates import badge_of
 from bench.records.store import load_run, load_samples

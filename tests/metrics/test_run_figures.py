@@ -1,4 +1,4 @@
-"""Memory and energy of an arm, and what a search costs: during and after speeds, its share of the time."""
+"""Memory and energy of an arm, the cost of a search (speeds during and after it), and figures as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from bench.metrics.counts import UndefinedError
-from bench.metrics.resources import UNMEASURED, Resources, resources, search_cost, skipped_share
+from bench.metrics.intervals import Interval
+from bench.metrics.run_figures import (
+    UNMEASURED,
+    Resources,
+    number,
+    resources,
+    search_cost,
+    skipped_share,
+    speedup,
+)
 from bench.metrics.summary import summarise
 from bench.records.codec import decode_sample, encode_sample
 from bench.records.model import Arm, Generation, Round, Run, Sample, Timing
@@ -95,3 +104,12 @@ def test_counts_survive_the_cut_and_json_and_old_records_have_none() -> None:
     assert decode_sample(record) == COLD
     del record["counts"]
     assert decode_sample(record).counts == {}
+
+
+def test_an_undefined_number_is_a_dash() -> None:
+    assert (number(None), number(0.0), number(1.234, ".1f", " ms")) == ("-", "0.00", "1.2 ms")
+    nan = float("nan")
+    assert speedup(None) == "-"
+    assert speedup(Interval(1.5, nan, nan, 0.95)) == "1.50x"
+    assert speedup(Interval(1.5, nan, nan, 0.95), 3, " [-, -]") == "1.500x [-, -]"
+    assert speedup(Interval(1.5, 1.25, 1.75, 0.95), 3) == "1.500x [1.250, 1.750]"
