@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.metrics.latin_square import order_of
-from bench.records.model import Arm, Key, Prompt
+from bench.records.model import Arm, Key, Prompt, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +65,26 @@ def key_of(cell: Cell, label: str) -> Key:
 def arm_of(label: str) -> Arm:
     """The arm that a label belongs to; whatever is not an arm's own name is a method's label."""
     return Arm(label) if label in list(Arm) else Arm.METHOD
+
+
+def blank(cell: Cell, label: str, order: int, after: str) -> Sample:
+    """The record of a turn before it is decoded."""
+    arm = arm_of(label)
+    return Sample(
+        prompt_id=cell.prompt.id,
+        subtask=cell.prompt.subtask,
+        turn=cell.turn,
+        repeat=cell.repeat,
+        arm=arm,
+        order=order,
+        method=label if arm is Arm.METHOD and label != Arm.METHOD else "",
+        session=cell.session,
+        after=after,
+        error="not decoded",
+    )
+
+
+def failed(sample: Sample, error: str) -> Sample:
+    """The record of a turn that failed: where it stood, and no number."""
+    names = ("prompt_id", "subtask", "turn", "repeat", "arm", "order", "method", "session", "after")
+    return Sample(**{name: getattr(sample, name) for name in names}, error=error)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.compose.cells import Cell, arm_of, cells_of, key_of
+from bench.compose.cells import Cell, blank, cells_of, failed, key_of
 from bench.compose.settings import Settings
 from bench.compose.workbench import Workbench, build_workbench
 from bench.errors import UserError
@@ -29,15 +29,18 @@ from bench.measure.probes import probe, row_counts
 from bench.measure.progress import Progress
 from bench.measure.verdicts import check_counts, judged
 from bench.measure.warmup import first_prompt, warm_up
+from bench.metrics.arena import arena_figures
 from bench.metrics.summary import summarise
 from bench.plan.outlook import require_room_for_all
 from bench.prove.certificates import badge_of
 from bench.prove.source import source_hash
 from bench.records.codec import to_line
-from bench.records.model import Arm, Sample, Timing
+from bench.records.model import Arm, Run, Sample, Timing
 from bench.records.store import RunStore, load_samples
+from bench.records.views import of_method
 from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.show.arena_table import arena_table
 from bench.show.table import run_table
 from bench.tasks.chat import ChatFormat, prompt_hash
 from bench.tasks.checkers import is_right
@@ -80,10 +83,22 @@ def execute(settings: Settings, session: int | None = None) -> Outcome:
         store.require_in_place()
         folder, run = store.folder, store.run
         samples = [_recounted(sample, bench.chat) for sample in load_samples(folder)]
-    evidence, seed = badge_of(run, settings.results_dir), settings.seed
-    level, resamples = settings.measure.level, settings.measure.resamples
-    summary = summarise(run, samples, level=level, resamples=resamples, seed=seed, evidence=evidence)
-    return Outcome(run_table(summary), folder, sum(sample.error is not None for sample in samples))
+    return Outcome(_table(settings, run, samples), folder, sum(s.error is not None for s in samples))
+
+
+def _table(settings: Settings, run: Run, samples: Sequence[Sample]) -> str:
+    """All figures of the run as text."""
+    root, measure = settings.results_dir, settings.measure
+    level, resamples, seed = measure.level, measure.resamples, settings.seed
+    if not run.methods:
+        evidence = badge_of(run, root)
+        return run_table(
+            summarise(run, samples, level=level, resamples=resamples, seed=seed, evidence=evidence)
+        )
+    badges = {label: badge_of(of_method(run, label), root) for label in run.methods}
+    return arena_table(
+        arena_figures(run, samples, level=level, resamples=resamples, seed=seed, evidence=badges)
+    )
 
 
 def _recounted(sample: Sample, chat: ChatFormat) -> Sample:
@@ -160,7 +175,7 @@ class Session:
         samples: dict[str, Sample] = {}
         for place, label in enumerate(self._missing(cell)):
             progress.begin(label, cell.prompt.id)
-            samples[label] = self._try(_blank(cell, label, place, self._before), cell, self._decode)
+            samples[label] = self._try(blank(cell, label, place, self._before), cell, self._decode)
             self._before = label
         baseline = samples.get(Arm.BASELINE) or self._store.good.get(key_of(cell, Arm.BASELINE))
         judge = partial(self._judged, baseline=baseline)
@@ -171,10 +186,10 @@ class Session:
         try:
             return work(cell, sample)
         except UserError as mistake:
-            return _failed(sample, f"{mistake.what}; {mistake.fix}")
+            return failed(sample, f"{mistake.what}; {mistake.fix}")
         except Exception as error:
             log.warning("%s failed", sample.key, exc_info=True)
-            return _failed(sample, f"{type(error).__name__}: {error}")
+            return failed(sample, f"{type(error).__name__}: {error}")
 
     def _decode(self, cell: Cell, blank: Sample) -> Sample:
         prompt_ids = self._prompt_ids(cell, blank.label)
@@ -260,29 +275,6 @@ def joined(sources: Mapping[str, str]) -> str:
     """One hash of the code of all methods of a run: a method's own, where there is only one."""
     hashes = sorted(sources.values())
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
-
-
-def _blank(cell: Cell, label: str, order: int, after: str) -> Sample:
-    """The record of a turn before it is decoded."""
-    arm = arm_of(label)
-    return Sample(
-        prompt_id=cell.prompt.id,
-        subtask=cell.prompt.subtask,
-        turn=cell.turn,
-        repeat=cell.repeat,
-        arm=arm,
-        order=order,
-        method=label if arm is Arm.METHOD and label != Arm.METHOD else "",
-        session=cell.session,
-        after=after,
-        error="not decoded",
-    )
-
-
-def _failed(sample: Sample, error: str) -> Sample:
-    """The record of a turn that failed: where it stood, and no number."""
-    names = ("prompt_id", "subtask", "turn", "repeat", "arm", "order", "method", "session", "after")
-    return Sample(**{name: getattr(sample, name) for name in names}, error=error)
 
 
 def _of_rounds(timing: Timing, decoded: int, kept: int) -> Timing:

@@ -78,8 +78,9 @@ def defined(estimate: Callable[[Given], Number], given: Given) -> Number | None:
         return None
 
 
-def of_arm(samples: Sequence[Sample], arm: Arm) -> list[Sample]:
-    return [sample for sample in samples if sample.arm is arm]
+def of_arm(samples: Sequence[Sample], *arms: Arm) -> list[Sample]:
+    """The samples of these arms."""
+    return [sample for sample in samples if sample.arm in arms]
 
 
 def totals_of(samples: Sequence[Sample], per_question: PerQuestion) -> Totals:

@@ -64,8 +64,7 @@ def summarise(
     """All figures of one run, even if it is unfinished, has failures, or holds the baseline only.
 
     Args:
-        run: Whose samples they are.
-        samples: Of every arm.
+        run, samples: A run and its samples, of every arm.
         resamples: Bootstrap resamples of every interval.
         seed: Of the bootstrap.
         evidence: What `bench.prove.certificates.badge_of` says of the run's output.
@@ -76,8 +75,8 @@ def summarise(
     samples = finished_repeats(samples)
     compared, excluded = complete_prompts(samples)
     good = [sample for sample in samples if sample.error is None]
-    control, method = of_arm(compared, Arm.CONTROL), of_arm(compared, Arm.METHOD)
-    baseline = of_arm(compared, Arm.BASELINE) + control  # the control is as many more repeats of the baseline
+    method = of_arm(compared, Arm.METHOD)
+    baseline = of_arm(compared, Arm.BASELINE, Arm.CONTROL)  # the control: as many more repeats of it
     all_method = of_arm(good, Arm.METHOD)
     bootstrap = Bootstrap(level, resamples, seed)
     speedup = bootstrap.speedup(baseline, method)

@@ -237,9 +237,9 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
-            raise ValueError(f"sample {self.key} has neither an error nor a measurement")
+            raise ValueError(f"sample {self.key} has no error, so it must hold ids and timing")
         if self.error is not None and (self.ids or self.timing is not None):
-            raise ValueError(f"sample {self.key} has an error, so it must hold no numbers")
+            raise ValueError(f"sample {self.key} has an error, so ids and timing must be empty")
 
     @property
     def kv_entries(self) -> int | None:

@@ -21,8 +21,8 @@ from bench.records.model import (
     Sample,
     Timing,
     Verdict,
-    run_id,
 )
+from bench.records.names import run_id
 from bench.records.store import RunStore, load_run, load_samples
 
 IDENTITY = {"method": {"exit_layer": 2}, "seed": 0}

@@ -1,0 +1,213 @@
+"""Figures of a run of several methods: each method's own, and all of them compared with each other.
+
+A method's own figures are those of a run that had only this method (`bench.metrics.summary`). Ranks come from
+paired comparisons of all arms on the same questions (`bench.metrics.paired`), and only where the two equal
+baselines of the run agree (`bench.metrics.controls`).
+
+Shapes: A arms, Q questions, S sessions, R repeats within a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from bench.metrics.controls import Drift, Order, Resolution, carry_over, drift, reason_not_ranked, resolution
+from bench.metrics.counts import UndefinedError, Work, decode_work
+from bench.metrics.intervals import Floats, Interval
+from bench.metrics.latency import Latency, latency
+from bench.metrics.paired import Costs, Pairwise, pairwise, shared_ranks
+from bench.metrics.run_figures import Summary
+from bench.metrics.speedups import defined
+from bench.metrics.summary import summarise
+from bench.records.model import Arm, Run, Sample
+from bench.records.views import of_method, samples_of
+
+Figure = TypeVar("Figure")
+
+PLAIN = "autoregressive"
+"""The two equal baselines taken together, as an arm of the comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """All arms of a run compared on the same questions.
+
+    Args:
+        ranks: By label, 1 for the fastest; empty where the run is not ranked.
+        pairs: Every arm over every other; None with a single question.
+        resolution: What the two equal baselines say; None where there is no second one.
+        reason: Why there are no ranks; None where there are.
+        moved: How the baseline's speed moved; None in records without time stamps.
+        carried: For each arm, the time of whatever follows it over the time after the others.
+    """
+
+    ranks: Mapping[str, int]
+    pairs: Pairwise | None
+    resolution: Resolution | None
+    reason: str | None
+    moved: Drift | None
+    carried: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """All figures of a run of several methods.
+
+    Args:
+        run: The run.
+        methods: Figures of each method by label, in the order of the run.
+        latencies: Of every arm by label; the two baselines together as `PLAIN`.
+        lossless: The methods whose output is the model's own, and `PLAIN`, compared.
+        lossy: The lossy methods and `PLAIN`; None where there are none.
+    """
+
+    run: Run
+    methods: Mapping[str, Summary]
+    latencies: Mapping[str, Latency | None]
+    lossless: Contest
+    lossy: Contest | None
+
+
+def arena_figures(
+    run: Run,
+    samples: Sequence[Sample],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    evidence: Mapping[str, str | None] | None = None,
+) -> Arena:
+    """All figures of a run of several methods, even if it is unfinished or has failures.
+
+    Args:
+        run, samples: The run and its samples, of every arm.
+        level: Confidence level of the intervals.
+        resamples, seed: Of the bootstrap.
+        evidence: By label, what certificates say of a method's output.
+    """
+    methods = {
+        label: summarise(
+            of_method(run, label),
+            samples_of(samples, label),
+            level=level,
+            resamples=resamples,
+            seed=seed,
+            evidence=(evidence or {}).get(label),
+        )
+        for label in run.methods
+    }
+    plain = [sample for sample in samples if sample.arm in (Arm.BASELINE, Arm.CONTROL)]
+    arms = {PLAIN: plain} | {label: _of(samples, label) for label in methods}
+    lossy = [label for label, summary in methods.items() if summary.is_lossy]
+    return Arena(
+        run=run,
+        methods=methods,
+        latencies={label: defined(latency, part) for label, part in arms.items()},
+        lossless=contest(samples, [label for label in methods if label not in lossy], level),
+        lossy=contest(samples, lossy, level) if lossy else None,
+    )
+
+
+def contest(samples: Sequence[Sample], labels: Sequence[str], level: float = 0.95) -> Contest:
+    """Compare plain decoding and the methods of these labels on what all of them were measured on."""
+    arms = [Arm.BASELINE.value, Arm.CONTROL.value, *labels]
+    costs, order = costs_of(samples, arms)
+    checked = _or_none(lambda: resolution(costs, order))
+    reason = "the baseline was not measured twice" if checked is None else reason_not_ranked(checked)
+    pooled = _pooled(costs)
+    names = [PLAIN, *labels]
+    return Contest(
+        ranks={} if reason else shared_ranks(pooled, names, level),
+        pairs=_or_none(lambda: pairwise(pooled, level)),
+        resolution=checked,
+        reason=reason,
+        moved=_or_none(lambda: drift(costs, order)),
+        carried=_or_none(lambda: carry_over(costs, order)) or {},
+    )
+
+
+def costs_of(
+    samples: Sequence[Sample], labels: Sequence[str], work: Callable[[Sample], Work] = decode_work
+) -> tuple[Costs, Order]:
+    """What each arm spent on each question, in each repeat of each session, and when; all turns together.
+
+    A question of which a turn failed or is missing is NaN for that arm.
+
+    Args:
+        samples: Of a run, failed ones included.
+        labels: The arms.
+        work: Tokens and seconds of a sample.
+    """
+    cells = _cells(samples)
+    shape = len(labels), *(max((cell[axis] for cell in cells.values()), default=-1) + 1 for axis in range(3))
+    seconds, tokens, started = (np.full(shape, np.nan) for _ in range(3))
+    place, before = (np.full(shape, -1, dtype=np.int64) for _ in range(2))
+    for (label, *_), turns in _by_cell(samples, labels).items():
+        where = (labels.index(label), *cells[turns[0].prompt_id, turns[0].session, turns[0].repeat])
+        first = min(turns, key=lambda sample: sample.turn)
+        if any(sample.error is not None for sample in turns):
+            continue
+        done = [work(sample) for sample in turns]
+        seconds[where], tokens[where] = sum(part.seconds for part in done), sum(part.tokens for part in done)
+        place[where] = first.order
+        before[where] = labels.index(first.after) if first.after in labels else -1
+        started[where] = np.nan if first.started_at is None else first.started_at
+    return Costs(tuple(labels), seconds, tokens), Order(place, before, started)
+
+
+def _cells(samples: Sequence[Sample]) -> dict[tuple[str, int, int], tuple[int, int, int]]:
+    """Place of every (question, session, repeat) on the axes Q, S, R; repeats count anew in each session."""
+    questions = {name: place for place, name in enumerate(dict.fromkeys(s.prompt_id for s in samples))}
+    sessions = {number: place for place, number in enumerate(sorted({s.session for s in samples}))}
+    first = {number: min(s.repeat for s in samples if s.session == number) for number in sessions}
+    keys = {(s.prompt_id, s.session, s.repeat) for s in samples}
+    return {
+        (prompt, session, repeat): (questions[prompt], sessions[session], repeat - first[session])
+        for prompt, session, repeat in keys
+    }
+
+
+def _by_cell(samples: Sequence[Sample], labels: Sequence[str]) -> dict[tuple[str, str, int], list[Sample]]:
+    """The turns of every question, by arm, question and repeat; without those that lack a turn."""
+    turns: dict[str, int] = {}
+    groups: dict[tuple[str, str, int], list[Sample]] = {}
+    for sample in samples:
+        turns[sample.prompt_id] = max(turns.get(sample.prompt_id, 0), sample.turn + 1)
+        if sample.label in labels:
+            groups.setdefault((sample.label, sample.prompt_id, sample.repeat), []).append(sample)
+    return {key: group for key, group in groups.items() if len(group) == turns[key[1]]}
+
+
+def _pooled(costs: Costs) -> Costs:
+    """The same costs with the two baselines as one arm, `PLAIN`, that did the work of both."""
+    pair = [costs.index(Arm.BASELINE.value), costs.index(Arm.CONTROL.value)]
+    others = [place for place in range(len(costs.names)) if place not in pair]
+    names = (PLAIN, *(costs.names[place] for place in others))
+    both = [_sum_of_known(values[pair]) for values in (costs.seconds, costs.tokens)]
+    seconds, tokens = (
+        np.concatenate([sums, values[others]])
+        for sums, values in zip(both, (costs.seconds, costs.tokens), strict=True)
+    )
+    return Costs(names, seconds, tokens)
+
+
+def _sum_of_known(values: Floats) -> Floats:
+    """Sum over the first axis of what is not NaN, shape [N, ...] -> [1, ...]; NaN where all of it is."""
+    is_unknown = np.isnan(values).all(axis=0, keepdims=True)
+    return np.where(is_unknown, np.nan, np.nansum(values, axis=0, keepdims=True))
+
+
+def _of(samples: Sequence[Sample], label: str) -> list[Sample]:
+    return [sample for sample in samples if sample.label == label]
+
+
+def _or_none(estimate: Callable[[], Figure]) -> Figure | None:
+    """The figure, or None where the samples do not determine it."""
+    try:
+        return estimate()
+    except UndefinedError:
+        return None
