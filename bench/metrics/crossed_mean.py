@@ -111,7 +111,7 @@ def _session_variance(values: Floats, of_question: Floats) -> float:
         return 0.0
     weights = questions * np.isfinite(values).sum(axis=1, keepdims=True)  # [Q, 1]
     parts = np.nansum((values - of_question[:, None]) / weights, axis=0)  # [S]
-    return float((parts**2).sum()) * sessions / (sessions - 1)
+    return float((parts**2).sum() * sessions / (sessions - 1))
 
 
 def _third_moment(parts: Floats) -> float:
@@ -119,7 +119,7 @@ def _third_moment(parts: Floats) -> float:
     count = len(parts)
     if count < 3:
         return 0.0
-    return float((parts**3).sum()) * count**2 / ((count - 1) * (count - 2))
+    return float((parts**3).sum() * count**2 / ((count - 1) * (count - 2)))
 
 
 def mean_over(values: Floats, axis: int) -> Floats:
