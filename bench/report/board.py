@@ -1,20 +1,24 @@
 """Sections of a leaderboard and the ranks in them: a section holds what may be compared, and nothing else.
 
-A section is one setting (model, device, precision, sampling, ...) and one set of questions. Within it,
-lossless and lossy methods are ranked separately. What cannot be believed or is not finished is listed with
-the reason and has no rank.
+A section is one setting (model, device, precision, sampling, ...) and one set of questions. A run of several
+methods is a section of its own, ranked by paired differences (`bench.metrics.arena`); runs of single methods
+stand in sections below, since they were measured at different times. Within a section, lossless and lossy
+methods are ranked separately. What cannot be believed or is not finished is listed with the reason and has no
+rank.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bench.metrics.arena import PLAIN, Contest, contest
 from bench.metrics.intervals import Interval
 from bench.metrics.summary import QUESTION_SOURCES
-from bench.records.model import Arm, Verdict
+from bench.records.model import Arm
+from bench.report.doubts import is_unfinished, reasons_unranked
 from bench.report.entries import Entry, Setting
 from bench.tasks.spec_bench import QUESTIONS_PER_SUBTASK
 
@@ -50,6 +54,10 @@ class Section:
     lossless: tuple[Ranked, ...]
     lossy: tuple[Ranked, ...]
     unranked: tuple[Unranked, ...]
+    arena: str = ""
+    """Id of the run of several methods that it shows; empty for runs of single methods."""
+    contests: tuple[Contest, ...] = ()
+    """How the methods of that run compare: the lossless ones, then the lossy ones, with plain decoding."""
     apart: str = ""
     """What sets it apart from a section that is otherwise equal: the version of torch, how threads wait."""
 
@@ -76,7 +84,8 @@ class Section:
     @property
     def anchor(self) -> str:
         """Model and 8 hex digits over all that sets the section apart from others: a file name that stays."""
-        text = "\n".join([repr(self.setting), *([self.apart] if self.apart else []), *sorted(self.asked)])
+        parts = [part for part in (self.apart, self.arena) if part]
+        text = "\n".join([repr(self.setting), *parts, *sorted(self.asked)])
         model = "".join(
             character if character.isalnum() or character in "_-" else "-" for character in self.setting.model
         )
@@ -97,20 +106,32 @@ def sections(every_entry: Sequence[Entry]) -> list[Section]:
 
     An unfinished entry joins the smallest section of its setting whose questions include all of its own.
     """
+    apart = [entry for entry in every_entry if not entry.arena]
+    made = [_section(setting, asked, group) for (setting, asked), group in _groups(apart).items()]
+    arenas = dict.fromkeys(entry.arena for entry in every_entry if entry.arena)
+    made += [_arena_section([entry for entry in every_entry if entry.arena == arena]) for arena in arenas]
+    made = [replace(part, apart=_apart(part.setting, [other.setting for other in made])) for part in made]
+    return sorted(
+        made,
+        key=lambda part: (
+            *(not part.arena, part.is_partial, part.setting),
+            *(-len(part.asked), sorted(part.asked), part.arena),
+        ),
+    )
+
+
+def _groups(every_entry: Sequence[Entry]) -> dict[tuple[Setting, frozenset[str]], list[Entry]]:
+    """Runs of single methods, by setting and questions."""
     groups: dict[tuple[Setting, frozenset[str]], list[Entry]] = {}
     for entry in every_entry:
-        if not _is_unfinished(entry):
+        if not is_unfinished(entry):
             groups.setdefault((entry.setting, entry.asked), []).append(entry)
     for entry in every_entry:
-        if _is_unfinished(entry):
+        if is_unfinished(entry):
             wider = [key for key in groups if key[0] == entry.setting and key[1] >= entry.asked]
             key = min(wider, key=lambda key: len(key[1]), default=(entry.setting, entry.asked))
             groups.setdefault(key, []).append(entry)
-    made = [_section(setting, asked, group) for (setting, asked), group in groups.items()]
-    made = [replace(part, apart=_apart(part.setting, [other.setting for other in made])) for part in made]
-    return sorted(
-        made, key=lambda part: (part.is_partial, part.setting, -len(part.asked), sorted(part.asked))
-    )
+    return groups
 
 
 def _apart(setting: Setting, others: Sequence[Setting]) -> str:
@@ -133,50 +154,14 @@ def ranks(intervals: Sequence[Interval]) -> list[int]:
     return [1 + sum(other.low > interval.high for other in intervals) for interval in intervals]
 
 
-def reasons_unranked(entry: Entry) -> list[str]:
-    """Why an entry gets no rank; empty if it gets one."""
-    if not any(sample.arm is Arm.METHOD for sample in entry.samples):
-        return ["the baseline alone"]
-    return [*_gaps(entry), *_doubts(entry)]
-
-
-def _gaps(entry: Entry) -> list[str]:
-    """What was not measured, or not in full."""
-    summary = entry.summary
-    reasons = []
-    if summary.failures:
-        reasons.append(f"{sum(summary.failures.values())} samples failed ({next(iter(summary.failures))})")
-    if _is_unfinished(entry):
-        reasons.append(f"unfinished: {len(entry.asked)} of {entry.planned} questions")
-    elif summary.excluded and not summary.failures:
-        reasons.append(f"unfinished: {len(summary.excluded)} questions are incomplete")
-    if summary.speedup.decode is None or not summary.speedup.decode.is_known:
-        reasons.append("no interval")
-    return reasons
-
-
-def _doubts(entry: Entry) -> list[str]:
-    """Why what was measured is not to be believed."""
-    summary = entry.summary
-    reasons = []
-    if summary.run.labels.get("cost only"):
-        reasons.append("cost only: its acceptance was given, not measured")
-    if summary.is_valid is False:
-        reasons.append("the A/A control fails: the baseline differs from itself")
-    if summary.is_valid is None:
-        reasons.append("no A/A control: it needs 2 questions and 2 repeats")
-    if entry.is_gpu_shared:
-        reasons.append("other work was on the GPU")
-    if not summary.is_lossy and (count := summary.verdicts[Verdict.VIOLATION]):
-        reasons.append(f"{count} outputs violate the promise to be the model's own")
-    return reasons
-
-
 def labels(group: Sequence[Entry]) -> list[str]:
     """A name per entry that differs from all others: the method, and the settings in which its variants
     differ.
     """
-    names = [_label(entry, [other for other in group if other.method == entry.method]) for entry in group]
+    names = [
+        entry.stored[0].label or _label(entry, [other for other in group if other.method == entry.method])
+        for entry in group
+    ]
     return [
         name if names.count(name) == 1 else f"{name} (run {entry.stored[0].run.run_id[-8:]})"
         for name, entry in zip(names, group, strict=True)
@@ -207,10 +192,6 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else text
 
 
-def _is_unfinished(entry: Entry) -> bool:
-    return entry.planned is not None and len(entry.asked) < entry.planned
-
-
 def _section(setting: Setting, asked: frozenset[str], group: Sequence[Entry]) -> Section:
     checked = [
         (label, entry, "; ".join(reasons_unranked(entry)))
@@ -228,6 +209,48 @@ def _section(setting: Setting, asked: frozenset[str], group: Sequence[Entry]) ->
         lossy=_ranked([(label, entry) for label, entry in sound if entry.summary.is_lossy]),
         unranked=tuple(sorted(unranked, key=lambda row: row.label)),
     )
+
+
+def _arena_section(group: Sequence[Entry]) -> Section:
+    """The section of a run of several methods."""
+    widest = max(group, key=lambda entry: len(entry.asked))
+    section = _section(widest.setting, widest.asked, group)
+    shared = [sample for sample in widest.samples if sample.arm is not Arm.METHOD]
+    own = [sample for entry in group for sample in entry.samples if sample.arm is Arm.METHOD]
+    every = [*shared, *own]
+    kinds = [
+        [row for row in section.ranked if row.entry.summary.is_lossy is is_lossy]
+        for is_lossy in (False, True)
+    ]
+    contests = [contest(every, [row.entry.stored[0].label for row in rows]) for rows in kinds]
+    lossless, lossy = (
+        _with_ranks(rows, against.ranks) for rows, against in zip(kinds, contests, strict=True)
+    )
+    unranked = section.unranked
+    if reason := contests[0].reason:
+        unranked += tuple(Unranked(reason, row.label, row.entry) for row in section.ranked)
+        lossless = lossy = ()
+    return replace(
+        section,
+        lossless=lossless,
+        lossy=lossy,
+        unranked=tuple(sorted(unranked, key=lambda row: row.label)),
+        arena=widest.arena,
+        contests=tuple(contests),
+    )
+
+
+def _with_ranks(rows: Sequence[Ranked], ranks: Mapping[str, int]) -> tuple[Ranked, ...]:
+    """The rows with the ranks of their run, without the place that plain decoding takes."""
+    placed = {row.label: ranks.get(row.entry.stored[0].label, 0) for row in rows}
+    plain = ranks.get(PLAIN, 0)
+    made = [replace(row, rank=rank - (0 < plain < rank)) for row in rows if (rank := placed[row.label])]
+    return tuple(sorted(made, key=lambda row: (row.rank, -_estimate(row.entry), row.label)))
+
+
+def _estimate(entry: Entry) -> float:
+    decode = entry.summary.speedup.decode
+    return 0.0 if decode is None else decode.estimate
 
 
 def _ranked(named: Sequence[tuple[str, Entry]]) -> tuple[Ranked, ...]:

@@ -6,6 +6,7 @@ Frames:
   roofline: ``seconds, context`` (least time of a pass, by the bytes that it reads)
 - layer cost: ``layers, seconds, context`` (seconds of one row through that many layers; 0 is the head alone)
 - prediction: ``method, predicted, measured, low, high`` (speedups and the measured interval, NaN without one)
+- speed over time: ``hours, tokens_per_s, running`` (since the start; of one answer, and its running median)
 - quality: ``method, confidence, speedup, right, right_of_target, nats, nats_of_target`` (shares of right
   answers, and nats per token of the output under the target, each beside the baseline's; NaN where unknown)
 - sweep: one column per swept setting, and ``speedup, low, high``
@@ -161,3 +162,21 @@ def _quality_panel(axes: Axes, frame: pd.DataFrame, measure: str, *, has_names: 
 def _setting(name: str) -> str:
     unit = f" ({UNITS[name]})" if name in UNITS else ""
     return name.replace("_", " ") + unit
+
+
+def speed_over_time(frame: pd.DataFrame) -> Figure:
+    """The baseline's speed from answer to answer, with its running median."""
+    with styled():
+        figure = new_figure(2.6)
+        axes = figure.subplots()
+        minutes, speeds, running = (
+            frame["hours"].to_numpy() * 60,
+            frame["tokens_per_s"].to_numpy(),
+            frame["running"].to_numpy(),
+        )
+        axes.plot(minutes, speeds, linestyle="none", marker=".", markersize=4, color=COLOURS[5])
+        axes.plot(minutes, running, color=COLOURS[0])
+        axes.set(xlabel="time since the start (min)", ylabel="baseline (tokens/s)")
+        axes.set_ylim(bottom=0)
+        axes.grid()
+    return figure

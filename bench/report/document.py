@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.report.arena_tables import arena_pictures, arena_remarks, arena_tables
 from bench.report.board import Section
 from bench.report.claims import Paper, claim_table
 from bench.report.figure_data import pictures
@@ -18,9 +19,9 @@ NOTES = (
     "Speedups are over plain autoregressive decoding by the same runtime, interleaved with the method on "
     "the same questions: the ratio of seconds per token over all questions, with a 95 % bootstrap interval "
     "over the questions. Decode speedups leave the prefill out, end-to-end speedups include it.",
-    "Ranks follow the decode speedup: a rank is one more than the number of methods whose interval lies "
-    "wholly above. Two methods differ for sure only where their own intervals do not overlap, whatever "
-    "their ranks.",
+    "Ranks follow the decode speedup. In a run of several methods, a rank is one more than the number of "
+    "methods that are faster for certain on the same questions; of runs of single methods, one more than the "
+    "number of those whose interval lies wholly above.",
     "Acceptance length is tokens per target pass, the prefill counting as a pass of one token. The column "
     "output says what comparing every answer, token by token, with the baseline's gave; proved means that "
     "python -m bench.prove has tested this code, or code that decodes the same.",
@@ -97,8 +98,8 @@ def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
         subtitle=f"Asked: {section.questions}{part}. Up to {section.setting.max_new_tokens} new tokens; "
         f"conversations continue on {'each arm' if history == 'free' else 'the baseline'}'s own answers.",
         remarks=_remarks(section),
-        tables=tuple(tables),
-        pictures=tuple(pictures(section)),
+        tables=(*tables, *arena_tables(section)),
+        pictures=(*pictures(section), *arena_pictures(section)),
         records=tuple(sorted({stored.run.run_id for entry in section.entries for stored in entry.stored})),
     )
 
@@ -112,7 +113,7 @@ def paper_claims(papers: Sequence[Paper], board: Sequence[Section]) -> tuple[Pap
 
 def _remarks(section: Section) -> tuple[str, ...]:
     embedded = [EMBEDDED_NOTE] if section.setting.prompts == "builtin" else []
-    return (*embedded, *([EAGER_NOTE] if has_eager(section) else []))
+    return (*embedded, *arena_remarks(section), *([EAGER_NOTE] if has_eager(section) else []))
 
 
 def _sources(paper: Paper) -> str:

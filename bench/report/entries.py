@@ -1,9 +1,11 @@
 """From runs to the entries of a leaderboard: which results may be compared, and how runs of a method combine.
 
-How runs combine: a run of several subtasks is an entry by itself. Runs of one subtask each, with equal method
-settings, weights and question file, are pooled into one entry, as if one run had asked all of their
-questions. Of two runs of the same subtask the one that asked more counts, and repeats that not every pooled
-run has are left out.
+A run of several methods makes one entry per method, and never combines with another run.
+
+How runs of one method combine: a run of several subtasks is an entry by itself. Runs of one subtask each,
+with equal method settings, weights and question file, are pooled into one entry, as if one run had asked all
+of their questions. Of two runs of the same subtask the one that asked more counts, and repeats that not every
+pooled run has are left out.
 """
 
 from __future__ import annotations
@@ -77,6 +79,11 @@ class Entry:
     summary: Summary
 
     @property
+    def arena(self) -> str:
+        """Id of the run of several methods that it is a part of; empty for runs of one method."""
+        return self.stored[0].run.run_id if self.stored[0].label else ""
+
+    @property
     def asked(self) -> frozenset[str]:
         """Ids of the questions asked, the failed ones included."""
         return frozenset(sample.prompt_id for sample in self.samples)
@@ -140,7 +147,8 @@ def entries(runs: Sequence[StoredRun], *, resamples: int = 10_000) -> list[Entry
     groups: dict[tuple[Any, ...], list[StoredRun]] = {}
     for stored in runs:
         if stored.samples:
-            own_entry = stored.run.run_id if len(stored.subtasks) != 1 else ""
+            is_whole = stored.label or len(stored.subtasks) != 1
+            own_entry = f"{stored.run.run_id} {stored.label}" if is_whole else ""
             key = (setting_of(stored), _variant(stored.run), stored.is_published, own_entry)
             groups.setdefault(key, []).append(stored)
     return [_entry(key[0], _largest(group), resamples) for key, group in groups.items()]

@@ -20,17 +20,20 @@ from bench.errors import UserError
 from bench.prove.certificates import badge_of
 from bench.records.model import Run, Sample
 from bench.records.store import load_run, load_samples
+from bench.records.views import of_method, samples_of
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run as it lies on disk."""
+    """A run of one method as it lies on disk, or one method's part of a run of several."""
 
     run: Run
     samples: tuple[Sample, ...]
     is_published: bool = False
     evidence: str | None = None
     """What certificates say of its output, see `bench.prove.certificates.badge_of`."""
+    label: str = ""
+    """Which method it is of a run of several; empty for a run of one."""
 
     @property
     def subtasks(self) -> tuple[str, ...]:
@@ -57,11 +60,11 @@ def read_runs(results: Path) -> ReadRuns:
     Raises:
         UserError: If there are none, or none that can be read.
     """
-    runs, unreadable = [], {}
+    runs, unreadable = list[StoredRun](), {}
     for root, is_published in ((results / "published", True), (results, False)):
         for path in sorted((root / "runs").glob("*/run.json")):
             try:
-                runs.append(_read(path.parent, root, is_published))
+                runs += _read(path.parent, root, is_published)
             except UserError as mistake:
                 unreadable[path.parent] = mistake
     if unreadable and not runs:
@@ -74,20 +77,36 @@ def read_runs(results: Path) -> ReadRuns:
 
 
 def read_run(folder: Path) -> StoredRun:
-    """A run by its folder.
+    """A run by its folder; of a run of several methods, ``FOLDER:METHOD`` is one of them.
 
     Raises:
-        UserError: If it is no run, or holds no samples.
+        UserError: If it is no run, holds no samples, or holds several methods of which none is named.
     """
-    stored = StoredRun(run := load_run(folder), recounted(run, load_samples(folder)))
-    if not stored.samples:
-        raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
-    return stored
-
-
-def _read(folder: Path, results: Path, is_published: bool) -> StoredRun:
+    name, _, label = folder.name.partition(":")
+    folder = folder if folder.is_dir() else folder.with_name(name)
     run = load_run(folder)
-    return StoredRun(run, recounted(run, load_samples(folder)), is_published, badge_of(run, results))
+    samples = recounted(run, load_samples(folder))
+    if not samples:
+        raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
+    if not run.methods:
+        return StoredRun(run, samples)
+    if not label:
+        names = ", ".join(f"{folder.name}:{method}" for method in run.methods)
+        raise UserError(f"{folder} is a run of {len(run.methods)} methods", f"name one: {names}")
+    return StoredRun(of_method(run, label), tuple(samples_of(samples, label)), label=label)
+
+
+def _read(folder: Path, results: Path, is_published: bool) -> list[StoredRun]:
+    """A run, or every method of a run of several as a run of its own."""
+    run = load_run(folder)
+    samples = recounted(run, load_samples(folder))
+    if not run.methods:
+        return [StoredRun(run, samples, is_published, badge_of(run, results))]
+    parts = {label: of_method(run, label) for label in run.methods}
+    return [
+        StoredRun(part, tuple(samples_of(samples, label)), is_published, badge_of(part, results), label)
+        for label, part in parts.items()
+    ]
 
 
 def recounted(run: Run, samples: Sequence[Sample]) -> tuple[Sample, ...]:

@@ -139,14 +139,15 @@ def _waits(latencies: Mapping[str, Latency | None]) -> Rows:
     """Percentiles of the waits, in milliseconds."""
     header = ("waits in ms, p50/p90/p99", "first token", "per token", "per round")
     rows = [
-        (label, *map(_milliseconds, (waits.first_token, waits.per_token, waits.per_round)))
+        (label, *map(milliseconds, (waits.first_token, waits.per_token, waits.per_round)))
         for label, waits in latencies.items()
         if waits is not None
     ]
     return [header, *rows]
 
 
-def _milliseconds(waits: Percentiles | None) -> str:
+def milliseconds(waits: Percentiles | None) -> str:
+    """The percentiles in milliseconds, ``12 / 15 / 31``."""
     if waits is None:
         return "-"
     return " / ".join(f"{1e3 * seconds:.3g}" for seconds in (waits.p50, waits.p90, waits.p99))

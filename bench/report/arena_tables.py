@@ -1,0 +1,118 @@
+"""What the leaderboard shows of a run of several methods only: pairs, waits, settings, the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.metrics.arena import PLAIN, Contest
+from bench.metrics.latency import latency
+from bench.metrics.paired import few
+from bench.metrics.run_figures import speedup
+from bench.metrics.speedups import defined
+from bench.records.model import Arm
+from bench.report import curves
+from bench.report.board import Section
+from bench.report.entries import Entry
+from bench.report.style import Picture
+from bench.report.tables import Table
+from bench.show.arena_table import contest_lines, milliseconds
+
+RANKS_NOTE = (
+    "All methods and two equal baselines answered every question in one run, in an order that changes from "
+    "question to question. A rank is one more than the number of methods that are faster for certain: by "
+    "paired differences on the same questions, Holm-corrected over all pairs."
+)
+APART_NOTE = (
+    "Measured apart: every method in a run of its own, at another time and with another baseline run, so "
+    "differences between methods also hold the machine's drift. Ranks by overlapping intervals."
+)
+_LONGEST_VALUE = 100
+"""Characters of a setting's list that are shown."""
+
+
+def arena_remarks(section: Section) -> Iterator[str]:
+    """What a reader must know before the ranks."""
+    if not section.arena:
+        if len(section.ranked) > 1:
+            yield APART_NOTE
+        return
+    yield RANKS_NOTE
+    for line in contest_lines(section.contests[0]):
+        yield f"{line[0].upper()}{line[1:]}."
+    if few(len(section.asked)):
+        yield f"Few questions ({len(section.asked)}): intervals are wide, other questions may rank otherwise."
+
+
+def arena_tables(section: Section) -> list[Table]:
+    """The further tables of a run of several methods; none for other sections."""
+    if not section.arena:
+        return []
+    return [*_pairs(section.contests[0]), _waits(section), _settings(section)]
+
+
+def arena_pictures(section: Section) -> list[Picture]:
+    """The baseline's speed over time, where the records hold it."""
+    if not section.arena or section.contests[0].moved is None:
+        return []
+    moved = section.contests[0].moved
+    hours = (moved.started_s - moved.started_s[0]) / 3600
+    frame = pd.DataFrame({"hours": hours, "tokens_per_s": moved.tokens_per_s, "running": moved.running})
+    caption = (
+        "Speed of the two equal baselines over the run, each dot an answer, the line a running median: "
+        "how steady the machine was."
+    )
+    draw: Callable[[pd.DataFrame], Figure] = curves.speed_over_time
+    return [Picture("machine", caption, draw(frame))]
+
+
+def _pairs(contest: Contest) -> Iterator[Table]:
+    """Every method over every other, with intervals."""
+    if contest.pairs is None:
+        return
+    rows = [
+        (name, *("" if i == j else speedup(interval) for j, interval in enumerate(line)))
+        for i, (name, line) in enumerate(zip(contest.pairs.names, contest.pairs.intervals, strict=True))
+    ]
+    title = "Faster by: the row's method over the column's, geometric mean of questions, with 95 % intervals"
+    yield Table(title, ("method", *contest.pairs.names), tuple(rows))
+
+
+def _waits(section: Section) -> Table:
+    """Percentiles of the waits."""
+    entries = dict(_labelled(section))
+    first = next(iter(entries.values()))
+    arms = {PLAIN: [sample for sample in first.samples if sample.arm in (Arm.BASELINE, Arm.CONTROL)]}
+    arms |= {
+        label: [sample for sample in entry.samples if sample.arm is Arm.METHOD]
+        for label, entry in entries.items()
+    }
+    rows = [
+        (label, *map(milliseconds, (waits.first_token, waits.per_token, waits.per_round)))
+        for label, samples in arms.items()
+        if (waits := defined(latency, samples)) is not None
+    ]
+    header = ("method", "first token", "per token of an answer", "per round")
+    return Table("Waits in milliseconds: 50th, 90th and 99th percentile", header, tuple(rows))
+
+
+def _labelled(section: Section) -> list[tuple[str, Entry]]:
+    """Every entry with its label, those with a rank first."""
+    ranked = [(row.label, row.entry) for row in section.ranked]
+    return ranked + [(row.label, row.entry) for row in section.unranked]
+
+
+def _settings(section: Section) -> Table:
+    rows = [
+        (label, ", ".join(f"{key}={_short(value)}" for key, value in entry.params.items()) or "none")
+        for label, entry in _labelled(section)
+    ]
+    return Table("Settings of each method", ("method", "settings"), tuple(rows))
+
+
+def _short(value: object) -> str:
+    """A setting as text; a long list by its length."""
+    text = str(value).replace(" ", "")
+    return f"{len(value)} entries" if isinstance(value, list) and len(text) > _LONGEST_VALUE else text
