@@ -1,8 +1,8 @@
 """A made-up machine that decodes an arena, or the old design of one run per method, with faults on request.
 
 Log seconds per token of an arm are: minus its log speed, minus the question's effect on it (none on the
-baselines), plus its share of the machine's drift and of the session's offset, plus noise. The true speed of an
-arm is its speed at the mean state of the machine.
+baselines), plus its share of the machine's drift and of the session's offset, plus noise. The true speed of
+an arm is its speed at the mean state of the machine.
 
 Shapes: A arms, Q questions, S sessions, R repeats.
 """
@@ -26,8 +26,9 @@ class Machine:
 
     Args:
         speeds: True speed of each method relative to the baselines.
-        question_spread: Standard deviation over questions of a method's log speed, drawn for each method apart.
+        question_spread: Standard deviation over questions of a method's log speed, independent for each..
         tail: Shape of that: "normal", "t3" (heavy on both sides) or "skewed" (log-normal).
+        length_spread: Standard deviation over questions of the log of an answer's length in tokens.
         noise: Standard deviation of a decode's log time.
         drift: Range of the drift of a session in log time, peak to peak.
         session_spread: Standard deviation of a session's mean log time.
@@ -41,6 +42,7 @@ class Machine:
     repeats: int = 2
     question_spread: float = 0.15
     tail: str = "normal"
+    length_spread: float = 0.5
     noise: float = 0.03
     drift: float = 0.28
     session_spread: float = 0.0
@@ -69,7 +71,7 @@ def arena(machine: Machine, seed: int) -> tuple[Costs, Order]:
     is_later = place[:2] > place[1::-1]
     logs[:2] += machine.slow_second * is_later
     logs += machine.slow_follower * (before == 2)
-    tokens = np.broadcast_to(_tokens(rng, questions)[:, None, None], place.shape)
+    tokens = np.broadcast_to(_tokens(rng, machine)[:, None, None], place.shape)
     started_s = (when + 10 * np.arange(sessions)[:, None]) * 3600
     return Costs(machine.names, np.exp(logs) * tokens, tokens), Order(place, before, started_s)
 
@@ -82,7 +84,7 @@ def apart(machine: Machine, seed: int) -> list[tuple[Totals, Totals]]:
     rng = np.random.default_rng(seed)
     questions, methods = machine.questions, len(machine.speeds)
     effects, shares = _question_effects(rng, machine), _shares(rng, methods)
-    tokens = np.broadcast_to(_tokens(rng, questions)[:, None], (questions, 2))
+    tokens = np.broadcast_to(_tokens(rng, machine)[:, None], (questions, 2))
     turn = np.arange(questions)[:, None] + np.array([[0, 0.75], [0.25, 0.5]])[:, None]  # [2, Q, R]
     when = (np.arange(methods)[:, None, None, None] + turn / questions) / methods  # [N, 2, Q, R]
     state = _drift(rng, machine, when)
@@ -118,9 +120,9 @@ def _question_effects(rng: np.random.Generator, machine: Machine) -> Floats:
     return np.concatenate([np.zeros((2, machine.questions)), methods])
 
 
-def _tokens(rng: np.random.Generator, questions: int) -> Floats:
+def _tokens(rng: np.random.Generator, machine: Machine) -> Floats:
     """Tokens of each answer: most of middle length, a few long [Q]."""
-    return np.ceil(60 * np.exp(0.5 * rng.standard_normal(questions)))
+    return np.ceil(60 * np.exp(machine.length_spread * rng.standard_normal(machine.questions)))
 
 
 def _drift(rng: np.random.Generator, machine: Machine, when: Floats) -> Floats:

@@ -160,7 +160,7 @@ def test_only_the_ranked_arms_count() -> None:
     [
         Machine(),
         Machine(tail="t3"),
-        Machine(tail="skewed"),
+        Machine(tail="skewed", length_spread=0.9),
         Machine(questions=12, tail="skewed"),
         Machine(questions=80, tail="skewed"),
         Machine(sessions=3, session_spread=0.05),
