@@ -84,7 +84,9 @@ def faster_by(costs: Costs, arm: str, other: str, level: float = 0.95) -> Interv
     of `arm`), every question weighing the same, averaged first over the repeats and then over the sessions of
     a question. The interval is that of `crossed_mean`, whose docstring gives its coverage: it allows for
     other questions and for other sessions. With one session the differences between sessions are not seen,
-    and the interval holds for the machine as it was in that session.
+    and the interval holds for the machine as it was in that session. Simulated with a drift of 28 %, of
+    which a method feels 0.6 to 0.8 times what the baseline does, the 95 % interval covers 94 to 97 % with 12,
+    20 and 80 questions and 1 and 3 sessions (2000 runs each).
 
     Raises:
         UndefinedError: If the two share no cell in which both did work.
@@ -98,7 +100,10 @@ def faster_by_total(costs: Costs, arm: str, other: str, level: float = 0.95) -> 
 
     The estimate is (sum of seconds / sum of tokens of `other`) over the same ratio of `arm`, so that
     questions weigh by their length; each question counts with its mean over the cells that both arms have.
-    The interval linearises the logarithm of the ratio and then proceeds as `faster_by`.
+    The spread of the logarithm of the ratio is that of the jackknife over questions; the interval is then
+    that of `crossed_mean`. Simulated with the drift of the arena (2000 to 3000 runs, 12 to 80 questions), it
+    covers 93.4 % or more where the log of the answers' lengths spreads by 0.5 or 0.9, and 92 % with 12
+    questions of skewed speeds and the larger spread. Linearised, it fell to 91 %.
 
     Raises:
         UndefinedError, ValueError: As `faster_by`.
@@ -106,12 +111,7 @@ def faster_by_total(costs: Costs, arm: str, other: str, level: float = 0.95) -> 
     sums = [_per_session(costs, first, second) for first, second in ((arm, other), (other, arm))]
     quantities = np.stack([*sums[1], *sums[0]])  # seconds and tokens of other, then of arm: [4, Q, S]
     _require_cells(quantities[0], arm, other)
-    of_question = mean_over(quantities, axis=2)  # [4, Q]
-    totals = np.nansum(of_question, axis=1)  # [4]
-    signs = np.array([1.0, -1.0, -1.0, 1.0])
-    questions = np.isfinite(of_question[0]).sum()
-    influence = questions * np.einsum("i,iqs->qs", signs / totals, quantities)  # [Q, S], mean 0
-    return _interval(crossed_mean(float(signs @ np.log(totals)) + influence), level)
+    return _interval(crossed_mean(_log_total_ratios(quantities)), level)
 
 
 def questions_compared(costs: Costs, arm: str, other: str) -> int:
@@ -196,6 +196,26 @@ def _per_session(costs: Costs, arm: str, other: str) -> tuple[Floats, Floats]:
     is_unpaired = np.isnan(seconds) | np.isnan(costs.of(other)[0])
     seconds[is_unpaired] = tokens[is_unpaired] = np.nan
     return mean_over(seconds, axis=2), mean_over(tokens, axis=2)
+
+
+def _log_total_ratios(quantities: Floats) -> Floats:
+    """Values [Q, S] whose mean is the log ratio of totals, and whose spread is the jackknife's.
+
+    Args:
+        quantities: Seconds and tokens of the other arm, then of the arm, shape [4, Q, S].
+    """
+    signs = np.array([1.0, -1.0, -1.0, 1.0])
+    quantities = quantities[:, np.isfinite(quantities[0]).any(axis=1)]
+    of_question = mean_over(quantities, axis=2)  # [4, Q]
+    questions, totals = of_question.shape[1], of_question.sum(axis=1, keepdims=True)  # [4, 1]
+    estimate = float(signs @ np.log(totals[:, 0]))
+    if questions < 2:
+        return np.full(quantities.shape[1:], estimate)
+    without = signs @ np.log(totals - of_question)  # the estimate without each question [Q]
+    by_question = (questions - 1) * (without.mean() - without)
+    within = quantities - of_question[:, :, None]
+    by_session = questions * np.einsum("i,iqs->qs", signs / totals[:, 0], within)
+    return np.asarray(estimate + by_question[:, None] + by_session, dtype=np.float64)
 
 
 def _require_cells(values: Floats, arm: str, other: str) -> None:
