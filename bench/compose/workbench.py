@@ -23,10 +23,9 @@ from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
-from bench.tasks.generation_settings import ignored_generation_settings
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
-from bench.tasks.tokenizer import eos_ids, load_tokenizer
+from bench.tasks.tokenizer import eos_ids, ignored_generation_settings, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
 from methods.core.base import Method, traits_of
 

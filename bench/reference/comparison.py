@@ -33,9 +33,8 @@ from bench.runtime.loading import RuntimeOptions, choose_tier, load_by_transform
 from bench.runtime.sampling import Sampler, Sampling
 from bench.show.layout import text_table
 from bench.tasks.chat import ChatFormat
-from bench.tasks.generation_settings import ignored_generation_settings
 from bench.tasks.spec_bench import read_builtin
-from bench.tasks.tokenizer import load_tokenizer
+from bench.tasks.tokenizer import ignored_generation_settings, load_tokenizer
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget
 

@@ -16,7 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.components import Component, require_choice, resolve_path, unknown_key
+from bench.compose.components import Component, require_choice, resolve_path
+from bench.compose.mistakes import unknown_key
 from bench.compose.settings import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS

@@ -40,9 +40,9 @@ from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
-from methods.core.base import ModuleTrainer
+from methods.core.base import ModuleTrainer, check_exit
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
-from methods.early_exit.prefix import PrefixExit, check_exit
+from methods.early_exit.prefix import PrefixExit
 
 
 class Kangaroo(ChainMethod):
@@ -103,7 +103,6 @@ class Kangaroo(ChainMethod):
         self._decoder = decoder
         self._adapter = _as_decoder(decoder, tensors)
         self._head = self._vocab.head(self._adapter)
-        self._exit = PrefixExit(decoder)
         self._carried: Tensor | None = None  # row [1, d] that the adapter has yet to read
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -116,7 +115,7 @@ class Kangaroo(ChainMethod):
         return logits
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        self._exit.start(base, self._layer)
+        self._exit = PrefixExit(self._decoder, base, self._layer)
         row = self._exit.advance(root)
         chain = DraftBuilder(root, self._draft_length, room, self._head)
         stop = None
