@@ -16,10 +16,11 @@ from bench.compose.identity import checkpoint_hash, module_parameters, run_ident
 from bench.compose.settings import ModelConfig, RuntimeConfig, Settings
 from bench.errors import UserError
 from bench.records.model import Arm, Key, Prompt, Run, run_id
+from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve
 from bench.runtime.decoder import Decoder
-from bench.runtime.families import decoder_config
-from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
+from bench.runtime.hub import Keys
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
+from bench.runtime.model_config import decoder_config
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat

@@ -29,7 +29,8 @@ from bench.measure.environment import device_name
 from bench.measure.meters import turn_clock
 from bench.metrics.intervals import Totals, paired_speedup
 from bench.metrics.run_figures import speedup
-from bench.runtime.loading import RuntimeOptions, choose_tier, load_by_transformers, load_config, load_decoder
+from bench.runtime.by_transformers import load_by_transformers
+from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.show.layout import text_table
 from bench.tasks.chat import ChatFormat

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.runtime.checkpoint_files import CONFIG_FILE, read_json, require_file
+from bench.runtime.checkpoint_files import COMPANIONS, CONFIG_FILE, is_gguf, read_json, require_file
 from bench.runtime.gguf import gguf_end_ids, read_gguf
-from bench.runtime.hub import COMPANIONS, is_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -109,7 +109,7 @@ def _train_base(composed: DictConfig, name: str) -> None:
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
-    from bench.runtime.hub import resolve
+    from bench.runtime.checkpoint_files import resolve
     from bench.runtime.loading import load_decoder
     from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
@@ -158,7 +158,7 @@ def _examples(
     facts: Mapping[str, Any],
 ) -> Iterator[Example]:
     """The dialogues to train on, as the frozen model sees them."""
-    from bench.runtime.draft_head import DraftVocab
+    from bench.runtime.sampling import DraftVocab
     from bench.train.cache.rows import RowCache
     from bench.train.data.conversations import Conversations
     from bench.train.trainers.modules import observed

@@ -36,8 +36,7 @@ from torch import Tensor
 
 from bench.runtime.costs import PassCosts, measure_costs
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead, DraftVocab
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftHead, DraftVocab, Sampler
 from bench.runtime.transfer import upload
 from methods.core.base import check_exit
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
@@ -65,7 +64,7 @@ class DynamicExit(ChainMethod):
         objective: Tokens per ``layers`` loaded, as in the paper, or per second (``time``) by costs measured
             in `attach`, which count the head too.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "del"

@@ -19,8 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftVocab
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import check_exit
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.core.draft_length import AdaptiveChain
@@ -38,7 +37,7 @@ class LayerSkip(AdaptiveChain):
             first.
         target: Acceptance that ``dv`` and ``self_sd`` aim at.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     def __init__(

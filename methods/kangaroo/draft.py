@@ -35,11 +35,10 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Attention, Decoder, Layer
-from bench.runtime.draft_head import DraftVocab
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import ModuleTrainer, check_exit
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
 from methods.early_exit.prefix import PrefixExit
@@ -55,7 +54,7 @@ class Kangaroo(ChainMethod):
         draft_length: Most tokens drafted per round (gamma).
         threshold: Drafting stops after a token with a top probability below this (eta).
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "kangaroo"

@@ -43,9 +43,8 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import Budget, Clock, Exactness, ModuleTrainer, Traits, check_exit
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, top_probability
 from methods.early_exit.prefix import PrefixExit
@@ -70,7 +69,7 @@ class M2R2(ChainMethod):
         targets: Projections that new adapters change, of `methods.m2r2.accelerated.TARGETS`.
         layers: New adapters change ``all`` layers of the interval, or only the ``last`` (a control).
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "m2r2"
