@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 import hydra.errors
 import hydra.utils
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench import PACKAGE_PREFIX, PACKAGE_ROOT
-from bench.compose.value_types import WORDS, is_of, plain_types
-from bench.errors import UserError, nearest
+from bench.compose.mistakes import unknown_key
+from bench.errors import UserError
 
 HYDRA_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")
 """Instructions to Hydra's `instantiate`, not parameters."""
@@ -29,6 +30,16 @@ LEAST_TEMPERATURE = 1e-6
 
 PLUGIN_GROUP = "bench.methods"
 """Entry points of this group name the modules of an installed package that Hydra may build methods from."""
+
+
+_WORDS: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+}
+"""How a message calls the types that values are checked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +128,9 @@ class Component:
 
         Other annotations are left to the constructor.
         """
-        for key, kinds in plain_types(constructor).items():
-            if key in self.params and not any(is_of(self.params[key], kind) for kind in kinds):
-                words = " or ".join(WORDS[kind] for kind in kinds)
+        for key, kinds in _plain_types(constructor).items():
+            if key in self.params and not any(_is_of(self.params[key], kind) for kind in kinds):
+                words = " or ".join(_WORDS[kind] for kind in kinds)
                 what = f"{self.group}.{key} must be {words}, got {self.params[key]!r}"
                 raise UserError(what, f"correct {self.group}.{key}")
 
@@ -131,6 +142,24 @@ class Component:
             given = ", ".join(f"{self.group}.{key}={value}" for key, value in self.params.items())
             return UserError(f"{self.group}={self.name}: {_first_line(cause)}", f"change one of: {given}")
         return error
+
+
+def _plain_types(constructor: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
+    """Types of the parameters that take numbers, texts, flags or null only, by their annotation."""
+    function = constructor.__dict__.get("__init__") if isinstance(constructor, type) else constructor
+    try:
+        hints = get_type_hints(function or constructor)
+    except (NameError, TypeError, AttributeError):  # names that only a type checker imports
+        return {}
+    options = {key: get_args(hint) if isinstance(hint, UnionType) else (hint,) for key, hint in hints.items()}
+    return {key: kinds for key, kinds in options.items() if key != "return" and set(kinds) <= set(_WORDS)}
+
+
+def _is_of(value: object, kind: type) -> bool:
+    """Whether a yaml value is of a type; whole numbers are numbers, flags are not."""
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is kind
 
 
 def resolve_path(path: str) -> str:
@@ -235,25 +264,6 @@ def require_modules(composed: DictConfig, choices: Mapping[str, str | None]) -> 
                 f"add method.{key}=FOLDER: 'python -m bench.train method={method} model={model}' trains it, "
                 "'python -m bench.convert' makes it of published modules",
             )
-
-
-_NOT_YET = {
-    "device_map": (
-        "a model cannot be spread over several devices yet: {key} does not exist",
-        "leave it out: one device must hold the whole model; runtime.dtype=bfloat16 halves what fp32 needs",
-    )
-}
-"""Keys that users know from other tools, for what this one cannot do yet, with the two lines to print."""
-
-
-def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
-    """What to print about a key that does not exist: the nearest key first, then all there are."""
-    refused = _NOT_YET.get(key.rpartition(".")[2])
-    if refused is not None:
-        return refused[0].format(key=key), refused[1]
-    near = nearest(key, known)
-    hint = f"did you mean {near}? " if near else ""
-    return f"unknown key {key}", f"{hint}known: {', '.join(sorted(known))}"
 
 
 def _missing(node: object, prefix: str) -> Iterator[str]:

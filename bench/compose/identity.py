@@ -13,9 +13,8 @@ from typing import Any
 from bench.compose.components import Component, resolve_path
 from bench.compose.settings import Settings
 from bench.prove.certificates import original_settings
-from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, weight_files
+from bench.runtime.checkpoint_files import CONFIG_FILE, is_gguf, no_checkpoint, weight_files
 from bench.runtime.gguf import gguf_hash, gguf_parameters, read_gguf
-from bench.runtime.hub import is_gguf
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE
 from bench.runtime.stored_tensors import count_parameters, tensors_hash
 

@@ -6,11 +6,18 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from bench.compose.components import unknown_key
 from bench.errors import UserError, nearest
 
 NODELESS_GROUPS = ("experiment", "launch")
 """Config groups without a key of their own name in the composed tree: they set keys elsewhere."""
+
+_NOT_YET = {
+    "device_map": (
+        "a model cannot be spread over several devices yet: {key} does not exist",
+        "leave it out: one device must hold the whole model; runtime.dtype=bfloat16 halves what fp32 needs",
+    )
+}
+"""Keys that users know from other tools, for what this one cannot do yet, with the two lines to print."""
 
 _DISK = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -51,6 +58,16 @@ def explain(error: BaseException) -> UserError | None:
             line, "add -m to run every value, or quote a value that is one list" if wants_sweep else SEE
         )
     return None
+
+
+def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
+    """What to print about a key that does not exist: the nearest key first, then all there are."""
+    refused = _NOT_YET.get(key.rpartition(".")[2])
+    if refused is not None:
+        return refused[0].format(key=key), refused[1]
+    near = nearest(key, known)
+    hint = f"did you mean {near}? " if near else ""
+    return f"unknown key {key}", f"{hint}known: {', '.join(sorted(known))}"
 
 
 def is_lost_job(error: BaseException) -> bool:

@@ -19,17 +19,17 @@ from bench.compose.settings import Settings
 from bench.errors import UserError
 from bench.records.model import ARENA, Arm, Run
 from bench.records.names import run_id
+from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve
 from bench.runtime.decoder import Decoder
-from bench.runtime.families import decoder_config
-from bench.runtime.hub import COMPANIONS, Keys, fetch, resolve
+from bench.runtime.hub import Keys
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
+from bench.runtime.model_config import decoder_config
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
-from bench.tasks.generation_settings import ignored_generation_settings
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
-from bench.tasks.tokenizer import eos_ids, load_tokenizer
+from bench.tasks.tokenizer import eos_ids, ignored_generation_settings, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
 from methods.core.base import Exactness, Method, traits_of
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from bench.convert.published import only_tensors, read_file
 from bench.errors import UserError
-from bench.runtime.checkpoint_files import CONFIG_FILE, indexed_files, require_file
-from bench.runtime.hub import COMPANIONS
+from bench.runtime.checkpoint_files import COMPANIONS, CONFIG_FILE, indexed_files, require_file
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config
 from bench.runtime.stored_tensors import transformers_names
 

@@ -95,7 +95,7 @@ def _job(composed: DictConfig) -> None:
 def convert_model(config: ConvertConfig) -> list[Path]:
     """Convert the model itself; returns the weight files."""
     from bench.convert.checkpoint import WEIGHTS, convert_checkpoint
-    from bench.runtime.hub import COMPANIONS, fetch
+    from bench.runtime.checkpoint_files import COMPANIONS, fetch
 
     folder = fetch(config.model.path, config.model.revision, [WEIGHTS, *COMPANIONS])
     return convert_checkpoint(folder, config.folder)
@@ -108,9 +108,9 @@ def convert_module(config: ConvertConfig) -> str:
         UserError: If the published file is missing, damaged or does not fit the model.
     """
     from bench.convert.published import locate, read_file
-    from bench.runtime.families import decoder_config
-    from bench.runtime.hub import fetch
+    from bench.runtime.checkpoint_files import fetch
     from bench.runtime.loading import load_config
+    from bench.runtime.model_config import decoder_config
 
     base = fetch(config.model.path, config.model.revision, ["config.json"])
     shape = decoder_config(load_config(base))

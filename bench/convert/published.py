@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.runtime.checkpoint_files import require_file
-from bench.runtime.hub import Keys, fetch
+from bench.runtime.checkpoint_files import fetch, require_file
+from bench.runtime.hub import Keys
 from bench.runtime.stored_tensors import read_file as read_safetensors
 
 _KEYS = Keys("source", "revision")

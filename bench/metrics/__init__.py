@@ -1,7 +1,8 @@
-"""Numbers of a run, computed from its records alone: pure functions, no files, no torch, no models.
+"""Every figure of a run, as pure functions of its records: no clock, no model, no file, no printing.
 
-Each estimator is documented where it is computed. `counts` and `intervals` hold the basic estimators,
-`summary` puts together the figures that a table shows (`run_figures`), and `lossy` the quality of output that
-is not the model's own. For runs of several methods: `latin_square` (the order of the arms), `paired` (who is
-faster than whom), `controls` (whether to believe it), put together by `arena`.
+Import whatever you need from here; nothing here imports more than `bench.records` and `bench.errors`. Start
+reading at `summary.summarise`, which goes from samples to all figures of a run; `run_figures` says what those
+are and how they are written, `counts`, `intervals`, `roofline` and `lossy` hold the estimators. For a run of
+several methods start at `arena`, which puts together `paired` (how much faster, and ranks) and `controls`
+(whether the run can be believed); `latin_square` is the order of its arms.
 """

@@ -27,9 +27,8 @@ from bench.compose.workbench import options_for
 from bench.errors import UserError
 from bench.metrics.roofline import ceiling_tokens_per_s, step_bytes
 from bench.plan.devices import GPUS, Gpu, recognised
-from bench.runtime.checkpoint_files import weight_files
+from bench.runtime.checkpoint_files import is_gguf, resolved_here, weight_files
 from bench.runtime.decoder import Decoder
-from bench.runtime.hub import is_gguf, resolved_here
 from bench.runtime.loading import RuntimeOptions, load_config
 from bench.runtime.modules import PROVENANCE_FILE, memory_bytes
 from bench.runtime.random_weights import empty_decoder

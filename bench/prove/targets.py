@@ -29,8 +29,8 @@ from bench.compose.schema import ModelConfig
 from bench.errors import UserError
 from bench.prove.oracle import Oracle
 from bench.records.model import Generation
+from bench.runtime.checkpoint_files import resolve
 from bench.runtime.decoder import Decoder
-from bench.runtime.hub import resolve
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat

@@ -29,13 +29,13 @@ from bench.measure.environment import device_name
 from bench.measure.meters import turn_clock
 from bench.metrics.intervals import Totals, paired_speedup
 from bench.metrics.run_figures import speedup
-from bench.runtime.loading import RuntimeOptions, choose_tier, load_by_transformers, load_config, load_decoder
+from bench.runtime.by_transformers import load_by_transformers
+from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.show.layout import text_table
 from bench.tasks.chat import ChatFormat
-from bench.tasks.generation_settings import ignored_generation_settings
 from bench.tasks.spec_bench import read_builtin
-from bench.tasks.tokenizer import load_tokenizer
+from bench.tasks.tokenizer import ignored_generation_settings, load_tokenizer
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget
 

@@ -142,7 +142,7 @@ def load_counter(model: str) -> Callable[[str], int]:
     Raises:
         UserError: If the model cannot be found.
     """
-    from bench.runtime.hub import COMPANIONS, fetch  # loads torch
+    from bench.runtime.checkpoint_files import COMPANIONS, fetch  # loads torch
     from bench.tasks.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(fetch(model, None, COMPANIONS))

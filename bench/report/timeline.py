@@ -134,7 +134,7 @@ def load_decode(run: Run) -> Callable[[Sequence[int]], str]:
     Raises:
         UserError: If its model cannot be found.
     """
-    from bench.runtime.hub import COMPANIONS, fetch  # loads torch
+    from bench.runtime.checkpoint_files import COMPANIONS, fetch  # loads torch
     from bench.tasks.tokenizer import load_tokenizer
 
     model = run.config["model"]

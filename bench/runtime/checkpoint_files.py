@@ -1,4 +1,4 @@
-"""Reads the small files of a checkpoint and finds its weight files.
+"""Finds a model's files (local, shipped, on a package index, in a Hub repository) and reads the small ones.
 
 Every JSON file of a checkpoint goes through `read_json`, every weight file through
 `bench.runtime.stored_tensors`. So damage ends in a message with the file's name and the fix, whichever file
@@ -9,22 +9,116 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import PACKAGE_PREFIX, PACKAGE_ROOT
 from bench.errors import UserError
-from bench.runtime.hub import is_gguf
+from bench.runtime.hub import DEFAULT_BRANCH, Keys, downloaded, in_cache
+from bench.runtime.package_index import PREFIX as FETCH_PREFIX
+from bench.runtime.package_index import cached_model, fetch_model
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+GGUF_SUFFIX = ".gguf"
+COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
+"""Files of a checkpoint other than its weights: configs and the tokenizer."""
+_SAFE = ("*.safetensors", *COMPANIONS)
+_MODEL = Keys()
 _ADAPTER_FILE = "adapter_config.json"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec"
 _MOST_JSON_BYTES = 1 << 28
 """More than any index or tokenizer needs; a larger file is no such file."""
 _DOWNLOAD_AGAIN = "delete it and download it again"
 _REGULAR = "replace it by the checkpoint's own file"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether `path` is a checkpoint in one GGUF file."""
+    return path.suffix == GGUF_SUFFIX and path.is_file()
+
+
+def resolve(reference: str, revision: str | None) -> Path:
+    """The local folder, or GGUF file, of a model with its weights, downloaded first if necessary.
+
+    Args:
+        reference: A folder, a GGUF file, ``package:`` and a folder inside the installed project,
+            ``fetch:`` and a model of `bench.fetch`, or a Hub repository id.
+        revision: Branch, tag or commit of a Hub repository; None is its default branch.
+
+    Raises:
+        UserError: If there is no such folder or repository, access to it is not granted, or it is incomplete.
+    """
+    folder = fetch(reference, revision, _SAFE)
+    if _is_local(reference) or any(folder.glob("*.safetensors")):
+        return folder  # loading reports what a local folder lacks
+    raise UserError(
+        f"{reference} offers no safetensors weights at revision {revision or DEFAULT_BRANCH}",
+        "set model.revision to one that does (see its pull requests), or convert its weights once: "
+        f"python -m bench.convert kind=checkpoint model.path={reference} out=FOLDER, then set "
+        "model.path=FOLDER",
+    )
+
+
+def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: Keys = _MODEL) -> Path:
+    """The local folder of a reference; from a Hub repository only matching files are downloaded.
+
+    Args:
+        reference: As for `resolve`.
+        revision: As for `resolve`.
+        patterns: Names of the files to download, with wildcards.
+        keys: The settings that hold the reference.
+
+    Raises:
+        UserError: If there is no such folder or repository, access to it is not granted, or it is incomplete.
+    """
+    if reference.startswith(PACKAGE_PREFIX):
+        return _shipped(reference)
+    if reference.startswith(FETCH_PREFIX):
+        return fetch_model(reference.removeprefix(FETCH_PREFIX))
+    folder = Path(reference).expanduser()
+    if folder.is_dir() or is_gguf(folder):
+        if revision not in (None, DEFAULT_BRANCH):
+            raise UserError(
+                f"{keys.revision}={revision} is set, but {reference} is a local folder",
+                f"set {keys.revision}=null: only repositories of the Hub have revisions",
+            )
+        return folder
+    is_path = folder.is_absolute() or reference.startswith((".", "~")) or folder.suffix == GGUF_SUFFIX
+    if is_path or reference.count("/") != 1:
+        raise UserError(
+            f"there is no folder {reference}",
+            f"set {keys.path} to an existing folder or a Hub id such as org/name",
+        )
+    return downloaded(reference, revision, patterns, keys)
+
+
+def _is_local(reference: str) -> bool:
+    path = Path(reference).expanduser()
+    return reference.startswith((PACKAGE_PREFIX, FETCH_PREFIX)) or path.is_dir() or is_gguf(path)
+
+
+def resolved_here(reference: str, revision: str | None) -> Path | None:
+    """The local folder of a model if it needs no network; None for what is not in a cache yet."""
+    if reference.startswith(FETCH_PREFIX):
+        return cached_model(reference.removeprefix(FETCH_PREFIX))
+    if _is_local(reference):
+        return resolve(reference, revision)
+    return in_cache(reference, revision)
+
+
+def _shipped(reference: str) -> Path:
+    folder = (PACKAGE_ROOT / reference.removeprefix(PACKAGE_PREFIX)).resolve()
+    if not folder.is_relative_to(PACKAGE_ROOT):
+        raise UserError(f"{reference} leads out of the package", "use a plain path for a folder of your own")
+    if not folder.is_dir():
+        raise UserError(
+            f"the package ships no folder {reference.removeprefix(PACKAGE_PREFIX)} in {PACKAGE_ROOT}",
+            "reinstall the package, or set model.path to a folder or a Hub id",
+        )
+    return folder
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -45,22 +139,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a JSON {type(content).__name__}, not an object", _DOWNLOAD_AGAIN)
     return content
-
-
-def tokenizer_size(file: Path) -> int | None:
-    """Tokens of a tokenizer by its ``tokenizer.json``: the highest id plus one; None if it does not say.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
-    content = read_json(file)
-    model, added = content.get("model"), content.get("added_tokens") or []
-    words = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(words, dict | list) or not isinstance(added, list):
-        return None
-    ids = list(words.values()) if isinstance(words, dict) else [len(words) - 1]
-    ids += [entry.get("id") for entry in added if isinstance(entry, dict)]
-    return 1 + max(ids) if ids and all(isinstance(token, int) for token in ids) else None
 
 
 def require_file(file: Path, most_bytes: int = _MOST_JSON_BYTES) -> None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
+from bench.runtime.sampling import DraftHead
 
 CONTEXT = 128
 """Tokens in the cache while timing."""

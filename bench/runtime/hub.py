@@ -1,7 +1,4 @@
-"""Finds a model's files: local, shipped with the package, on a package index, or in a Hub repository.
-
-The result is always a local folder or GGUF file; every error says how to fix it.
-"""
+"""Downloads a model's files from the Hugging Face Hub; every error says how to fix it."""
 
 from __future__ import annotations
 
@@ -19,18 +16,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bench import PACKAGE_PREFIX, PACKAGE_ROOT
 from bench.errors import UserError
-from bench.runtime.package_index import PREFIX as FETCH_PREFIX
-from bench.runtime.package_index import cached_model, fetch_model
 
-GGUF_SUFFIX = ".gguf"
-COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt")
-"""Files of a checkpoint other than its weights: configs and the tokenizer."""
-_SAFE = ("*.safetensors", *COMPANIONS)
 _TWICE = ("consolidated*", "original/*", "onnx/*")
 """The same weights again, in layouts that nothing here reads; for Mistral another 14 GB."""
-_DEFAULT_BRANCH = "main"
+DEFAULT_BRANCH = "main"
 _HUB = "https://huggingface.co"
 _INCOMPLETE: type[Exception] | tuple[()] = getattr(errors, "IncompleteSnapshotError", ())
 """Raised for a half-downloaded snapshot; older clients lack it, and the empty tuple matches no exception."""
@@ -46,99 +36,20 @@ class Keys(NamedTuple):
     revision: str = "model.revision"
 
 
-_MODEL = Keys()
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether `path` is a checkpoint in one GGUF file."""
-    return path.suffix == GGUF_SUFFIX and path.is_file()
-
-
-def resolve(reference: str, revision: str | None) -> Path:
-    """The local folder, or GGUF file, of a model with its weights, downloaded first if necessary.
-
-    Args:
-        reference: A folder, a GGUF file, ``package:`` and a folder inside the installed project,
-            ``fetch:`` and a model of `bench.fetch`, or a Hub repository id.
-        revision: Branch, tag or commit of a Hub repository; None is its default branch.
-
-    Raises:
-        UserError: If there is no such folder or repository, access to it is not granted, or it is incomplete.
-    """
-    folder = fetch(reference, revision, _SAFE)
-    if _is_local(reference) or any(folder.glob("*.safetensors")):
-        return folder  # loading reports what a local folder lacks
-    raise UserError(
-        f"{reference} offers no safetensors weights at revision {revision or _DEFAULT_BRANCH}",
-        "set model.revision to one that does (see its pull requests), or convert its weights once: "
-        f"python -m bench.convert kind=checkpoint model.path={reference} out=FOLDER, then set "
-        "model.path=FOLDER",
-    )
-
-
-def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: Keys = _MODEL) -> Path:
-    """The local folder of a reference; from a Hub repository only matching files are downloaded.
-
-    Args:
-        reference: As for `resolve`.
-        revision: As for `resolve`.
-        patterns: Names of the files to download, with wildcards.
-        keys: The settings that hold the reference.
-
-    Raises:
-        UserError: If there is no such folder or repository, access to it is not granted, or it is incomplete.
-    """
-    if reference.startswith(PACKAGE_PREFIX):
-        return _shipped(reference)
-    if reference.startswith(FETCH_PREFIX):
-        return fetch_model(reference.removeprefix(FETCH_PREFIX))
-    folder = Path(reference).expanduser()
-    if folder.is_dir() or is_gguf(folder):
-        if revision not in (None, _DEFAULT_BRANCH):
-            raise UserError(
-                f"{keys.revision}={revision} is set, but {reference} is a local folder",
-                f"set {keys.revision}=null: only repositories of the Hub have revisions",
-            )
-        return folder
-    is_path = folder.is_absolute() or reference.startswith((".", "~")) or folder.suffix == GGUF_SUFFIX
-    if is_path or reference.count("/") != 1:
-        raise UserError(
-            f"there is no folder {reference}",
-            f"set {keys.path} to an existing folder or a Hub id such as org/name",
-        )
-    return _downloaded(reference, revision, patterns, keys)
-
-
-def _is_local(reference: str) -> bool:
-    path = Path(reference).expanduser()
-    return reference.startswith((PACKAGE_PREFIX, FETCH_PREFIX)) or path.is_dir() or is_gguf(path)
-
-
-def resolved_here(reference: str, revision: str | None) -> Path | None:
-    """The local folder of a model if it needs no network; None for what is not in a cache yet."""
-    if reference.startswith(FETCH_PREFIX):
-        return cached_model(reference.removeprefix(FETCH_PREFIX))
-    if _is_local(reference):
-        return resolve(reference, revision)
+def in_cache(repository: str, revision: str | None) -> Path | None:
+    """The folder of a repository that was downloaded before; None if it was not."""
     try:
-        return Path(snapshot_download(reference, revision=revision, local_files_only=True))
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
 
 
-def _shipped(reference: str) -> Path:
-    folder = (PACKAGE_ROOT / reference.removeprefix(PACKAGE_PREFIX)).resolve()
-    if not folder.is_relative_to(PACKAGE_ROOT):
-        raise UserError(f"{reference} leads out of the package", "use a plain path for a folder of your own")
-    if not folder.is_dir():
-        raise UserError(
-            f"the package ships no folder {reference.removeprefix(PACKAGE_PREFIX)} in {PACKAGE_ROOT}",
-            "reinstall the package, or set model.path to a folder or a Hub id",
-        )
-    return folder
+def downloaded(repository: str, revision: str | None, patterns: Sequence[str], keys: Keys) -> Path:
+    """The local folder of a repository, of which only matching files are downloaded.
 
-
-def _downloaded(repository: str, revision: str | None, patterns: Sequence[str], keys: Keys) -> Path:
+    Raises:
+        UserError: If there is no such repository, access to it is not granted, or it is incomplete.
+    """
     try:
         return Path(
             snapshot_download(
@@ -203,4 +114,4 @@ def _explained(error: Exception, repository: str, revision: str | None, keys: Ke
 
 
 def _at(revision: str | None) -> str:
-    return "" if revision in (None, _DEFAULT_BRANCH) else f" at revision {revision}"
+    return "" if revision in (None, DEFAULT_BRANCH) else f" at revision {revision}"

@@ -16,21 +16,19 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
-from bench.runtime.checkpoint_files import weight_files
+from bench.runtime.checkpoint_files import is_gguf, weight_files
 from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier, Weights
-from bench.runtime.families import DecoderConfig, decoder_config
+from bench.runtime.families import DecoderConfig
 from bench.runtime.gguf import GgufTensors, gguf_shapes, read_gguf
 from bench.runtime.gguf_config import gguf_config
-from bench.runtime.hub import is_gguf
 from bench.runtime.linear import Linear
-from bench.runtime.model_config import read_config
+from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import CheckpointTensors, TensorStore, require_room
 from bench.runtime.rotary import RotaryRule
-from bench.runtime.rows import Placement
+from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
 from bench.runtime.stored_tensors import read_tensors, stored_tensors
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
 from bench.runtime.tiers.compiled.library import Missing, library
@@ -160,24 +158,6 @@ def load_config(folder: Path) -> Any:  # noqa: ANN401
     return config
 
 
-def load_by_transformers(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """The model as transformers reads it, on the CPU; code in the checkpoint is not run.
-
-    Raises:
-        UserError: If weights are missing, for which transformers would take random ones.
-    """
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
-    )
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"transformers finds no {missing[0]} in {folder}, and {len(missing) - 1} more are missing",
-            "save the model again with save_pretrained, without wrappers around it",
-        )
-    return model
-
-
 def build_decoder(
     config: Any,  # noqa: ANN401
     tensors: TensorStore,
@@ -202,12 +182,23 @@ def build_decoder(
     if vocabulary is not None and vocabulary != shape.vocab:
         weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
-    rule = RotaryRule(config, shape.head_dim, capacity, options.dtype, options.device)
-    placement = Placement(*rule.tables(), shape.heads // shape.kv_heads, shape.window, rule)
+    placement = make_placement(config, shape, capacity, options)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
     return _KINDS[options.tier](weights, KVCache(*slots), placement)
+
+
+def make_placement(config: Any, shape: DecoderConfig, capacity: int, options: RuntimeOptions) -> Placement:  # noqa: ANN401
+    """Positions and masks; only a rotary embedding that is scaled for long texts needs a rule of its own."""
+    groups, rope = shape.heads // shape.kv_heads, config.rope_parameters
+    if rope.get("rope_type", "default") != "default":
+        rule = RotaryRule(config, capacity, options.dtype, options.device)
+        return Placement(*rule.tables(), groups, shape.window, rule)
+    width = int(shape.head_dim * rope.get("partial_rotary_factor", 1.0))
+    cos, sin = rotary_tables(plain_frequencies(width, rope["rope_theta"]), capacity)
+    place = (options.device, options.dtype)
+    return Placement(cos.to(*place), sin.to(*place), groups, shape.window)
 
 
 def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.device) -> Weights:

@@ -1,4 +1,4 @@
-"""Reads a checkpoint's ``config.json``: refuses values that no model has, the rest is for transformers.
+"""Reads a checkpoint's ``config.json``: checked, read by transformers, and turned into a shape.
 
 The values are checked before transformers sees them, because it would build lists of a billion layers, and
 because its messages about a wrong type name neither file nor fix. Code in a checkpoint is never run.
@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING
 
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, read_json, require_whole_model
-from bench.runtime.families import FAMILIES, FAMILY_OF, supported_families, unsupported
+from bench.runtime.families import FAMILIES, FAMILY_OF, DecoderConfig, supported_families, unsupported
 
 _MOST = {
     "num_hidden_layers": 1 << 12,
@@ -39,6 +39,21 @@ _MOST_SCALE = 1e3
 _REFUSALS = (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 """What transformers raises about odd values."""
 _FIX = "use the checkpoint's own config.json, as its authors published it"
+
+
+_OPTIONAL_BIAS = {"LlamaForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"}
+"""Families whose modeling code reads ``attention_bias``; the others ignore it."""
+
+_WITHOUT_WINDOW = {"LlamaForCausalLM", "GemmaForCausalLM"}
+"""Families whose layers ignore ``sliding_window``; but transformers' cache drops old entries by it."""
+
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu_tanh",  # Gemma's first configs say gelu; transformers uses the tanh form for them
+}
 
 
 def read_config(folder: Path) -> Any:  # noqa: ANN401
@@ -73,6 +88,43 @@ def checked_config(make: Callable[[dict[str, Any]], Any], fields: dict[str, Any]
     except _REFUSALS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{source} cannot be read by transformers: {reason}", _FIX) from error
+
+
+def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
+    """The decoder's view of a transformers configuration.
+
+    Args:
+        config: A ``transformers.PreTrainedConfig``.
+
+    Raises:
+        UserError: If the architecture or one of its options is not supported.
+    """
+    family = _family(config)
+    _refuse_quantised(config)
+    _require_consistent(config)
+    attention_bias = family in _OPTIONAL_BIAS and bool(getattr(config, "attention_bias", False))
+    return DecoderConfig(
+        family=family,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        mlp_width=config.intermediate_size,
+        vocab=config.vocab_size,
+        norm_eps=config.rms_norm_eps,
+        context=_context(config),
+        activation=_activation(family, config),
+        tied_head=bool(config.tie_word_embeddings),
+        qk_norm=family == "Qwen3ForCausalLM",
+        norm_offset=1.0 if family == "GemmaForCausalLM" else 0.0,
+        embed_scale=config.hidden_size**0.5 if family == "GemmaForCausalLM" else 1.0,
+        window=_window(family, config),
+        fused=family == "Phi3ForCausalLM",
+        qkv_bias=attention_bias or family == "Qwen2ForCausalLM",
+        output_bias=attention_bias,
+        mlp_bias=family == "LlamaForCausalLM" and bool(getattr(config, "mlp_bias", False)),
+    )
 
 
 def _model_type(fields: Mapping[str, Any], file: Path) -> str:
@@ -161,3 +213,88 @@ def _is_whole(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -_HUGE < value < _HUGE
+
+
+def _family(config: Any) -> str:  # noqa: ANN401
+    """The architecture of this ``model_type``, as in transformers; ``architectures`` may be missing."""
+    names = list(getattr(config, "architectures", None) or [])
+    kind = getattr(config, "model_type", "unknown")
+    family = FAMILY_OF.get(kind)
+    if names and not any(name in FAMILIES or name == _without_head(family) for name in names):
+        raise unsupported(f"architecture {', '.join(names)}")
+    if family is None:
+        raise unsupported(f"model_type {kind!r}")
+    return family
+
+
+def _without_head(family: str | None) -> str | None:
+    """Name of the architecture without its LM head, as a base model is saved."""
+    return None if family is None else family.replace("ForCausalLM", "Model")
+
+
+def _refuse_quantised(config: Any) -> None:  # noqa: ANN401
+    quantisation = getattr(config, "quantization_config", None)
+    if quantisation is not None:
+        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+        raise UserError(
+            f"the checkpoint is quantised ({method or 'unknown method'})",
+            "use the checkpoint's fp32, bf16 or fp16 original",
+        )
+
+
+def _require_consistent(config: Any) -> None:  # noqa: ANN401
+    """Refuse heads that do not divide what they share."""
+    heads, width = config.num_attention_heads, config.hidden_size
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None)
+    problem = None
+    if head_dim is None and width % heads:
+        problem = f"hidden_size {width} is no multiple of num_attention_heads {heads}"
+    elif heads % kv_heads:
+        problem = f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+    elif (head_dim or width // heads) % 2:
+        problem = f"heads of width {head_dim or width // heads} cannot be rotated: it must be even"
+    if problem is not None:
+        raise UserError(
+            f"the model's config is inconsistent: {problem}", "use the checkpoint's own config.json"
+        )
+
+
+def _context(config: Any) -> int:  # noqa: ANN401
+    """Longest sequence. Linear and dynamic scaling extend the trained length, which stands in the config."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    scale = rope.get("factor", 1.0) if rope.get("rope_type") in ("linear", "dynamic") else 1.0
+    return int(config.max_position_embeddings * max(1.0, scale))
+
+
+def _activation(family: str, config: Any) -> str:  # noqa: ANN401
+    name = getattr(config, "hidden_activation", None) or config.hidden_act
+    if name not in _ACTIVATIONS or (name == "gelu" and family != "GemmaForCausalLM"):
+        raise UserError(
+            f"activation {name!r} of {family} is not supported",
+            f"supported: {', '.join(sorted(_ACTIVATIONS))}",
+        )
+    return _ACTIVATIONS[name]
+
+
+def _window(family: str, config: Any) -> int | None:  # noqa: ANN401
+    """Sliding window in tokens if all layers slide; mixed layer types are refused."""
+    window = getattr(config, "sliding_window", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None
+    if family in _WITHOUT_WINDOW:
+        if window < config.max_position_embeddings:
+            raise UserError(
+                f"{family} has no sliding window, and its config sets one of {window} tokens",
+                "remove sliding_window from config.json, or convert the model to Mistral",
+            )
+        return None
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    if kinds == {"full_attention"}:
+        return None
+    if len(kinds) > 1:
+        raise UserError(
+            f"layers of different attention types {sorted(kinds)} are not supported",
+            "use a checkpoint whose layers all attend alike (for Qwen2: use_sliding_window false)",
+        )
+    return int(window)

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.files import replacing, write_text
-from bench.runtime.checkpoint_files import read_json
+from bench.runtime.checkpoint_files import is_gguf, read_json
 from bench.runtime.gguf import gguf_parameters, read_gguf
-from bench.runtime.hub import is_gguf
 from bench.runtime.linear import Linear
 from bench.runtime.stored_tensors import count_parameters, read_file, usable
 

@@ -1,6 +1,6 @@
-"""The rotary embedding's tables: a cosine and a sine for every position, by the rule of the checkpoint.
+"""The rotary embedding's tables of checkpoints whose rotation is scaled for long texts.
 
-The rules of long-context checkpoints (linear, dynamic, yarn, longrope, llama3) are transformers' own
+The rules (linear, dynamic, yarn, longrope, llama3) are transformers' own
 functions. Two of them depend on the length of the text, and follow it here as they do there:
 
 - ``longrope`` has short factors for texts of up to the original context, and long ones for longer texts;
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bench.errors import UserError
+from bench.runtime.rows import rotary_tables
 
 _CPU = torch.device("cpu")
 _FIX = "use the checkpoint's own config.json, as its authors published it"
@@ -29,7 +30,6 @@ class RotaryRule:
 
     Args:
         config: The transformers configuration.
-        head_dim: Width of one head (D).
         capacity: Positions in a table (S).
         dtype: Of the tables; angles are computed in fp32.
         device: Of the tables.
@@ -41,16 +41,15 @@ class RotaryRule:
     def __init__(
         self,
         config: Any,  # noqa: ANN401
-        head_dim: int,
         capacity: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._config, self._head_dim, self._capacity = config, head_dim, capacity
+        self._config, self._capacity = config, capacity
         self._dtype, self._device = dtype, device
         self._parameters: dict[str, Any] = config.rope_parameters
         self._kind = self._parameters.get("rope_type", "default")
-        if self._kind != "default" and self._kind not in ROPE_INIT_FUNCTIONS:
+        if self._kind not in ROPE_INIT_FUNCTIONS:
             raise UserError(
                 f"rope_type {self._kind!r} is not supported",
                 f"supported: default, {', '.join(sorted(ROPE_INIT_FUNCTIONS))}",
@@ -81,25 +80,14 @@ class RotaryRule:
             )
 
     def tables(self, stage: int = 0) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of all positions at a stage, each shape [S, 1, rotary].
-
-        The sine carries the sign of the rotation's first half, so that rotating x is
-        ``x * cos + roll(x, rotary / 2) * sin``. Under partial rotary the tables are narrower than a head.
+        """Cosines and signed sines of all positions at a stage, see `rotary_tables`.
 
         Raises:
             UserError: If the rule's settings are missing or do not fit the model.
         """
         frequencies, factor = self._checked_frequencies(stage)  # [rotary / 2], or one row per position
-        angles = torch.arange(self._capacity, dtype=torch.float32, device=_CPU)[:, None] * frequencies
-        cos, sin = angles.cos() * factor, angles.sin() * factor
-        if not bool(cos.isfinite().all() & sin.isfinite().all()):
-            raise UserError(
-                f"the rotary embedding's settings ({self._kind}) give angles that are not finite",
-                _FIX,
-            )
-        cos = torch.cat([cos, cos], dim=-1)
-        sin = torch.cat([-sin, sin], dim=-1)
-        return cos[:, None].to(self._device, self._dtype), sin[:, None].to(self._device, self._dtype)
+        cos, sin = rotary_tables(frequencies, self._capacity, factor, self._kind)
+        return cos.to(self._device, self._dtype), sin.to(self._device, self._dtype)
 
     def _last_of_first_stage(self) -> int | None:
         """Tokens of the longest text that the first tables serve; None if they serve every text."""
@@ -122,10 +110,6 @@ class RotaryRule:
 
     def _frequencies(self, stage: int) -> tuple[Tensor, float]:
         """Frequencies, shape [rotary / 2], or [S, rotary / 2] where they differ, and a factor."""
-        if self._kind == "default":
-            width = int(self._head_dim * self._parameters.get("partial_rotary_factor", 1.0))
-            exponents = torch.arange(0, width, 2, dtype=torch.int64, device=_CPU).float() / width
-            return 1.0 / (self._parameters["rope_theta"] ** exponents), 1.0
         make = ROPE_INIT_FUNCTIONS[self._kind]
         frequencies, factor = make(self._config, _CPU, seq_len=stage or None)
         if self._kind != "dynamic" or self._switch is None:

@@ -9,13 +9,16 @@ head, S capacity in slots, D head width, rotary width <= D.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.runtime.rotary import RotaryRule
+
+if TYPE_CHECKING:
+    from bench.runtime.rotary import RotaryRule
 
 _TEMPLATE_ROWS = 64
 
@@ -218,6 +221,38 @@ class Placement:
                 f"the sequence needs {end} positions, the cache holds {self.capacity}",
                 "shorten the prompt, lower max_new_tokens, or raise runtime.max_length (at most the context)",
             )
+
+
+def plain_frequencies(width: int, theta: float) -> Tensor:
+    """Angle per position of every pair of the `width` rotated channels, shape [width / 2], on the CPU."""
+    return 1.0 / theta ** (torch.arange(0, width, 2, device="cpu").float() / width)
+
+
+def rotary_tables(
+    frequencies: Tensor, capacity: int, factor: float = 1.0, kind: str = "default"
+) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of all positions, each shape [S, 1, rotary].
+
+    The sine carries the sign of the rotation's first half, so that rotating x is
+    ``x * cos + roll(x, rotary / 2) * sin``. Under partial rotary the tables are narrower than a head.
+
+    Args:
+        frequencies: Angle per position, shape [rotary / 2], or [S, rotary / 2] where positions differ.
+        capacity: Positions (S).
+        factor: Multiplies cosines and sines.
+        kind: The checkpoint's ``rope_type``, for messages.
+
+    Raises:
+        UserError: If an angle is not finite.
+    """
+    angles = torch.arange(capacity, dtype=torch.float32, device="cpu")[:, None] * frequencies
+    cos, sin = angles.cos() * factor, angles.sin() * factor
+    if not bool(cos.isfinite().all() & sin.isfinite().all()):
+        raise UserError(
+            f"the rotary embedding's settings ({kind}) give angles that are not finite",
+            "use the checkpoint's own config.json, as its authors published it",
+        )
+    return torch.cat([cos, cos], dim=-1)[:, None], torch.cat([-sin, sin], dim=-1)[:, None]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -1,20 +1,36 @@
-"""From logits to tokens: one sampler for target and draft distributions alike.
+"""From rows to tokens: the head that drafts, and one sampler for target and draft distributions alike.
 
-Shapes: R rows, V vocabulary.
+A small model with a large vocabulary spends a good part of a pass on its head, and a drafted token needs the
+head once. Few tokens make up nearly all text, so drafting may choose from these alone (FR-Spec, arXiv
+2502.14856). Verification always keeps the whole head: a token outside of the list is never drafted, yet may
+be emitted, so the output is the model's own. Probabilities of a draft, and with them all confidences, are
+those of a softmax over the list. The list is a JSON file that ``python -m bench.train.frequent_tokens`` makes
+of a model's answers.
+
+Shapes: R rows, N tokens to draft from, d width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.decoder import Decoder
+from bench.runtime.transfer import upload
 
 LEAST_TEMPERATURE = 1e-6
 """Lower temperatures than this are refused, except 0: logits divided by one can overflow."""
+
+OUTSIDE = -1
+"""The place of a token that is not in the list."""
+COMMAND = "python -m bench.train.frequent_tokens"
+"""Makes a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,143 @@ class Sampler:
     def draw(self, probs: Tensor) -> Tensor:
         """One token id per row of distributions [R, V] that `probabilities` returned, shape [R]."""
         return draw(probs, self.generator)
+
+
+class DraftHead:
+    """The head that drafts: final norm and LM head of a decoder, for some tokens or for all.
+
+    Its logits have one column per token of the list, in the order of their ids, so that ties go to the lowest
+    id as everywhere. Such a column is called a *place*.
+
+    Args:
+        decoder: Whose norm and head; its rows of the list are copied once.
+        ids: The tokens, in any order, shape [N], int64; None is the whole vocabulary without a copy.
+
+    Attributes:
+        lm_head: The LM head without the norm.
+        size: Number of tokens (N).
+        dtype: Of its weights.
+        is_whole: Whether it is the decoder's own head.
+    """
+
+    def __init__(self, decoder: Decoder, ids: Tensor | None = None) -> None:
+        self._decoder = decoder
+        self._vocabulary, self.dtype = decoder.config.vocab, decoder.dtype
+        self._ids = None if ids is None else upload(ids.sort().values, decoder.device)
+        self._places: Tensor | None = None
+        self.is_whole = ids is None
+        self.lm_head = decoder.lm_head if self._ids is None else decoder.lm_head.rows(self._ids)
+        self.size = self._vocabulary if ids is None else ids.numel()
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits [R, N] of rows [R, d] before the final norm."""
+        return self._decoder.head(hidden, self.lm_head)
+
+    def tokens(self, places: Tensor) -> Tensor:
+        """Token ids of places, any shape."""
+        return places if self._ids is None else self._ids[places]
+
+    def best(self, logits: Tensor, count: int) -> Tensor:
+        """Ids of the `count` most likely tokens for each row of logits [..., N], shape [..., count]."""
+        return self.tokens(logits.topk(count, dim=-1).indices)
+
+    def spread(self, probs: Tensor) -> Tensor:
+        """Distributions [R, N] over the whole vocabulary, shape [R, V]: zero outside of the list."""
+        if self._ids is None:
+            return probs
+        return probs.new_zeros(probs.shape[0], self._vocabulary).index_copy_(1, self._ids, probs)
+
+    def chances(self, probs: Tensor, tokens: Tensor) -> Tensor:
+        """Probability of one token [R] by each distribution [R, N], shape [R]: zero outside of the list."""
+        places = self.places(tokens)
+        return probs.gather(1, places.clamp_min(0)[:, None])[:, 0] * (places != OUTSIDE)
+
+    def places(self, tokens: Tensor) -> Tensor:
+        """Places of tokens, any shape; `OUTSIDE` for those outside of the list."""
+        if self._ids is None:
+            return tokens
+        if self._places is None:
+            places = torch.full((self._vocabulary,), OUTSIDE, dtype=torch.int64, device=self._ids.device)
+            self._places = places.index_copy_(0, self._ids, torch.arange(self.size, device=places.device))
+        return self._places[tokens]
+
+    def rows_of(self, weight: Tensor) -> Tensor:
+        """The list's rows of another LM head, [V, d] to [N, d]."""
+        return weight if self._ids is None else weight[self._ids]
+
+
+@dataclass(frozen=True, slots=True)
+class DraftVocab:
+    """Which tokens a method may draft, as it is configured.
+
+    Args:
+        size: Number of tokens, ``method.draft_vocab``; None is the whole vocabulary.
+        file: The model's tokens by frequency, ``method.frequent_tokens``; None if there is no list.
+
+    Raises:
+        ValueError: If `size` is below 1.
+    """
+
+    size: int | None = None
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"draft_vocab must be at least 1, or null for all tokens, got {self.size}")
+
+    def head(self, decoder: Decoder, least: int = 1) -> DraftHead:
+        """The head that drafts for `decoder`.
+
+        Args:
+            decoder: The target, or a drafter that shares its LM head.
+            least: Tokens that the method must be able to choose from: the width of its tree.
+
+        Raises:
+            UserError: If there is no list, it does not fit the model, or it or `size` is too short.
+        """
+        if self.size is None:
+            return DraftHead(decoder)
+        if self.file is None:
+            raise UserError(
+                f"method.draft_vocab={self.size} needs a list of this model's frequent tokens, "
+                "and it has none",
+                f"make one of its answers: {COMMAND} model=... answers=FILE; "
+                "then add model.frequent_tokens=FILE",
+            )
+        ids = read_frequent_tokens(Path(self.file), decoder.config.vocab)
+        if not least <= self.size <= len(ids):
+            raise UserError(
+                f"method.draft_vocab must lie in {least}..{len(ids)} here, got {self.size}: "
+                f"{self.file} lists {len(ids)} tokens, and the draft needs {least} to choose from",
+                f"set method.draft_vocab to such a number, or make a longer list: {COMMAND} length=...",
+            )
+        return DraftHead(decoder, torch.tensor(ids[: self.size]))
+
+
+def read_frequent_tokens(file: Path, vocabulary: int) -> list[int]:
+    """Token ids of a list, the most frequent first.
+
+    Args:
+        file: What `COMMAND` wrote.
+        vocabulary: Tokens of the model's vocabulary (V).
+
+    Raises:
+        UserError: If there is no such list, or it is not one of this model's tokens.
+    """
+    fix = f"make the list of this model's tokens: {COMMAND} model=... answers=FILE"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        ids, known = [int(token) for token in content["ids"]], int(content["vocabulary"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is no list of frequent tokens ({type(error).__name__})", fix) from error
+    if known != vocabulary or len(set(ids)) != len(ids) or not all(0 <= token < known for token in ids):
+        raise UserError(
+            f"{file} lists tokens of a vocabulary of {known}, the model has {vocabulary}"
+            if known != vocabulary
+            else f"{file} lists a token twice, or one beyond its vocabulary of {known}",
+            fix,
+        )
+    return ids
 
 
 def draw(probs: Tensor, generator: torch.Generator) -> Tensor:

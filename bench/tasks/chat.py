@@ -11,16 +11,28 @@ Shapes: P prompt tokens.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
-from bench.tasks.templates import TEMPLATE_DATE, VICUNA_END, VICUNA_SYSTEM, vicuna_text, with_fixed_time
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+VICUNA_END = "</s>"
+TEMPLATE_TIME = datetime(2024, 7, 26)
+"""What templates that print the date or the time print, such as Llama 3's: with the clock's time, both arms
+would get other prompts, and a resumed run too."""
+_CLOCK_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+TEMPLATE_DATE = f"{TEMPLATE_TIME:%d %b %Y}"
 RAW_SEPARATOR = "\n\n"
 _TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What the code in a template may raise, beside the errors of its own language."""
@@ -198,6 +210,31 @@ class ChatFormat:
                 f"this one ends with {self.tokenizer.eos_token}",
                 "Use model.template=auto or raw.",
             )
+
+
+@cache
+def with_fixed_time(template: str) -> str:
+    """A Jinja template that prints `TEMPLATE_TIME` where it asked for the clock's.
+
+    Raises:
+        UserError: If it asks in a way that cannot be read.
+    """
+    fixed = _CLOCK_CALL.sub(lambda call: repr(TEMPLATE_TIME.strftime(call[2])), template)
+    if "strftime_now(" in fixed:
+        raise UserError(
+            "the chat template prints the time in a format that it computes, so no two prompts are alike",
+            "Write the format into the template, as in strftime_now('%d %b %Y'), or add model.template=raw.",
+        )
+    return fixed
+
+
+def vicuna_text(turns: Sequence[str], answers: Sequence[str], system: str) -> str:
+    """FastChat's ``vicuna_v1.1``: a space after system and user text, the end token after answers."""
+    history = "".join(
+        f"USER: {turn} ASSISTANT: {answer}{VICUNA_END}"
+        for turn, answer in zip(turns[:-1], answers, strict=True)
+    )
+    return f"{system} {history}USER: {turns[-1]} ASSISTANT:"
 
 
 def prompt_hash(ids: Sequence[int]) -> str:

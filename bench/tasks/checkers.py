@@ -18,7 +18,7 @@ does not check it.
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -31,44 +31,6 @@ _SENTENCE_END = re.compile(r'[.!?]"?(?=\s|$)')
 _FINAL_NUMBER = re.compile(r"\bthe answer is (-?\d+)(?![\d.,]*\d)", re.IGNORECASE)
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
-FORMS = ("prose", "sentence", "list", "email", "free")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
-
-
-def _is_number(value: object) -> bool:
-    """A finite number, or the text of one."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return False
-    try:
-        return Decimal(str(value)).is_finite()
-    except ArithmeticError:
-        return False
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_groups(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(_are_texts(group) for group in value)
-
-
-_NEEDED: Mapping[str, Sequence[tuple[str, Callable[[object], bool], str]]] = {
-    "open": (),
-    "contains": (("facts", _are_texts, "a list of texts"),),
-    "number": (("value", _is_whole, "a whole number"),),
-    "reference": (("text", _is_text, "text"),),
-    "mentions": (("groups", _are_groups, "a list of lists of texts"),),
-    "last_number": (("value", _is_number, "a number"),),
-}
-"""By kind: the keys that a spec must have, with what their values must be."""
 
 
 def is_well_formed(check: Mapping[str, Any], answer: str) -> bool:
@@ -91,29 +53,6 @@ def is_well_formed(check: Mapping[str, Any], answer: str) -> bool:
     if has_loop(text) or text.count('"') % 2 or not text.endswith((".", "!", "?", '."', '!"', '?"')):
         return False
     return _has_form(check, text)
-
-
-def require_valid(check: Mapping[str, Any]) -> None:
-    """Check a spec when it is read, so that a mistake in it shows before anything is decoded.
-
-    Args:
-        check: The spec.
-
-    Raises:
-        ValueError: Naming the key that is missing or has a value of the wrong kind.
-    """
-    kind, form = check.get("kind"), check.get("form", "prose")
-    if not isinstance(kind, str) or kind not in _NEEDED:
-        raise ValueError(f"kind must be one of {', '.join(_NEEDED)}, got {kind!r}")
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    for key, is_valid, wanted in _NEEDED[kind]:
-        if key not in check or not is_valid(check[key]):
-            raise ValueError(f"{key} must be {wanted}, got {check.get(key)!r}")
-    if not _are_texts(check.get("forbid", [])):
-        raise ValueError(f"forbid must be a list of texts, got {check['forbid']!r}")
-    if not _is_number(check.get("min_overlap", 1)):
-        raise ValueError(f"min_overlap must be a number, got {check['min_overlap']!r}")
 
 
 def is_right(check: Mapping[str, Any], answer: str) -> bool | None:

@@ -1,16 +1,25 @@
-"""One row of a question file as a prompt; `bench.tasks.jsonl` describes the keys."""
+"""One row of a question file as a prompt, with the specs that say which answers are right.
+
+A row has its text under exactly one of ``prompt``, ``question``, ``turns``, ``instruction`` (then also
+``input`` or ``context``) or ``messages`` (of the user, after at most one of the system). Optional keys are
+``id`` (or ``question_id``, ``task_id``), ``subtask`` (or ``category``), ``system`` (the system message),
+``references`` (or ``reference``) and ``checks`` (one per turn, see `bench.tasks.checkers`). Other keys are
+ignored.
+"""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from bench.records.model import Prompt
-from bench.tasks.checkers import require_valid
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON allows half a pair, no tokenizer does
 ID_KEYS = ("id", "question_id", "task_id")
 SUBTASK_KEYS = ("subtask", "category")
 REFERENCE_KEYS = ("references", "reference")
+FORMS = ("prose", "sentence", "list", "email", "free")
+"""What a check spec may ask of an answer's form."""
 
 
 class RowError(ValueError):
@@ -123,7 +132,7 @@ def _checks(row: Mapping[str, Any], turns: int) -> tuple[Mapping[str, Any], ...]
         raise RowError(f"checks must number one per turn ({turns}), got {len(checks)}")
     for place, check in enumerate(checks, start=1):
         try:
-            require_valid(check)
+            _require_valid(check)
         except ValueError as error:
             raise RowError(f"checks: check {place}: {error}") from error
     return tuple(checks)
@@ -164,3 +173,63 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], list[Any]]] = {
     "instruction": _from_instruction,
     "messages": _from_messages,
 }
+
+
+def _require_valid(check: Mapping[str, Any]) -> None:
+    """Check a spec when it is read, so that a mistake in it shows before anything is decoded.
+
+    Args:
+        check: The spec.
+
+    Raises:
+        ValueError: Naming the key that is missing or has a value of the wrong kind.
+    """
+    kind, form = check.get("kind"), check.get("form", "prose")
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        raise ValueError(f"kind must be one of {', '.join(_NEEDED)}, got {kind!r}")
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    for key, is_valid, wanted in _NEEDED[kind]:
+        if key not in check or not is_valid(check[key]):
+            raise ValueError(f"{key} must be {wanted}, got {check.get(key)!r}")
+    if not _are_texts(check.get("forbid", [])):
+        raise ValueError(f"forbid must be a list of texts, got {check['forbid']!r}")
+    if not _is_number(check.get("min_overlap", 1)):
+        raise ValueError(f"min_overlap must be a number, got {check['min_overlap']!r}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+def _is_number(value: object) -> bool:
+    """A finite number, or the text of one."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    try:
+        return Decimal(str(value)).is_finite()
+    except ArithmeticError:
+        return False
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_groups(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(_are_texts(group) for group in value)
+
+
+_NEEDED: Mapping[str, Sequence[tuple[str, Callable[[object], bool], str]]] = {
+    "open": (),
+    "contains": (("facts", _are_texts, "a list of texts"),),
+    "number": (("value", _is_whole, "a whole number"),),
+    "reference": (("text", _is_text, "text"),),
+    "mentions": (("groups", _are_groups, "a list of lists of texts"),),
+    "last_number": (("value", _is_number, "a number"),),
+}
+"""By kind: the keys that a spec must have, with what their values must be."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UserError
-from bench.tasks.jsonl import json_rows, read_content
+from bench.tasks.task import json_rows, read_content
 
 Row = Mapping[str, Any]
 PARQUET_MAGIC = b"PAR1"

@@ -1,19 +1,19 @@
-"""Loads the tokenizer of a checkpoint, and says which tokens end an answer.
+"""Loads the tokenizer of a checkpoint, and reads what its ``generation_config.json`` says of answers.
 
 Code in a checkpoint is never run, and every damaged file is named.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.runtime.checkpoint_files import CONFIG_FILE, read_json, require_file
+from bench.runtime.checkpoint_files import COMPANIONS, CONFIG_FILE, is_gguf, read_json, require_file
 from bench.runtime.gguf import gguf_end_ids, read_gguf
-from bench.runtime.hub import COMPANIONS, is_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,25 @@ _GENERATION_FILE = "generation_config.json"
 _SAMPLE = "".join(map(chr, range(32, 127))) + "\n é 猫 \U0001f426"
 _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 """Libraries that read a ``tokenizer.model``; without them transformers mistakes its format and fails."""
+
+
+_NEUTRAL = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "num_beams": 1,
+    "guidance_scale": None,
+}
+"""Settings of generation that change which token wins, by name: the value that changes nothing."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -77,6 +96,23 @@ def eos_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence
     elif (folder / CONFIG_FILE).exists():
         ends |= _declared_ends(folder / CONFIG_FILE)
     return frozenset(token for token in ends if token is not None)
+
+
+def ignored_generation_settings(folder: Path) -> str:
+    """Settings that change which token wins, and that no arm applies, such as ``repetition_penalty=1.3``."""
+    file = folder / _GENERATION_FILE
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # the end tokens are read from the same file, and refuse it
+        return ""
+    if not isinstance(settings, dict):
+        return ""
+    changed = {
+        key: settings.get(key)
+        for key, neutral in _NEUTRAL.items()
+        if settings.get(key) not in (None, neutral)
+    }
+    return ", ".join(f"{key}={value}" for key, value in changed.items())
 
 
 def _declared_ends(file: Path) -> set[int | None]:

@@ -16,7 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.components import Component, require_choice, resolve_path, unknown_key
+from bench.compose.components import Component, require_choice, resolve_path
+from bench.compose.mistakes import unknown_key
 from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS
@@ -108,7 +109,7 @@ def _train_base(composed: DictConfig, name: str) -> None:
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
-    from bench.runtime.hub import resolve
+    from bench.runtime.checkpoint_files import resolve
     from bench.runtime.loading import load_decoder
     from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
@@ -157,7 +158,7 @@ def _examples(
     facts: Mapping[str, Any],
 ) -> Iterator[Example]:
     """The dialogues to train on, as the frozen model sees them."""
-    from bench.runtime.draft_head import DraftVocab
+    from bench.runtime.sampling import DraftVocab
     from bench.train.cache.rows import RowCache
     from bench.train.data.conversations import Conversations
     from bench.train.trainers.modules import observed

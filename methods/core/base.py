@@ -186,6 +186,19 @@ class DraftingMethod(Lossless):
         return self._decoder.prefill(prompt_ids)
 
 
+def check_exit(exit_layer: int, decoder: Decoder, method: str) -> None:
+    """Refuse an exit that leaves no layer to draft with or none to verify with.
+
+    Raises:
+        UserError: If the exit lies outside ``1 .. L - 1``.
+    """
+    if not 1 <= exit_layer < decoder.depth:
+        raise UserError(
+            f"{method}: exit_layer must lie in 1..{decoder.depth - 1} for this model, got {exit_layer}",
+            f"set method.exit_layer; for {decoder.depth} layers try {max(1, decoder.depth // 8)}",
+        )
+
+
 @runtime_checkable
 class ModuleTrainer(Protocol):
     """What training needs to know of a method's modules: how they start, what they read, what they learn."""

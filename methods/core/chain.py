@@ -31,8 +31,7 @@ from torch import Tensor
 
 from bench.records.model import Generation, Round
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftHead, Sampler
 from bench.runtime.transfer import upload
 from methods.core.acceptance import accept
 from methods.core.base import Budget, Clock, DraftingMethod

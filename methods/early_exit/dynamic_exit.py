@@ -36,12 +36,12 @@ from torch import Tensor
 
 from bench.runtime.costs import PassCosts, measure_costs
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead, DraftVocab
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftHead, DraftVocab, Sampler
 from bench.runtime.transfer import upload
+from methods.core.base import check_exit
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
 from methods.early_exit.exit_choice import ExitStatistics, Floats, choose, layer_cost
-from methods.early_exit.prefix import PrefixExit, check_exit
+from methods.early_exit.prefix import PrefixExit
 
 OBJECTIVES = ("layers", "time")
 TIMED_ROWS = (1, 2, 4, 8, 12, 16, 20, 32)
@@ -64,7 +64,7 @@ class DynamicExit(ChainMethod):
         objective: Tokens per ``layers`` loaded, as in the paper, or per second (``time``) by costs measured
             in `attach`, which count the head too.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "del"
@@ -104,7 +104,6 @@ class DynamicExit(ChainMethod):
         check_exit(max(first, last), decoder, self.name)
         self._decoder, self._head = decoder, self._vocab.head(decoder)
         self._exits = tuple(range(first, max(first, last) + 1))
-        self._exit = WatchedPrefix(decoder, self._exits)
         exits = np.array(self._exits, dtype=np.float64)
         if self._objective == "layers":
             self._cost = layer_cost(exits, decoder.depth, self._lengths)
@@ -125,7 +124,7 @@ class DynamicExit(ChainMethod):
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
         exit_layer = self._exit_layer
-        self._exit.start(base, exit_layer)
+        self._exit = WatchedPrefix(self._decoder, self._exits, base, exit_layer)
         row = self._exit.advance(root)
         self._draft_logits: list[Tensor] = []
         self._is_greedy = sampler.is_greedy
@@ -210,16 +209,14 @@ class WatchedPrefix:
     Args:
         decoder: The target.
         exits: Exits to record, ascending: rows that leave the first E layers, for every E given.
+        base: Position of the round's root.
+        exit_layer: Layers that draft in this round.
     """
 
-    def __init__(self, decoder: Decoder, exits: Iterable[int]) -> None:
-        self._prefix = PrefixExit(decoder)
-        self._exits = tuple(exits)
+    def __init__(self, decoder: Decoder, exits: Iterable[int], base: int, exit_layer: int) -> None:
+        self._prefix = PrefixExit(decoder, base, exit_layer)
+        self._exits, self._exit = tuple(exits), exit_layer
         self._placeholder = decoder.embedding  # `Decoder.run_layers` replaces it
-
-    def start(self, base: int, exit_layer: int) -> None:
-        self._prefix.start(base, exit_layer)
-        self._exit = exit_layer
         self._shallow: list[dict[int, Tensor]] = []  # of each token: rows up to the exit that drafts
         self._deep = dict.fromkeys((layer for layer in self._exits if layer > exit_layer), self._placeholder)
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftVocab
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
+from methods.core.base import check_exit
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.core.draft_length import AdaptiveChain
-from methods.early_exit.prefix import PrefixExit, check_exit
+from methods.early_exit.prefix import PrefixExit
 
 
 class LayerSkip(AdaptiveChain):
@@ -37,7 +37,7 @@ class LayerSkip(AdaptiveChain):
             first.
         target: Acceptance that ``dv`` and ``self_sd`` aim at.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LayerSkip(AdaptiveChain):
     def attach(self, decoder: Decoder) -> None:
         check_exit(self._exit_layer, decoder, "layerskip")
         self._decoder = decoder
-        self._exit, self._head = PrefixExit(decoder), self._vocab.head(decoder)
+        self._head = self._vocab.head(decoder)
         self.reset()
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class LayerSkip(AdaptiveChain):
         return super().prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        self._exit.start(base, self._exit_layer)
+        self._exit = PrefixExit(self._decoder, base, self._exit_layer)
         row = self._exit.advance(root)
         chain = DraftBuilder(root, self._policy.limit, room, self._head)
         threshold = self._policy.threshold

@@ -5,7 +5,7 @@ the rows that the target would compute there, so they are saved: verification ru
 and never repeats the first E, whose keys and values are final already. E may change from one round to the
 next. (LayerSkip, arXiv 2404.16710, section 4.3; Kangaroo, arXiv 2404.18911, section 3.1.)
 
-A round calls `PrefixExit.start`, then `advance` for the root and for every drafted token, then `verify`.
+A round makes a `PrefixExit`, calls `advance` for the root and for every drafted token, then `verify`.
 
 Shapes: E layers that draft, K drafted tokens, d width, V vocabulary.
 """
@@ -17,7 +17,6 @@ from collections.abc import MutableMapping
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 
 Taps = MutableMapping[int, Tensor]
@@ -29,19 +28,13 @@ class PrefixExit:
 
     Args:
         decoder: The target.
+        base: Position of the round's root.
+        exit_layer: Layers that draft in this round (E).
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, base: int, exit_layer: int) -> None:
+        self._decoder, self._base, self._exit = decoder, base, exit_layer
         self._rows: list[Tensor] = []
-        self._base = 0
-        self._exit = 0
-
-    def start(self, base: int, exit_layer: int) -> None:
-        """Begin a round whose root is at position `base` and which drafts with `exit_layer` layers (E)."""
-        self._rows = []
-        self._base = base
-        self._exit = exit_layer
 
     @property
     def position(self) -> int:
@@ -61,20 +54,7 @@ class PrefixExit:
         return row
 
     def verify(self, taps: Taps | None = None) -> Tensor:
-        """Target logits after every token advanced since `start`, shape [K + 1, V]."""
+        """Target logits after every token of the round, shape [K + 1, V]."""
         decoder = self._decoder
         place = decoder.placement.chain(self._base, len(self._rows))
         return decoder.head(decoder.run_layers(torch.cat(self._rows), place, self._exit, taps=taps))
-
-
-def check_exit(exit_layer: int, decoder: Decoder, method: str) -> None:
-    """Refuse an exit that leaves no layer to draft with or none to verify with.
-
-    Raises:
-        UserError: If the exit lies outside ``1 .. L - 1``.
-    """
-    if not 1 <= exit_layer < decoder.depth:
-        raise UserError(
-            f"{method}: exit_layer must lie in 1..{decoder.depth - 1} for this model, got {exit_layer}",
-            f"set method.exit_layer; for {decoder.depth} layers try {max(1, decoder.depth // 8)}",
-        )

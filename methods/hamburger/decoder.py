@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.loading import read_layers
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftHead, Sampler
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.hamburger.checkpoint import HamburgerShape
 

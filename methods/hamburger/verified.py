@@ -29,9 +29,8 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import ModuleTrainer
 from methods.core.chain import ChainMethod, Draft
 from methods.hamburger.checkpoint import HamburgerShape
@@ -50,7 +49,7 @@ class HamburgerVerified(ChainMethod):
         ratio: Share of a group's highest entropy below which a token joins it; for training.
         stop_weight: Of the stop head's loss; for training.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "hamburger_verified"

@@ -40,9 +40,8 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import ModuleTrainer, Traits
 from methods.core.tree_choice import TreeSpec, choose_tree
 from methods.core.tree_round import TreeDraft, TreeMethod
@@ -71,7 +70,7 @@ class HiddenTransfer(TreeMethod):
             takes what calibration stored with the weights, else False.
         anchors: Most positions of a sequence that training, or a step of calibration, takes at once.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "hidden_transfer"

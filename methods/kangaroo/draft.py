@@ -35,14 +35,13 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Attention, Decoder, Layer
-from bench.runtime.draft_head import DraftVocab
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.sampling import Sampler
-from methods.core.base import ModuleTrainer
+from bench.runtime.sampling import DraftVocab, Sampler
+from methods.core.base import ModuleTrainer, check_exit
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
-from methods.early_exit.prefix import PrefixExit, check_exit
+from methods.early_exit.prefix import PrefixExit
 
 
 class Kangaroo(ChainMethod):
@@ -55,7 +54,7 @@ class Kangaroo(ChainMethod):
         draft_length: Most tokens drafted per round (gamma).
         threshold: Drafting stops after a token with a top probability below this (eta).
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "kangaroo"
@@ -103,7 +102,6 @@ class Kangaroo(ChainMethod):
         self._decoder = decoder
         self._adapter = _as_decoder(decoder, tensors)
         self._head = self._vocab.head(self._adapter)
-        self._exit = PrefixExit(decoder)
         self._carried: Tensor | None = None  # row [1, d] that the adapter has yet to read
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -116,7 +114,7 @@ class Kangaroo(ChainMethod):
         return logits
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        self._exit.start(base, self._layer)
+        self._exit = PrefixExit(self._decoder, base, self._layer)
         row = self._exit.advance(root)
         chain = DraftBuilder(root, self._draft_length, room, self._head)
         stop = None

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftHead, Sampler
 from bench.runtime.transfer import upload
 from methods.core.base import Budget, Clock, Traits
 from methods.core.tree_round import TreeDraft, generate_tree

@@ -37,8 +37,7 @@ from torch import Tensor
 
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftVocab
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
 from bench.runtime.transfer import upload
 from methods.core.base import Budget, Clock
 from methods.core.tree_round import TreeDraft, TreeMethod
@@ -55,7 +54,7 @@ class Lookahead(TreeMethod):
         window: Columns of the grid (W).
         guesses: Most n-grams kept and verified per first token (G).
         draft_vocab: How many of the most frequent tokens may be guessed (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     def __init__(

@@ -43,12 +43,11 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.sampling import Sampler
-from methods.core.base import Budget, Clock, Exactness, ModuleTrainer, Traits
+from bench.runtime.sampling import DraftVocab, Sampler
+from methods.core.base import Budget, Clock, Exactness, ModuleTrainer, Traits, check_exit
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, top_probability
-from methods.early_exit.prefix import PrefixExit, check_exit
+from methods.early_exit.prefix import PrefixExit
 from methods.m2r2.accelerated import TARGETS, Arla, FrozenLowRank, chosen_interval, module_shapes
 from methods.m2r2.dynamic import generate_early
 
@@ -70,7 +69,7 @@ class M2R2(ChainMethod):
         targets: Projections that new adapters change, of `methods.m2r2.accelerated.TARGETS`.
         layers: New adapters change ``all`` layers of the interval, or only the ``last`` (a control).
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "m2r2"
@@ -136,7 +135,7 @@ class M2R2(ChainMethod):
         self._arla = Arla(interval[1] - interval[0], decoder.config.width).to(decoder.device, decoder.dtype)
         self._arla.load_state_dict(_part(tensors, "arla"))
         self._arla.requires_grad_(requires_grad=False)
-        self._exit, self._head = PrefixExit(decoder), self._vocab.head(decoder)
+        self._head = self._vocab.head(decoder)
 
     def exactness(self, sampler: Sampler) -> Exactness:
         return Exactness.LOSSY if self._is_lossy else super().exactness(sampler)
@@ -155,7 +154,7 @@ class M2R2(ChainMethod):
         return self._decoder.prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, sampler: Sampler) -> Draft:
-        self._exit.start(base, self._to)
+        self._exit = PrefixExit(self._decoder, base, self._to)
         chain, token, stop = DraftBuilder(root, self._draft_length, room, self._head), root, None
         while chain.has_room and stop is None:
             slow, rows = self.accelerate(token, self._exit.position)

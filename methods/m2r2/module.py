@@ -16,7 +16,7 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Projection
 from bench.runtime.linear import rms_norm
-from methods.early_exit.prefix import check_exit
+from methods.core.base import check_exit
 from methods.m2r2.accelerated import FUSED, Arla, changed_layers, chosen_interval, target_sizes
 from methods.training.distillation import draft_logits, soft_cross_entropy
 from methods.training.frozen_layers import finish_layer, query_key_value

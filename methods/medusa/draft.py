@@ -40,11 +40,10 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead, DraftVocab
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.modules import load_module, load_provenance
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftHead, DraftVocab, Sampler
 from methods.core.acceptance import accept_tree, accept_tree_typical
 from methods.core.base import Budget, Clock, Exactness, ModuleTrainer
 from methods.core.tree_choice import TreeSpec, choose_tree
@@ -99,7 +98,7 @@ class Medusa(TreeMethod):
         blocks: Residual blocks of each head to train.
         own_lm_heads: Train an LM head for each head; False puts the target's own after the blocks.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "medusa"

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import OUTSIDE
 from bench.runtime.linear import rms_norm
+from bench.runtime.sampling import OUTSIDE
 from methods.medusa.draft import HeadLayout
 from methods.training.distillation import draft_logits, hits
 from methods.training.rows import TrainingRows

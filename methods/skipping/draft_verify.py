@@ -25,9 +25,8 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder, Skip
-from bench.runtime.draft_head import DraftVocab
 from bench.runtime.modules import PROVENANCE_FILE, load_provenance
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import Budget, Clock
 from methods.core.chain import ChainMethod, Draft, DraftBuilder
 from methods.core.draft_length import Adaptive, DraftLength, Static, ThresholdRule
@@ -54,7 +53,7 @@ class DraftVerify(ChainMethod):
         cap_hold: A round that drafted all K tokens never lowers the threshold.
         carry_over: Keep the threshold from one prompt to the next.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "draft_verify"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Skip
-from bench.runtime.draft_head import DraftHead
+from bench.runtime.sampling import DraftHead
 
 
 class SkippedModel:

@@ -38,8 +38,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder, Skip
-from bench.runtime.draft_head import DraftVocab
-from bench.runtime.sampling import Sampler
+from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import Budget, Clock
 from methods.core.tree_round import TreeDraft, TreeMethod, generate_tree
 from methods.core.trees import Tree
@@ -77,7 +76,7 @@ class Swift(TreeMethod):
         widths_greedy: Candidates per depth by confidence, one more than `cuts`; all 1 drafts a chain.
         widths_sampling: The same under sampling.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
-        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.draft_head`.
+        frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
 
     name = "swift"

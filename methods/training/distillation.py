@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.runtime.draft_head import OUTSIDE, DraftHead
+from bench.runtime.sampling import OUTSIDE, DraftHead
 from methods.training.rows import LikelyTokens
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.runtime.draft_head import DraftHead
+from bench.runtime.sampling import DraftHead
 
 LIKELIEST = 64
 """Tokens of the target's distribution that are kept (K); all of them where the vocabulary is smaller."""

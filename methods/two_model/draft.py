@@ -27,12 +27,10 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from bench.errors import UserError
-from bench.runtime.checkpoint_files import tokenizer_size
+from bench.runtime.checkpoint_files import is_gguf, read_json
 from bench.runtime.decoder import Decoder
-from bench.runtime.families import decoder_config
-from bench.runtime.hub import is_gguf
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, load_decoder
-from bench.runtime.model_config import require_fields
+from bench.runtime.model_config import decoder_config, require_fields
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, load_provenance
 from bench.runtime.sampling import Sampler
 from bench.runtime.stored_tensors import read_file, usable
@@ -186,3 +184,19 @@ def _trained(folder: Path, options: RuntimeOptions) -> Decoder:
         ) from error
     file = folder / WEIGHTS_FILE
     return build_decoder(config, usable(read_file(file), file, options.device, options.dtype), options)
+
+
+def tokenizer_size(file: Path) -> int | None:
+    """Tokens of a tokenizer by its ``tokenizer.json``: the highest id plus one; None if it does not say.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    content = read_json(file)
+    model, added = content.get("model"), content.get("added_tokens") or []
+    words = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(words, dict | list) or not isinstance(added, list):
+        return None
+    ids = list(words.values()) if isinstance(words, dict) else [len(words) - 1]
+    ids += [entry.get("id") for entry in added if isinstance(entry, dict)]
+    return 1 + max(ids) if ids and all(isinstance(token, int) for token in ids) else None

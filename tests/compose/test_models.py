@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import bench.runtime.modules
 from bench import PACKAGE_PREFIX
-from bench.compose.components import unknown_key
+from bench.compose.mistakes import unknown_key
 from bench.compose.schema import DTYPES, ModelConfig, RuntimeConfig
 from bench.compose.workbench import options_for
 from bench.convert.cli import ConvertConfig

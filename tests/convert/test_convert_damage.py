@@ -17,7 +17,7 @@ from bench.convert.medusa import convert_medusa
 from bench.convert.published import only_tensors, read_file
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.families import decoder_config
+from bench.runtime.model_config import decoder_config
 from tests.convert.published import CONFIG, State, hamburger_state, kangaroo_adapter, medusa_heads
 from tests.convert.test_checkpoint import random_state, save_pickles
 from tests.methods.hamburger.hamburgers import random_model

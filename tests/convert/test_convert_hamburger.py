@@ -18,8 +18,8 @@ from bench.convert.hamburger import EMBEDDING
 from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
-from bench.runtime.families import decoder_config
 from bench.runtime.loading import RuntimeOptions, build_decoder
+from bench.runtime.model_config import decoder_config
 from bench.runtime.modules import save_model
 from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.module import HamburgerModel

@@ -16,7 +16,7 @@ import pytest
 import bench.runtime.package_index
 from bench.errors import UserError
 from bench.fetch.__main__ import main
-from bench.runtime.hub import resolve, resolved_here
+from bench.runtime.checkpoint_files import resolve, resolved_here
 from bench.runtime.package_index import (
     MODELS,
     PublishedModel,

@@ -1,4 +1,4 @@
-"""Memory and energy of an arm, the cost of a search (speeds during and after it), and figures as text."""
+"""Memory and energy of an arm, the cost of a search (speeds during it and after it), and figures as text."""
 
 from __future__ import annotations
 

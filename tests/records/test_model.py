@@ -74,7 +74,7 @@ def test_host_time_is_what_no_phase_claims() -> None:
     ],
 )
 def test_a_sample_is_a_measurement_or_a_failure(error: str | None, ids: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="must hold ids and timing|must be empty"):
+    with pytest.raises(ValueError, match=r"must hold ids and timing|must be empty"):
         Sample("q1", "qa", 0, 0, Arm.METHOD, 0, ids=ids, error=error)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.reference.comparison import Sides, decode_on_both_sides, random_prompts, side_by_side_text
-from bench.tasks.generation_settings import ignored_generation_settings
+from bench.tasks.tokenizer import ignored_generation_settings
 
 
 @pytest.mark.parametrize(

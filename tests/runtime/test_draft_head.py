@@ -10,8 +10,8 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.decoder import Tier
-from bench.runtime.draft_head import DraftHead, DraftVocab, read_frequent_tokens
 from bench.runtime.linear import Linear
+from bench.runtime.sampling import DraftHead, DraftVocab, read_frequent_tokens
 from tests.methods.small import random_decoder
 from tests.runtime.models import AUTO
 

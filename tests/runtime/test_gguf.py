@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from bench.compose.identity import checkpoint_hash, module_hash, module_parameters, shape_hash
 from bench.errors import UserError
 from bench.measure.meters import turn_clock
+from bench.runtime.checkpoint_files import resolve, resolved_here
 from bench.runtime.gguf import ARCHITECTURES, QUANTISATIONS, GgufTensors, gguf_parameters, read_gguf
-from bench.runtime.hub import resolve, resolved_here
 from bench.runtime.loading import load_config, load_decoder
 from bench.runtime.package_index import cached_model
 from bench.runtime.random_weights import random_decoder

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 
 import bench.runtime.hub
 from bench.errors import UserError
-from bench.runtime.hub import resolve
+from bench.runtime.checkpoint_files import resolve
 
 
 def refused(status: int) -> Response:

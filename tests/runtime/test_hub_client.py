@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.runtime.hub import resolve
+from bench.runtime.checkpoint_files import resolve
 from tests.runtime.hub_server import COMMIT, FILES, LISTING, HubServer, serving
 
 CONTENT = {

@@ -12,8 +12,9 @@ from transformers import GPTNeoXConfig, Qwen2Config
 
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import weight_files
-from bench.runtime.families import FAMILIES, decoder_config
+from bench.runtime.families import FAMILIES
 from bench.runtime.loading import load_decoder
+from bench.runtime.model_config import decoder_config
 from tests.runtime.models import CONFIGS, CONTEXT, TINY, options, oracle_logits, tiny_model, tokens
 
 IDS = tokens(20)

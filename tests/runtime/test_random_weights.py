@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench.errors import UserError
-from bench.runtime.families import decoder_config
 from bench.runtime.loading import RuntimeOptions, load_config
+from bench.runtime.model_config import decoder_config
 from bench.runtime.random_weights import random_decoder, random_tensors, thin_decoder
 from tests.methods.small import CPU, FAMILIES
 from tests.methods.small import prompt as some_ids

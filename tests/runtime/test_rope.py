@@ -12,6 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from bench.errors import UserError
+from bench.runtime.loading import RuntimeOptions, make_placement
+from bench.runtime.model_config import decoder_config
 from bench.runtime.rotary import RotaryRule
 from bench.runtime.rows import Placement, rotate
 from tests.runtime.models import CONTEXT, CPU, LLAMA3, LONGROPE, TINY, rope
@@ -27,8 +29,11 @@ RULES = {
 
 def tables(config: Any, capacity: int, prompt: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """The tables that a text with a prompt of this many tokens is rotated by."""
-    rule = RotaryRule(config, 8, capacity, torch.float32, CPU)
-    return rule.tables(rule.stage(prompt))
+    placement = make_placement(
+        config, decoder_config(config), capacity, RuntimeOptions(CPU, torch.float32, capacity)
+    )
+    placement.begin(prompt)
+    return placement.rotation(0, capacity)
 
 
 @pytest.mark.parametrize("capacity", [CONTEXT, 2 * CONTEXT], ids=["within the context", "past the context"])
@@ -64,7 +69,7 @@ def test_dynamic_scaling_stretches_with_every_token_as_in_transformers(prompt: i
 
 def test_the_tables_change_with_the_prompt_and_back() -> None:
     config = Phi3Config(**TINY, rope_parameters=LONGROPE, original_max_position_embeddings=20)
-    rule = RotaryRule(config, 8, CONTEXT, torch.float32, CPU)
+    rule = RotaryRule(config, CONTEXT, torch.float32, CPU)
     placement = Placement(*rule.tables(), 1, None, rule)
     kept, _ = placement.rotation(0, CONTEXT)
     short = kept.clone()
@@ -77,7 +82,7 @@ def test_the_tables_change_with_the_prompt_and_back() -> None:
 
 def test_a_text_that_outgrows_the_short_factors_is_refused() -> None:
     config = Phi3Config(**TINY, rope_parameters=LONGROPE, original_max_position_embeddings=20)
-    rule = RotaryRule(config, 8, CONTEXT, torch.float32, CPU)
+    rule = RotaryRule(config, CONTEXT, torch.float32, CPU)
     placement = Placement(*rule.tables(), 1, None, rule)
     placement.begin(8)
     placement.chain(19, 4)  # the draft may reach over the end: it is only drafted
@@ -89,7 +94,7 @@ def test_a_text_that_outgrows_the_short_factors_is_refused() -> None:
 def test_equal_factors_for_short_and_long_texts_never_change() -> None:
     factors = {**LONGROPE, "long_factor": LONGROPE["short_factor"]}
     config = Phi3Config(**TINY, rope_parameters=factors, original_max_position_embeddings=20)
-    rule = RotaryRule(config, 8, CONTEXT, torch.float32, CPU)
+    rule = RotaryRule(config, CONTEXT, torch.float32, CPU)
     assert rule.stage(CONTEXT) == 0
     rule.check(0, CONTEXT)
 

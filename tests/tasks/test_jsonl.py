@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.tasks.jsonl import JsonlTask, parse_questions, read_questions
-from bench.tasks.task import SourceName
+from bench.tasks.jsonl import JsonlTask
+from bench.tasks.task import SourceName, parse_questions, read_questions
 
 
 def turns_of(row: object) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.runtime.draft_head import DraftHead
+from bench.runtime.sampling import DraftHead
 from bench.train.trainers.course import COURSE_FILE, Course, read_course
 from bench.train.trainers.joint import JointTraining
 from bench.train.trainers.loop import Dialogue

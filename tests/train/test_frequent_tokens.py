@@ -12,8 +12,8 @@ import pytest
 
 from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.errors import UserError
-from bench.runtime.draft_head import DraftVocab, read_frequent_tokens
-from bench.runtime.hub import resolve
+from bench.runtime.checkpoint_files import resolve
+from bench.runtime.sampling import DraftVocab, read_frequent_tokens
 from bench.tasks.chat import ChatFormat
 from bench.tasks.tokenizer import load_tokenizer
 from bench.train.frequent_tokens.cli import FrequentTokensConfig, _as_text, list_tokens

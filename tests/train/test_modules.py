@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
 from bench.runtime.modules import save_module
+from bench.runtime.sampling import DraftHead
 from bench.train.trainers.loop import Dialogue
 from bench.train.trainers.modules import Example, ModuleTraining, observed, train_module
 from bench.train.trainers.recipe import ModuleRecipe

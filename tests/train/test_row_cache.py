@@ -10,7 +10,7 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
+from bench.runtime.sampling import DraftHead
 from bench.train.cache.rows import INDEX_FILE, RowCache
 from bench.train.cache.store import array
 from bench.train.trainers.loop import Dialogue

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.records.files import write_text
-from bench.tasks.jsonl import json_rows
+from bench.tasks.task import json_rows
 from bench.train.data.conversations import USER
 from bench.train.data.prompts import Request
 

@@ -86,8 +86,8 @@ def _job(composed: DictConfig) -> None:
 
 def _answer(settings: AnswersConfig, model: str, requests: list[Any], out: Path) -> None:
     from bench.compose.workbench import find_target
-    from bench.runtime.families import decoder_config
     from bench.runtime.loading import load_config
+    from bench.runtime.model_config import decoder_config
     from bench.runtime.sampling import Sampling
     from bench.train.answers.answer_file import AnswerFile
     from bench.train.answers.dialogues import Answering, answer_all

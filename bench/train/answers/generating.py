@@ -16,9 +16,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from bench.compose.workbench import Target
 from bench.errors import UserError
+from bench.runtime.by_transformers import load_by_transformers
+from bench.runtime.checkpoint_files import is_gguf
 from bench.runtime.gguf import GgufTensors, read_gguf
-from bench.runtime.hub import is_gguf
-from bench.runtime.loading import load_by_transformers, load_config
+from bench.runtime.loading import load_config
 from bench.train.answers.engines import Decoding
 
 

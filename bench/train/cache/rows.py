@@ -27,7 +27,7 @@ from tqdm import tqdm
 from bench.errors import UserError
 from bench.records.files import write_text
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
+from bench.runtime.sampling import DraftHead
 from bench.show.layout import byte_size
 from bench.train.cache.store import array
 from bench.train.trainers.loop import Dialogue

@@ -18,9 +18,8 @@ import numpy as np
 
 from bench.compose.components import require_least
 from bench.errors import UserError
-from bench.tasks.chat import RAW_SEPARATOR, ChatFormat, Template
+from bench.tasks.chat import RAW_SEPARATOR, VICUNA_END, ChatFormat, Template
 from bench.tasks.rows import PublishedRows, Row, read_rows
-from bench.tasks.templates import VICUNA_END
 
 USER, MODEL, SYSTEM = ("human", "user"), ("gpt", "assistant"), ("system", "developer")
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.compose.components import require_least, unknown_key
+from bench.compose.components import require_least
+from bench.compose.mistakes import unknown_key
 from bench.errors import UserError
 from bench.train.corpus import WEIGHTS, training_dialogues
 from bench.train.data.tokenizer import SPECIAL_TOKENS, encode_dialogue

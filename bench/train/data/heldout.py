@@ -1,7 +1,7 @@
 """Held-out prompts: the built-in questions, and other prompts to fit a method's settings on.
 
 ``python -m bench.train.data.heldout`` writes the built-in questions: held-out dialogues of the corpus, 80 for
-each Spec-Bench subtask, in the format of `bench.tasks.jsonl`. The file is shipped, so every installation has
+each Spec-Bench subtask, in the format of `bench.tasks.task`. The file is shipped, so every installation has
 the same questions. Prompts for fitting are held out as well, and none of them is a built-in question.
 
 Shapes: P prompt tokens, T tokens of a prompt with its answer.

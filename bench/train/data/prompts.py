@@ -1,8 +1,8 @@
 """Reads prompts for the model to answer: turns, OpenAI's messages, ShareGPT's conversations, plain text.
 
-Of a row with ``turns`` (or another key of `bench.tasks.jsonl`) and of a conversation in ShareGPT's format,
-all turns of the user are answered one after the other; the answers in ShareGPT's file are left out. Of
-messages in OpenAI's format, the last turn of the user is answered; the messages before it are kept.
+Of a row with ``turns`` (or another key of `bench.tasks.question_rows`) and of a conversation in ShareGPT's
+format, all turns of the user are answered one after the other; the answers in ShareGPT's file are left out.
+Of messages in OpenAI's format, the last turn of the user is answered; the messages before it are kept.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.tasks.jsonl import json_rows, parse_row, read_content
 from bench.tasks.question_rows import ID_KEYS, READERS, SUBTASK_KEYS
 from bench.tasks.rows import PARQUET_MAGIC, read_rows
+from bench.tasks.task import json_rows, parse_row, read_content
 from bench.train.data.conversations import MODEL, SYSTEM, USER
 
 KEY = "prompts"

@@ -86,8 +86,8 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
     from itertools import islice
 
     from bench.compose.workbench import find_target
-    from bench.runtime.families import decoder_config
     from bench.runtime.loading import load_config
+    from bench.runtime.model_config import decoder_config
     from bench.tasks.rows import read_rows
     from bench.train.data.prompts import read_requests
     from bench.train.frequent_tokens.counting import by_frequency, count_tokens, coverage, template_ids

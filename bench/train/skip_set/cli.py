@@ -86,7 +86,7 @@ def main() -> None:
 def _job(composed: DictConfig) -> None:
     from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
-    from bench.runtime.hub import resolve
+    from bench.runtime.checkpoint_files import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import save_provenance
     from bench.tasks.tokenizer import load_tokenizer

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
 from bench.runtime.modules import WEIGHTS_FILE, save_module
+from bench.runtime.sampling import DraftHead
 from bench.train.trainers.course import TOKENS
 from bench.train.trainers.loop import NO_FACTS, Dialogue, TrainingLoop
 from bench.train.trainers.recipe import ModuleRecipe

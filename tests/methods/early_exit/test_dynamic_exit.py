@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_head import DraftHead
+from bench.runtime.sampling import DraftHead
 from methods.early_exit import dynamic_exit
 from methods.early_exit.dynamic_exit import DynamicExit, Shadow, shadow_sums
 from tests.methods.hidden_transfer.transfers import own_ids

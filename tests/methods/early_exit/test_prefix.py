@@ -23,7 +23,7 @@ class Wandering:
     """Drafts at another exit in every round, and checks the cache length of every layer."""
 
     def __init__(self, decoder: Decoder, lengths: tuple[int, ...]) -> None:
-        self._decoder, self._exit, self._lengths = decoder, PrefixExit(decoder), lengths
+        self._decoder, self._lengths = decoder, lengths
         self.exits: list[int] = []
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class Wandering:
         assert self._decoder.cache.lengths == [base] * DEPTH
         turn = len(self.exits)
         self.exits.append(1 + turn % (DEPTH - 1))
-        self._exit.start(base, self.exits[-1])
+        self._exit = PrefixExit(self._decoder, base, self.exits[-1])
         row = self._exit.advance(root)
         chain = DraftBuilder(root, self._lengths[turn % len(self._lengths)], room)
         while chain.has_room:
@@ -67,8 +67,7 @@ def test_watched_rows_are_those_of_a_plain_pass() -> None:
         decoder.prefill(ids, plain)
         for exit_layer in watched:
             decoder.prefill(ids[:12])
-            prefix = WatchedPrefix(decoder, watched)
-            prefix.start(12, exit_layer)
+            prefix = WatchedPrefix(decoder, watched, 12, exit_layer)
             for token in ids[12:]:
                 prefix.advance(token[None])
             prefix.verify()

@@ -15,6 +15,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.train.trainers.modules import observe
 from methods.core.autoregressive import Autoregressive
 from methods.core.chain import Draft
+from methods.early_exit.prefix import PrefixExit
 from methods.kangaroo.draft import Kangaroo
 from methods.kangaroo.module import Adapter
 from tests.methods.small import prompt, random_decoder, run
@@ -113,7 +114,7 @@ def test_adapter_decodes_what_it_was_trained_as() -> None:
     ids = prompt(14)
     with torch.inference_mode():
         method.prefill(ids[:10])
-        method._exit.start(10, EXIT)
+        method._exit = PrefixExit(decoder, 10, EXIT)
         stepped = [method._adapt(method._exit.advance(token)) for token in ids[10:, None]]
     rows = observe(method.trainer(), decoder, ids.tolist(), [True] * 14)
     torch.manual_seed(1)
