@@ -4,6 +4,10 @@ Hydra merges yaml files and the command line into the schema `Config`, so that a
 fails before anything runs. The schema is not frozen, because OmegaConf would then refuse every override.
 """
 
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +17,7 @@ from omegaconf import MISSING, OmegaConf
 from bench.compose import components as rules
 from bench.errors import UserError
 from bench.plan.devices import GPUS
+from bench.records.model import canonical
 
 SCHEMA_NAME = "bench_schema"
 PROMPT_SOURCES = ("auto", "builtin", "natural", "official")
@@ -22,6 +27,10 @@ DEVICES = ("auto", "cpu", "cuda")
 TIERS = ("auto", "eager", "static", "compiled", "graph")
 DTYPES = ("float32", "bfloat16", "float16")
 HISTORIES = ("free", "frozen")
+
+
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""What method, task and model may be called."""
 
 
 @dataclass
@@ -216,3 +225,25 @@ def register_schema() -> None:
     """Store the schema where Hydra finds it; ``conf/bench.yaml`` names it first in its defaults."""
     ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
     OmegaConf.register_new_resolver("by", rules.by, replace=True)
+
+
+def plain_name(text: str) -> str:
+    """A text as a name: letters without accents, and a hyphen for everything that no name may hold."""
+    letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"^[.-]+|[^A-Za-z0-9._-]+", "-", letters).strip("-") or "model"
+
+
+def run_id(method: str, task: str, model: str, identity: Mapping[str, Any]) -> str:
+    """``<method>-<task>-<model>-<8 hex>``: names for people, and a hash of the whole identity.
+
+    Raises:
+        UserError: If a name cannot be part of a folder name.
+        ValueError: If the identity holds something that is not plain JSON.
+    """
+    for kind, name in (("method", method), ("task", task), ("model", model)):
+        if not re.fullmatch(NAME, name):
+            cure = f", as in model.name={plain_name(name)}" if kind == "model" else ""
+            fix = f"use letters, digits, '.', '_' and '-' in names{cure}"
+            raise UserError(f"{kind} name {name!r} cannot be part of a folder name", fix)
+    digest = hashlib.sha256(canonical(identity).encode()).hexdigest()
+    return f"{method}-{task}-{model}-{digest[:8]}"

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from bench.compose.identity import checkpoint_hash, module_parameters, run_identity, shape_hash
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig, run_id
 from bench.compose.settings import Settings
 from bench.errors import UserError
 from bench.records.model import ARENA, Arm, Run
-from bench.records.names import run_id
 from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import Keys

@@ -4,5 +4,5 @@ Import whatever you need from here; nothing here imports more than `bench.record
 reading at `summary.summarise`, which goes from samples to all figures of a run; `run_figures` says what those
 are and how they are written, `counts`, `intervals`, `roofline` and `lossy` hold the estimators. For a run of
 several methods start at `arena`, which puts together `paired` (how much faster, and ranks) and `controls`
-(whether the run can be believed); `latin_square` is the order of its arms.
+(whether the run can be believed).
 """

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import PACKAGE_ROOT
+from bench.compose.settings import original_settings
 from bench.records.files import write_text
 from bench.records.model import Run
 
@@ -38,8 +39,6 @@ SCHEMA_VERSION = 2
 GREEDY, SAMPLING, LOSSY = "greedy-exact", "sampling-exact", "lossy"
 """Values of `methods.core.base.Exactness`, which imports torch."""
 
-LATER_SETTINGS: Mapping[str, object] = {"draft_vocab": None, "blocks": 1, "own_lm_heads": True}
-"""Settings of methods that came after the first records, and the value that means what was done before."""
 
 PROVES = {GREEDY: ("rules", "greedy"), SAMPLING: ("rules", "greedy", "sampling")}
 """Checks that must have been made and passed for a promise to count as proved."""
@@ -276,12 +275,6 @@ def _places(certificates: list[Certificate]) -> str:
         for dtype, tier in certificate.tiers.items()
     }
     return f"for other settings, or {' and '.join(sorted(places))}"
-
-
-def original_settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's settings as earlier records have them, without the list of frequent tokens, a place."""
-    later = {"frequent_tokens": params.get("frequent_tokens"), **LATER_SETTINGS}
-    return {key: value for key, value in params.items() if key not in later or value != later[key]}
 
 
 def _without_weights(params: Mapping[str, Any]) -> Any:  # noqa: ANN401 - plain JSON

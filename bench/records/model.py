@@ -6,6 +6,7 @@ This module knows nothing of torch, files or clocks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -262,7 +263,7 @@ class Run:
     """One comparison with the baseline on a task, of one method or, in an arena, of several.
 
     Args:
-        run_id: See `bench.records.names.run_id`.
+        run_id: See `bench.compose.schema.run_id`.
         method: Name of the method; ``arena`` where there are several.
         identity: Resolved settings that change ids or times: method, task, model, sampling, runtime, seed.
         config: The whole resolved configuration.
@@ -281,3 +282,15 @@ class Run:
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of an arena, by label: each method's ``name``, and its own part of ``identity`` and of ``labels``."""
     schema_version: int = SCHEMA_VERSION
+
+
+def canonical(identity: Mapping[str, Any]) -> str:
+    """An identity as JSON text that does not depend on the order of its keys.
+
+    Raises:
+        ValueError: If it holds something that is not plain JSON.
+    """
+    try:
+        return json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"the identity of a run must be plain JSON: {error}") from error

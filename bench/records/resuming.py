@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.records.model import Key, Run, Sample
-from bench.records.names import canonical
+from bench.records.model import Key, Run, Sample, canonical
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.compose.schema import NAME
 from bench.errors import UserError
 from bench.records.files import write_text
 from bench.records.model import Arm, Sample
-from bench.records.names import NAME
 from bench.report.stored_runs import StoredRun
 from bench.tasks.question_rows import SURROGATE
 from bench.tasks.spec_bench import MT_BENCH_CATEGORIES

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from bench.compose.settings import Settings
+from bench.compose.schema import run_id
+from bench.compose.settings import Settings, original_settings
 from bench.compose.workbench import prepare_run
-from bench.prove.certificates import original_settings
 from bench.records.model import Run
-from bench.records.names import run_id
 from tests.harness import save_prompts, settings_for
 
 KEYS = {

@@ -12,9 +12,9 @@ from functools import cache
 
 import numpy as np
 
+from bench.compose.cells import order_of
 from bench.metrics.controls import Order
 from bench.metrics.intervals import Floats, Totals
-from bench.metrics.latin_square import order_of
 from bench.metrics.paired import Costs
 
 BASELINES = ("baseline", "control")

@@ -1,8 +1,8 @@
 import pytest
 
+from bench.compose.schema import plain_name, run_id
 from bench.errors import UserError
 from bench.records.model import SCHEMA_VERSION, Arm, Generation, Prompt, Round, Run, Sample, Timing
-from bench.records.names import plain_name, run_id
 
 EOS = 2
 

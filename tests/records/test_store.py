@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.compose.schema import run_id
 from bench.errors import UserError
 from bench.records.codec import DAMAGED_FILE, decode_sample, encode_sample
 from bench.records.frames import rounds_frame, to_frame
@@ -22,7 +23,6 @@ from bench.records.model import (
     Timing,
     Verdict,
 )
-from bench.records.names import run_id
 from bench.records.store import RunStore, load_run, load_samples
 
 IDENTITY = {"method": {"exit_layer": 2}, "seed": 0}

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.compose.schema import run_id
 from bench.records.codec import encode_sample
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
-from bench.records.names import run_id
 from bench.report.build import Leaderboard, build
 from bench.report.stored_runs import StoredRun
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from bench.metrics.latin_square import order_of, williams
+from bench.compose.cells import order_of, williams
 
 
 def pairs(rows: list[list[int]]) -> Counter[tuple[int, int]]:
