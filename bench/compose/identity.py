@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.compose.components import Component, resolve_path
-from bench.compose.settings import Settings, original_settings
+from bench.compose.settings import Settings
+from bench.records.model import original_settings
 from bench.runtime.checkpoint_files import CONFIG_FILE, is_gguf, no_checkpoint, weight_files
 from bench.runtime.gguf import gguf_hash, gguf_parameters, read_gguf
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE

@@ -17,8 +17,6 @@ from bench.compose.components import Component
 from bench.compose.schema import Config, MeasureConfig, ModelConfig, RuntimeConfig, SamplingConfig, plain_name
 from bench.records.model import Arm
 
-LATER_SETTINGS: Mapping[str, object] = {"draft_vocab": None, "blocks": 1, "own_lm_heads": True}
-"""Settings of methods that came after the first records, and the value that means what was done before."""
 _PROMPTS_OF_OTHERS = {"auto": "official", "builtin": "natural"}
 
 
@@ -110,9 +108,3 @@ def _settled(composed: DictConfig) -> DictConfig:
     model.prompts = followed.get(model.prompts, model.prompts)
     model.questions = None if model.prompts == "official" else model.questions
     return settled
-
-
-def original_settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's settings as earlier records have them, without the list of frequent tokens, a place."""
-    later = {"frequent_tokens": params.get("frequent_tokens"), **LATER_SETTINGS}
-    return {key: value for key, value in params.items() if key not in later or value != later[key]}

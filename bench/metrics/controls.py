@@ -116,6 +116,7 @@ def reason_not_ranked(checked: Resolution) -> str | None:
             return f"too few questions to compare {what}"
         if not check.gate.contains(1.0):
             return f"{what} differ by {100 * abs(check.gate.estimate - 1):.1f} %, more than chance allows"
+    for check, what in pairs:
         if check.width > WIDEST:
             width, most = 100 * check.width, 100 * WIDEST
             return f"the interval between {what} is {width:.1f} % wide, more than {most:.0f} %"

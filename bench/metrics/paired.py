@@ -155,12 +155,12 @@ def holm(p_values: Floats) -> Floats:
 
 
 def shared_ranks(costs: Costs, arms: Sequence[str], level: float = 0.95) -> dict[str, int]:
-    """The rank of each of `arms`, 1 for the fastest; a rank is shared unless the pair is told apart.
+    """The rank of each of `arms`, 1 for the fastest; a rank is shared unless the difference is significant.
 
     An arm's rank is one more than the number of arms that are significantly faster than it: those whose
     p-value of equal speed, Holm-corrected over all pairs of `arms`, lies under 1 - `level`. Among equal arms
-    the chance that any rank differs is then at most 1 - `level`. Being told apart is not transitive: of three
-    arms the first and the last may be told apart while the middle one shares the first rank with the first.
+    the chance that any rank differs is then at most 1 - `level`. Significance is not transitive: of
+    three arms the first may beat only the last, while the middle one shares the first rank with the first.
 
     Raises:
         ValueError: If an arm does not exist.
@@ -171,9 +171,9 @@ def shared_ranks(costs: Costs, arms: Sequence[str], level: float = 0.95) -> dict
     adjusted = np.ones((len(arms), len(arms)))
     adjusted[upper] = holm(compared.p_values[upper])
     adjusted = np.minimum(adjusted, adjusted.T)
-    is_apart = adjusted < 1 - level  # [A, A]; NaN compares as not told apart
+    is_significant = adjusted < 1 - level  # [A, A]; false where the p-value is NaN
     is_slower = np.array([[interval.estimate < 1 for interval in row] for row in compared.intervals])
-    ranks = 1 + (is_apart & is_slower).sum(axis=1)
+    ranks = 1 + (is_significant & is_slower).sum(axis=1)
     return {name: int(rank) for name, rank in zip(arms, ranks, strict=True)}
 
 

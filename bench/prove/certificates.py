@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import PACKAGE_ROOT
-from bench.compose.settings import original_settings
 from bench.records.files import write_text
-from bench.records.model import Run
+from bench.records.model import Run, original_settings
 
 log = logging.getLogger(__name__)
 

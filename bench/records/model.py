@@ -80,8 +80,7 @@ class Round:
         accepted: Drafted tokens that the target agreed to, along one path.
         emitted: Tokens committed; ``accepted + 1`` unless the harness cut the output inside the round.
         depth: Longest drafted path; equals `drafted` for a chain.
-        stop: Why drafting stopped: ``length``, ``confidence``, ``match``, ``budget``, or a word of the
-            method's own.
+        stop: Why drafting stopped: ``length``, ``confidence``, ``match``, ``budget``, or a method's own word.
         exit_layer: Layer after which the draft left the target, where that varies.
     """
 
@@ -109,8 +108,7 @@ class Generation:
     ids: tuple[int, ...]
     rounds: tuple[Round, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
-    """The method's own counts by name, such as ``search_steps``. They count all work done, so `cut` keeps
-    them.
+    """The method's own counts by name, such as ``search_steps``, of all work done, so `cut` keeps them.
 
     ``kv_entries`` is set by methods that merge history: cache entries of the answer. Without it, every token
     of the answer but the newest has its own entry.
@@ -147,10 +145,8 @@ class Timing:
     Args:
         prefill_s: From the start to the first token (time to first token).
         decode_s: From the first token to the last.
-        phases_s: Decode time by phase: ``draft``, ``verify``, ``commit``, ``search``; the rest of `decode_s`
-            is host time.
-        cpu_s: CPU time of the decoding thread over prefill and decode; a wall/CPU ratio well above 1 shows
-            that other work took the cores.
+        phases_s: Decode time by phase (`PhaseName`); the rest of `decode_s` is host time.
+        cpu_s: CPU time of the decoding thread; wall time well above it shows that other work took the cores.
         rounds_s: Seconds of every round: from the end of one verification to the end of the next, the first
             from the start of its draft. Empty in older records, and where a round has no pass of its own.
     """
@@ -179,8 +175,7 @@ class Equivalence:
     Args:
         verdict: Exact, explained by a numerical tie, a violation, or unchecked (lossy, sampled, or failed).
         first_divergence: Index of the first differing token, None when the ids are equal.
-        margin: Largest gap, in logits, between the target's best token and an emitted one when the output is
-            teacher-forced through the target; 0.0 for exact output.
+        margin: Largest gap, in logits, between the target's best token and an emitted one, teacher-forced.
         tie_margin: Top-1 minus top-2 logit of the target at the first divergence.
         rank: Rank of the emitted token in the target's logits at the first divergence (0 = best).
     """
@@ -228,7 +223,7 @@ class Sample:
     method: str = ""
     """In a run of several methods: the label of the one that decoded; empty for other arms and other runs."""
     session: int = 0
-    """Number of the process start that it was measured in on purpose (``measure.sessions``), from 0."""
+    """Number of its session (``measure.sessions``), from 0."""
     after: str = ""
     """Label of the arm that decoded before it in the same process; empty for the first, and if unknown."""
     started_at: float | None = None
@@ -294,3 +289,13 @@ def canonical(identity: Mapping[str, Any]) -> str:
         return json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except TypeError as error:
         raise ValueError(f"the identity of a run must be plain JSON: {error}") from error
+
+
+LATER_SETTINGS: Mapping[str, object] = {"draft_vocab": None, "blocks": 1, "own_lm_heads": True}
+"""Settings of methods that came after the first records, and the value that means what was done before."""
+
+
+def original_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings as earlier records have them, without the list of frequent tokens, a place."""
+    later = {"frequent_tokens": params.get("frequent_tokens"), **LATER_SETTINGS}
+    return {key: value for key, value in params.items() if key not in later or value != later[key]}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bench.compose.schema import run_id
-from bench.compose.settings import Settings, original_settings
+from bench.compose.settings import Settings
 from bench.compose.workbench import prepare_run
-from bench.records.model import Run
+from bench.records.model import Run, original_settings
 from tests.harness import save_prompts, settings_for
 
 KEYS = {

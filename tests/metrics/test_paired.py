@@ -171,7 +171,7 @@ def test_only_the_ranked_arms_count() -> None:
     ids=lambda machine: f"{machine.tail}-{machine.questions}-questions-{machine.sessions}-sessions",
 )
 def test_intervals_of_95_per_cent_cover_at_least_93(machine: Machine) -> None:
-    runs, covered = 250, np.zeros(3)
+    runs, covered = 200, np.zeros(3)
     for seed in range(runs):
         arms, _ = arena(machine, seed)
         covered += [
@@ -193,7 +193,7 @@ def test_a_session_effect_on_the_ratio_is_covered_and_widens_the_interval() -> N
 
 def test_equal_methods_are_told_apart_in_at_most_five_per_cent_of_runs() -> None:
     for machine in (Machine(speeds=(1.5,) * 4), Machine(speeds=(1.5,) * 4, tail="t3", sessions=3)):
-        runs = 150
+        runs = 100
         ranks = [
             set(shared_ranks(arena(machine, seed)[0], machine.names[2:]).values()) for seed in range(runs)
         ]
