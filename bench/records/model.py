@@ -76,7 +76,7 @@ class Round:
     """One draft-then-verify round: one target pass.
 
     Args:
-        drafted: Tokens sent to verification (tree: nodes without the root).
+        drafted: Tokens sent to verification, without the root.
         accepted: Drafted tokens that the target agreed to, along one path.
         emitted: Tokens committed; ``accepted + 1`` unless the harness cut the output inside the round.
         depth: Longest drafted path; equals `drafted` for a chain.
@@ -147,8 +147,8 @@ class Timing:
         decode_s: From the first token to the last.
         phases_s: Decode time by phase (`PhaseName`); the rest of `decode_s` is host time.
         cpu_s: CPU time of the decoding thread; wall time well above it shows that other work took the cores.
-        rounds_s: Seconds of every round: from the end of one verification to the end of the next, the first
-            from the start of its draft. Empty in older records, and where a round has no pass of its own.
+        rounds_s: Of every round, from the end of one verification to the end of the next, the first from the
+            start of its draft. Empty in older records, and where rounds and passes do not pair up.
     """
 
     prefill_s: float
@@ -219,7 +219,7 @@ class Sample:
     is_right: bool | None = None
     """Whether the answer is right; None where the prompt has no check."""
     text_tokens: int | None = None
-    """Length of `text` in tokens when tokenised anew, start token included; None in records of older code."""
+    """Length of `text` in tokens when tokenised anew, start token included; None in older records."""
     method: str = ""
     """In a run of several methods: the label of the one that decoded; empty for other arms and other runs."""
     session: int = 0
@@ -229,7 +229,7 @@ class Sample:
     started_at: float | None = None
     """When it began, in seconds since 1970; None in records of older code."""
     clock_s: float | None = None
-    """When it began on the monotonic clock of its machine, which only counts within one attempt."""
+    """When it began on the machine's monotonic clock, which only counts within one attempt."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
