@@ -26,6 +26,7 @@ from bench.compose.automatic_model import settle_model
 from bench.compose.mistakes import explain, is_lost_job
 from bench.compose.schema import register_schema
 from bench.compose.settings import Settings, settings_from
+from bench.compose.tuned import with_tuned
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
@@ -153,33 +154,40 @@ def _status_of_child(status: int) -> int:
 def _settings(composed: DictConfig) -> Settings:
     choices: Mapping[str, str | None] = HydraConfig.get().runtime.choices
     try:
-        composed, choices = _with_model(composed, choices)
+        composed, choices = _prepared(composed, choices)
         if composed.methods is None:
             return settings_from(composed, choices)
-        known = GlobalHydra.instance().config_loader().get_group_options("method")
-        return arena_settings(composed, _compose_again, known)
+        if named := [text for text in HydraConfig.get().overrides.task if text.startswith("method=")]:
+            raise UserError(f"{named[0]} and methods= are both given", "leave one of them out")
+        return arena_settings(composed, compose_again, known_methods())
     except Exception as error:
         raise explain(error) or error from error
 
 
-def _with_model(
+def _prepared(
     composed: DictConfig, choices: Mapping[str, str | None]
 ) -> tuple[DictConfig, Mapping[str, str | None]]:
+    """The tree with its model fetched and with the tuned settings of its method."""
+    composed = with_tuned(composed, str(choices.get("method")))
     if str(OmegaConf.select(composed, "model.path", default="")).startswith(FETCH_PREFIX):
         return settle_model(composed, choices)
     return composed, choices
 
 
-def _compose_again(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str | None]]:
-    """Hydra's tree for this command line with further overrides, as if they had been given as well."""
-    given = [text for text in HydraConfig.get().overrides.task if not text.lstrip("+").startswith("methods=")]
-    if named := [text for text in given if text.startswith("method=")]:
-        raise UserError(f"{named[0]} and methods= are both given", "leave one of them out")
+def known_methods() -> list[str]:
+    """Names of all methods on the search path."""
+    return list(GlobalHydra.instance().config_loader().get_group_options("method"))
+
+
+def compose_again(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str | None]]:
+    """Hydra's tree for this command line with another method, as if that had been given."""
+    replaced = ("method=", "methods=", "+methods=")
+    given = [text for text in HydraConfig.get().overrides.task if not text.startswith(replaced)]
     tree = hydra.compose(HydraConfig.get().job.config_name, [*given, *overrides], return_hydra_config=True)
     choices = dict(tree.hydra.runtime.choices)
     OmegaConf.set_struct(tree, False)
     del tree["hydra"]
-    return _with_model(tree, choices)
+    return _prepared(tree, choices)
 
 
 def _execute(settings: Settings, session: int | None) -> int:
