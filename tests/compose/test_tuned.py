@@ -1,4 +1,4 @@
-"""Settings that were tuned take the place of a yaml file's, and only for the model that they were tuned for."""
+"""Tuned settings take the place of a yaml file's, and only for the model that they were tuned for."""
 
 from __future__ import annotations
 
