@@ -5,6 +5,9 @@ Shapes: R rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import platform
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -225,6 +228,21 @@ class TestChoice:
     @needs_compiler
     def test_a_tier_is_a_kind_of_decoder(self) -> None:
         assert type(pair("llama-mha")[1]) is CompiledDecoder
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of this architecture")
+@pytest.mark.parametrize("processor", ["ivybridge", "haswell"])
+def test_it_compiles_for_every_generation_and_multiplies_and_adds_as_written(
+    processor: str, tmp_path: Path
+) -> None:
+    """Ivy Bridge has AVX without FMA. Scalar FMA, which no file names, would be the compiler's own choice."""
+    flags = [flag for flag in build.FLAGS if flag not in ("-march=native", "-shared")]
+    for source in build.FOLDER.glob("*.c"):
+        assembly = tmp_path / f"{source.stem}.s"
+        command = ["cc", *flags, "-O2", f"-march={processor}", "-S", str(source), "-o", str(assembly)]
+        subprocess.run(command, check=True)
+        assert not re.search(r"\bvfn?m(add|sub)\d+ss\b", assembly.read_text()), source
 
 
 class TestBuilding:

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
 _TIMEOUT_S = 120
 _INTEGER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _FUNCTIONS = {
