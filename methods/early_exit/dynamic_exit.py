@@ -186,11 +186,9 @@ class DynamicExit(ChainMethod):
         """Run the head on the rows of an exit's pending rounds; one host sync."""
         count = int(self._statistics.pending[index])
         pending = self._pending[-count:]
-        rows = torch.cat([shadow.rows[index] for shadow in pending]).split(MOST_ROWS)
-        targets = torch.cat([shadow.target for shadow in pending]).split(MOST_ROWS)
-        ratings = [
-            rate(self._head(part), self._head, target) for part, target in zip(rows, targets, strict=True)
-        ]
+        rows = torch.split(torch.cat([shadow.rows[index] for shadow in pending]), MOST_ROWS)
+        targets = torch.split(torch.cat([shadow.target for shadow in pending]), MOST_ROWS)
+        ratings = [rate(self._head(part), self._head, best) for part, best in zip(rows, targets, strict=True)]
         ages = np.arange(count - 1, -1, -1)
         weights = np.repeat(self._decay**ages, [shadow.target.numel() for shadow in pending])
         self._statistics.settle(index, shadow_sums(torch.cat(ratings, dim=1), weights))
