@@ -263,6 +263,21 @@ class TestBuilding:
         assert not isinstance(self.built(), Missing)
         assert made.suffix == ".so"
 
+    @pytest.mark.parametrize("damage", [b"", b"half of the numb", bytes(32), b"half of the numbers"])
+    def test_a_damaged_library_is_built_anew_instead_of_loaded(self, damage: bytes, tmp_path: Path) -> None:
+        compiler = tmp_path / "cc"
+        compiler.write_text(
+            "#!/bin/sh\nwhile [ $1 != -o ]; do shift; done; echo code > $2; echo >> $0.calls\n"
+        )
+        compiler.chmod(0o755)
+        made = build._compiled(str(compiler))
+        assert build._compiled(str(compiler)) == made
+        made.write_bytes(damage)
+        assert build._compiled(str(compiler)) == made
+        assert made.read_bytes() == b"code\n"
+        assert list(made.parent.iterdir()) == [made]
+        assert (tmp_path / "cc.calls").read_text() == "\n" * 2
+
     def test_no_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.setattr(build.shutil, "which", lambda name: None)
