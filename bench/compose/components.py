@@ -128,7 +128,7 @@ class Component:
         cause = error.__cause__
         if isinstance(cause, UserError):
             return cause
-        if isinstance(cause, ValueError | TypeError):
+        if isinstance(cause, ValueError | TypeError | RuntimeError):  # the last of an unknown ~user
             given = ", ".join(f"{self.group}.{key}={value}" for key, value in self.params.items())
             return UserError(f"{self.group}={self.name}: {_first_line(cause)}", f"change one of: {given}")
         return error

@@ -72,6 +72,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def expanded(path: str) -> Path:
+    """A path with the user's home for ``~``; one of an unknown user stays as it is, and does not exist."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
 @contextlib.contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A temporary folder in the ``with`` block, after which it is deleted, as those of killed processes are.

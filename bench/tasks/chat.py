@@ -16,7 +16,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
-from bench.tasks.templates import TEMPLATE_DATE, VICUNA_END, VICUNA_SYSTEM, vicuna_text, with_fixed_time
+from bench.tasks.templates import (
+    TEMPLATE_DATE,
+    VICUNA_END,
+    VICUNA_SYSTEM,
+    limited_time,
+    vicuna_text,
+    with_fixed_time,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -151,7 +158,7 @@ class ChatFormat:
             system: System message; empty leaves it to the template.
 
         Raises:
-            UserError: If the template rejects the conversation.
+            UserError: If the template rejects the conversation, or does not end.
         """
         from jinja2 import TemplateError
 
@@ -161,13 +168,14 @@ class ChatFormat:
             for place, message in enumerate(messages)
         ]
         try:
-            text = self.tokenizer.apply_chat_template(
-                conversation,
-                tokenize=False,
-                add_generation_prompt=is_prompt,
-                chat_template=with_fixed_time(str(self.tokenizer.get_chat_template())),
-                date_string=TEMPLATE_DATE,
-            )
+            with limited_time():
+                text = self.tokenizer.apply_chat_template(
+                    conversation,
+                    tokenize=False,
+                    add_generation_prompt=is_prompt,
+                    chat_template=with_fixed_time(str(self.tokenizer.get_chat_template())),
+                    date_string=TEMPLATE_DATE,
+                )
         except (TemplateError, *_TEMPLATE_FAULTS) as error:
             raise UserError(
                 f"the tokenizer's chat template rejects the conversation: {error}",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
+from typing import NoReturn
 
 from bench.errors import UserError
 
+TEMPLATE_S = 20.0
+"""Seconds that a chat template may take: its loops can go on for ever."""
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -19,6 +25,32 @@ TEMPLATE_TIME = datetime(2024, 7, 26)
 would get other prompts, and a resumed run too."""
 _CLOCK_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 TEMPLATE_DATE = f"{TEMPLATE_TIME:%d %b %Y}"
+
+
+@contextmanager
+def limited_time() -> Iterator[None]:
+    """Inside, a template that goes on for more than `TEMPLATE_S` is refused; only the main thread can do so.
+
+    Raises:
+        UserError: If the time is over.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise UserError(
+            f"the chat template has not ended after {TEMPLATE_S:g} s",
+            "Add model.template=raw to do without it.",
+        )
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, TEMPLATE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @cache

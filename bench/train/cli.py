@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from bench.cli import run_composed
 from bench.compose.components import Component, require_choice, resolve_path, unknown_key
 from bench.compose.settings import ModelConfig, RuntimeConfig
+from bench.compose.value_types import WORDS, is_of, plain_types
 from bench.errors import UserError
 from bench.plan.devices import GPUS
 
@@ -270,7 +271,11 @@ def _checked(given: Any, defaults: Any, group: str) -> Any:  # noqa: ANN401 - a 
         UserError: If a key is unknown or a value is invalid.
     """
     known = [setting.name for setting in fields(defaults)]
-    for key in given:
+    kinds = plain_types(type(defaults))
+    for key, value in given.items():
         if key not in known:
             raise UserError(*unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in known]))
+        if key in kinds and not any(is_of(value, kind) for kind in kinds[key]):
+            words = " or ".join(WORDS[kind] for kind in kinds[key])
+            raise UserError(f"{group}.{key} must be {words}, got {value!r}", f"correct {group}.{key}")
     return replace(defaults, **given)

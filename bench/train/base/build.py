@@ -26,7 +26,7 @@ from bench.train.base.loop import Trainer
 from bench.train.base.recipe import BaseRecipe, default_recipe
 from bench.train.corpus import training_dialogues
 from bench.train.data.tokenizer import train_tokenizer
-from bench.train.trainers.checkpoint import load_state
+from bench.train.trainers.checkpoint import load_state, make_folder
 
 __all__ = ["BaseRecipe", "default_recipe", "train_base"]
 
@@ -67,7 +67,7 @@ def train_base(
     load_state(out, asdict(recipe))  # raises if settings differ, before any worker starts
     if (out / "final").exists():
         return out / "final"
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lock = acquire(out)
     try:
         _run_workers(recipe, out, device, stop_after)

@@ -28,9 +28,23 @@ _DAMAGES = (
 log = logging.getLogger(__name__)
 
 
+def make_folder(folder: Path) -> None:
+    """Create the folder of a training.
+
+    Raises:
+        UserError: If it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be made: {error.strerror}", "give a folder that can be written as out=..."
+        ) from error
+
+
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the state atomically: a kill at any moment leaves the old file or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with replacing(folder / STATE_FILE) as fresh:
         torch.save(dict(state), fresh)
     log.info("checkpoint at step %s in %s", state["step"], folder)

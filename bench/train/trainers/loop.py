@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from bench.records.files import acquire, release
-from bench.train.trainers.checkpoint import intact, load_start, load_state, save_state
+from bench.train.trainers.checkpoint import intact, load_start, load_state, make_folder, save_state
 from bench.train.trainers.course import Course
 from bench.train.trainers.recipe import ModuleRecipe
 
@@ -76,7 +76,7 @@ class TrainingLoop(ABC, Generic[Item]):
             UserError: If the folder holds a run with other settings or a damaged one, or another process
                 trains there.
         """
-        self._work.mkdir(parents=True, exist_ok=True)
+        make_folder(self._work)
         lock = acquire(self._work)
         try:
             return self._train(items)
