@@ -30,6 +30,7 @@ from bench.errors import UserError
 from bench.runtime.checkpoint_files import tokenizer_size
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import decoder_config
+from bench.runtime.gguf import gguf_tokens, read_gguf
 from bench.runtime.hub import is_gguf
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, load_decoder
 from bench.runtime.model_config import require_fields
@@ -167,9 +168,12 @@ def _rows(folder: Path, needed: int) -> int | None:
     Qwen2.5 0.5B has 151,936 rows, 7B has 152,064, and their tokenizer 151,665 tokens. The rows after the
     tokenizer's last token are padding, which no text contains.
     """
-    if is_gguf(folder) or not (folder / _TOKENIZER_FILE).is_file():
+    if is_gguf(folder):
+        tokens = gguf_tokens(read_gguf(folder))
+    elif (folder / _TOKENIZER_FILE).is_file():
+        tokens = tokenizer_size(folder / _TOKENIZER_FILE)
+    else:
         return None
-    tokens = tokenizer_size(folder / _TOKENIZER_FILE)
     own = decoder_config(load_config(folder)).vocab
     return needed if tokens is not None and tokens <= min(own, needed) else None
 
