@@ -4,6 +4,7 @@ The runner is replaced by a stand-in, so these tests are about the command line 
 """
 
 import importlib.util
+import io
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -352,6 +353,49 @@ def test_a_results_folder_that_takes_no_files_is_a_mistake(folder: Path) -> None
     (folder / "file").write_text("")
     done = bench(folder, "results_dir=file/results")
     assert_mistake(done, "cannot be written: Not a directory", "set results_dir")
+
+
+class Stream(io.StringIO):
+    """Standard output that refuses what it is given."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, text: str) -> int:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "lines"),
+    [(BrokenPipeError(), 141, 0), (OSError(28, "No space left on device"), 2, 2)],
+    ids=["| head", "/dev/full"],
+)
+def test_a_result_that_cannot_be_printed_is_no_traceback(
+    error: OSError,
+    status: int,
+    lines: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    outcome = SimpleNamespace(table="table", run_dir=tmp_path, failures=0)
+    monkeypatch.setattr("bench.measure.runner.execute", lambda settings: outcome)
+    arguments = ["bench", "model=tiny", "method=layerskip", "task=mt_bench", f"hydra.run.dir={tmp_path}"]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("sys.stdout", Stream(error))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err.splitlines()
+    assert (stopped.value.code, len(said)) == (status, lines), said
+
+
+def test_a_working_directory_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> Path:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("bench.cli.Path.cwd", gone)
+    assert_mistake(run_command(main, "method=layerskip"), "the working directory was deleted", "cd ~")
 
 
 needs_submitit = pytest.mark.skipif(
