@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-LATER_SETTINGS: Mapping[str, object] = {"draft_vocab": None, "blocks": 1, "own_lm_heads": True}
+LATER_SETTINGS: Mapping[str, object] = {
+    "draft_vocab": None,
+    "blocks": 1,
+    "own_lm_heads": True,
+    "authors_updates": False,
+}
 """Settings of methods that came after the first records, and the value that means what was done before."""
 
 
