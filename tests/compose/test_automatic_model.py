@@ -49,7 +49,7 @@ def test_where_it_can_be_had_it_is_smollm2(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(bench.compose.automatic_model, "fetch_model", lambda name: tmp_path)
     got, named = (settled(f"model={name}", "method=prompt_lookup") for name in ("auto", "smollm2"))
     assert got.config == named.config
-    assert (got.model.name, got.model.path, got.model.prompts) == ("smollm2", "fetch:smollm2", "official")
+    assert (got.model.name, got.model.path, got.model.prompts) == ("smollm2", "fetch:smollm2", "natural")
 
 
 def test_elsewhere_it_is_tiny_and_a_line_says_so(
@@ -61,6 +61,16 @@ def test_elsewhere_it_is_tiny_and_a_line_says_so(
     assert got[0].method.params["weights"] == "package:bench/assets/tiny/modules/kangaroo"
     assert attempts == ["smollm2"], "a sweep waits for the network once"
     assert caplog.messages[0] == "model=auto takes tiny: smollm2 cannot be fetched"
+
+
+def test_another_path_keeps_nothing_of_smollm2() -> None:
+    got = settled("model.path=./my-checkpoint", "method=prompt_lookup")
+    assert (
+        got.config
+        == composed_settings("model=local", "model.path=./my-checkpoint", "method=prompt_lookup").config
+    )
+    assert (got.model.draft_vocab, got.model.frequent_tokens, got.model.stop_ids) == (None, None, [])
+    assert got.model.prompts == "official"
 
 
 def test_what_the_command_line_sets_stays(attempts: list[str]) -> None:
@@ -75,7 +85,7 @@ def test_a_model_that_was_named_is_not_replaced(attempts: list[str]) -> None:
 
 
 def test_a_path_of_ones_own_needs_no_network(attempts: list[str]) -> None:
-    got = settled("model=auto", "method=autoregressive", "model.path=./my.gguf")
+    got = settled("model=smollm2", "method=autoregressive", "model.path=./my.gguf")
     assert (got.model.name, got.model.path) == ("smollm2", "./my.gguf")
     assert not attempts
 

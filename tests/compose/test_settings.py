@@ -81,11 +81,11 @@ def test_a_setting_by_model_refuses_a_model_that_the_paper_did_not_set_it_for() 
     assert "no value is set for tiny, only for layerskip_llama3.2_1b" in refused.what
 
 
-def test_the_default_is_kangaroo_on_the_embedded_model_and_its_own_questions() -> None:
+def test_the_default_is_kangaroo_on_a_small_real_model_and_shipped_questions() -> None:
     got = settings_from(*composed_tree())
-    assert (got.method.name, got.task.name, got.model.name) == ("kangaroo", "mt_bench", "tiny")
-    assert got.model.prompts == got.task.params["source"] == "builtin"
-    assert got.method.params["weights"] == "package:bench/assets/tiny/modules/kangaroo"
+    assert (got.method.name, got.task.name, got.model.name) == ("kangaroo", "mt_bench", "smollm2")
+    assert got.model.prompts == got.task.params["source"] == "natural"
+    assert got.method.params["weights"] == "package:bench/assets/smollm2/modules/kangaroo"
 
 
 def test_another_path_keeps_nothing_of_the_embedded_model() -> None:
@@ -117,7 +117,8 @@ def test_what_is_said_wins_over_what_follows_from_the_path() -> None:
         (["model=tiny", "model.prompts=builtin"], "builtin"),
         (["model=tiny", "model.prompts=natural"], "natural"),
         (["model=shape_125m"], "builtin"),
-        (["model=smollm2"], "official"),
+        (["model=smollm2"], "natural"),
+        (["model=smollm2_135m"], "official"),
         (["model=smollm2", "model.prompts=builtin"], "natural"),
         (["model=smollm2", "model.prompts=natural"], "natural"),
         (["model=smollm2", "model.prompts=official"], "official"),
