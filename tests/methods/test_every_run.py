@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from bench.compose.settings import Settings
+from bench.records.model import Arm
+from bench.records.store import load_samples
 from bench.report.build import build
 from bench.runtime.loading import load_decoder
 from tests.harness import save_prompts, save_random_model, undrawn
@@ -62,7 +64,9 @@ class Runs:
             path for path, depth in zip(models, DEPTHS, strict=True) if depth == subject.decoder.depth
         )
         return replace(
-            settings, method=component, model=replace(settings.model, path=str(path), modules=None)
+            settings,
+            methods={Arm.METHOD.value: component},
+            model=replace(settings.model, path=str(path), modules=None),
         )
 
     def model(self, depth: int) -> Path:
@@ -79,6 +83,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_interrupted_run_is_resumed_and_judged(option: str, runs: Runs) -> None:
     checks.check_resumed(runs.resumed(option))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_runs_rounds_take_about_its_decode_time(option: str, runs: Runs) -> None:
+    """The time of every round is stored; only what follows the last verification belongs to no round."""
+    samples = [sample for sample in load_samples(runs.resumed(option).folder) if sample.timing is not None]
+    timings = [sample.timing for sample in samples if sample.timing is not None]
+    assert [len(timing.rounds_s) for timing in timings] == [len(sample.rounds) for sample in samples]
+    decode_s = sum(timing.decode_s for timing in timings)
+    assert 0.7 * decode_s < sum(sum(timing.rounds_s) for timing in timings) <= 1.001 * decode_s
 
 
 @pytest.fixture(scope="module")
