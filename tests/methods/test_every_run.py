@@ -88,11 +88,16 @@ def test_an_interrupted_run_is_resumed_and_judged(option: str, runs: Runs) -> No
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_runs_rounds_take_about_its_decode_time(option: str, runs: Runs) -> None:
     """The time of every round is stored; only what follows the last verification belongs to no round."""
-    samples = [sample for sample in load_samples(runs.resumed(option).folder) if sample.timing is not None]
-    timings = [sample.timing for sample in samples if sample.timing is not None]
-    assert [len(timing.rounds_s) for timing in timings] == [len(sample.rounds) for sample in samples]
-    decode_s = sum(timing.decode_s for timing in timings)
-    assert 0.7 * decode_s < sum(sum(timing.rounds_s) for timing in timings) <= 1.001 * decode_s
+    shares: dict[str, list[float]] = {}
+    for sample in load_samples(runs.resumed(option).folder):
+        assert sample.timing is not None
+        assert len(sample.timing.rounds_s) == len(sample.rounds)
+        share = sum(sample.timing.rounds_s) / sample.timing.decode_s
+        shares.setdefault(sample.label, []).append(share)
+    assert all(
+        max(of_arm) > 0.7 for of_arm in shares.values()
+    )  # one answer may meet other work on the machine
+    assert max(map(max, shares.values())) < 1.001
 
 
 @pytest.fixture(scope="module")
