@@ -1,8 +1,8 @@
 """The command line of a benchmark: Hydra composes the settings, a job measures, the result goes to stdout.
 
 Exit status: 0 done; 1 some work failed, its record says why; 2 a mistake of the user, explained in two lines
-on stderr; 130 interrupted. A failing run of a sweep does not stop the others. Only jobs import torch, so that
-``--help`` and ``--cfg`` answer at once.
+on stderr; 130 interrupted; 141 nobody reads the output any more. A failing run of a sweep does not stop the
+others. Only jobs import torch, so that ``--help`` and ``--cfg`` answer at once.
 """
 
 import io
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from bench.compose.automatic_model import settle_model
 from bench.compose.mistakes import explain, is_lost_job
 from bench.compose.schema import register_schema
 from bench.compose.settings import Settings, settings_from
+from bench.compose.tuned import with_tuned
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
@@ -33,7 +35,7 @@ from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 log = logging.getLogger(__name__)
 
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
-OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 STATUS_FILE = "status"
 """File in Hydra's folder of a sweep's job that holds its exit status, which no launcher returns."""
 PLAN_FILE = "plan_s"
@@ -82,12 +84,18 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         kept: What remains after an interrupt, for the message.
     """
     print_any_text()
+    if not _has_working_directory():
+        sys.exit(
+            report_mistake(UserError("the working directory was deleted", "change to another one: cd ~"))
+        )
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
 
     @wraps(job)
     def guarded(composed: DictConfig) -> None:
         try:
             job(composed)
+        except BrokenPipeError as error:
+            raise SystemExit(_leave_closed_pipe()) from error
         except Exception as error:  # caught here, since Hydra prints a line about what escapes a job
             mistake = explain(error)
             if mistake is None:
@@ -130,6 +138,8 @@ def _attempt(composed: DictConfig, session: int | None = None) -> int:
         return _plan(settings) if settings.plan else _execute(settings, session)
     except UserError as mistake:
         return report_mistake(mistake)
+    except BrokenPipeError:
+        return _leave_closed_pipe()
     except Exception:
         log.exception("the run failed")
         return FAILED
@@ -153,40 +163,47 @@ def _status_of_child(status: int) -> int:
 def _settings(composed: DictConfig) -> Settings:
     choices: Mapping[str, str | None] = HydraConfig.get().runtime.choices
     try:
-        composed, choices = _with_model(composed, choices)
+        composed, choices = _prepared(composed, choices)
         if composed.methods is None:
             return settings_from(composed, choices)
-        known = GlobalHydra.instance().config_loader().get_group_options("method")
-        return arena_settings(composed, _compose_again, known)
+        if named := [text for text in HydraConfig.get().overrides.task if text.startswith("method=")]:
+            raise UserError(f"{named[0]} and methods= are both given", "leave one of them out")
+        return arena_settings(composed, compose_again, known_methods())
     except Exception as error:
         raise explain(error) or error from error
 
 
-def _with_model(
+def _prepared(
     composed: DictConfig, choices: Mapping[str, str | None]
 ) -> tuple[DictConfig, Mapping[str, str | None]]:
+    """The tree with its model fetched and with the tuned settings of its method."""
+    composed = with_tuned(composed, str(choices.get("method")))
     if str(OmegaConf.select(composed, "model.path", default="")).startswith(FETCH_PREFIX):
         return settle_model(composed, choices)
     return composed, choices
 
 
-def _compose_again(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str | None]]:
-    """Hydra's tree for this command line with further overrides, as if they had been given as well."""
-    given = [text for text in HydraConfig.get().overrides.task if not text.lstrip("+").startswith("methods=")]
-    if named := [text for text in given if text.startswith("method=")]:
-        raise UserError(f"{named[0]} and methods= are both given", "leave one of them out")
+def known_methods() -> list[str]:
+    """Names of all methods on the search path."""
+    return list(GlobalHydra.instance().config_loader().get_group_options("method"))
+
+
+def compose_again(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str | None]]:
+    """Hydra's tree for this command line with another method, as if that had been given."""
+    replaced = ("method=", "methods=", "+methods=")
+    given = [text for text in HydraConfig.get().overrides.task if not text.startswith(replaced)]
     tree = hydra.compose(HydraConfig.get().job.config_name, [*given, *overrides], return_hydra_config=True)
     choices = dict(tree.hydra.runtime.choices)
     OmegaConf.set_struct(tree, False)
     del tree["hydra"]
-    return _with_model(tree, choices)
+    return _prepared(tree, choices)
 
 
 def _execute(settings: Settings, session: int | None) -> int:
     from bench.measure.runner import execute  # loads torch
 
     outcome = execute(settings, session)
-    print(outcome.table, outcome.run_dir, sep="\n", flush=True)  # noqa: T201 - the command's result
+    _say(f"{outcome.table}\n{outcome.run_dir}")
     return FAILED if outcome.failures else OK
 
 
@@ -194,11 +211,44 @@ def _plan(settings: Settings) -> int:
     from bench.plan.planning import plan  # loads torch
 
     planned = plan(settings)
-    print(planned.text, flush=True)  # noqa: T201 - the command's result
+    _say(planned.text)
     if planned.seconds is not None and HydraConfig.get().mode is RunMode.MULTIRUN:
         folder = Path(HydraConfig.get().runtime.output_dir)
         (folder / PLAN_FILE).write_text(str(planned.seconds), encoding="utf-8")
     return OK
+
+
+def _say(result: str) -> None:
+    """Print a command's result.
+
+    Raises:
+        UserError: If standard output takes nothing, as a full disk does.
+        BrokenPipeError: If nobody reads it any more.
+    """
+    try:
+        print(result, flush=True)  # noqa: T201 - the command's result
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"the result cannot be printed: {error.strerror}",
+            "it is stored all the same: the same command prints it again",
+        ) from error
+
+
+def _leave_closed_pipe() -> int:
+    """End quietly after the reader of the output has ended, as with ``| head``; returns the exit status."""
+    with suppress(OSError, ValueError):  # a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
+    return BROKEN_PIPE
+
+
+def _has_working_directory() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def print_any_text() -> None:

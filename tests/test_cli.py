@@ -1,9 +1,11 @@
 """The command line as a person meets it: a process, its two streams and its exit status.
 
-The runner is replaced by a stand-in, so these tests are about the command line alone.
+The runner is replaced by a stand-in, so these tests are about the command line alone. What needs no process
+of its own runs in this one: a start takes most of a second.
 """
 
 import importlib.util
+import io
 import os
 import re
 import signal
@@ -12,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -86,12 +88,29 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*ours, *filter(None, inherited)])}
 
 
-def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """The command line in this process and that folder, with the same stand-in."""
+    for name in ("bench.measure.runner", "bench.plan.planning"):
+        stand_in = ModuleType(name)
+        exec(RUNNER, vars(stand_in))
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # `run_composed` sets it; put back after the test
+    return lambda *arguments: run_command(main, *with_model(arguments))
+
+
+def with_model(arguments: tuple[str, ...]) -> list[str]:
+    """The arguments with ``model=tiny``, beside the other keys: Hydra takes no flag between them."""
     names_model = any(argument.startswith("model=") for argument in arguments)
     flags = next((place for place, argument in enumerate(arguments) if "=" in argument), len(arguments))
-    named = [] if names_model else ["model=tiny"]  # beside the other keys: Hydra takes no flag between them
+    return [*arguments[:flags], *([] if names_model else ["model=tiny"]), *arguments[flags:]]
+
+
+def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments[:flags], *named, *arguments[flags:]],
+        [sys.executable, "-m", "bench", *with_model(arguments)],
         cwd=folder,
         env=environment(folder),
         capture_output=True,
@@ -117,8 +136,8 @@ def test_a_run_prints_its_table_and_last_its_folder(folder: Path) -> None:
     assert done.stderr == ""
 
 
-def test_logs_of_the_command_line_lie_in_the_results_folder(folder: Path) -> None:
-    bench(folder, "results_dir=elsewhere")
+def test_logs_of_the_command_line_lie_in_the_results_folder(folder: Path, here: Callable[..., Done]) -> None:
+    here("results_dir=elsewhere")
     assert list(folder.glob("elsewhere/hydra/*/*/bench.log"))
     assert not (folder / "outputs").exists()
 
@@ -136,13 +155,13 @@ def test_cfg_shows_what_would_run(folder: Path) -> None:
     assert "weights: package:bench/assets/tiny/modules/kangaroo" in done.stdout
 
 
-def test_plan_lists_the_run_without_running_it(folder: Path) -> None:
-    done = bench(folder, "bench.plan=true", "seed=2")
+def test_plan_lists_the_run_without_running_it(here: Callable[..., Done]) -> None:
+    done = here("bench.plan=true", "seed=2")
     assert (done.returncode, done.stdout) == (0, "kangaroo-mt_bench: not started\n")
 
 
-def test_a_sweeps_plan_ends_with_the_time_of_all_runs(folder: Path) -> None:
-    done = bench(folder, "-m", "bench.plan=true", "method=kangaroo,layerskip", "launch=isolated")
+def test_a_sweeps_plan_ends_with_the_time_of_all_runs(here: Callable[..., Done]) -> None:
+    done = here("-m", "bench.plan=true", "method=kangaroo,layerskip", "launch=isolated")
     assert done.stdout.splitlines() == [
         "kangaroo-mt_bench: not started",
         "layerskip-mt_bench: not started",
@@ -190,16 +209,9 @@ def test_a_sweeps_plan_ends_with_the_time_of_all_runs(folder: Path) -> None:
     ],
 )
 def test_a_mistake_costs_two_lines_and_status_2(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], what: str, fix: str
+    here: Callable[..., Done], arguments: list[str], what: str, fix: str
 ) -> None:
-    """In this process: others below cover the streams and the status of a process of its own."""
-    stand_in = ModuleType("bench.measure.runner")
-    exec(RUNNER, vars(stand_in))
-    monkeypatch.setitem(sys.modules, "bench.measure.runner", stand_in)
-    monkeypatch.chdir(folder)
-    names_model = any(argument.startswith("model=") for argument in arguments)
-    done = run_command(main, *arguments, *([] if names_model else ["model=tiny"]))
-    assert_mistake(done, what, fix)
+    assert_mistake(here(*arguments), what, fix)
 
 
 def out_of_tree(folder: Path, yaml: str) -> None:
@@ -209,20 +221,22 @@ def out_of_tree(folder: Path, yaml: str) -> None:
     (folder / "conf" / "method" / "mine.yaml").write_text(yaml, encoding="utf-8")
 
 
-def test_a_method_may_live_out_of_tree(folder: Path) -> None:
+def test_a_method_may_live_out_of_tree(folder: Path, here: Callable[..., Done]) -> None:
     out_of_tree(folder, "_target_: mine.Mine\nlength: 3\n")
-    done = bench(folder, "--config-dir", "conf", "method=mine", "seed=4")
+    done = here("--config-dir", "conf", "method=mine", "seed=4")
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "table of mine"), done.stderr
 
 
-def test_a_key_that_the_constructor_does_not_know_is_a_mistake(folder: Path) -> None:
+def test_a_key_that_the_constructor_does_not_know_is_a_mistake(
+    folder: Path, here: Callable[..., Done]
+) -> None:
     out_of_tree(folder, "_target_: mine.Mine\nlenght: 3\n")
-    done = bench(folder, "--config-dir", "conf", "method=mine", "seed=4")
+    done = here("--config-dir", "conf", "method=mine", "seed=4")
     assert_mistake(done, "unknown key method.lenght", "did you mean method.length?")
 
 
-def test_failed_samples_end_with_status_1_behind_the_table(folder: Path) -> None:
-    done = bench(folder, "seed=1")
+def test_failed_samples_end_with_status_1_behind_the_table(here: Callable[..., Done]) -> None:
+    done = here("seed=1")
     assert (done.returncode, done.stdout) == (1, "table of kangaroo\nresults/runs/x\n")
 
 
@@ -238,8 +252,10 @@ def test_a_fault_of_ours_shows_its_traceback_and_status_1(folder: Path) -> None:
     [("0,0", 0), ("2,0", 1), ("3,0", 2)],
     ids=["all well", "one broke", "one was refused"],
 )
-def test_a_failing_run_of_a_sweep_does_not_stop_the_others(folder: Path, seeds: str, status: int) -> None:
-    done = bench(folder, "-m", f"seed={seeds}")
+def test_a_failing_run_of_a_sweep_does_not_stop_the_others(
+    here: Callable[..., Done], seeds: str, status: int
+) -> None:
+    done = here("-m", f"seed={seeds}")
     assert "table of kangaroo" in done.stdout  # of the second
     assert done.returncode == status
     assert ("1 of 2 runs failed" in done.stderr) == (status != 0)
@@ -348,10 +364,53 @@ def test_an_isolated_sweep_in_the_background_is_ended_although_it_is_deaf_to_int
     assert process.returncode == 143
 
 
-def test_a_results_folder_that_takes_no_files_is_a_mistake(folder: Path) -> None:
+def test_a_results_folder_that_takes_no_files_is_a_mistake(folder: Path, here: Callable[..., Done]) -> None:
     (folder / "file").write_text("")
-    done = bench(folder, "results_dir=file/results")
+    done = here("results_dir=file/results")
     assert_mistake(done, "cannot be written: Not a directory", "set results_dir")
+
+
+class Stream(io.StringIO):
+    """Standard output that refuses what it is given."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, text: str) -> int:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "lines"),
+    [(BrokenPipeError(), 141, 0), (OSError(28, "No space left on device"), 2, 2)],
+    ids=["| head", "/dev/full"],
+)
+def test_a_result_that_cannot_be_printed_is_no_traceback(
+    error: OSError,
+    status: int,
+    lines: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    outcome = SimpleNamespace(table="table", run_dir=tmp_path, failures=0)
+    monkeypatch.setattr("bench.measure.runner.execute", lambda settings: outcome)
+    arguments = ["bench", "model=tiny", "method=layerskip", "task=mt_bench", f"hydra.run.dir={tmp_path}"]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("sys.stdout", Stream(error))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err.splitlines()
+    assert (stopped.value.code, len(said)) == (status, lines), said
+
+
+def test_a_working_directory_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> Path:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("bench.cli.Path.cwd", gone)
+    assert_mistake(run_command(main, "method=layerskip"), "the working directory was deleted", "cd ~")
 
 
 needs_submitit = pytest.mark.skipif(

@@ -83,7 +83,7 @@ class Component:
         """
         constructor = self._constructor()
         self._check_keys(constructor)
-        self._check_values(constructor)
+        require_types(self.group, constructor, self.params)
         node = {"_target_": self.target, "_convert_": "all", **_resolved(self.params)}
         try:
             with _trusted():
@@ -123,22 +123,11 @@ class Component:
                     f"{self.group}={self.name} needs {self.group}.{key}", f"add +{self.group}.{key}=..."
                 )
 
-    def _check_values(self, constructor: Callable[..., Any]) -> None:
-        """Refuse a value that is no number, text or flag where the constructor's annotation asks for one.
-
-        Other annotations are left to the constructor.
-        """
-        for key, kinds in _plain_types(constructor).items():
-            if key in self.params and not any(_is_of(self.params[key], kind) for kind in kinds):
-                words = " or ".join(_WORDS[kind] for kind in kinds)
-                what = f"{self.group}.{key} must be {words}, got {self.params[key]!r}"
-                raise UserError(what, f"correct {self.group}.{key}")
-
     def _refusal(self, error: Exception) -> Exception:
         cause = error.__cause__
         if isinstance(cause, UserError):
             return cause
-        if isinstance(cause, ValueError | TypeError):
+        if isinstance(cause, ValueError | TypeError | RuntimeError):  # the last of an unknown ~user
             given = ", ".join(f"{self.group}.{key}={value}" for key, value in self.params.items())
             return UserError(f"{self.group}={self.name}: {_first_line(cause)}", f"change one of: {given}")
         return error
@@ -153,6 +142,18 @@ def _plain_types(constructor: Callable[..., Any]) -> dict[str, tuple[type, ...]]
         return {}
     options = {key: get_args(hint) if isinstance(hint, UnionType) else (hint,) for key, hint in hints.items()}
     return {key: kinds for key, kinds in options.items() if key != "return" and set(kinds) <= set(_WORDS)}
+
+
+def require_types(group: str, constructor: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse a value that is no number, text or flag where a constructor's annotation asks for one.
+
+    Raises:
+        UserError: If one is. Other annotations are left to the constructor.
+    """
+    for key, kinds in _plain_types(constructor).items():
+        if key in given and not any(_is_of(given[key], kind) for kind in kinds):
+            words = " or ".join(_WORDS[kind] for kind in kinds)
+            raise UserError(f"{group}.{key} must be {words}, got {given[key]!r}", f"correct {group}.{key}")
 
 
 def _is_of(value: object, kind: type) -> bool:

@@ -6,7 +6,7 @@ The hashes read pieces of the weights only, so that they stay fast for large che
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ _ADDED = ("dtype", "stop_ids")
 
 
 def run_identity(
-    settings: Settings, *, questions: str, weights: str, template: str, tier: str, has_system: bool = False
+    settings: Settings,
+    *,
+    questions: str,
+    weights: str,
+    template: str,
+    tier: str,
+    has_system: bool = False,
+    ends: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """What a run id is the hash of; ``measure`` and folders of results are not part of it.
 
@@ -39,6 +46,7 @@ def run_identity(
         tier: Tier of the decoder. ``auto`` depends on the machine, so the tier is written out for compiled
             passes, which may end in other ids.
         has_system: Whether a question has a system message; older code left those out of the prompt.
+        ends: End tokens of `bench.tasks.tokenizer.ends_beside_config`; None where the config gives them.
     """
     plain = settings.config
     parts = {label: method_identity(method) for label, method in settings.methods.items()}
@@ -57,6 +65,7 @@ def run_identity(
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         **({"system_messages": True} if has_system else {}),
+        **({} if ends is None else {"end_tokens": list(ends)}),
     }
 
 
@@ -64,7 +73,12 @@ def method_identity(method: Component) -> dict[str, Any]:
     """A method's own part of a run's identity: its settings, and the hash of its trained modules."""
     params = method.params
     return {
-        "method": {"target": method.target, **original_settings(params), **_drafted_tokens(params)},
+        "method": {
+            "target": method.target,
+            **original_settings(params),
+            **_drafted_tokens(params),
+            **_hidden_constructor(method),
+        },
         "method_weights": module_hash(params.get("weights")),
     }
 
@@ -75,6 +89,12 @@ def _drafted_tokens(params: Mapping[str, Any]) -> dict[str, str]:
     if params.get("draft_vocab") is None or file is None or not Path(resolve_path(file)).is_file():
         return {}
     return {"frequent_tokens": hashlib.sha256(Path(resolve_path(file)).read_bytes()).hexdigest()[:16]}
+
+
+def _hidden_constructor(method: Component) -> dict[str, str]:
+    """The constructor, where a setting called ``target`` takes its place; shipped ones keep older run ids."""
+    is_hidden = "target" in method.params and not method.target.startswith("methods.")
+    return {"constructor": method.target} if is_hidden else {}
 
 
 def shape_hash(folder: Path) -> str:

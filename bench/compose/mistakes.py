@@ -1,6 +1,7 @@
 """Errors of Hydra, OmegaConf and the disk as two lines: which value is wrong, and what to write instead."""
 
 import errno
+import sys
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -25,8 +26,6 @@ _DISK = (
 )
 """Errors of the operating system for a folder that files cannot be written to."""
 
-SEE = "see the options with 'python -m bench --help' and the keys with '--cfg job'"
-
 
 def explain(error: BaseException) -> UserError | None:
     """`error` as a user's mistake, or None where it is something else."""
@@ -39,9 +38,10 @@ def explain(error: BaseException) -> UserError | None:
             f"cannot read the argument {error.override!r}",
             "write KEY=VALUE, and quote values with special characters: 'KEY=\"a, b\"'",
         )
-    if isinstance(error, OSError) and error.errno in _DISK:  # Hydra writes its logs before a run begins
+    disk = _disk_error(error)
+    if disk is not None:
         return UserError(
-            f"{error.filename or 'the results folder'} cannot be written: {error.strerror}",
+            f"{disk.filename or 'the results folder'} cannot be written: {disk.strerror}",
             "free space, mend its permissions or set results_dir; what is stored is intact",
         )
     root = _config_error(error)
@@ -55,7 +55,7 @@ def explain(error: BaseException) -> UserError | None:
         line = _one_line(error)
         wants_sweep = line.startswith(("Ambiguous value", "Sweep parameters"))
         return UserError(
-            line, "add -m to run every value, or quote a value that is one list" if wants_sweep else SEE
+            line, "add -m to run every value, or quote a value that is one list" if wants_sweep else _see()
         )
     return None
 
@@ -70,9 +70,26 @@ def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
     return f"unknown key {key}", f"{hint}known: {', '.join(sorted(known))}"
 
 
+def _see() -> str:
+    """Where the options of the command that runs are listed."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec is not None else ""
+    command = name if name.startswith("bench.") else "bench"
+    return f"see the options with 'python -m {command} --help' and the keys with '--cfg job'"
+
+
 def is_lost_job(error: BaseException) -> bool:
     """Whether submitit reports a job of a sweep that left no result: killed, out of memory, cancelled."""
     return type(error).__module__.startswith("submitit.")
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """The disk's refusal that ended the command: Hydra writes its logs before a job begins."""
+    if isinstance(error, OSError):
+        return error if error.errno in _DISK else None
+    is_of_log = isinstance(error, ValueError) and str(error).startswith("Unable to configure handler")
+    cause = error.__cause__
+    return cause if is_of_log and isinstance(cause, OSError) else None
 
 
 def _config_error(error: BaseException) -> OmegaConfBaseException | None:
@@ -87,7 +104,7 @@ def _unknown_option(error: MissingConfigException) -> UserError:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     if not options:
-        return UserError(_one_line(error), SEE)
+        return UserError(_one_line(error), _see())
     if option.startswith("submitit"):
         return UserError(
             f"the launcher {option} is not installed", "pip install 'self-speculative-bench[launch]'"
@@ -101,7 +118,7 @@ def _unknown_key(error: ConfigAttributeError | ConfigKeyError) -> UserError:
     key = error.full_key or str(error.key)
     parent = error.parent_node
     if not isinstance(parent, DictConfig):
-        return UserError(_one_line(error), SEE)
+        return UserError(_one_line(error), _see())
     prefix = key.rpartition(".")[0]
     names = [str(name) for name in parent if name not in ("hydra", "_target_")]
     known = [f"{prefix}.{name}" if prefix else name for name in names]

@@ -202,10 +202,12 @@ class Config:
     """Everything that the command line can set; `method` and `task` are checked by their constructors.
 
     `methods` is for runs of several methods, see `bench.compose.arena`; it takes the place of `method`.
+    `tuned` is a folder of settings that `bench.tune` found, which replace those of the methods' yaml files.
     """
 
     method: Any = MISSING
     methods: Any = None
+    tuned: str | None = None
     task: Any = MISSING
     model: ModelConfig = MISSING  # an instance would settle its name before its path is known
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.records.files import expanded
 from bench.runtime.checkpoint_files import fetch, require_file
 from bench.runtime.hub import Keys
 from bench.runtime.stored_tensors import read_file as read_safetensors
@@ -60,7 +61,7 @@ def locate(source: str, revision: str | None, names: Sequence[str]) -> Origin:
     Raises:
         UserError: If it is missing, ambiguous or cannot be downloaded.
     """
-    file = Path(source).expanduser()
+    file = expanded(source)
     if file.is_file():
         return Origin(source, None, file)
     folder = fetch(source, revision, ["config.json", *names], _KEYS)

@@ -5,6 +5,7 @@ kernels, which end with it. Unlike a job of submitit's local launcher it sees th
 to the same terminal, and may die without ending the sweep.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -49,6 +50,21 @@ def run_isolated(job: Callable[[], int]) -> int:
     finally:
         signal.signal(signal.SIGTERM, handler)
         os.close(parent_end)
+
+
+def end_with_parent() -> None:
+    """End this process, which `multiprocessing` started, when its parent ends, even by SIGKILL.
+
+    Workers that went on alone would disturb the next measurement.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _stop(number: int, frame: object) -> NoReturn:

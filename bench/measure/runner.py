@@ -58,8 +58,24 @@ class Outcome:
     failures: int
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A run as it is on disk after a start."""
+
+    run: Run
+    samples: Sequence[Sample]
+    folder: Path
+
+
 def execute(settings: Settings, session: int | None = None) -> Outcome:
-    """Measure what is still missing of one run and summarise all of it.
+    """Measure what is still missing of one run and summarise all of it; see `measure`."""
+    measured = measure(settings, session)
+    failures = sum(sample.error is not None for sample in measured.samples)
+    return Outcome(_table(settings, measured.run, measured.samples), measured.folder, failures)
+
+
+def measure(settings: Settings, session: int | None = None) -> Measured:
+    """Measure what is still missing of one run.
 
     Args:
         settings: Of the run.
@@ -81,9 +97,8 @@ def execute(settings: Settings, session: int | None = None) -> Outcome:
     with RunStore.open(settings.results_dir, run, joined(sources)) as store:
         Session(settings, bench, store, sources).run(sessions)
         store.require_in_place()
-        folder, run = store.folder, store.run
-        samples = [_recounted(sample, bench.chat) for sample in load_samples(folder)]
-    return Outcome(_table(settings, run, samples), folder, sum(s.error is not None for s in samples))
+        samples = [_recounted(sample, bench.chat) for sample in load_samples(store.folder)]
+        return Measured(store.run, samples, store.folder)
 
 
 def _table(settings: Settings, run: Run, samples: Sequence[Sample]) -> str:

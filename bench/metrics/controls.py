@@ -23,6 +23,8 @@ GATE_LEVEL = 0.99
 """Level of the A/A' intervals that must hold 1: at 95 % one sound check in twenty would fail by chance."""
 MOST_DRIFT = 0.15
 """A run whose baseline moved by more than this share says so above its table."""
+LEAST_FOLLOWED = 8
+"""Questions on which something must have followed an arm before its carry-over is judged."""
 WINDOW = 9
 """Decodes in a running median of the baselines' speed."""
 
@@ -219,6 +221,8 @@ def _carried(logs: Floats, follows: npt.NDArray[np.bool_], level: float, shown: 
     effect = float(np.nansum(indicator * costs)) / weight
     scores = np.nansum(indicator * (costs - effect * indicator), axis=(0, 2))  # [Q]
     is_used = np.nansum(indicator**2, axis=(0, 2)) > 0
+    if is_used.sum() < LEAST_FOLLOWED:
+        return Interval(float(np.exp(effect)), np.nan, np.nan, shown)
     spread = crossed_mean(effect + scores[is_used][:, None] * is_used.sum() / weight)
     low, high = np.exp(spread.bounds(level))
     return Interval(float(np.exp(effect)), float(low), float(high), shown)

@@ -185,7 +185,7 @@ def load_profile(path: Path) -> Profile:
         methods = tuple(MethodCost(**record) for record in stored["methods"])
         bandwidth = Bandwidth(**stored["bandwidth"])
         return Profile(**{**stored, "levels": levels, "methods": methods, "bandwidth": bandwidth})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is no profile: {error!r}", "profile the model again") from error
 
 

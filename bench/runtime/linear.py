@@ -18,13 +18,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.tiers.compiled.library import Missing, library
+from bench.runtime.tiers.compiled.library import Missing, library, required_library
 from bench.runtime.tiers.compiled.structures import Projection
 
 PACKED_SIZE = 500_000
 PACKED_ROWS = 4
 _PACKING_ROWS = 4  # rows that oneDNN's layout is made for; of 1 to 16, best or as good at any number of rows
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def rearranged_copies(weights: int, device: torch.device, dtype: torch.dtype) -> int:
+    """Copies in other layouts that a projection of this many weights makes; only one is made for C code."""
+    if device.type != "cpu" or _is_compiled(device, dtype):
+        return int(device.type == "cpu")
+    return 1 + _is_packed(weights, device, dtype)
+
+
+def keeps_stored_layout(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a projection keeps its weights as checkpoints store them, beside its rearranged copies."""
+    return not _is_compiled(device, dtype)
+
+
+def _is_compiled(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype == torch.float32 and not isinstance(library(), Missing)
+
+
+def _is_packed(weights: int, device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and HAS_ONEDNN and dtype == torch.float32 and weights >= PACKED_SIZE
 
 
 class Linear:
@@ -92,7 +112,7 @@ class _Torch:
         self._bias = bias
         on_cpu = weight.device.type == "cpu"
         self._packed: Tensor | None = None
-        if on_cpu and HAS_ONEDNN and weight.dtype == torch.float32 and weight.numel() >= PACKED_SIZE:
+        if _is_packed(weight.numel(), weight.device, weight.dtype):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKING_ROWS)
         self._transposed = weight.t().contiguous() if on_cpu else weight.t()  # [I, O]
 
@@ -184,10 +204,9 @@ class CompiledProduct:
 
 def compiled_product(weight: Tensor, bias: Tensor | None) -> CompiledProduct | None:
     """The compiled product of these weights; None where `Linear` has to use PyTorch's."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if not _is_compiled(weight.device, weight.dtype):
         return None
-    compiled = library()
-    return None if isinstance(compiled, Missing) else CompiledProduct(weight, bias, compiled)
+    return CompiledProduct(weight, bias, required_library())
 
 
 def _pack(weight: Tensor, width: int) -> Tensor:

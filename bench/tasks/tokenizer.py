@@ -115,6 +115,24 @@ def ignored_generation_settings(folder: Path) -> str:
     return ", ".join(f"{key}={value}" for key, value in changed.items())
 
 
+def ends_beside_config(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int] = ()
+) -> list[int] | None:
+    """The end tokens, sorted, if ``generation_config.json`` makes them others than those of the config and
+    the tokenizer; else None.
+
+    Raises:
+        UserError: As `eos_ids`.
+    """
+    ends = eos_ids(folder, tokenizer, stop_ids)
+    if is_gguf(folder) or not (folder / _GENERATION_FILE).exists():
+        return None
+    others = {tokenizer.eos_token_id, *stop_ids}
+    if (folder / CONFIG_FILE).exists():
+        others |= _declared_ends(folder / CONFIG_FILE)
+    return None if ends == others - {None} else sorted(ends)
+
+
 def _declared_ends(file: Path) -> set[int | None]:
     declared: Any = read_json(file).get("eos_token_id")
     ends = declared if isinstance(declared, list) else [declared]

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.components import Component, require_choice, resolve_path
+from bench.compose.components import Component, require_choice, require_types, resolve_path
 from bench.compose.mistakes import unknown_key
 from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.errors import UserError
@@ -274,4 +274,5 @@ def _checked(given: Any, defaults: Any, group: str) -> Any:  # noqa: ANN401 - a 
     for key in given:
         if key not in known:
             raise UserError(*unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in known]))
+    require_types(group, type(defaults), given)
     return replace(defaults, **given)

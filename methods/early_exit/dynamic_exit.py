@@ -47,6 +47,8 @@ OBJECTIVES = ("layers", "time")
 TIMED_ROWS = (1, 2, 4, 8, 12, 16, 20, 32)
 MOST_PENDING = 64
 """Most rounds whose rows are kept for an exit before they pass through the head: they take memory."""
+MOST_ROWS = 64
+"""Most rows that pass through the head together: their logits over a large vocabulary take memory."""
 
 
 class DynamicExit(ChainMethod):
@@ -162,8 +164,8 @@ class DynamicExit(ChainMethod):
         index, known = self._exits.index(self._exit_layer), self._draft_logits[: shadow.target.numel()]
         if (rest := shadow.rows[index, len(known) :]).numel():
             known.append(self._head(rest))
-        sums = shadow_sums(torch.cat(known), self._head, shadow.target, np.ones(shadow.target.numel()))
-        self._statistics.settle(index, sums)
+        ratings = rate(torch.cat(known), self._head, shadow.target)
+        self._statistics.settle(index, shadow_sums(ratings, np.ones(shadow.target.numel())))
 
     def _choose(self) -> None:
         """Choose exit and length for the next round; exits that cannot win stay pending."""
@@ -183,11 +185,12 @@ class DynamicExit(ChainMethod):
         """Run the head on the rows of an exit's pending rounds; one host sync."""
         count = int(self._statistics.pending[index])
         pending = self._pending[-count:]
-        logits = self._head(torch.cat([shadow.rows[index] for shadow in pending]))
-        target = torch.cat([shadow.target for shadow in pending])
+        rows = torch.split(torch.cat([shadow.rows[index] for shadow in pending]), MOST_ROWS)
+        targets = torch.split(torch.cat([shadow.target for shadow in pending]), MOST_ROWS)
+        ratings = [rate(self._head(part), self._head, best) for part, best in zip(rows, targets, strict=True)]
         ages = np.arange(count - 1, -1, -1)
         weights = np.repeat(self._decay**ages, [shadow.target.numel() for shadow in pending])
-        self._statistics.settle(index, shadow_sums(logits, self._head, target, weights))
+        self._statistics.settle(index, shadow_sums(torch.cat(ratings, dim=1), weights))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,19 +255,27 @@ class LastRows(dict[int, Tensor]):
         super().__setitem__(layer, rows[-self._count :].clone())
 
 
-def shadow_sums(logits: Tensor, head: DraftHead, target: Tensor, weights: Floats) -> Floats:
-    """Figures of an exit's own tokens, as `ExitStatistics.settle` takes them, shape [4]. One host sync.
+def rate(logits: Tensor, head: DraftHead, target: Tensor) -> Tensor:
+    """Whether an exit's own token is the target's (1 or 0), and its confidence in it, shape [2, T].
 
     Args:
         logits: Of the exit, shape [T, N].
         head: The head that made them; a target outside of its list counts as a mismatch.
         target: The target's own choices there, shape [T].
+    """
+    is_match = logits.argmax(dim=-1) == head.places(target)
+    confidence = logits.float().softmax(dim=-1).amax(dim=-1)
+    return torch.stack([is_match.to(confidence.dtype), confidence])
+
+
+def shadow_sums(ratings: Tensor, weights: Floats) -> Floats:
+    """Figures of an exit's own tokens, as `ExitStatistics.settle` takes them, shape [4]. One host sync.
+
+    Args:
+        ratings: What `rate` returned for the positions, shape [2, T].
         weights: Of each position, shape [T].
     """
-    probs = logits.float().softmax(dim=-1)
-    best = probs.amax(dim=-1)
-    is_match = head.chances(probs, target) == best  # far cheaper than an argmax
-    matched, confidence = np.array(torch.stack([is_match.to(best.dtype), best]).tolist())
+    matched, confidence = np.array(ratings.tolist())
     right, wrong = weights * matched, weights * (1 - matched)
     return np.array([right.sum(), wrong.sum(), right @ confidence, wrong @ confidence])
 

@@ -29,6 +29,7 @@ from transformers import LlamaConfig
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import is_gguf, read_json
 from bench.runtime.decoder import Decoder
+from bench.runtime.gguf import gguf_tokens, read_gguf
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, load_decoder
 from bench.runtime.model_config import decoder_config, require_fields
 from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, load_provenance
@@ -165,9 +166,12 @@ def _rows(folder: Path, needed: int) -> int | None:
     Qwen2.5 0.5B has 151,936 rows, 7B has 152,064, and their tokenizer 151,665 tokens. The rows after the
     tokenizer's last token are padding, which no text contains.
     """
-    if is_gguf(folder) or not (folder / _TOKENIZER_FILE).is_file():
+    if is_gguf(folder):
+        tokens = gguf_tokens(read_gguf(folder))
+    elif (folder / _TOKENIZER_FILE).is_file():
+        tokens = tokenizer_size(folder / _TOKENIZER_FILE)
+    else:
         return None
-    tokens = tokenizer_size(folder / _TOKENIZER_FILE)
     own = decoder_config(load_config(folder)).vocab
     return needed if tokens is not None and tokens <= min(own, needed) else None
 

@@ -6,15 +6,21 @@ import json
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from bench.compose.identity import run_identity
 from bench.compose.schema import run_id
-from bench.compose.settings import Settings
+from bench.compose.settings import Settings, settings_from
 from bench.compose.workbench import prepare_run
+from bench.errors import UserError
 from bench.records.model import Run, original_settings
-from tests.harness import save_prompts, settings_for
+from bench.tasks.tokenizer import ends_beside_config
+from tests.harness import composed_settings, composed_tree, save_prompts, settings_for
 
 KEYS = {
     "method",
@@ -103,6 +109,107 @@ def test_a_setting_that_changes_ids_or_times_makes_another_run(
 ) -> None:
     plain = described(settings_for(model, prompts, results_dir))
     assert described(settings_for(model, prompts, results_dir, override)).run_id != plain.run_id
+
+
+NEITHER_IDS_NOR_TIMES = {
+    "results_dir": "where the records lie",
+    "bench.plan": "prints a plan instead",
+    "bench.device": "of the plan",
+    "bench.isolate": "the same run in a process of its own",
+    "measure.repeats": "more samples of the same run",
+    "measure.warmup.max_rounds": "before the measurement",
+    "measure.warmup.tolerance": "before the measurement",
+    "measure.level": "of intervals, computed from the samples",
+    "measure.resamples": "of intervals, computed from the samples",
+    "measure.eager": "another arm beside the two",
+    "measure.control": "another arm beside the two",
+    "measure.sessions": "more samples of the same run",
+    "methods": "read before this step; each method's settings are part of the identity of such a run",
+    "tuned": "read before this step; the settings that it holds are part of the identity",
+    "task.path": "where the questions lie; their hash is part of the identity",
+    "model.path": "where the model lies; its hash is part of the identity",
+    "model.modules": "where modules lie; the hash of those of the method is part of the identity",
+    "model.frequent_tokens": "where the list lies; its hash is, if the method drafts from it",
+    "method.frequent_tokens": "as model.frequent_tokens",
+    "model.questions": "the default of task.limit, which is part of the identity",
+    "model.draft_vocab": "the default of method.draft_vocab, which is part of the identity",
+}
+"""Keys that make no other run, and why."""
+DEFAULTS_OF_OTHERS = {"model.draft_vocab", "model.questions"}
+"""Keys that a method or a task takes as default of its own, where it has such a setting."""
+NAMES = ["x", "raw", "static", "cpu", "float16", "random", "official", "frozen", "v100"]
+CANDIDATES = [1, 3, 0.25, 0.75, *NAMES, [7], True]
+"""Values of which every key takes one; the first that the settings accept is tried."""
+
+
+@pytest.mark.parametrize("method", ["kangaroo", "swift", "hamburger", "token_recycling", "two_model"])
+def test_every_key_makes_another_run_unless_it_changes_neither_ids_nor_times(method: str) -> None:
+    choice = "task=jsonl", f"method={method}", "model=tiny", "task.path=q.jsonl", "method.draft_length=3"
+    composed, choices = composed_tree(*choice[: 5 if method in ("kangaroo", "two_model") else 4])
+    composed.model.name, composed.model.prompts = "named", "natural"  # else they follow from the path
+    if "weights" in composed.method:
+        composed.method.weights = None
+    known = identity_of(settings_from(composed, choices))
+    keys = [".".join(map(str, path)) for path in leaves(OmegaConf.to_container(composed, resolve=True))]
+    assert len(keys) > 35
+    same = set()
+    for key in keys:
+        for value in CANDIDATES:
+            other = deepcopy(composed)
+            OmegaConf.set_struct(other, False)
+            try:
+                OmegaConf.update(other, key, value)
+                identity = identity_of(settings_from(other, choices))
+            except (UserError, OmegaConfBaseException):
+                continue
+            if OmegaConf.select(composed, key) != OmegaConf.select(other, key):
+                break
+        else:
+            pytest.fail(f"no value for {key}")
+        if identity == known:
+            same.add(key)
+    assert same <= set(NEITHER_IDS_NOR_TIMES)
+    assert set(NEITHER_IDS_NOR_TIMES) & set(keys) <= same | DEFAULTS_OF_OTHERS
+
+
+def identity_of(settings: Settings) -> dict[str, Any]:
+    """What follows from the settings alone."""
+    return run_identity(settings, questions="q", weights="w", template="t", tier="static")
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "ends"),
+    [
+        (2, None, None),
+        (2, 2, None),
+        (2, [2], None),
+        ([2, 4], [4, 2], None),
+        (None, 2, None),
+        (2, "none declared", None),
+        (2, [2, 4], [2, 4]),
+        ([2, 4], 2, [2]),
+        (4, 2, [2]),
+    ],
+)
+def test_end_tokens_of_generation_config_count_where_they_are_others(
+    config: object, generation: object, ends: list[int] | None, tmp_path: Path
+) -> None:
+    """The config is part of the hash of the weights, and older runs with the same ends keep their ids."""
+    tokenizer = SimpleNamespace(eos_token_id=2)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": config}))
+    if generation is not None:
+        content = {} if isinstance(generation, str) else {"eos_token_id": generation}
+        (tmp_path / "generation_config.json").write_text(json.dumps(content))
+    assert ends_beside_config(tmp_path, tokenizer) == ends  # type: ignore[arg-type]
+
+
+def test_other_end_tokens_make_another_run_and_the_same_do_not() -> None:
+    settings = composed_settings("task=jsonl", "task.path=q.jsonl", "method=layerskip")
+    parts = {"questions": "q", "weights": "w", "template": "t", "tier": "static"}
+    plain = run_identity(settings, **parts)  # type: ignore[arg-type]
+    assert "end_tokens" not in plain
+    more = [run_identity(settings, **parts, ends=ends) for ends in ([2, 4], [2], [])]  # type: ignore[arg-type]
+    assert len({json.dumps(identity) for identity in [plain, *more]}) == 4
 
 
 def test_a_run_that_drafts_any_token_has_the_id_it_had_before_that_was_a_setting(

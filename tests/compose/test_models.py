@@ -147,9 +147,9 @@ class TestRoom:
         files = [save_random_model(tmp_path) / "model.safetensors"]
         size = files[0].stat().st_size  # a little above four bytes a weight
         monkeypatch.setattr(bench.runtime.modules, "memory_bytes", lambda device: size * 3 // 4)
-        require_room(files, torch.device("cpu"), torch.bfloat16)
+        require_room(files, torch.device("cuda"), torch.bfloat16)
         with pytest.raises(UserError):
-            require_room(files, torch.device("cpu"), torch.float32)
+            require_room(files, torch.device("cuda"), torch.float32)
 
 
 def test_a_model_over_several_devices_is_refused_clearly() -> None:

@@ -17,7 +17,7 @@ VICUNA = 6_738_415_616 - 266_240  # weights of Llama-2 7B without its norms
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No cache of questions or models, and no network that would be missed."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("bench.runtime.hub._downloaded", None)
+    monkeypatch.setattr("bench.runtime.checkpoint_files.downloaded", None)
 
 
 def planned(*overrides: str) -> Outlook:

@@ -15,6 +15,7 @@ from bench.prove.targets import as_decoder, random_model
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions
 from methods.core.base import Method
+from methods.early_exit.prefix import PrefixExit
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "bench" / "assets" / "tiny" / "modules"
@@ -50,9 +51,8 @@ def test_random_modules_are_the_same_for_the_same_seed_and_leave_the_global_stre
     for seed in (1, 1, 2):
         method = attach_random(configured("kangaroo"), model, seed)
         method.prefill(ids)  # type: ignore[attr-defined]
-        row = method._exit  # type: ignore[attr-defined]
-        row.start(5, 1)
-        drafts.append(method._adapt(row.advance(ids[:1])))  # type: ignore[attr-defined]
+        row = PrefixExit(model, 5, 1).advance(ids[:1])
+        drafts.append(method._adapt(row))  # type: ignore[attr-defined]
     assert torch.equal(drafts[0], drafts[1])
     assert not torch.equal(drafts[0], drafts[2])
     assert torch.equal(torch.random.get_rng_state(), state)

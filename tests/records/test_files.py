@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.records.files import replacing, write_bytes, write_text
+from bench.records.files import ABANDONED_S, replacing, scratch_folder, write_bytes, write_text
 
 
 def test_a_file_is_replaced_by_its_new_content(tmp_path: Path) -> None:
@@ -76,3 +78,22 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError):
         nothing(tmp_path / "run.json")
+
+
+def test_a_scratch_folder_goes_and_takes_those_of_killed_processes_along(tmp_path: Path) -> None:
+    names = ["building-killed", "building-fresh", "building-at-work", "other"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("half of a file")
+    old = time.time() - 2 * ABANDONED_S
+    for name in ("building-killed", "building-at-work", "other"):
+        os.utime(tmp_path / name, (old, old))
+    lock = os.open(tmp_path / "building-at-work", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with scratch_folder(tmp_path, "building-") as scratch:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], scratch.name])
+        os.utime(scratch, (old, old))
+        with scratch_folder(tmp_path, "building-"):
+            assert scratch.is_dir()  # in use, however old
+    os.close(lock)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])

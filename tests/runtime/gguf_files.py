@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
+from gguf import TokenType
 from gguf.constants import GGML_QUANT_SIZES
 from torch import Tensor
 
@@ -46,6 +47,7 @@ def write_gguf(
     metadata: Mapping[str, Any] | None = None,
     extra: Mapping[str, np.ndarray[Any, Any]] | None = None,
     vocabulary: list[str] | None = None,
+    unused: int = 0,
 ) -> Path:
     """Write a transformers model.
 
@@ -57,6 +59,7 @@ def write_gguf(
         metadata: More keys, without the architecture's name unless they belong to no architecture.
         extra: More tensors.
         vocabulary: Tokens of a byte-level tokenizer, the last one merged of the first two; none by default.
+        unused: How many of the last tokens are padding.
     """
     writer = gguf.GGUFWriter(path, architecture)
     _add_shape(writer, model.config)
@@ -66,7 +69,7 @@ def write_gguf(
     if vocabulary is not None:
         writer.add_tokenizer_model("gpt2")
         writer.add_token_list(vocabulary)
-        writer.add_token_types([1] * len(vocabulary))
+        writer.add_token_types([1] * (len(vocabulary) - unused) + [TokenType.UNUSED] * unused)
         writer.add_token_merges([f"{vocabulary[0]} {vocabulary[1]}"])
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:

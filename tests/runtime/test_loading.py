@@ -12,9 +12,11 @@ from transformers import GPTNeoXConfig, Qwen2Config
 
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import weight_files
+from bench.runtime.decoder import Decoder
 from bench.runtime.families import FAMILIES
 from bench.runtime.loading import load_decoder
 from bench.runtime.model_config import decoder_config
+from bench.runtime.modules import weight_bytes
 from tests.runtime.models import CONFIGS, CONTEXT, TINY, options, oracle_logits, tiny_model, tokens
 
 IDS = tokens(20)
@@ -42,6 +44,49 @@ def refusal(folder: Path) -> UserError:
     with pytest.raises(UserError) as caught:
         load_decoder(folder, options())
     return caught.value
+
+
+def stored_bytes(decoder: Decoder) -> int:
+    """Memory of all weights of a decoder, shared ones once."""
+    tensors = [decoder.embedding, decoder.final_norm]
+    for layer in decoder.layers:
+        assert layer.mlp is not None
+        tensors += [layer.attention.norm, layer.mlp.norm]
+    for linear in [decoder.lm_head, *(linear for layer in decoder.layers for linear in layer.projections())]:
+        product = linear.compiled or linear._multiplier
+        tensors += [linear._weight, getattr(product, "_transposed", None), getattr(product, "_packed", None)]
+    held = [tensor for tensor in tensors if tensor is not None]
+    shared = {id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor for tensor in held}
+    return sum(tensor.numel() * tensor.element_size() for tensor in shared.values())
+
+
+class TestRoom:
+    @pytest.mark.parametrize("products", ["compiled", "torch"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+    @pytest.mark.parametrize("name", ["llama-mha", "llama-tied-one-kv-head", "phi3-fused"])
+    def test_it_counts_every_copy_of_the_weights_that_is_made(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        products: str,
+        tmp_path: Path,
+        request: pytest.FixtureRequest,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if products == "torch":
+            request.getfixturevalue("torch_products")
+        monkeypatch.setattr("bench.runtime.linear.PACKED_SIZE", 1)
+        tiny_model(CONFIGS[name]).save_pretrained(tmp_path)
+        counted = weight_bytes(weight_files(tmp_path), torch.device("cpu"), dtype)
+        decoder = load_decoder(tmp_path, options(dtype))
+        padding = decoder.embedding[:3].nbytes if decoder.lm_head.compiled else 0  # 64 rows for 61 tokens
+        assert stored_bytes(decoder) == counted + padding
+
+    def test_a_gpu_holds_them_once(self, llama: Path) -> None:
+        counted = weight_bytes(weight_files(llama), torch.device("cuda"), torch.float16)
+        assert counted == 2 * sum(
+            tensor.numel() for tensor in load_file(llama / "model.safetensors").values()
+        )
 
 
 class TestPrecisions:

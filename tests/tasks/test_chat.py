@@ -1,5 +1,7 @@
 """Conversations as prompt ids: the template's text, one start token, stable hashes."""
 
+import signal
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -95,6 +97,16 @@ def test_a_tokenizer_without_a_template_is_refused_with_the_way_out() -> None:
 def test_an_unknown_template_is_refused_with_the_options() -> None:
     with pytest.raises(UserError, match=r"model.template=llama is unknown\nChoose from: auto, vicuna, raw"):
         ChatFormat(tokenizer(), "llama")
+
+
+def test_a_template_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.tasks.chat.TEMPLATE_S", 0.1)
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    handler = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(UserError, match=r"has not ended after 0\.1 s"):
+        ChatFormat(tokenizer(endless)).prompt_text(["Hi"], [])
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_template_that_rejects_the_conversation_is_the_users_to_mend() -> None:

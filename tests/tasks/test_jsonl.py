@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,18 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
         read_questions(tmp_path / "absent.jsonl")
     with pytest.raises(UserError, match="is a directory"):
         read_questions(tmp_path)
+
+
+def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match="is not a regular file"):
+            read_questions(path)
+
+
+def test_the_home_of_an_unknown_user_is_no_file() -> None:
+    with pytest.raises(UserError, match=r"~nosuchuser/my\.jsonl: no such file"):
+        read_questions("~nosuchuser/my.jsonl")
 
 
 def test_broken_gz_is_refused(tmp_path: Path) -> None:

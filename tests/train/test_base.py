@@ -189,7 +189,7 @@ def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 def test_other_settings_do_not_resume(tmp_path: Path) -> None:
     save_state(tmp_path, {"step": 1, "settings": asdict(RECIPE)})
     assert not list(tmp_path.glob("*.partial"))
-    with pytest.raises(UserError, match=r"other settings \(steps\)"):
+    with pytest.raises(UserError, match=r"other settings \(steps=4 then, 5 now\)"):
         train_base(replace(RECIPE, steps=5), tmp_path)
 
 

@@ -58,7 +58,7 @@ def test_a_pass_weighs_at_least_what_it_takes_and_hardly_more(name: str) -> None
     estimate = training_memory(trainer, empty(), ModuleRecipe(max_tokens=LENGTH, pass_tokens=LENGTH))
     assert estimate.trained == sum(weight.numel() for weight in module.parameters())
     assert estimate.pass_bytes is not None
-    assert counter.peak_bytes / 1.02 <= estimate.pass_bytes < 1.05 * counter.peak_bytes
+    assert counter.peak_bytes <= estimate.pass_bytes < 1.05 * counter.peak_bytes
 
 
 @pytest.mark.parametrize("changes", [{}, {"distilled": 0.5}, {"decoded_groups": 1.0}], ids=str)

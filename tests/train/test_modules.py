@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
 from bench.runtime.sampling import DraftHead
+from bench.train.trainers.checkpoint import STATE_FILE, load_state, save_state
+from bench.train.trainers.course import read_course
 from bench.train.trainers.loop import Dialogue
 from bench.train.trainers.modules import Example, ModuleTraining, observed, train_module
 from bench.train.trainers.recipe import ModuleRecipe
@@ -118,6 +121,70 @@ def test_a_work_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
         ModuleTraining(kangaroo().trainer(), decoder, other, tmp_path).run(examples(decoder))
 
 
+def trained(folder: Path, decoder: Decoder) -> dict[str, torch.Tensor]:
+    training = ModuleTraining(kangaroo().trainer(), decoder, RECIPE, folder)
+    training.run(examples(decoder))
+    return {name: value.clone() for name, value in training.module.state_dict().items()}
+
+
+def test_a_damaged_state_is_told_in_two_lines_and_never_used(tmp_path: Path) -> None:
+    """Every damage is found, or is in bytes that mean nothing."""
+    rng, weights, settings = Random(0), torch.randn(300), {"steps": 4}
+    save_state(tmp_path, {"step": 3, "settings": settings, "module": {"weight": weights}})
+    path = tmp_path / STATE_FILE
+    whole, refused = path.read_bytes(), 0
+    damages = [b"", b"PK\x03\x04", whole[: len(whole) // 2], whole[:-9], bytes(len(whole))]
+    for place in rng.sample(range(len(whole)), 300):
+        damages.append(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
+    for damage in damages:
+        path.write_bytes(damage)
+        try:
+            state = load_state(tmp_path, settings)
+        except UserError:
+            refused += 1
+        else:
+            assert state is not None
+            assert (state["step"], state["settings"]) == (3, settings)
+            assert torch.equal(state["module"]["weight"], weights)
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "content",
+    [3, [1], {"step": 1}, {"settings": 4}, {"settings": None}, "own settings, no weights", "own settings"],
+    ids=str,
+)
+def test_the_state_of_another_program_is_refused(content: object, tmp_path: Path) -> None:
+    decoder = random_decoder()
+    if isinstance(content, str):
+        trained(tmp_path, decoder)
+        own = torch.load(tmp_path / "work" / "state.pt")
+        content = {"settings": own["settings"], "step": 3}
+        content |= {"module": {}, "optimizer": own["optimizer"]} if "weights" not in str(content) else {}
+    (tmp_path / "work").mkdir(exist_ok=True)
+    torch.save(content, tmp_path / "work" / "state.pt")
+    with pytest.raises(UserError, match=r"damaged|other settings"):
+        trained(tmp_path, decoder)
+
+
+def test_two_trainings_never_share_a_folder(tmp_path: Path) -> None:
+    decoder, messages = random_decoder(), list[str]()
+
+    class Watched(ModuleTraining):
+        def train_step(self, examples: Sequence[Example]) -> dict[str, float]:
+            if not messages:
+                messages.append("")
+                with pytest.raises(UserError, match="is being written by") as caught:
+                    trained(tmp_path, decoder)
+                messages.append(caught.value.what)
+            return super().train_step(examples)
+
+    Watched(kangaroo().trainer(), decoder, RECIPE, tmp_path).run(examples(decoder))
+    assert len(messages) == 2
+    assert [line["step"] for line in read_course(tmp_path)] == [2, 4, 6]
+    trained(tmp_path, decoder)  # the folder is free again
+
+
 def test_only_methods_with_modules_are_trainable() -> None:
     assert isinstance(kangaroo(), Trainable)
     assert not isinstance(Autoregressive(), Trainable)
@@ -125,7 +192,7 @@ def test_only_methods_with_modules_are_trainable() -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"steps": 0}, "recipe.steps must be at least 1"), ({"lr": 0.0}, "recipe.lr must be above 0")],
+    [({"steps": 0}, "recipe.steps must be at least 1"), ({"lr": 0.0}, "recipe.lr must be finite and above 0")],
     ids=["no steps", "no rate"],
 )
 def test_recipes_are_checked(given: dict[str, float], message: str) -> None:

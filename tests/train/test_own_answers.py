@@ -14,8 +14,10 @@ import torch
 
 from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.workbench import Target, find_target
+from bench.errors import UserError
 from bench.runtime.package_index import FOLDER_VARIABLE
 from bench.runtime.sampling import Sampler, Sampling
+from bench.train.answers.answer_file import AnswerFile, settings_path
 from bench.train.answers.cli import main
 from bench.train.answers.dialogues import Answering, batches
 from bench.train.answers.engines import Decoding, load_engine
@@ -221,8 +223,8 @@ def test_a_file_of_other_settings_is_refused(model: Path, prompts: Path) -> None
     assert answer(model, prompts).returncode == 0
     before = (prompts.parent / "out.jsonl").read_text()
     for overrides, what in (
-        (DRAWN, "was made with sampling=greedy, and now sampling=temperature=1, top_k=20, top_p=1"),
-        (["max_new_tokens=13"], "was made with max_new_tokens=12, and now max_new_tokens=13"),
+        (DRAWN, "was made with other settings (sampling=greedy then, temperature=1, top_k=20, top_p=1 now; "),
+        (["max_new_tokens=13"], "was made with other settings (max_new_tokens=12 then, 13 now)"),
         (["model.path=package:bench/assets/tiny"], "was made with "),
     ):
         got = answer(model, prompts, *overrides)
@@ -240,6 +242,14 @@ def test_a_file_of_unknown_origin_or_of_other_prompts_is_refused(model: Path, pr
     got = answer(model, prompts)
     assert got.returncode == 2
     assert "cannot be continued" in got.stderr
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "3", '{"model": '])
+def test_damaged_settings_of_a_file_are_told(damage: str, tmp_path: Path) -> None:
+    AnswerFile(tmp_path / "out.jsonl", {"max_new_tokens": 3}).__exit__(None, None, None)
+    settings_path(tmp_path / "out.jsonl").write_text(damage)
+    with pytest.raises(UserError, match=r"out.settings.json is damaged"):
+        AnswerFile(tmp_path / "out.jsonl", {"max_new_tokens": 3})
 
 
 @pytest.mark.parametrize(

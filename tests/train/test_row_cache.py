@@ -116,8 +116,39 @@ def test_an_interrupted_pass_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_other_dialogues_are_refused(tmp_path: Path) -> None:
     filled(tmp_path, random_decoder(), (1,))
-    with pytest.raises(UserError, match=r"rows of another training \(dialogues\)"):
+    with pytest.raises(UserError, match=r"was made with other settings \(dialogues="):
         filled(tmp_path, random_decoder(), (1,), count=3)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        "\udcff",
+        '{"settings": {}}',
+        '{"settings": 1, "done": {}}',
+        "[" * 100_000,
+    ],
+    ids=range(7),
+)
+def test_a_damaged_index_is_told_in_two_lines(damage: str, tmp_path: Path) -> None:
+    filled(tmp_path, random_decoder(), (1,))
+    (tmp_path / INDEX_FILE).write_text(damage, errors="surrogateescape")
+    with pytest.raises(UserError, match=r"is damaged|other settings") as caught:
+        filled(tmp_path, random_decoder(), (1,))
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("done", [None, 3, {"likely": "4"}, {"likely": 99}, {"likely": -1}, {"likely": True}])
+def test_an_index_that_counts_wrongly_is_damaged(done: object, tmp_path: Path) -> None:
+    filled(tmp_path, random_decoder(), (1,))
+    index = json.loads((tmp_path / INDEX_FILE).read_text())
+    (tmp_path / INDEX_FILE).write_text(json.dumps({**index, "done": done}))
+    with pytest.raises(UserError, match="is damaged: done=") as caught:
+        filled(tmp_path, random_decoder(), (1,))
+    assert f"Delete {tmp_path / INDEX_FILE}" in caught.value.fix
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

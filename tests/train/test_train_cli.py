@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from bench.train.cli import main
+from bench.errors import UserError
+from bench.train.cli import _checked, main
+from bench.train.trainers.checkpoint import make_folder
+from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from tests.command import Done, run_command
 from tests.harness import save_random_model
 
@@ -22,6 +26,7 @@ def train(*overrides: str) -> Done:
         (["method=kangroo"], "unknown method 'kangroo'"),
         (["method=layerskip"], "method=layerskip has nothing to train"),
         (["recipe.stepz=3"], "recipe.stepz"),
+        (["method=kangaroo", "recipe.steps=abc"], "recipe.steps must be a whole number, got 'abc'"),
         (["method=kangaroo", "start=7"], "7 holds no module.safetensors to start from"),
         (["method=kangaroo", "start=[7,b]"], "7 holds no module.safetensors to start from"),
         (["plan=true", "gpu=abacus"], "gpu must be one of v100"),
@@ -31,6 +36,7 @@ def train(*overrides: str) -> Done:
         "unknown method",
         "nothing to train",
         "misspelt recipe key",
+        "no number",
         "no start",
         "no starts",
         "unknown GPU",
@@ -42,6 +48,32 @@ def test_mistakes_take_two_lines(overrides: list[str], what: str, tmp_path: Path
     assert got.returncode == 2
     assert what in got.stderr
     assert len(got.stderr.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("steps", ["abc", 1.5, True, 0, math.nan, 10**24]),
+        ("batch", [1.5, True, [2]]),
+        ("seed", ["abc", -1]),
+        ("lr", ["abc", math.inf, math.nan, 0, -1, True]),
+        ("clip", [math.inf, math.nan, 0, -1]),
+        ("weight_decay", [math.nan, -1]),
+        ("warmup_steps", [-1, None]),
+    ],
+)
+def test_a_recipe_of_impossible_values_is_refused(key: str, values: list[object]) -> None:
+    for value in values:
+        for defaults in (ModuleRecipe(), JointRecipe()):
+            with pytest.raises(UserError, match=rf"recipe.{key} must be"):
+                _checked({key: value}, defaults, "recipe")
+
+
+@pytest.mark.parametrize("name", ["/proc/x", "/etc/passwd", "dangling", "n" * 300])
+def test_a_folder_that_cannot_be_made_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "x")
+    with pytest.raises(UserError, match="cannot be made"):
+        make_folder(tmp_path / name)
 
 
 def test_an_adapter_for_an_own_model_is_trained_by_one_command(tmp_path: Path) -> None:

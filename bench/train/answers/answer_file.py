@@ -23,6 +23,7 @@ from bench.records.files import write_text
 from bench.tasks.task import json_rows
 from bench.train.data.conversations import USER
 from bench.train.data.prompts import Request
+from bench.train.same_settings import read_object, require_same_settings
 
 SETTINGS_SUFFIX = ".settings.json"
 NAMES_ONLY = ("model",)
@@ -40,8 +41,8 @@ class AnswerFile:
         done: Of every row in the file, its id and the first message of the user.
 
     Raises:
-        UserError: If the file was made with other settings, by something else, or is being written by another
-            process.
+        UserError: If the file was made with other settings, by something else, its settings are damaged, or
+            it is being written by another process.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -115,14 +116,9 @@ def _settle(path: Path, settings: Mapping[str, Any]) -> None:
                 "Set another out=FILE, or move that file away.",
             )
         return write_text(kept, json.dumps(settings, indent=1) + "\n")
-    earlier = json.loads(kept.read_text(encoding="utf-8"))
-    for key in sorted({*settings, *earlier} - set(NAMES_ONLY)):
-        if settings.get(key) != earlier.get(key):
-            raise UserError(
-                f"{path} was made with {key}={earlier.get(key)}, and now {key}={settings.get(key)}",
-                "Set another out=FILE, or repeat the earlier settings.",
-            )
-    return None
+    earlier = read_object(kept, f"Delete {kept.name} and {path.name}, or set another out=FILE.")
+    fix = "Set another out=FILE, or repeat the earlier settings."
+    return require_same_settings(path, earlier, settings, fix, ignored=NAMES_ONLY)
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from bench.compose.workbench import Target
+from bench.records.files import scratch_folder
 from bench.runtime.package_index import models_folder
 from bench.train.answers.engines import Decoding, UnsuitableError
 from bench.train.answers.generating import load_model
@@ -88,8 +88,8 @@ def load_converted(target: Target, decoding: Decoding) -> Converted:
 
 def _convert(target: Target, folder: Path) -> None:
     """Save the model in float32 for the converter, and move its result into place in one step."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="converting-") as scratch:
-        source, fresh = Path(scratch) / "source", Path(scratch) / "converted"
+    with scratch_folder(folder.parent, "converting-") as scratch:
+        source, fresh = scratch / "source", scratch / "converted"
         model = load_model(target.folder, torch.device("cpu"), torch.float32)
         model.save_pretrained(source)
         target.chat.tokenizer.save_pretrained(source)

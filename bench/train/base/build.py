@@ -20,11 +20,13 @@ import torch
 from torch import distributed
 
 from bench.errors import UserError
+from bench.measure.isolate import end_with_parent
+from bench.records.files import acquire, release
 from bench.train.base.loop import Trainer
 from bench.train.base.recipe import BaseRecipe, default_recipe
 from bench.train.corpus import training_dialogues
 from bench.train.data.tokenizer import train_tokenizer
-from bench.train.trainers.checkpoint import load_state
+from bench.train.trainers.checkpoint import load_state, make_folder
 
 __all__ = ["BaseRecipe", "default_recipe", "train_base"]
 
@@ -56,7 +58,8 @@ def train_base(
         The Hugging Face folder of the finished model (bf16), or None if the run was stopped.
 
     Raises:
-        UserError: If `out` holds a run with other settings, or several workers are to share a GPU.
+        UserError: If `out` holds a run with other settings or a damaged one, another process trains there,
+            or several workers are to share a GPU.
         RuntimeError: If a worker failed.
     """
     if device != "cpu" and recipe.workers > 1:
@@ -64,6 +67,16 @@ def train_base(
     load_state(out, asdict(recipe))  # raises if settings differ, before any worker starts
     if (out / "final").exists():
         return out / "final"
+    make_folder(out)
+    lock = acquire(out)
+    try:
+        _run_workers(recipe, out, device, stop_after)
+    finally:
+        release(lock)
+    return out / "final" if (out / "final").exists() else None
+
+
+def _run_workers(recipe: BaseRecipe, out: Path, device: str, stop_after: int | None) -> None:
     _prepare_tokenizer(recipe, out / "tokenizer")
     (out / RENDEZVOUS).unlink(missing_ok=True)
     os.environ.update(WORKER_ENVIRONMENT)
@@ -76,7 +89,6 @@ def train_base(
     for worker in workers:
         worker.start()
     _wait(workers, stop)
-    return out / "final" if (out / "final").exists() else None
 
 
 def _prepare_tokenizer(recipe: BaseRecipe, folder: Path) -> None:
@@ -115,6 +127,7 @@ def _work(
     rank: int, recipe: BaseRecipe, out: Path, device: str, stop: Event, stop_after: int | None, level: int
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    end_with_parent()
     logging.basicConfig(level=level, format="%(asctime)s %(message)s")
     if device == "cpu":
         _take_one_core(rank)

@@ -20,7 +20,7 @@ from bench.train.base.evaluation import evaluate_exits
 from bench.train.base.model import build_model, compiled_network
 from bench.train.base.optim import BaseOptimizer
 from bench.train.base.recipe import BaseRecipe
-from bench.train.trainers.checkpoint import load_state, save_state
+from bench.train.trainers.checkpoint import intact, load_state, save_state
 
 GRAD_CLIP = 1.0
 REPORT_EVERY = 20
@@ -169,9 +169,10 @@ class Trainer:
         state = load_state(self.out, asdict(self.recipe))
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load(state["momentum"], state["adam"])
-        self.step, self.tokens = state["step"], state["tokens"]
+        with intact(self.out):
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load(state["momentum"], state["adam"])
+            self.step, self.tokens = int(state["step"]), int(state["tokens"])
         if self.rank == 0:
             log.info("resumed at step %d", self.step)
 

@@ -30,6 +30,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import DraftHead
 from bench.show.layout import byte_size
 from bench.train.cache.store import array
+from bench.train.same_settings import read_object, require_same_settings
 from bench.train.trainers.loop import Dialogue
 from bench.train.trainers.modules import Example, target_pass
 from methods.training.rows import LIKELIEST, LikelyTokens, TrainingRows
@@ -51,7 +52,8 @@ class RowCache:
         facts: What the rows depend on beside the dialogues: the model's weights.
 
     Raises:
-        UserError: If the folder holds the rows of another model or other dialogues, or there is no answer.
+        UserError: If the folder holds the rows of another model or other dialogues, its index is damaged, or
+            there is no answer.
     """
 
     def __init__(
@@ -160,11 +162,12 @@ class RowCache:
         if not path.is_file():
             self._folder.mkdir(parents=True, exist_ok=True)
             return {"settings": settings, "done": {}}
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if index["settings"] != settings:
-            differing = sorted(key for key in settings if index["settings"].get(key) != settings[key])
-            raise UserError(
-                f"{self._folder} holds the rows of another training ({', '.join(differing)})",
-                "Set cache to another folder.",
-            )
+        mend = f"Delete {path}; the same command fills the folder again."
+        index = read_object(path, mend)
+        require_same_settings(self._folder, index.get("settings"), settings, "Set cache to another folder.")
+        done, most = index.get("done"), len(self._ids)
+        if not isinstance(done, dict) or not all(
+            type(count) is int and 0 <= count <= most for count in done.values()
+        ):
+            raise UserError(f"{path} is damaged: done={done} of {most} dialogues", mend)
         return index

@@ -5,7 +5,6 @@ size on this machine; `bench.train.calibrate.tree_search` chooses the tree from 
 ``module.json`` of ``method.weights``.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,6 +179,7 @@ def _report(schedule: Mapping[str, Any], nodes: Sequence[Node], round_s: Mapping
 
 def store_tree(path: FilePath, facts: dict[str, Any]) -> None:
     """Add entries to a ``module.json``; an interrupted call leaves the old file."""
+    from bench.runtime.checkpoint_files import read_json
     from bench.runtime.modules import save_provenance
 
-    save_provenance(path.parent, {**json.loads(path.read_text()), **facts})
+    save_provenance(path.parent, {**read_json(path), **facts})

@@ -118,6 +118,8 @@ def training_memory(
     pass_bytes = _highest_peak(run)
     if pass_bytes is not None and isinstance(trainer, ModelTrainer) and width < 4:
         pass_bytes += width * trained  # autocast keeps a copy of the weights
+    elif pass_bytes is not None and isinstance(trainer, ModuleTrainer) and width == 4:
+        pass_bytes += width * tokens * decoder.config.width  # `linear.CompiledProduct` copies its input rows
     return TrainingMemory(
         weight_bytes=decoder.parameters * width,
         cache_bytes=decoder.cache.token_bytes * decoder.capacity,

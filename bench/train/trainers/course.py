@@ -126,15 +126,15 @@ def read_lines(path: Path) -> list[Line]:
     Raises:
         UserError: If a line does not describe a step.
     """
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    whole = path.read_bytes().rpartition(b"\n")[0]
     return [_as_line(text, path, number) for number, text in enumerate(whole.splitlines(), start=1)]
 
 
-def _as_line(text: str, path: Path, number: int) -> Line:
+def _as_line(text: bytes, path: Path, number: int) -> Line:
     try:
         line = {str(name): math.nan if value is None else value for name, value in json.loads(text).items()}
         line["step"] = int(line["step"])
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(
             f"line {number} of {path} is not a step of a training", "delete that line, or train anew"
         ) from error

@@ -7,7 +7,6 @@ batches.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.runtime.checkpoint_files import CONFIG_FILE, read_json
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import MODEL_FILE, save_model
 from bench.train.data.batching import group_by_length
@@ -140,7 +140,7 @@ def train_joint(
     figures = training.run(dialogues)
     tensors = {name: value.to(torch.bfloat16) for name, value in training.model.state_dict().items()}
     facts = {**provenance, "recipe": asdict(recipe), "figures": figures}
-    config = json.loads((base / "config.json").read_text())
+    config = read_json(base / CONFIG_FILE)
     config |= {name: {**block, "training": facts} for name, block in blocks.items()}
     save_model(out, tensors, config)
     return figures

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from bench.train.trainers.checkpoint import load_start, load_state, save_state
+from bench.records.files import acquire, release
+from bench.train.trainers.checkpoint import intact, load_start, load_state, make_folder, save_state
 from bench.train.trainers.course import Course
 from bench.train.trainers.recipe import ModuleRecipe
 
@@ -72,8 +73,17 @@ class TrainingLoop(ABC, Generic[Item]):
         """Train to the end; returns the mean figures of the last logged steps.
 
         Raises:
-            UserError: If the folder holds a run with other settings.
+            UserError: If the folder holds a run with other settings or a damaged one, or another process
+                trains there.
         """
+        make_folder(self._work)
+        lock = acquire(self._work)
+        try:
+            return self._train(items)
+        finally:
+            release(lock)
+
+    def _train(self, items: Iterator[Item]) -> dict[str, float]:
         self._resume()
         recipe, course = self._recipe, self._course
         stream = islice(items, self._step * recipe.batch, None)
@@ -106,9 +116,12 @@ class TrainingLoop(ABC, Generic[Item]):
 
     def _resume(self) -> None:
         state = load_state(self._work, self._settings)
+        course = None
         if state is not None:
-            self._trained.load_state_dict(state[self._name])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._step = state["step"]
+            with intact(self._work):
+                self._trained.load_state_dict(state[self._name])
+                self._optimizer.load_state_dict(state["optimizer"])
+                self._step = int(state["step"])
+                course = {key: state["course"][key] for key in ("seconds", "sums", "count")}
             log.info("resumed at step %d of %d", self._step, self._recipe.steps)
-        self._course.begin(self._step, state and state["course"])
+        self._course.begin(self._step, course)

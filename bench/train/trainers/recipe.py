@@ -1,10 +1,13 @@
 """Settings of a training run: of a method's modules on a frozen model, or of the whole model."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from bench.compose.components import require_least
 from bench.errors import UserError
+
+MOST_COUNT = 10**9
+"""Far more steps, dialogues or tokens than any training has; beyond it Python's own limits begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,14 @@ class ModuleRecipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "max_tokens", "pass_tokens", "checkpoint_every", "log_every"):
-            require_least(f"recipe.{name}", getattr(self, name), 1)
-        if self.lr <= 0:
-            raise UserError(f"recipe.lr must be above 0, got {self.lr}", "the default is 0.002")
+            require_least(f"recipe.{name}", getattr(self, name), 1, MOST_COUNT)
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            require_least(f"recipe.{name}", getattr(self, name), 0, MOST_COUNT)
+        for field in fields(self):
+            if field.name in ("lr", "clip") and not 0 < getattr(self, field.name) < math.inf:
+                value = getattr(self, field.name)
+                what = f"recipe.{field.name} must be finite and above 0, got {value}"
+                raise UserError(what, f"the default is {field.default}")
 
     def lr_factor(self, step: int) -> float:
         """Share of the peak rate at a step, counted from 0."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import DraftHead
 from methods.early_exit import dynamic_exit
-from methods.early_exit.dynamic_exit import DynamicExit, Shadow, shadow_sums
+from methods.early_exit.dynamic_exit import DynamicExit, Shadow, rate, shadow_sums
 from tests.methods.hidden_transfer.transfers import own_ids
 from tests.methods.small import FAMILIES, SHAPE, prompt, random_decoder, run, scale_writers
 
@@ -106,7 +106,35 @@ def test_sums_are_those_of_a_slow_count() -> None:
         is_wrong = int(int(probs.argmax()) != int(choice))
         by_hand[[is_wrong, 2 + is_wrong]] += weight * np.array([1, float(probs.max())])
     head = DraftHead(random_decoder(vocab_size=20))
-    np.testing.assert_allclose(shadow_sums(logits, head, target, weights), by_hand, atol=1e-5)
+    sums = shadow_sums(rate(logits, head, target), weights)
+    np.testing.assert_allclose(sums, by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize("listed", [None, torch.tensor([2, 5, 7, 9])], ids=["whole", "list"])
+def test_of_tied_logits_the_lowest_id_is_the_exits_token(listed: Tensor | None) -> None:
+    """Low precision makes ties frequent; the token that would have been drafted is the one that counts."""
+    head = DraftHead(random_decoder(vocab_size=20), listed)
+    logits = torch.zeros(3, head.size, dtype=torch.bfloat16)
+    logits[:, -2:] = 1.0
+    first, second = head.tokens(torch.tensor([head.size - 2, head.size - 1])).tolist()
+    assert rate(logits, head, torch.tensor([first, second, 0]))[0].tolist() == [1, 0, 0]
+
+
+def test_few_rows_at_a_time_pass_through_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, rows = random_decoder(tier="static"), list[int]()
+    scale_writers(decoder, 1, 0.2)
+    whole = run(bound(decoder), prompt(), new=60)
+    monkeypatch.setattr(dynamic_exit, "MOST_ROWS", 4)
+    rate_few = dynamic_exit.rate
+
+    def watched(logits: Tensor, head: DraftHead, target: Tensor) -> Tensor:
+        rows.append(len(logits))
+        return rate_few(logits, head, target)
+
+    monkeypatch.setattr(dynamic_exit, "rate", watched)
+    method = bound(decoder, draft_length=3, lengths=4)
+    assert run(method, prompt(), new=60).ids == whole.ids
+    assert max(rows) == 4
 
 
 def test_averages_start_anew_with_every_prompt() -> None:

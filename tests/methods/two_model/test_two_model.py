@@ -20,6 +20,7 @@ from methods.core.chain import Draft
 from methods.two_model.draft import TwoModel, load_draft_model
 from methods.two_model.module import DraftModel
 from tests.methods.small import CPU, SHAPE, prompt, random_decoder, run
+from tests.runtime.gguf_files import write_gguf
 
 DEFAULTS: dict[str, Any] = {
     "weights": None,
@@ -154,6 +155,31 @@ def test_a_draft_model_that_does_not_fit_is_refused(
         method.attach(random_decoder())
     assert what in caught.value.what
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("rows", [90, 100], ids=["fewer rows", "more rows"])
+def test_a_gguf_file_with_other_padding_drafts(rows: int, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**{**SHAPE, "vocab_size": rows}))
+    words = [f"t{place}" for place in range(rows)]
+    file = write_gguf(tmp_path / "draft.gguf", model, "llama", vocabulary=words, unused=rows - 80)
+    decoder, method, baseline = (
+        random_decoder(),
+        TwoModel(**{**DEFAULTS, "weights": str(file)}),
+        Autoregressive(),
+    )
+    method.attach(decoder)
+    baseline.attach(decoder)
+    assert method._drafter.config.vocab == decoder.config.vocab
+    assert run(method, prompt()).ids == run(baseline, prompt()).ids
+
+
+def test_a_gguf_file_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**{**SHAPE, "vocab_size": 100}))
+    words = [f"t{place}" for place in range(100)]
+    for unused, name in ((0, "all.gguf"), (2, "most.gguf")):
+        file = write_gguf(tmp_path / name, model, "llama", vocabulary=words, unused=unused)
+        with pytest.raises(UserError, match="has 100 tokens in its vocabulary, the target 96"):
+            TwoModel(**{**DEFAULTS, "weights": str(file)}).attach(random_decoder())
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,43 @@ def test_padding_rows_touch_no_slot_that_is_read() -> None:
         assert changed == [*range(12, 21), graphed.cache.capacity]
 
 
+@pytest.mark.parametrize("left_by", ["an earlier prompt", "a rejected draft", "a layer that is skipped next"])
+def test_rows_that_are_not_finite_do_not_outlive_their_slots(left_by: str) -> None:
+    """Zero, the weight of a hidden slot, times NaN is NaN."""
+    static, graphed = random_decoder(tier="static"), taped(random_decoder(tier="static"))
+    ids, results = prompt(100), []
+    for decoder in (static, graphed):
+        broken = torch.full((3, decoder.config.width), float("nan"))
+        if left_by == "an earlier prompt":
+            decoder.prefill(ids)
+            decoder.run_layers(broken, decoder.placement.chain(60, 3))
+        decoder.prefill(ids[:20])
+        if left_by == "a rejected draft":
+            decoder.run_layers(broken, decoder.placement.chain(20, 3))
+        results.append([decoder.step(ids[20:21], 20)])
+        if left_by == "a layer that is skipped next":
+            decoder.run_layers(broken, decoder.placement.chain(21, 3))
+            skip = Skip(frozenset([1, 3]))
+            decoder.cache.truncate(21)
+            decoder.run_layers(decoder.embed(ids[21:22]), decoder.placement.chain(21, 1), skip=skip)
+            decoder.cache.truncate(21)
+        results[-1] += [decoder.step(ids[21:22], 21), decoder.step(ids[22:26], 22)]
+    assert all(logits.isfinite().all() for logits in results[1])
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_what_recording_writes_does_not_outlive_it() -> None:
+    graphed, ids = taped(random_decoder(tier="static")), prompt(100)
+    graphed.prefill(ids)
+    graphed.run_layers(torch.full((3, graphed.config.width), float("nan")), graphed.placement.chain(100, 3))
+    graphed.prefill(ids[:20])
+    expected = graphed.step(ids[20:21], 20)  # the three slots are cleared now
+    graphed.prepare(200)  # and written again
+    graphed.prefill(ids[:20])
+    assert torch.equal(graphed.step(ids[20:21], 20), expected)
+    assert expected.isfinite().all()
+
+
 def test_the_last_slot_can_be_written() -> None:
     static, graphed = random_decoder(tier="static"), taped(random_decoder(tier="static"))
     ids = prompt(256)

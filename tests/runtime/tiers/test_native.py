@@ -5,6 +5,9 @@ Shapes: R rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import platform
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -227,6 +230,21 @@ class TestChoice:
         assert type(pair("llama-mha")[1]) is CompiledDecoder
 
 
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of this architecture")
+@pytest.mark.parametrize("processor", ["ivybridge", "haswell"])
+def test_it_compiles_for_every_generation_and_multiplies_and_adds_as_written(
+    processor: str, tmp_path: Path
+) -> None:
+    """Ivy Bridge has AVX without FMA. Scalar FMA, which no file names, would be the compiler's own choice."""
+    flags = [flag for flag in build.FLAGS if flag not in ("-march=native", "-shared")]
+    for source in build.FOLDER.glob("*.c"):
+        assembly = tmp_path / f"{source.stem}.s"
+        command = ["cc", *flags, "-O2", f"-march={processor}", "-S", str(source), "-o", str(assembly)]
+        subprocess.run(command, check=True)
+        assert not re.search(r"\bvfn?m(add|sub)\d+ss\b", assembly.read_text()), source
+
+
 class TestBuilding:
     @pytest.fixture(autouse=True)
     def fresh(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -244,6 +262,21 @@ class TestBuilding:
         monkeypatch.setattr(build.subprocess, "run", None)  # a second build would call it
         assert not isinstance(self.built(), Missing)
         assert made.suffix == ".so"
+
+    @pytest.mark.parametrize("damage", [b"", b"half of the numb", bytes(32), b"half of the numbers"])
+    def test_a_damaged_library_is_built_anew_instead_of_loaded(self, damage: bytes, tmp_path: Path) -> None:
+        compiler = tmp_path / "cc"
+        compiler.write_text(
+            "#!/bin/sh\nwhile [ $1 != -o ]; do shift; done; echo code > $2; echo >> $0.calls\n"
+        )
+        compiler.chmod(0o755)
+        made = build._compiled(str(compiler))
+        assert build._compiled(str(compiler)) == made
+        made.write_bytes(damage)
+        assert build._compiled(str(compiler)) == made
+        assert made.read_bytes() == b"code\n"
+        assert list(made.parent.iterdir()) == [made]
+        assert (tmp_path / "cc.calls").read_text() == "\n" * 2
 
     def test_no_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CC", raising=False)

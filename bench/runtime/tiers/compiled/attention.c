@@ -29,10 +29,10 @@ INLINED octet load_octet(const float *at) { return *(const octet *)at; }
 
 INLINED octet fused_octet(octet a, octet b, octet c)
 {
-#if defined(__FMA__)
+#if defined(__AVX512F__)
     return _mm256_fmadd_ps(a, b, c);
 #else
-    return a * b + c;
+    return fused(a, b, c); /* an octet is a vector here */
 #endif
 }
 

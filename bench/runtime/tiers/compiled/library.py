@@ -3,8 +3,9 @@
 PyTorch's CPU products read weights at full bandwidth for one row on one core. For the two to twelve rows of a
 verification they take twice as long, one row is never split over several cores, and every operation costs its
 launch. The C code avoids all three. It needs a C compiler with OpenMP: ``$CC``, ``cc``, ``gcc`` or ``clang``.
-The library is kept in the user's cache folder. Where it cannot be built, `library` returns the reason and
-PyTorch's operations are used.
+The library is kept in the user's cache folder, under a name with the hash of its content: a file that is
+damaged is never loaded, since running it could end the process without a word. Where the library cannot be
+built, `library` returns the reason and PyTorch's operations are used.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bench.records.files import scratch_folder
+
 FOLDER = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
 _TIMEOUT_S = 120
 _INTEGER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _FUNCTIONS = {
@@ -82,18 +84,25 @@ def _compiler() -> str | None:
 
 
 def _compiled(compiler: str) -> Path:
-    """The library file in the cache folder, compiled if it is missing; processes may do so in parallel."""
-    folder = _cache_folder()
-    file = folder / f"native-{_fingerprint(compiler)}.so"
-    if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        sources = [str(source) for source in _sources() if source.suffix == ".c"]
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fresh = Path(scratch) / file.name
-            command = [compiler, *FLAGS, *sources, "-o", str(fresh), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT_S)
-            fresh.replace(file)
-    return file
+    """The library file in the cache folder, compiled if no sound one is there; processes may do so in
+    parallel.
+    """
+    folder, name = _cache_folder(), f"native-{_fingerprint(compiler)}"
+    for file in folder.glob(f"{name}-*.so"):
+        if file.stem == f"{name}-{_content_hash(file)}":
+            return file
+        file.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [str(source) for source in _sources() if source.suffix == ".c"]
+    with scratch_folder(folder, "building-") as scratch:
+        fresh = scratch / "native.so"
+        command = [compiler, *FLAGS, *sources, "-o", str(fresh), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT_S)
+        return fresh.replace(folder / f"{name}-{_content_hash(fresh)}.so")
+
+
+def _content_hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _sources() -> list[Path]:

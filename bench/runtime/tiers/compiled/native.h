@@ -4,8 +4,10 @@
 
 #include <stdint.h>
 
-#if defined(__AVX512F__) || defined(__FMA__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -25,13 +27,18 @@ INLINED vector load(const float *at) { return *(const vector *)at; }
 
 INLINED void store(float *at, vector numbers) { *(vector *)at = numbers; }
 
-/* a b + c, rounded once. The compiler alone would fuse in some loops only, and results would differ. */
+/* a b + c, rounded once where the processor can. Left to the compiler, some loops would fuse and others not,
+ * and their results would differ: it is forbidden to (-ffp-contract=off). */
 INLINED vector fused(vector a, vector b, vector c)
 {
 #if defined(__AVX512F__)
     return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
     return _mm256_fmadd_ps(a, b, c);
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+    union { vector whole; float32x4_t parts[LANES / 4]; } x = {a}, y = {b}, sums = {c};
+    for (int i = 0; i < LANES / 4; i++) sums.parts[i] = vfmaq_f32(sums.parts[i], x.parts[i], y.parts[i]);
+    return sums.whole;
 #else
     return a * b + c;
 #endif

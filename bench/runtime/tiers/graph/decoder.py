@@ -109,6 +109,7 @@ class GraphDecoder(Decoder):
             for bucket in self._similar(recorded):
                 for count in columns if bucket.columns else [0]:
                     self._recording(bucket._replace(columns=count))
+        self._slots.mark_written()
         for companion in self._companions:
             companion.prepare(longest)
 
