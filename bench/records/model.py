@@ -288,7 +288,7 @@ def canonical(identity: Mapping[str, Any]) -> str:
         raise ValueError(f"the identity of a run must be plain JSON: {error}") from error
 
 
-LATER_SETTINGS: Mapping[str, object] = {"draft_vocab": None, "blocks": 1, "own_lm_heads": True}
+LATER_SETTINGS = {"draft_vocab": None, "blocks": 1, "own_lm_heads": True, "authors_updates": False}
 """Settings of methods that came after the first records, and the value that means what was done before."""
 
 

@@ -1,6 +1,8 @@
 """Kangaroo's adapter and how it is trained, arXiv 2404.18911, section 3.2; `methods.kangaroo.draft` decodes.
 
 Differs from the authors' code in:
+- the adapter's attention turns by the target's own rotary angles (there, by those of base 10,000, which is
+  Vicuna's);
 - training masks position t by whether token t + 1 is an answer token (there, token t - 1).
 
 Shapes: T positions of all dialogues of a batch, d width, H query heads, D head width.

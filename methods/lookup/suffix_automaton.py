@@ -10,6 +10,8 @@ Differs from the authors' code in:
   compare with their row without either; Spec-Bench's row has EAGLE-2 as the second drafter;
 - the match is read from the automaton (the suffix link of the whole text). They track it separately, where it
   may be out of date after a state was split;
+- where fewer tokens follow the match than may be copied, the copy ends with the text; they look for a shorter
+  match with more tokens after it, and copy one token less from the end of the text;
 - under sampling a copied token counts as drafted with certainty, as for every lookup here.
 """
 

@@ -10,6 +10,8 @@ depends on the order of the prompts. It is reset at the start of a run and after
 starts from an empty matrix.
 
 Differs from the authors' code in:
+- the matrix is updated after an answer's last round too, and not for the last token of the prompt; there the
+  decoding ends before the update, and that token is the first root. ``authors_updates=true`` does as they do;
 - if one of the last few prompts is decoded again, the matrix is first set back to what it was before that
   prompt: a repeat that drafts from its own answer would measure something else (on the embedded model 14 %
   more tokens per pass);
@@ -54,9 +56,12 @@ class TokenRecycling(TreeMethod):
     Args:
         candidates: Successors kept per token (K).
         tree: Child counts by path, see `methods.core.trees.Tree.of_child_counts`; None is `PUBLISHED_TREE`.
+        authors_updates: Learn the successors of the prompt's last token, and none in an answer's last round.
     """
 
-    def __init__(self, *, candidates: int, tree: Mapping[str, int] | None) -> None:
+    def __init__(
+        self, *, candidates: int, tree: Mapping[str, int] | None, authors_updates: bool = False
+    ) -> None:
         self._counts = PUBLISHED_TREE if tree is None else {str(path): count for path, count in tree.items()}
         shape = Tree.of_child_counts(self._counts)
         if shape.size == 1 or candidates < shape.width:
@@ -64,7 +69,8 @@ class TokenRecycling(TreeMethod):
                 f"need a tree with nodes and as many candidates as its widest node has children, got "
                 f"{shape.size - 1} nodes, {shape.width} children and candidates={candidates}"
             )
-        self._candidates = candidates
+        self._candidates, self._authors_updates = candidates, authors_updates
+        self._verified: tuple[Tensor, Tensor] | None = None  # nodes and logits that await the next draft
 
     def attach(self, decoder: Decoder) -> None:
         if self._candidates > decoder.config.vocab:
@@ -85,7 +91,11 @@ class TokenRecycling(TreeMethod):
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._rewind(tuple(prompt_ids.tolist()))
-        return super().prefill(prompt_ids)
+        self._verified = None
+        logits = super().prefill(prompt_ids)
+        if self._authors_updates:
+            self._learn(prompt_ids[-1:], logits)
+        return logits
 
     def _rewind(self, prompt: tuple[int, ...]) -> None:
         """Set the matrix back for a repeated prompt; remember it for a new one."""
@@ -97,6 +107,8 @@ class TokenRecycling(TreeMethod):
             del self._before[next(iter(self._before))]
 
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
+        if self._verified is not None:
+            self._learn(*self._verified)
         tree, tokens = self._tree.fit(room, slots), root
         for parents, ranks in self._levels[: tree.depth]:
             tokens = torch.cat([tokens, self._matrix[tokens[parents], ranks]])
@@ -108,11 +120,18 @@ class TokenRecycling(TreeMethod):
 
     def commit(self, path: tuple[int, ...], base: int) -> None:
         """Keep the successors that the target gave at every node, whichever were accepted."""
-        successors = self._logits.topk(self._candidates, dim=-1).indices  # [N, K]
-        nodes = torch.arange(self._tokens.numel(), device=self._tokens.device)
-        is_same = self._tokens[:, None] == self._tokens  # [N, N]
+        if self._authors_updates:
+            self._verified = self._tokens, self._logits  # learned if another round follows
+        else:
+            self._learn(self._tokens, self._logits)
+
+    def _learn(self, tokens: Tensor, logits: Tensor) -> None:
+        """Update the matrix by the logits [N, V] of tokens [N]."""
+        successors = logits.topk(self._candidates, dim=-1).indices  # [N, K]
+        nodes = torch.arange(tokens.numel(), device=tokens.device)
+        is_same = tokens[:, None] == tokens  # [N, N]
         last = torch.where(is_same, nodes, 0).amax(dim=1)  # of the nodes that hold the same token
-        self._matrix[self._tokens] = successors[last]
+        self._matrix[tokens] = successors[last]
 
 
 def _levels(tree: Tree) -> list[tuple[Tensor, Tensor]]:

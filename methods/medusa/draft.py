@@ -19,6 +19,7 @@ Differs from the authors' code in:
 - heads are evaluated at the accepted node only, not at all nodes of the tree;
 - sampling is exact: the target draws at every node (`methods.core.acceptance.accept_tree`); the paper's
   typical acceptance is an option, and then the output is LOSSY;
+- under typical acceptance the first token is sampled like every other (there, the most likely one);
 - the tree shrinks to the remaining budget and to the free cache slots instead of running past them.
 
 Shapes: H heads, T positions, N tree nodes with the root, D tree depth, K candidates per head, d width, V

@@ -17,6 +17,8 @@ Differs from the authors' code in:
 - the start set is scored before a try can replace it, and at a new prompt the kept set is scored anew, on
   that prompt's tokens. In their code the first try always wins, and a set that was scored on an easy prompt
   may never be beaten; ``score_start=false`` and ``carry_best=true`` restore that;
+- the search starts one token later there: the first token, which the prefill gives, does not count towards
+  the W + 1 tokens that it waits for; the phase of `opt_interval` and the optimiser's seed are others as well;
 - no set is scored when there are too few free slots;
 - under sampling the tree holds the most likely tokens too, not sampled ones: `accept_tree` decides by the
   target's own pick at every node, which is exact for fixed candidates. Their code draws the bonus token after

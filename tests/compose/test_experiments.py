@@ -61,6 +61,29 @@ def test_a_kangaroo_table_has_the_papers_cells() -> None:
     assert "6" in swept["method.draft_length"]
 
 
+@pytest.mark.parametrize(
+    ("experiment", "settings"),
+    [
+        *(
+            (
+                name,
+                {"window": 50, "max_score": 0.93, "score_start": False, "carry_best": True, "max_tol": 300}
+                | {"opt_interval": 1, "bayes_interval": 25, "max_iter": 1000, "skip_ratio": 0.45},
+            )
+            for name in ("paper_swift", "paper_swift_code")
+        ),
+        ("paper_kangaroo", {"draft_length": 6, "threshold": 0.6}),
+        ("paper_del", {"draft_length": 6}),
+        ("paper_medusa", {"tree": "vicuna_7b_stage1", "acceptance": "exact"}),
+    ],
+)
+def test_the_experiment_of_a_paper_runs_the_settings_of_its_authors(
+    experiment: str, settings: dict[str, Any]
+) -> None:
+    params = corners(experiment)[0].method.params
+    assert {key: params[key] for key in settings} == settings
+
+
 def test_swept_trees_lie_inside_each_other() -> None:
     trees = [{tuple(path) for path in json.loads(tree)} for tree in sweep("tree_size")["method.tree"]]
     assert [len(tree) for tree in trees] == [1, 3, 6, 12, 24]

@@ -67,6 +67,29 @@ def test_every_verified_node_leaves_the_targets_successors_accepted_or_not() -> 
         assert method._matrix[token].tolist() == logits[last].topk(2).indices.tolist()
 
 
+def test_updates_as_in_the_authors_code_leave_out_the_last_round_and_take_the_prompts_last_token() -> None:
+    ours, theirs = attached(), TokenRecycling(candidates=8, tree=None, authors_updates=True)
+    theirs.attach(random_decoder())
+    text = prompt(9)
+    with torch.inference_mode():
+        logits = theirs.prefill(text)
+    assert theirs._matrix[text[-1]].tolist() == logits[0].topk(8).indices.tolist()
+    for method in (ours, theirs):
+        method.reset()
+    assert run(ours, text, new=30).ids == run(theirs, text, new=30).ids
+    assert theirs._verified is not None
+    last = theirs._matrix.clone()
+    theirs._learn(*theirs._verified)  # what the last round would have changed
+    assert not torch.equal(theirs._matrix, last)
+    theirs._matrix[text[-1]] = ours._matrix[text[-1]]
+    assert torch.equal(theirs._matrix, ours._matrix)
+    theirs.reset()
+    run(theirs, text, new=30)
+    with torch.inference_mode():
+        theirs.prefill(prompt(5, 3))
+    assert theirs._verified is None  # the next prompt does not learn from it either
+
+
 def test_the_matrix_is_kept_after_a_prompt_and_cleared_by_a_reset() -> None:
     method = attached()
     cold = run(method, prompt(9, 1))
