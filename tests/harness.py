@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.compose.arena import arena_settings
 from bench.compose.schema import register_schema
 from bench.compose.settings import Settings, settings_from
 from bench.train.data.tokenizer import train_tokenizer
@@ -74,7 +75,8 @@ def undrawn() -> Iterator[None]:
         yield
 
 
-METHODS = {"layerskip": ["method.exit_layer=2"], "autoregressive": [], "synthetic": []}
+METHODS = {"layerskip": ["method.exit_layer=2"]}
+"""What methods need on the random model."""
 
 
 def composed_settings(*overrides: str) -> Settings:
@@ -144,17 +146,29 @@ def settings_for(
     model: Path, prompts: Path, results: Path, *overrides: str, method: str = "layerskip"
 ) -> Settings:
     """Settings of one run on that model and those prompts."""
-    chosen = [
+    own = [f"method={method}", *METHODS.get(method, [])]
+    return composed_settings(*_small_run(model, prompts, results), *own, *overrides)
+
+
+def arena_for(model: Path, prompts: Path, results: Path, methods: str, *overrides: str) -> Settings:
+    """Settings of a run of several methods, which `methods` lists as on the command line."""
+    return arena_of(methods, *_small_run(model, prompts, results), *overrides)
+
+
+def arena_of(methods: str, *overrides: str, known: Sequence[str] = ()) -> Settings:
+    """Settings of a run of several methods with these overrides alone; `known` is what ``all`` stands for."""
+    composed, _ = composed_tree(f"methods={methods}", *overrides)
+    return arena_settings(composed, lambda further: composed_tree(*overrides, *further), known)
+
+
+def _small_run(model: Path, prompts: Path, results: Path) -> list[str]:
+    return [
         "model=local",
         f"model.path={model}",
-        f"method={method}",
-        *METHODS[method],
         "task=jsonl",
         f"task.path={prompts}",
         "max_new_tokens=8",
         f"results_dir={results}",
         "measure.resamples=200",
         "measure.warmup.max_rounds=1",  # times are not looked at, and on a busy machine never agree
-        *overrides,
     ]
-    return composed_settings(*chosen)

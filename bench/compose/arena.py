@@ -1,4 +1,4 @@
-"""A run of several methods: ``methods=[kangaroo,{medusa: {draft_length: 2}}]``, or ``methods=all``.
+"""A run of several methods: ``methods=[kangaroo,{layerskip: {exit_layer: 2}}]``, or ``methods=all``.
 
 The command line is composed once for each method, so that each has the settings of its own yaml file; what is
 not a method's own is the same for all. An entry is the name of a method, or the name with settings of its
@@ -26,7 +26,7 @@ EVERYONE = "all"
 """Stands for every method that can run on the model."""
 Compose = Callable[[Sequence[str]], tuple[DictConfig, Mapping[str, str | None]]]
 """Composes the command line anew with further overrides: Hydra's tree and the chosen options."""
-_SPELLING = "write 'methods=[kangaroo,{medusa: {draft_length: 2}}]', or methods=all"
+_SPELLING = "write 'methods=[kangaroo,{layerskip: {exit_layer: 2}}]', or methods=all"
 
 
 def arena_settings(composed: DictConfig, compose: Compose, known: Sequence[str]) -> Settings:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 
 from bench.metrics import lossy
 from bench.metrics.counts import Position, UndefinedError, decode_speed
@@ -279,7 +280,7 @@ def speedup(interval: Interval | None, digits: int = 2, unknown: str = "") -> st
         digits: After the decimal point.
         unknown: What stands in place of an interval that too few questions left unknown.
     """
-    if interval is None:
+    if interval is None or isnan(interval.estimate):
         return "-"
     low, high = f"{interval.low:.{digits}f}", f"{interval.high:.{digits}f}"
     return f"{interval.estimate:.{digits}f}x" + (f" [{low}, {high}]" if interval.is_known else unknown)

@@ -41,7 +41,7 @@ def arena_remarks(section: Section) -> Iterator[str]:
         return
     yield RANKS_NOTE
     for line in contest_lines(section.contests[0]):
-        yield f"{line[0].upper()}{line[1:]}."
+        yield f"{line[0].upper()}{line[1:].removesuffix('.')}."
     if few(len(section.asked)):
         yield f"Few questions ({len(section.asked)}): intervals are wide, other questions may rank otherwise."
 

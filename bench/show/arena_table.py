@@ -6,6 +6,7 @@ Plain text, at most `bench.show.layout.COLUMNS` characters wide. What a reader m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bench.metrics.arena import PLAIN, Arena, Contest
@@ -165,7 +166,9 @@ def _matrix(contest: Contest) -> Rows:
 
 
 def pair_cell(interval: Interval) -> str:
-    """A ratio; in brackets where its interval holds 1."""
+    """A ratio, in brackets where its interval holds 1; ``-`` where the two were never measured together."""
+    if math.isnan(interval.estimate):
+        return "-"
     ratio = f"{interval.estimate:.2f}x"
     return ratio if interval.is_known and not interval.contains(1.0) else f"({ratio})"
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from bench.compose.settings import Settings
+from bench.records.model import Arm
+from bench.records.store import load_samples
 from bench.report.build import build
 from bench.runtime.loading import load_decoder
 from tests.harness import save_prompts, save_random_model, undrawn
@@ -62,7 +64,9 @@ class Runs:
             path for path, depth in zip(models, DEPTHS, strict=True) if depth == subject.decoder.depth
         )
         return replace(
-            settings, method=component, model=replace(settings.model, path=str(path), modules=None)
+            settings,
+            methods={Arm.METHOD.value: component},
+            model=replace(settings.model, path=str(path), modules=None),
         )
 
     def model(self, depth: int) -> Path:
@@ -79,6 +83,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_interrupted_run_is_resumed_and_judged(option: str, runs: Runs) -> None:
     checks.check_resumed(runs.resumed(option))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_runs_rounds_take_about_its_decode_time(option: str, runs: Runs) -> None:
+    """The time of every round is stored; only what follows the last verification belongs to no round."""
+    shares: dict[str, list[float]] = {}
+    for sample in load_samples(runs.resumed(option).folder):
+        assert sample.timing is not None
+        assert len(sample.timing.rounds_s) == len(sample.rounds)
+        share = sum(sample.timing.rounds_s) / sample.timing.decode_s
+        shares.setdefault(sample.label, []).append(share)
+    assert all(
+        max(of_arm) > 0.7 for of_arm in shares.values()
+    )  # one answer may meet other work on the machine
+    assert max(map(max, shares.values())) < 1.001
 
 
 @pytest.fixture(scope="module")

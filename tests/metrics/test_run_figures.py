@@ -109,7 +109,7 @@ def test_counts_survive_the_cut_and_json_and_old_records_have_none() -> None:
 def test_an_undefined_number_is_a_dash() -> None:
     assert (number(None), number(0.0), number(1.234, ".1f", " ms")) == ("-", "0.00", "1.2 ms")
     nan = float("nan")
-    assert speedup(None) == "-"
+    assert speedup(None) == speedup(Interval(nan, nan, nan, 0.95)) == "-"
     assert speedup(Interval(1.5, nan, nan, 0.95)) == "1.50x"
     assert speedup(Interval(1.5, nan, nan, 0.95), 3, " [-, -]") == "1.500x [-, -]"
     assert speedup(Interval(1.5, 1.25, 1.75, 0.95), 3) == "1.500x [1.250, 1.750]"

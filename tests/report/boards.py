@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.compose.cells import blank, cells_of
 from bench.compose.schema import run_id
 from bench.records.codec import encode_sample
-from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.records.model import Arm, Equivalence, Prompt, Round, Run, Sample, Timing, Verdict
 from bench.report.build import Leaderboard, build
 from bench.report.stored_runs import StoredRun
 
@@ -49,6 +52,26 @@ class Plan:
     """Settings of the runtime other than device, precision, threads and a length of 4096 tokens."""
     labels: dict[str, Any] = field(default_factory=dict)
     task: str = "spec_bench"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ArenaPlan:
+    """What a made-up run of several methods looks like.
+
+    Args:
+        methods: Tokens per second over the baseline's, by label.
+        lossy: Labels of methods whose output is not the model's own.
+        spread: Of the log of how easy a question is for every method alike.
+        control: How many times as fast the second baseline is as the first.
+    """
+
+    methods: dict[str, float]
+    lossy: tuple[str, ...] = ()
+    questions: int = 24
+    repeats: int = 2
+    spread: float = 0.3
+    control: float = 1.0
     seed: int = 0
 
 
@@ -95,6 +118,59 @@ def stored(plan: Plan, is_published: bool = False) -> StoredRun:
         labels=labels | plan.labels,
     )
     return StoredRun(run, tuple(_samples(plan, rng)), is_published)
+
+
+def stored_arena(plan: ArenaPlan) -> StoredRun:
+    """A whole run of several methods that follows the plan, the same every time."""
+    alone = stored(Plan("sam", subtasks=("qa",), questions=1, limit=plan.questions, seed=plan.seed)).run
+    parts = {
+        label: {"method": {"target": f"methods.{label}.Method", "draft_length": 4}, "method_weights": None}
+        for label in plan.methods
+    }
+    identity = {key: value for key, value in alone.identity.items() if not key.startswith("method")}
+    identity |= {"methods": parts}
+    own = {
+        label: {"exactness": "lossy" if label in plan.lossy else "greedy-exact", "cost only": False}
+        for label in plan.methods
+    }
+    run = replace(
+        alone,
+        run_id=run_id("arena", alone.task, alone.model, identity),
+        method="arena",
+        identity=identity,
+        labels={"prompts": "official", "partial": True},
+        methods={label: {"name": label, **parts[label], "labels": own[label]} for label in plan.methods},
+    )
+    return StoredRun(run, tuple(_arena_samples(plan)))
+
+
+def _arena_samples(plan: ArenaPlan) -> Iterator[Sample]:
+    rng = random.Random(f"arena{plan.seed}")
+    speeds = {"baseline": 1.0, **plan.methods, "control": plan.control}
+    prompts = [Prompt(str(81 + number), "qa", ("Why?",)) for number in range(plan.questions)]
+    ease = {prompt.id: math.exp(rng.gauss(0, plan.spread)) for prompt in prompts}
+    now, before = 1_700_000_000.0, ""
+    for cell in cells_of(prompts, speeds, repeats=plan.repeats, sessions=[0], seed=plan.seed):
+        for order, label in enumerate(cell.labels):
+            eased = ease[cell.prompt.id] if label in plan.methods else 1.0
+            per_token_s = BASE_S / (speeds[label] * eased * rng.uniform(0.99, 1.01))
+            yield replace(
+                blank(cell, label, order, before),
+                error=None,
+                ids=tuple(range(TOKENS)),
+                text="answer",
+                text_tokens=2,
+                rounds=tuple(Round(0, 0, 1, 0, "none") for _ in range(TOKENS - 1)),
+                timing=_timing(per_token_s, 0.3),
+                equivalence=_equivalence(plan, label),
+                started_at=now,
+            )
+            now, before = now + per_token_s * TOKENS, label
+
+
+def _equivalence(plan: ArenaPlan, label: str) -> Equivalence | None:
+    verdict = Verdict.UNCHECKED if label in plan.lossy else Verdict.EXACT
+    return Equivalence(verdict) if label in plan.methods else None
 
 
 def save(run: StoredRun, root: Path) -> Path:
