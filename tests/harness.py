@@ -153,7 +153,6 @@ def settings_for(
         f"task.path={prompts}",
         "max_new_tokens=8",
         f"results_dir={results}",
-        "measure.resamples=200",
         "measure.warmup.max_rounds=1",  # times are not looked at, and on a busy machine never agree
         *overrides,
     ]
