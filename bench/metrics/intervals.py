@@ -42,7 +42,7 @@ class Interval:
         return not (np.isnan(self.low) or np.isnan(self.high))
 
     def contains(self, value: float) -> bool:
-        """Whether `value` lies in the closed interval, up to rounding; false where the interval is unknown."""
+        """Whether `value` lies in the closed interval, up to rounding; false where that is unknown."""
         return self.low - _ROUNDING <= value <= self.high + _ROUNDING
 
 
