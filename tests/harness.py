@@ -169,6 +169,5 @@ def _small_run(model: Path, prompts: Path, results: Path) -> list[str]:
         f"task.path={prompts}",
         "max_new_tokens=8",
         f"results_dir={results}",
-        "measure.resamples=200",
         "measure.warmup.max_rounds=1",  # times are not looked at, and on a busy machine never agree
     ]

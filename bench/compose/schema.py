@@ -150,7 +150,6 @@ class MeasureConfig:
             of several methods.
         warmup: When decoding counts as warm.
         level: Confidence level of the intervals.
-        resamples: Bootstrap resamples.
         history: Later turns follow the arm's own answers (``free``) or the baseline's (``frozen``).
         eager: Also decode with a textbook loop (tier ``eager``), which papers report their speedups over. In
             the first repeat only, interleaved with the other arms: the loop is slow, and its ratio needs less
@@ -163,14 +162,12 @@ class MeasureConfig:
     control: bool | None = None
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     level: float = 0.95
-    resamples: int = 10_000
     history: str = "free"
     eager: bool = False
 
     def __post_init__(self) -> None:
         rules.require_least("measure.repeats", self.repeats, 1, 10_000)
         rules.require_least("measure.sessions", self.sessions, 1, 1000)
-        rules.require_least("measure.resamples", self.resamples, 1, 1_000_000)
         rules.require_choice("measure.history", self.history, HISTORIES)
         if not 0 < self.level < 1:
             raise UserError(

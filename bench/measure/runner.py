@@ -103,17 +103,12 @@ def measure(settings: Settings, session: int | None = None) -> Measured:
 
 def _table(settings: Settings, run: Run, samples: Sequence[Sample]) -> str:
     """All figures of the run as text."""
-    root, measure = settings.results_dir, settings.measure
-    level, resamples, seed = measure.level, measure.resamples, settings.seed
+    root, level = settings.results_dir, settings.measure.level
     if not run.methods:
         evidence = badge_of(run, root)
-        return run_table(
-            summarise(run, samples, level=level, resamples=resamples, seed=seed, evidence=evidence)
-        )
+        return run_table(summarise(run, samples, level=level, evidence=evidence))
     badges = {label: badge_of(of_method(run, label), root) for label in run.methods}
-    return arena_table(
-        arena_figures(run, samples, level=level, resamples=resamples, seed=seed, evidence=badges)
-    )
+    return arena_table(arena_figures(run, samples, level=level, evidence=badges))
 
 
 def _recounted(sample: Sample, chat: ChatFormat) -> Sample:

@@ -16,12 +16,12 @@ from typing import TypeVar
 import numpy as np
 
 from bench.metrics.controls import Drift, Order, Resolution, carry_over, drift, reason_not_ranked, resolution
-from bench.metrics.counts import UndefinedError, Work, decode_work
-from bench.metrics.intervals import Floats, Interval
+from bench.metrics.counts import UndefinedError
+from bench.metrics.intervals import Costs, Floats, Interval
 from bench.metrics.latency import Latency, latency
-from bench.metrics.paired import Costs, Pairwise, pairwise, shared_ranks
+from bench.metrics.paired import Pairwise, pairwise, shared_ranks
 from bench.metrics.run_figures import Summary
-from bench.metrics.speedups import defined
+from bench.metrics.speedups import costs_of, defined, turns_by_cell
 from bench.metrics.summary import summarise
 from bench.records.model import Arm, Run, Sample
 from bench.records.views import of_method, samples_of
@@ -77,8 +77,6 @@ def arena_figures(
     samples: Sequence[Sample],
     *,
     level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
     evidence: Mapping[str, str | None] | None = None,
 ) -> Arena:
     """All figures of a run of several methods, even if it is unfinished or has failures.
@@ -86,7 +84,6 @@ def arena_figures(
     Args:
         run, samples: The run and its samples, of every arm.
         level: Confidence level of the intervals.
-        resamples, seed: Of the bootstrap.
         evidence: By label, what certificates say of a method's output.
     """
     methods = {
@@ -94,8 +91,6 @@ def arena_figures(
             of_method(run, label),
             samples_of(samples, label),
             level=level,
-            resamples=resamples,
-            seed=seed,
             evidence=(evidence or {}).get(label),
         )
         for label in run.methods
@@ -114,8 +109,8 @@ def arena_figures(
 
 def contest(samples: Sequence[Sample], labels: Sequence[str], level: float = 0.95) -> Contest:
     """Compare plain decoding and the methods of these labels on what all of them were measured on."""
-    arms = [Arm.BASELINE.value, Arm.CONTROL.value, *labels]
-    costs, order = costs_of(samples, arms)
+    arms = {label: _of(samples, label) for label in (Arm.BASELINE.value, Arm.CONTROL.value, *labels)}
+    costs, order = costs_of(arms), order_of(arms)
     checked = _or_none(lambda: resolution(costs, order))
     reason = "the baseline was not measured twice" if checked is None else reason_not_ranked(checked)
     pooled = _pooled(costs)
@@ -130,56 +125,18 @@ def contest(samples: Sequence[Sample], labels: Sequence[str], level: float = 0.9
     )
 
 
-def costs_of(
-    samples: Sequence[Sample], labels: Sequence[str], work: Callable[[Sample], Work] = decode_work
-) -> tuple[Costs, Order]:
-    """What each arm spent on each question, in each repeat of each session, and when; all turns together.
-
-    A question of which a turn failed or is missing is NaN for that arm.
-
-    Args:
-        samples: Of a run, failed ones included.
-        labels: The arms.
-        work: Tokens and seconds of a sample.
-    """
-    cells = _cells(samples)
-    shape = len(labels), *(max((cell[axis] for cell in cells.values()), default=-1) + 1 for axis in range(3))
-    seconds, tokens, started = (np.full(shape, np.nan) for _ in range(3))
+def order_of(arms: Mapping[str, Sequence[Sample]]) -> Order:
+    """When each arm decoded each question, in the same cells as `costs_of`."""
+    shape, cells = turns_by_cell(arms)
+    labels = list(arms)
     place, before = (np.full(shape, -1, dtype=np.int64) for _ in range(2))
-    for (label, *_), turns in _by_cell(samples, labels).items():
-        where = (labels.index(label), *cells[turns[0].prompt_id, turns[0].session, turns[0].repeat])
+    started = np.full(shape, np.nan)
+    for cell, turns in cells.items():
         first = min(turns, key=lambda sample: sample.turn)
-        if any(sample.error is not None for sample in turns):
-            continue
-        done = [work(sample) for sample in turns]
-        seconds[where], tokens[where] = sum(part.seconds for part in done), sum(part.tokens for part in done)
-        place[where] = first.order
-        before[where] = labels.index(first.after) if first.after in labels else -1
-        started[where] = np.nan if first.started_at is None else first.started_at
-    return Costs(tuple(labels), seconds, tokens), Order(place, before, started)
-
-
-def _cells(samples: Sequence[Sample]) -> dict[tuple[str, int, int], tuple[int, int, int]]:
-    """Place of every (question, session, repeat) on the axes Q, S, R; repeats count anew in each session."""
-    questions = {name: place for place, name in enumerate(dict.fromkeys(s.prompt_id for s in samples))}
-    sessions = {number: place for place, number in enumerate(sorted({s.session for s in samples}))}
-    first = {number: min(s.repeat for s in samples if s.session == number) for number in sessions}
-    keys = {(s.prompt_id, s.session, s.repeat) for s in samples}
-    return {
-        (prompt, session, repeat): (questions[prompt], sessions[session], repeat - first[session])
-        for prompt, session, repeat in keys
-    }
-
-
-def _by_cell(samples: Sequence[Sample], labels: Sequence[str]) -> dict[tuple[str, str, int], list[Sample]]:
-    """The turns of every question, by arm, question and repeat; without those that lack a turn."""
-    turns: dict[str, int] = {}
-    groups: dict[tuple[str, str, int], list[Sample]] = {}
-    for sample in samples:
-        turns[sample.prompt_id] = max(turns.get(sample.prompt_id, 0), sample.turn + 1)
-        if sample.label in labels:
-            groups.setdefault((sample.label, sample.prompt_id, sample.repeat), []).append(sample)
-    return {key: group for key, group in groups.items() if len(group) == turns[key[1]]}
+        place[cell] = first.order
+        before[cell] = labels.index(first.after) if first.after in labels else -1
+        started[cell] = np.nan if first.started_at is None else first.started_at
+    return Order(place, before, started)
 
 
 def _pooled(costs: Costs) -> Costs:

@@ -11,16 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.metrics.counts import UndefinedError
-from bench.metrics.crossed_mean import Floats, crossed_mean, mean_over
-from bench.metrics.intervals import Interval
-from bench.metrics.paired import Costs, faster_by, log_costs
+from bench.metrics.intervals import GATE_LEVEL, Costs, Floats, Interval, crossed_mean, mean_over
+from bench.metrics.speedups import faster_by
 
 Integers = npt.NDArray[np.int64]
 
 WIDEST = 0.05
 """A run is not ranked where an A/A' interval of 95 % is wider than this share."""
-GATE_LEVEL = 0.99
-"""Level of the A/A' intervals that must hold 1: at 95 % one sound check in twenty would fail by chance."""
 MOST_DRIFT = 0.15
 """A run whose baseline moved by more than this share says so above its table."""
 LEAST_FOLLOWED = 8
@@ -134,7 +131,7 @@ def carry_over(costs: Costs, order: Order, level: float = 0.95) -> dict[str, Int
     arms together (Bonferroni), so among sound arms the chance that any excludes 1 is 1 - `level`. An arm
     that was followed in too few cells has NaN bounds.
     """
-    logs = np.stack([log_costs(costs, name) for name in costs.names])  # [A, Q, S, R]
+    logs = np.stack([costs.logs(name) for name in costs.names])  # [A, Q, S, R]
     arms, questions = logs.shape[:2]
     logs = np.where(order.before >= 0, logs, np.nan).reshape(arms, questions, -1)  # [A, Q, C], a cell each
     before = order.before.reshape(arms, questions, -1)
@@ -183,7 +180,7 @@ def drift(costs: Costs, order: Order, baselines: tuple[str, ...] = ("baseline", 
         UndefinedError: If no baseline was measured.
     """
     indices = [costs.index(name) for name in baselines]
-    speeds = np.exp(-np.stack([log_costs(costs, name) for name in baselines]))  # [2, Q, S, R]
+    speeds = np.exp(-np.stack([costs.logs(name) for name in baselines]))  # [2, Q, S, R]
     started_s = order.started_s[indices]
     session = np.broadcast_to(np.arange(speeds.shape[2])[:, None], speeds.shape)
     is_known = np.isfinite(speeds) & np.isfinite(started_s)

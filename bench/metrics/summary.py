@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+
 from bench.metrics import counts as metrics
-from bench.metrics import intervals as stats
 from bench.metrics import roofline
 from bench.metrics.counts import accepted_per_step, constructor_of
-from bench.metrics.intervals import complete_prompts, finished_repeats
+from bench.metrics.intervals import Costs, Floats
 from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import (
     Acceptance,
@@ -27,11 +28,15 @@ from bench.metrics.run_figures import (
     search_cost,
     skipped_share,
 )
-from bench.metrics.speedups import Bootstrap, defined, of_arm, totals_of
+from bench.metrics.speedups import baseline_check, costs_of, defined, of_arm, speedup
 from bench.records.model import Arm, Run, Sample, Verdict
 
 FEW_PROMPTS = 10
-"""Below this, a percentile bootstrap is known to be too narrow; a note says so."""
+"""Below this, a note says that other questions may give another result."""
+LEAST_REPEATS = 2
+"""Repeats without which there is no A/A control."""
+UNSTEADY = 0.05
+"""A question whose variation over repeats exceeds this share is counted as unsteady."""
 QUESTION_SOURCES = {
     "builtin": "built-in questions",
     "natural": "natural built-in questions",
@@ -57,16 +62,13 @@ def summarise(
     samples: Sequence[Sample],
     *,
     level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
     evidence: str | None = None,
 ) -> Summary:
     """All figures of one run, even if it is unfinished, has failures, or holds the baseline only.
 
     Args:
         run, samples: A run and its samples, of every arm.
-        resamples: Bootstrap resamples of every interval.
-        seed: Of the bootstrap.
+        level: Confidence level of the intervals.
         evidence: What `bench.prove.certificates.badge_of` says of the run's output.
     """
     eager = of_arm(samples, Arm.EAGER)
@@ -78,30 +80,29 @@ def summarise(
     method = of_arm(compared, Arm.METHOD)
     baseline = of_arm(compared, Arm.BASELINE, Arm.CONTROL)  # the control: as many more repeats of it
     all_method = of_arm(good, Arm.METHOD)
-    bootstrap = Bootstrap(level, resamples, seed)
-    speedup = bootstrap.speedup(baseline, method)
+    ratios = speedup(baseline, method, level)
     probe = _probe(run)
-    against_eager = _against_eager(eager, method if of_arm(samples, Arm.METHOD) else baseline, bootstrap)
+    against_eager = _against_eager(eager, method if of_arm(samples, Arm.METHOD) else baseline, level)
     is_given = bool(run.labels.get("cost only"))  # such an acceptance must never be shown as a result
     return Summary(
         run=run,
         repeats=len({sample.repeat for sample in samples}),
-        speedup=speedup,
-        subtasks=_subtasks(compared, bootstrap, run if not is_given else None),
+        speedup=ratios,
+        subtasks=_subtasks(compared, level, run if not is_given else None),
         baseline=_figures(baseline),
         method=_figures(method),
         acceptance=_acceptance([] if is_given else all_method, run),
         time_split=defined(metrics.time_split, method),
-        aa_decode=bootstrap.aa(baseline, metrics.decode_per_question),
-        aa_end_to_end=bootstrap.aa(baseline, metrics.end_to_end_per_question),
+        aa_decode=baseline_check(baseline),
+        aa_end_to_end=baseline_check(baseline, metrics.end_to_end_work),
         verdicts=metrics.verdict_counts(all_method) if all_method else dict.fromkeys(Verdict, 0),
         first_divergences=metrics.first_divergences(all_method) if all_method else (),
         lossy=lossy_figures(run, samples),
         failures=_failures(samples),
         excluded=excluded,
         notes=(
-            *_notes(run, speedup.prompts),
-            *_eager_notes(against_eager, speedup.prompts),
+            *_notes(run, ratios.prompts),
+            *_eager_notes(against_eager, ratios.prompts),
             *_repeat_notes(samples, begun),
         ),
         search=defined(search_cost, method),
@@ -114,22 +115,73 @@ def summarise(
     )
 
 
-def _against_eager(eager: Sequence[Sample], other: Sequence[Sample], bootstrap: Bootstrap) -> Speedup | None:
+def complete_prompts(samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]:
+    """Samples of the prompts that are complete in every arm given, and the ids of the other prompts.
+
+    Complete: every turn seen of the prompt holds a measurement in every repeat and every arm given.
+    """
+    arms, repeats = {sample.arm for sample in samples}, {sample.repeat for sample in samples}
+    by_prompt: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt_id, []).append(sample)
+    complete = {
+        prompt
+        for prompt, group in by_prompt.items()
+        if all(sample.error is None for sample in group)
+        and len(group) == len({sample.turn for sample in group}) * len(repeats) * len(arms)
+    }
+    kept = [sample for sample in samples if sample.prompt_id in complete]
+    return kept, tuple(sorted(by_prompt.keys() - complete))
+
+
+def finished_repeats(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """All samples, or without the last repeats if those were begun and not finished.
+
+    A complete run whose repeats are raised is extended prompt by prompt. Until that has ended, what it had
+    before counts: the most repeats, at least two, that every prompt has in full. Without such a number, as in
+    the first start of a run, all samples count.
+    """
+    cells = {(sample.prompt_id, sample.turn, sample.arm) for sample in samples}
+    held = Counter(sample.repeat for sample in samples)
+    finished = 0
+    while held[finished] == len(cells) and cells:
+        finished += 1
+    if finished < LEAST_REPEATS or finished == len(held):
+        return samples
+    return [sample for sample in samples if sample.repeat < finished]
+
+
+def repeat_variation(costs: Costs, name: str) -> Floats:
+    """Coefficient of variation over all repeats of each question's seconds per token, shape [Q].
+
+    Sample standard deviation (``R - 1``) over mean; NaN for a question with a repeat without tokens or
+    seconds.
+
+    Raises:
+        UndefinedError: If there are fewer than two repeats.
+    """
+    per_token = np.exp(costs.logs(name)).reshape(costs.seconds.shape[1], -1)  # [Q, S x R]
+    if per_token.shape[1] < LEAST_REPEATS:
+        raise metrics.UndefinedError("variation over repeats needs at least 2 repeats")
+    return np.asarray(per_token.std(axis=1, ddof=1) / per_token.mean(axis=1), dtype=np.float64)
+
+
+def _against_eager(eager: Sequence[Sample], other: Sequence[Sample], level: float) -> Speedup | None:
     """`other` over the eager arm, on the prompts that are complete in both, in the eager arm's repeats."""
     if not eager:
         return None
     repeats = {sample.repeat for sample in eager}
     paired, _ = complete_prompts([*eager, *(sample for sample in other if sample.repeat in repeats)])
     compared = [sample for sample in paired if sample.arm is not Arm.EAGER]
-    return bootstrap.speedup(of_arm(paired, Arm.EAGER) if compared else [], compared)
+    return speedup(of_arm(paired, Arm.EAGER) if compared else [], compared, level)
 
 
-def _subtasks(compared: Sequence[Sample], bootstrap: Bootstrap, run: Run | None) -> tuple[Subtask, ...]:
+def _subtasks(compared: Sequence[Sample], level: float, run: Run | None) -> tuple[Subtask, ...]:
     """In order of appearance; empty for a task that has only one, and without a comparison.
 
     Args:
         compared: Samples of the prompts that count.
-        bootstrap: Makes the speedups.
+        level: Confidence level of the intervals.
         run: Whose they are; None if its acceptance must not be shown.
     """
     if not of_arm(compared, Arm.BASELINE) or not of_arm(compared, Arm.METHOD):
@@ -141,7 +193,7 @@ def _subtasks(compared: Sequence[Sample], bootstrap: Bootstrap, run: Run | None)
         method = of_arm(part, Arm.METHOD)
         length = None if run is None else defined(metrics.acceptance_length, method)
         theirs = None if run is None else _spec_bench_length(method, run)
-        rows.append(Subtask(name, bootstrap.speedup(of_arm(part, Arm.BASELINE), method), length, theirs))
+        rows.append(Subtask(name, speedup(of_arm(part, Arm.BASELINE), method, level), length, theirs))
     return tuple(rows)
 
 
@@ -171,7 +223,7 @@ def _figures(arm: Sequence[Sample]) -> ArmFigures:
 def _unsteady(arm: Sequence[Sample]) -> int:
     if not arm:
         raise metrics.UndefinedError("no sample")
-    return len(stats.outliers(stats.repeat_variation(totals_of(arm, metrics.decode_per_question))))
+    return int((repeat_variation(costs_of({"arm": arm}), "arm") > UNSTEADY).sum())
 
 
 def _spec_bench_length(method: Sequence[Sample], run: Run) -> float | None:
@@ -219,7 +271,7 @@ def _notes(run: Run, prompts: int) -> tuple[str, ...]:
         if name not in _UNNOTED_LABELS and value not in (None, False, "")
     ]
     if prompts < FEW_PROMPTS:
-        notes.append(f"only {prompts} prompts, so intervals are missing or too narrow")
+        notes.append(f"only {prompts} prompts, so intervals are missing or wide")
     return tuple(notes)
 
 

@@ -27,8 +27,9 @@ from bench.compose.components import resolve_path
 from bench.errors import UserError
 from bench.measure.environment import device_name
 from bench.measure.meters import turn_clock
-from bench.metrics.intervals import Totals, paired_speedup
+from bench.metrics.intervals import Costs
 from bench.metrics.run_figures import speedup
+from bench.metrics.speedups import faster_by_total
 from bench.runtime.by_transformers import load_by_transformers
 from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
@@ -48,18 +49,17 @@ ORDER = ("ours", "theirs", "theirs", "ours")
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """The work of both sides, arrays of shape [prompts, 2 repeats].
+    """The work of both sides.
 
     Args:
-        ours: Decode seconds and tokens of our runtime.
-        theirs: Likewise of transformers.
+        costs: Decode seconds and tokens of our runtime (``ours``) and of transformers (``theirs``), in one
+            session of two repeats.
         equal: Prompts on which all four outputs had the same ids.
         prompts: Prompts compared.
         left_out: Settings of ``generation_config.json`` that neither side applies.
     """
 
-    ours: Totals
-    theirs: Totals
+    costs: Costs
     equal: int
     prompts: int
     left_out: str = ""
@@ -145,14 +145,18 @@ def decode_on_both_sides(sides: Sides, prompts: Sequence[Tensor]) -> SideBySide:
         for side in seconds:
             seconds[side].append([took for name, _, took in outputs if name == side])
             tokens[side].append([len(out) - 1 for name, out, _ in outputs if name == side])
-    ours, theirs = (Totals(np.array(seconds[side]), np.array(tokens[side])) for side in ("ours", "theirs"))
-    return SideBySide(ours, theirs, equal, len(prompts), sides.left_out)
+    spent, emitted = (
+        np.array([values[side] for side in seconds], dtype=np.float64)[:, :, None]
+        for values in (seconds, tokens)
+    )  # [2, Q, 1, 2]
+    return SideBySide(Costs(tuple(seconds), spent, emitted), equal, len(prompts), sides.left_out)
 
 
 def side_by_side_text(result: SideBySide) -> str:
     """Device, equal outputs and both speeds with their ratio, as three lines."""
-    ours, theirs = (float(side.tokens.sum() / side.seconds.sum()) for side in (result.ours, result.theirs))
-    ratio = speedup(paired_speedup(result.theirs, result.ours))
+    costs = result.costs
+    ours, theirs = costs.tokens.sum(axis=(1, 2, 3)) / costs.seconds.sum(axis=(1, 2, 3))
+    ratio = speedup(faster_by_total(costs, "ours", "theirs"))
     rows = [
         ("device", f"{device_name(CPU)}, float32"),
         ("same token ids", f"{result.equal} of {result.prompts} prompts"),

@@ -1,8 +1,8 @@
 """Builds the files of a leaderboard from records, writes them, or checks that those on disk are up to date.
 
-The same records give the same bytes: no dates, fixed float formats, seeded intervals and ids. Drawings may
-differ between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings;
-figure files must only be there.
+The same records give the same bytes: no dates, fixed float formats, and seeded ids. Drawings may differ
+between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings; figure
+files must only be there.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Leaderboard:
         return sum(sum([*part.failures.values(), *part.eager_failures.values()]) for part in summaries)
 
 
-def build(results: Path, *, resamples: int = 10_000) -> Leaderboard:
+def build(results: Path) -> Leaderboard:
     """The leaderboard of a results folder: first the board itself, then what explains it.
 
     Raises:
         UserError: If there are no runs that can be read, or a list of claims is corrupt.
     """
     read = read_runs(results)
-    every_entry = entries(read.runs, resamples=resamples)
+    every_entry = entries(read.runs)
     board = sections(every_entry)
     tables = [section_tables(section) for section in board]
 

@@ -7,14 +7,13 @@ slows its baseline as well and cancels out. How far the baselines differ is show
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from bench.errors import UserError
 from bench.metrics.counts import Work, decode_per_question
-from bench.metrics.intervals import Interval, Totals, geometric_speedup, paired_speedup
+from bench.metrics.intervals import Costs, Interval
+from bench.metrics.speedups import faster_by, faster_by_total
 from bench.records.model import Arm, Sample
 from bench.report.entries import setting_of
 from bench.report.stored_runs import StoredRun
@@ -70,8 +69,11 @@ class Paired:
         return f"{first} decodes {1 / self.relative.estimate:.3f}x as fast as {second} {where} ({bounds})."
 
 
-def compare_runs(first: StoredRun, second: StoredRun, *, resamples: int = 10_000) -> Paired:
+def compare_runs(first: StoredRun, second: StoredRun) -> Paired:
     """The speed of run B (`second`) over that of run A (`first`).
+
+    Repeats and sessions of a run count together: the runs were measured at different times, so theirs do not
+    pair up. The intervals allow for other questions, not for other sessions.
 
     Raises:
         UserError: If they were not measured alike or on the same questions, or if one lacks an arm.
@@ -81,15 +83,14 @@ def compare_runs(first: StoredRun, second: StoredRun, *, resamples: int = 10_000
     questions = sorted(set.intersection(*(set(work) for work in works)))
     if not questions:
         raise UserError("the runs share no question that is complete in both", "let both runs finish")
-    base_a, method_a, base_b, method_b = (_totals(work, questions) for work in works)
+    base_a, method_a, base_b, method_b = ([work[prompt] for prompt in questions] for work in works)
+    relative = Costs.by_question({"A": _relative(method_a, base_a), "B": _relative(method_b, base_b)})
     return Paired(
         names=_names(first, second),
         questions=len(questions),
-        relative=geometric_speedup(
-            _relative(method_a, base_a), _relative(method_b, base_b), resamples=resamples
-        ),
-        raw=paired_speedup(method_a, method_b, resamples=resamples),
-        baselines=paired_speedup(base_a, base_b, resamples=resamples),
+        relative=faster_by(relative, "B", "A"),
+        raw=faster_by_total(Costs.by_question({"A": method_a, "B": method_b}), "B", "A"),
+        baselines=faster_by_total(Costs.by_question({"A": base_a, "B": base_b}), "B", "A"),
     )
 
 
@@ -143,17 +144,12 @@ def _by_question(samples: Sequence[Sample]) -> dict[str, Work]:
     return {prompt: work for prompt, work in totals.items() if work.tokens and work.seconds}
 
 
-def _totals(works: Mapping[str, Work], questions: Sequence[str]) -> Totals:
-    return Totals(
-        np.array([works[prompt].seconds for prompt in questions], dtype=np.float64),
-        np.array([works[prompt].tokens for prompt in questions], dtype=np.float64),
-    )
-
-
-def _relative(method: Totals, baseline: Totals) -> Totals:
-    """The method's seconds per token in units of its baseline's, per question."""
-    cost = (method.seconds / method.tokens) / (baseline.seconds / baseline.tokens)
-    return Totals(cost, np.ones_like(cost))
+def _relative(method: Sequence[Work], baseline: Sequence[Work]) -> list[Work]:
+    """One token of the method per question, its time in units of the baseline's seconds per token."""
+    return [
+        Work(1, (ours.seconds / ours.tokens) / (plain.seconds / plain.tokens))
+        for ours, plain in zip(method, baseline, strict=True)
+    ]
 
 
 def _names(first: StoredRun, second: StoredRun) -> tuple[str, str]:

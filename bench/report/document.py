@@ -17,8 +17,9 @@ from bench.report.tables import Table, has_eager
 TITLE = "Self-speculative decoding leaderboard"
 NOTES = (
     "Speedups are over plain autoregressive decoding by the same runtime, interleaved with the method on "
-    "the same questions: the ratio of seconds per token over all questions, with a 95 % bootstrap interval "
-    "over the questions. Decode speedups leave the prefill out, end-to-end speedups include it.",
+    "the same questions: the ratio of seconds per token over all questions, with its 95 % interval over "
+    "questions and sessions (docs/measuring.md explains it). Decode speedups leave the prefill "
+    "out, end-to-end speedups include it.",
     "Ranks follow the decode speedup. In a run of several methods, a rank is one more than the number of "
     "methods that are faster for certain on the same questions; of runs of single methods, one more than the "
     "number of those whose interval lies wholly above.",

@@ -141,7 +141,7 @@ class Entry:
         return int(count) if count is not None else None
 
 
-def entries(runs: Sequence[StoredRun], *, resamples: int = 10_000) -> list[Entry]:
+def entries(runs: Sequence[StoredRun]) -> list[Entry]:
     """One entry per method variant and setting, combined as this module's docstring says.
 
     Runs without samples make no entry.
@@ -153,7 +153,7 @@ def entries(runs: Sequence[StoredRun], *, resamples: int = 10_000) -> list[Entry
             own_entry = f"{stored.run.run_id} {stored.label}" if is_whole else ""
             key = (setting_of(stored), _variant(stored.run), stored.is_published, own_entry)
             groups.setdefault(key, []).append(stored)
-    return [_entry(key[0], _largest(group), resamples) for key, group in groups.items()]
+    return [_entry(key[0], _largest(group)) for key, group in groups.items()]
 
 
 def setting_of(stored: StoredRun) -> Setting:
@@ -216,7 +216,7 @@ def _size(stored: StoredRun) -> tuple[int, str]:
     return len({sample.prompt_id for sample in stored.samples}), stored.run.run_id
 
 
-def _entry(setting: Setting, stored: tuple[StoredRun, ...], resamples: int) -> Entry:
+def _entry(setting: Setting, stored: tuple[StoredRun, ...]) -> Entry:
     samples = pool(stored)
     first = stored[0].run
     run = replace(first, task=" + ".join(dict.fromkeys(part.run.task for part in stored)))
@@ -233,8 +233,6 @@ def _entry(setting: Setting, stored: tuple[StoredRun, ...], resamples: int) -> E
         summary=summarise(
             run,
             samples,
-            resamples=resamples,
-            seed=int(first.identity.get("seed", 0)),
             evidence=evidence.pop() if len(evidence) == 1 else None,  # only what holds for all of them
         ),
     )

@@ -27,13 +27,13 @@ _END = "<!-- end of excerpt -->"
 _BLOCK = re.compile(r"<!-- excerpt of (?P<results>[^\n]*?): .*? -->\n.*?" + re.escape(_END), re.DOTALL)
 
 
-def excerpt(results: Path, *, resamples: int = 10_000) -> str:
+def excerpt(results: Path) -> str:
     """The block for a README in the folder where the command is given: comments, sentence, table and figures.
 
     Raises:
         UserError: If there are no runs, or none has a rank.
     """
-    board = sections(entries(read_runs(results).runs, resamples=resamples))
+    board = sections(entries(read_runs(results).runs))
     largest = max(board, key=lambda section: (bool(section.arena), len(section.ranked)))
     if not largest.ranked:
         raise UserError(f"no run under {results} has a rank", f"see why: python -m bench.report {results}")

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from bench.metrics.intervals import Interval, Totals, paired_speedup
+from bench.metrics.counts import Work
+from bench.metrics.intervals import Costs, Interval
 from bench.metrics.run_figures import number, speedup
+from bench.metrics.speedups import faster_by_total
 from bench.report.answers import Answer
 from bench.show.layout import text_table
 
@@ -58,7 +58,6 @@ def scores(
     count_tokens: Callable[[str], int] | None = None,
     *,
     is_prefill_listed: bool | None = None,
-    resamples: int = 10_000,
 ) -> list[Score]:
     """A score per subtask, in the file's order, and the overall one last.
 
@@ -67,7 +66,6 @@ def scores(
         baseline: Answers of plain decoding; without them there are no speedups.
         count_tokens: Length of a text in tokens, as the original script counts it.
         is_prefill_listed: Whether the prefill is a step of the method's lists; None: see `lists_prefill`.
-        resamples: Of the bootstrap.
     """
     is_listed = lists_prefill(method) if is_prefill_listed is None else is_prefill_listed
     good = [answer for answer in method if not answer.has_failed]
@@ -83,7 +81,6 @@ def scores(
             [answer for answer in plain if name in (OVERALL, answer.subtask)],
             count_tokens,
             is_listed=is_listed,
-            resamples=resamples,
         )
         for name, part in groups
         if part
@@ -168,7 +165,6 @@ def _score(
     count_tokens: Callable[[str], int] | None,
     *,
     is_listed: bool,
-    resamples: int,
 ) -> Score:
     speed = _mean([sum(answer.new_tokens) / sum(answer.wall_s) for answer in method])
     swift = _mean([sum(answer.new_tokens) / sum(answer.wall_s) for answer in baseline])
@@ -182,7 +178,7 @@ def _score(
         questions=len(method),
         their_speedup=speed / theirs if speed and theirs else None,
         swift_speedup=speed / swift if speed and swift else None,
-        speedup=_paired(method, baseline, resamples),
+        speedup=_paired(method, baseline),
         their_accepted=_mean([float(length) for answer in method for length in answer.accept_lengths]),
         acceptance_length=_acceptance_length(method, is_listed=is_listed),
     )
@@ -192,20 +188,17 @@ def _recounted(answer: Answer, count_tokens: Callable[[str], int]) -> int:
     return sum(count_tokens(text) - 1 for text in answer.texts)
 
 
-def _paired(method: Sequence[Answer], baseline: Sequence[Answer], resamples: int) -> Interval | None:
+def _paired(method: Sequence[Answer], baseline: Sequence[Answer]) -> Interval | None:
     by_id = {answer.question_id: answer for answer in baseline}
     pairs = [(by_id[answer.question_id], answer) for answer in method if answer.question_id in by_id]
     if not pairs:
         return None
-    arms = [_totals([pair[side] for pair in pairs]) for side in (0, 1)]
-    return paired_speedup(arms[0], arms[1], resamples=resamples)
+    plain, ours = ([_work(pair[side]) for pair in pairs] for side in (0, 1))
+    return faster_by_total(Costs.by_question({"baseline": plain, "method": ours}), "method", "baseline")
 
 
-def _totals(answers: Sequence[Answer]) -> Totals:
-    return Totals(
-        np.array([sum(answer.wall_s) for answer in answers], dtype=np.float64),
-        np.array([sum(answer.new_tokens) for answer in answers], dtype=np.float64),
-    )
+def _work(answer: Answer) -> Work:
+    return Work(sum(answer.new_tokens), sum(answer.wall_s))
 
 
 def _acceptance_length(answers: Sequence[Answer], *, is_listed: bool) -> float | None:

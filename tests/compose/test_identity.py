@@ -265,7 +265,6 @@ def test_another_chat_template_of_the_same_model_makes_another_run(
         "measure.repeats=5",
         "measure.eager=true",
         "measure.level=0.9",
-        "measure.resamples=7",
         "bench.isolate=true",
     ],
 )

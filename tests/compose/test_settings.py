@@ -154,6 +154,7 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
         (["method.treshold=0.5"], "unknown key method.treshold", "did you mean method.threshold?"),
         (["runtime.devce=cpu"], "unknown key runtime.devce", "did you mean runtime.device?"),
         (["sed=1"], "unknown key sed", "did you mean seed?"),
+        (["measure.resamples=1000"], "unknown key measure.resamples", "known: measure.control"),
         (["launhc=local"], "unknown key launhc", "did you mean launch?"),
         (["+foo=1"], "unknown key foo", "known: bench"),
         (["+sampling.foo=1"], "unknown key sampling.foo", "sampling.temperature"),
@@ -180,7 +181,6 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
         (["measure.warmup.tolerance=inf"], "measure.warmup.tolerance must be finite", "=0 or more"),
         (["runtime.threads=2147483648"], "runtime.threads must be at most 4096", "runtime.threads=4096"),
         (["measure.repeats=100000000"], "measure.repeats must be at most 10000", "measure.repeats=10000"),
-        (["measure.resamples=1000000000000"], "measure.resamples must be at most", "=1000000 or less"),
         (["sampling.top_k=-1"], "sampling.top_k must be at least 0", "sampling.top_k=0"),
         (["sampling.top_p=0"], "sampling.top_p must lie in (0, 1], got 0.0", "use 1.0"),
         (
@@ -200,7 +200,6 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
         (["measure.warmup.max_rounds=0"], "measure.warmup.max_rounds must be at least 1", "=1 or more"),
         (["measure.warmup.tolerance=-1"], "measure.warmup.tolerance must be at least 0", "=0 or more"),
         (["measure.level=1"], "measure.level must lie in (0, 1), got 1.0", "0.95"),
-        (["measure.resamples=0"], "measure.resamples must be at least 1", "measure.resamples=1"),
         (["measure.history=frosen"], "measure.history must be one of free, frozen", "measure.history=free"),
         (["model=local"], "model.path must be given", "add model.path=..."),
         (

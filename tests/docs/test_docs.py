@@ -74,7 +74,7 @@ IMAGINED = {"methods/mine.py", "methods/lookup/last_seen.py", "conf/method/last_
 """Files that a reader is to write."""
 NAMES = re.compile(r"(?:bench|methods)(?:\.\w+)+")
 SMALL = {
-    "bench": ["task.limit=2", "max_new_tokens=24", "measure.resamples=200", "measure.warmup.max_rounds=1"],
+    "bench": ["task.limit=2", "max_new_tokens=24", "measure.warmup.max_rounds=1"],
     "bench.train": ["recipe.steps=1", "recipe.batch=1", "recipe.max_tokens=64"],
     "bench.prove": ["draws=200", "tokens=3", "prompts=1", "max_new_tokens=12", "jobs=1"],
 }

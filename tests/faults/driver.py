@@ -25,7 +25,7 @@ _NUMBERS = count()
 _REAPING = Lock()
 """A status is read once, from a pipe, and starting a process reads those of all that have ended: of two
 threads that do so at once, one is left with 255."""
-OPTIONS = ["max_new_tokens=5", "method.exit_layer=1", "measure.resamples=50", "measure.warmup.max_rounds=1"]
+OPTIONS = ["max_new_tokens=5", "method.exit_layer=1", "measure.warmup.max_rounds=1"]
 
 
 @dataclass(frozen=True)

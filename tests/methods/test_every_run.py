@@ -51,7 +51,10 @@ class Runs:
         prompts = self.folder / "prompts.jsonl"
         save_prompts(prompts, ["Tell me a story."], ["What is the capital?"])
         tiny = [*overrides, "task=jsonl", f"task.path={prompts}", "max_new_tokens=6", "measure=quick"]
-        tiny += [f"results_dir={self.results}", "model.prompts=official", "measure.resamples=20"]
+        tiny += [
+            f"results_dir={self.results}",
+            "model.prompts=official",
+        ]
         settings = settings_of(option, *tiny)
         models = [self.model(depth) for depth in DEPTHS]
         loads = [
@@ -112,7 +115,7 @@ def rows(runs: Runs) -> list[dict[str, str]]:
 def report_rows(results: Path) -> list[dict[str, str]]:
     """The report of a results folder as a table."""
     with undrawn():
-        board = build(results, resamples=20)
+        board = build(results)
     return list(csv.DictReader(io.StringIO(board.texts["leaderboard.csv"])))
 
 

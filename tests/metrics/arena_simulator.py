@@ -14,8 +14,8 @@ import numpy as np
 
 from bench.compose.cells import order_of
 from bench.metrics.controls import Order
-from bench.metrics.intervals import Floats, Totals
-from bench.metrics.paired import Costs
+from bench.metrics.intervals import Costs, Floats
+from tests.metrics.old_design import Totals
 
 BASELINES = ("baseline", "control")
 

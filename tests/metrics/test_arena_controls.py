@@ -5,7 +5,8 @@ import pytest
 
 from bench.metrics.controls import Order, carry_over, drift, reason_not_ranked, resolution
 from bench.metrics.counts import UndefinedError
-from bench.metrics.paired import Costs, faster_by
+from bench.metrics.intervals import Costs
+from bench.metrics.speedups import faster_by
 from tests.metrics.arena_simulator import Machine, arena
 
 

@@ -6,7 +6,7 @@ import pytest
 from bench.measure.verdicts import check_counts
 from bench.metrics import counts as metrics
 from bench.metrics.counts import Position, UndefinedError, accepted_per_step
-from bench.metrics.intervals import speed_ratio
+from bench.metrics.speedups import speed_ratio
 from bench.records.model import Arm, Equivalence, Round, Sample, Timing, Verdict
 
 

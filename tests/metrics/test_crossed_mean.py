@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.metrics.crossed_mean import crossed_mean, t_p_value, t_quantile
+from bench.metrics.intervals import crossed_mean, t_p_value, t_quantile
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_lossless_run_has_no_such_figures() -> None:
 
 def test_the_table_shows_quality_in_place_of_a_verdict() -> None:
     wrong = [replace(answer, prompt_id="b", is_right=answer.arm is Arm.BASELINE) for answer in pair()]
-    shown = run_table(summarise(lossy_run(), [*pair(), *wrong], resamples=20))
+    shown = run_table(summarise(lossy_run(), [*pair(), *wrong]))
     assert "LOSSY" in shown
     assert "method 50.0% of 2, baseline 100.0% of 2" in shown
     assert "method 0.500, baseline 0.100" in shown
@@ -126,7 +126,7 @@ def test_the_table_shows_quality_in_place_of_a_verdict() -> None:
 def test_no_record_makes_a_lossy_method_look_lossless(verdict: Verdict) -> None:
     """Even a sample that claims a verdict, whatever wrote it."""
     broken = pair(equivalence=Equivalence(verdict), ids=(9,) * 10, is_right=False, reference_nll=90.0)
-    shown = run_table(summarise(lossy_run(), broken, resamples=20))
+    shown = run_table(summarise(lossy_run(), broken))
     assert "LOSSY" in shown
     assert "not the model's own" in shown
     assert "exact" not in shown

@@ -87,12 +87,12 @@ def test_the_table_shows_both_where_there_are_any() -> None:
         replace(answer, counts={**answer.counts, "skipped_sublayers": 9, "sublayers": 20})
         for answer in (COLD, WARM)
     ]
-    text = run_table(summarise(run, skipping, resamples=50))
+    text = run_table(summarise(run, skipping))
     assert "during it 2.0, after it 8.0, overall 3.2" in text
     assert "40.0% of decode time; 2 candidates scored; ended after 2 rounds" in text
     assert "45.0% while drafting" in text
     assert "search 40%" in text
-    plain = run_table(summarise(run, [sample(1, 0.0, 4.0)], resamples=50))
+    plain = run_table(summarise(run, [sample(1, 0.0, 4.0)]))
     assert "search" not in plain
     assert "sub-layers" not in plain
 

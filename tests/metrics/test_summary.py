@@ -45,7 +45,7 @@ def both(prompts: int = 12, repeats: int = 2) -> list[Sample]:
 
 
 def summary(samples: list[Sample], **labels: object) -> Summary:
-    return summarise(run(**labels), samples, resamples=200)
+    return summarise(run(**labels), samples)
 
 
 def row(text: str, label: str) -> str:
@@ -228,15 +228,15 @@ def test_the_table_fits_a_terminal() -> None:
 
 def test_what_a_certificate_says_takes_the_place_of_the_declaration() -> None:
     declared = run(exactness="greedy-exact")
-    assert "greedy-exact; " in run_table(summarise(declared, [], resamples=200))
-    proved = summarise(declared, [], resamples=200, evidence="greedy-exact: proved")
+    assert "greedy-exact; " in run_table(summarise(declared, []))
+    proved = summarise(declared, [], evidence="greedy-exact: proved")
     assert "greedy-exact: proved; " in run_table(proved)
 
 
 def test_a_cost_only_run_says_so_and_shows_no_acceptance() -> None:
     labels = {"exactness": "lossy", "cost only": True, "draft cost": "heads"}
     given = replace(run(**labels), identity={"method": {"acceptance": [0.8, 0.7]}})
-    got = summarise(given, both(), resamples=200)
+    got = summarise(given, both())
     text = run_table(got)
     assert text.splitlines()[2].startswith("COST ONLY: ")
     assert row(text, "acceptance").split() == ["acceptance", "given:", "0.80", "0.70"]
@@ -259,7 +259,7 @@ def probed(**labels: object) -> Run:
 
 
 def test_a_probed_run_predicts_its_speedup_and_compares_the_baseline_with_the_machine() -> None:
-    got = summarise(probed(), both(), resamples=200)
+    got = summarise(probed(), both())
     # 8 tokens in 2 rounds of 5 rows; draft 0.5 s, commit 0.1 s, host 0.4 s, of which 2.0 / 2.5 on the core
     assert got.predicted == pytest.approx(8 * 0.5 / (2 * 0.75 + 1.0 * 2.0 / 2.5))
     assert row(run_table(got), "predicted").split()[4] == f"{got.predicted:.3f}x"
@@ -270,7 +270,7 @@ def test_the_level_widens_the_intervals() -> None:
     noisy = [sample for p in range(12) for sample in (baseline(p, 0, 1 + p / 10), method(p, 0))]
 
     def width(level: float) -> float:
-        interval = summarise(run(), noisy, level=level, resamples=400).speedup.decode
+        interval = summarise(run(), noisy, level=level).speedup.decode
         assert interval is not None
         assert interval.level == level
         return interval.high - interval.low
@@ -279,7 +279,7 @@ def test_the_level_widens_the_intervals() -> None:
 
 
 def test_rounds_of_several_tokens_per_row_are_predicted_with_passes_of_one_row() -> None:
-    got = summarise(probed(**{"several tokens per row": True}), both(), resamples=200)
+    got = summarise(probed(**{"several tokens per row": True}), both())
     assert got.predicted == pytest.approx(8 * 0.5 / (2 * 0.5 + 1.0 * 2.0 / 2.5))
 
 

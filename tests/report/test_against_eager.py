@@ -19,7 +19,6 @@ from bench.report.stored_runs import StoredRun
 from bench.report.tables import CSV_HEADER, csv_rows, section_tables
 from tests.report.boards import Plan, save, stored
 
-FEW = 100
 KANGAROO, MEDUSA = Plan("kangaroo", 2.0, questions=3, limit=18), Plan("medusa", 1.5, questions=3, limit=18)
 
 
@@ -40,7 +39,7 @@ def _eager(sample: Sample) -> Sample:
 
 
 def section(*runs: StoredRun) -> Section:
-    (board_section,) = sections(entries(runs, resamples=FEW))
+    (board_section,) = sections(entries(runs))
     return board_section
 
 
@@ -77,7 +76,7 @@ def test_an_arm_that_always_failed_has_no_column() -> None:
 
 def test_every_file_of_the_leaderboard_holds_it_and_failures_are_counted(tmp_path: Path) -> None:
     save(with_eager(stored(KANGAROO), failed=2), tmp_path)
-    board = build(tmp_path, resamples=FEW)
+    board = build(tmp_path)
     assert board.failures == 2
     write(board, tmp_path)
     assert all(
@@ -92,9 +91,7 @@ def test_every_file_of_the_leaderboard_holds_it_and_failures_are_counted(tmp_pat
 
 def test_a_comparison_of_runs_and_an_export_do_without_the_arm(tmp_path: Path) -> None:
     plain, other = stored(KANGAROO), stored(MEDUSA)
-    assert compare_runs(with_eager(plain, failed=2), other, resamples=FEW) == compare_runs(
-        plain, other, resamples=FEW
-    )
+    assert compare_runs(with_eager(plain, failed=2), other) == compare_runs(plain, other)
     paths = write_answers(with_eager(plain, failed=2), tmp_path)
     assert {path.name for path in paths} == {"vanilla.jsonl", "kangaroo.jsonl"}
     assert all(len(path.read_text().splitlines()) == 18 for path in paths)

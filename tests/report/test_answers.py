@@ -11,14 +11,13 @@ import pytest
 
 from bench.errors import UserError
 from bench.metrics.counts import acceptance_length
-from bench.metrics.intervals import speed_ratio
+from bench.metrics.speedups import speed_ratio
 from bench.records.model import Arm
 from bench.report.__main__ import main
 from bench.report.answers import read_answers, write_answers
 from bench.report.rescore import lists_prefill, scores, scores_text, warnings
 from tests.report.boards import SUBTASKS, Plan, save, stored
 
-FEW = 200
 MT = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 
 
@@ -64,8 +63,7 @@ def test_export_scored_there_and_imported_again_gives_the_same_numbers(
 ) -> None:
     baseline, method = files[:2]
     by_subtask = {
-        score.subtask: score
-        for score in scores(read_answers(method), read_answers(baseline), words, resamples=FEW)
+        score.subtask: score for score in scores(read_answers(method), read_answers(baseline), words)
     }
     speedup, accepted = original_scores(method, baseline, subtask)
     assert by_subtask[subtask].their_speedup == pytest.approx(speedup, rel=1e-12)
@@ -76,7 +74,7 @@ def test_imported_figures_are_those_of_the_records(files: list[Path]) -> None:
     samples = [sample for sample in stored(Plan("kangaroo", 1.9, 6, 0.72)).samples if sample.repeat == 0]
     method = [sample for sample in samples if sample.arm is Arm.METHOD]
     baseline = [sample for sample in samples if sample.arm is Arm.BASELINE]
-    overall = scores(read_answers(files[1]), read_answers(files[0]), words, resamples=FEW)[-1]
+    overall = scores(read_answers(files[1]), read_answers(files[0]), words)[-1]
     assert overall.their_speedup == pytest.approx(speed_ratio(baseline, method), rel=1e-12)
     assert overall.swift_speedup is not None
     assert overall.their_speedup is not None
@@ -87,7 +85,7 @@ def test_imported_figures_are_those_of_the_records(files: list[Path]) -> None:
 
 def test_the_baseline_against_itself_is_one_only_when_corrected(files: list[Path]) -> None:
     plain = read_answers(files[0])
-    overall = scores(plain, plain, lambda text: words(text) - 1, resamples=FEW)[-1]  # the end token is lost
+    overall = scores(plain, plain, lambda text: words(text) - 1)[-1]  # the end token is lost
     assert overall.their_speedup is not None
     assert overall.their_speedup > 1.02
     assert overall.speedup is not None

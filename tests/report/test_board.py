@@ -15,15 +15,13 @@ from bench.report.stored_runs import StoredRun
 from bench.report.tables import csv_rows, output_cell
 from tests.report.boards import BOARD, SUBTASKS, Plan, stored
 
-FEW = 200
-
 
 def board(*plans: Plan) -> list[Section]:
-    return sections(entries([stored(plan) for plan in plans], resamples=FEW))
+    return sections(entries([stored(plan) for plan in plans]))
 
 
 def single(plan: Plan) -> Entry:
-    (entry,) = entries([stored(plan)], resamples=FEW)
+    (entry,) = entries([stored(plan)])
     return entry
 
 
@@ -146,7 +144,7 @@ def test_sections_that_differ_in_tier_or_length_have_other_titles_and_other_keys
 
 def test_runs_of_one_subtask_each_are_pooled_and_equal_the_run_of_them_all() -> None:
     parts = [stored(Plan("kangaroo", subtasks=(name,), task=name, limit=12)) for name in SUBTASKS]
-    (entry,) = entries(parts, resamples=FEW)
+    (entry,) = entries(parts)
     assert len(entry.asked) == 72
     assert list(entry.subtasks) == sorted(SUBTASKS)
     (section,) = sections([entry])
@@ -155,7 +153,7 @@ def test_runs_of_one_subtask_each_are_pooled_and_equal_the_run_of_them_all() -> 
 
 def test_of_two_runs_of_a_subtask_the_longer_one_counts() -> None:
     runs = [stored(Plan("kangaroo", subtasks=("qa",), task="qa", questions=n, limit=n)) for n in (5, 12)]
-    (entry,) = entries(runs, resamples=FEW)
+    (entry,) = entries(runs)
     assert len(entry.asked) == 12
 
 
@@ -174,7 +172,7 @@ def test_a_users_own_run_is_labelled_as_such_beside_a_published_one() -> None:
     runs = [
         StoredRun(run.run, run.samples, flag) for flag in (True, False) for run in [stored(Plan("swift"))]
     ]
-    assert labels(entries(runs, resamples=FEW)) == ["swift", "swift (own run)"]
+    assert labels(entries(runs)) == ["swift", "swift (own run)"]
 
 
 @pytest.mark.parametrize(
@@ -209,5 +207,5 @@ def test_sampling_in_words(sampling: dict[str, float], text: str) -> None:
 def test_the_baseline_alone_has_no_rank() -> None:
     run = stored(Plan("autoregressive"))
     alone = replace(run, samples=tuple(sample for sample in run.samples if sample.arm.value == "baseline"))
-    (section,) = sections(entries([alone], resamples=FEW))
+    (section,) = sections(entries([alone]))
     assert section.unranked[0].reason == "the baseline alone"

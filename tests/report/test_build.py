@@ -74,7 +74,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(results: Path) -> Leaderboard:
-    return build(results, resamples=100)
+    return build(results)
 
 
 def outline(text: str) -> Outline:
@@ -124,7 +124,7 @@ def test_the_board_is_made_before_anything_that_explains_it(
     for name in ("section_chapter", "profile_chapters", "load_papers"):
         watch(build_module, name)
     with undrawn():
-        build(results, resamples=20)
+        build(results)
     rows = calls.count("ranking_row")
     assert rows == 2
     assert calls[:rows] == ["ranking_row"] * rows
@@ -154,7 +154,7 @@ def test_csv_has_a_row_per_subtask_and_one_for_all(built: Leaderboard) -> None:
 
 
 def test_the_same_records_give_the_same_bytes(results: Path, built: Leaderboard) -> None:
-    again = build(results, resamples=100)
+    again = build(results)
     assert again.texts == built.texts
     assert again.pictures == built.pictures
 
@@ -174,10 +174,10 @@ def test_a_changed_record_is_detected(tmp_path: Path, results: Path, built: Lead
     shutil.copytree(results, copy)
     write(built, copy)
     with undrawn():  # drawings are not compared
-        assert differences(build(copy, resamples=100), copy) == []
+        assert differences(build(copy), copy) == []
         record = next((copy / "published" / "runs").glob("*/samples.jsonl"))
         record.write_text(re.sub(r'"decode_s": [0-9.e-]+', '"decode_s": 0.9', record.read_text(), count=1))
-        assert differences(build(copy, resamples=100), copy) == list(built.texts)
+        assert differences(build(copy), copy) == list(built.texts)
 
 
 def test_what_is_written_is_up_to_date_until_it_is_changed(tmp_path: Path, built: Leaderboard) -> None:

@@ -35,7 +35,7 @@ CLAIM = Claim(
 @pytest.fixture(scope="module")
 def measured() -> list[Section]:
     plan = Plan("kangaroo", questions=80, limit=None, repeats=2)
-    return sections(entries([stored(plan)], resamples=50))
+    return sections(entries([stored(plan)]))
 
 
 def test_every_paper_loads_and_explains_its_tags() -> None:
@@ -57,7 +57,7 @@ def test_every_device_that_is_known_can_match_a_drivers_name() -> None:
 
 def _measured_on(device: str) -> list[Section]:
     plan = Plan("kangaroo", questions=80, limit=None, repeats=2, subtasks=("qa",), device=device)
-    return sections(entries([stored(plan)], resamples=2))
+    return sections(entries([stored(plan)]))
 
 
 def test_a_device_with_a_remark_is_refused() -> None:
@@ -115,7 +115,7 @@ def test_acceptance_lengths_carry_over_between_devices(measured: list[Section]) 
 
 
 def test_a_part_of_the_questions_is_not_comparable() -> None:
-    part = sections(entries([stored(Plan("kangaroo"))], resamples=50))
+    part = sections(entries([stored(Plan("kangaroo"))]))
     assert "measured on 72 of 480" in match_claim(CLAIM, part).reason
 
 

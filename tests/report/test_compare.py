@@ -15,8 +15,6 @@ from bench.report.compare import Paired, compare_runs, comparison_text
 from bench.report.stored_runs import StoredRun
 from tests.report.boards import Plan, save, stored
 
-FEW = 200
-
 
 def slowed(run: StoredRun, factor: float) -> StoredRun:
     """The same run on a machine that was slower throughout."""
@@ -29,22 +27,22 @@ def slowed(run: StoredRun, factor: float) -> StoredRun:
 
 def test_a_run_equals_itself() -> None:
     run = stored(Plan("kangaroo"))
-    paired = compare_runs(run, run, resamples=FEW)
+    paired = compare_runs(run, run)
     assert paired.relative.estimate == pytest.approx(1.0)
     assert "cannot be told apart on the same 72 questions" in paired.sentence()
 
 
 def test_the_faster_method_is_named_with_its_factor() -> None:
-    paired = compare_runs(stored(Plan("slow", 1.5)), stored(Plan("fast", 1.8)), resamples=FEW)
+    paired = compare_runs(stored(Plan("slow", 1.5)), stored(Plan("fast", 1.8)))
     assert paired.relative.estimate == pytest.approx(1.2, rel=0.02)
     assert paired.sentence().startswith("fast decodes 1.2")
-    back = compare_runs(stored(Plan("fast", 1.8)), stored(Plan("slow", 1.5)), resamples=FEW)
+    back = compare_runs(stored(Plan("fast", 1.8)), stored(Plan("slow", 1.5)))
     assert back.sentence().startswith("fast decodes 1.2")
 
 
 def test_a_slower_machine_during_one_run_cancels_out() -> None:
     first, second = stored(Plan("a", 1.5)), slowed(stored(Plan("b", 1.5)), 1.3)
-    paired = compare_runs(first, second, resamples=FEW)
+    paired = compare_runs(first, second)
     assert paired.relative.estimate == pytest.approx(1.0, abs=0.02)
     assert paired.raw.estimate == pytest.approx(1 / 1.3, rel=0.02)
     assert "the machine was not equally fast" in comparison_text(paired)
@@ -62,12 +60,12 @@ def test_a_slower_machine_during_one_run_cancels_out() -> None:
 )
 def test_unlike_runs_are_refused(other: Plan, message: str) -> None:
     with pytest.raises(UserError) as error:
-        compare_runs(stored(Plan("a")), stored(other), resamples=FEW)
+        compare_runs(stored(Plan("a")), stored(other))
     assert message in error.value.what
 
 
 def test_questions_that_failed_in_one_run_are_left_out_of_both() -> None:
-    paired = compare_runs(stored(Plan("a")), stored(Plan("b", fail=2)), resamples=FEW)
+    paired = compare_runs(stored(Plan("a")), stored(Plan("b", fail=2)))
     assert paired.questions == 71
 
 

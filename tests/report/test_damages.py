@@ -95,7 +95,7 @@ def assert_names_one_of(mistake: UserError, place: tuple[Any, ...]) -> None:
 
 def shown(run: StoredRun) -> str:
     """Everything that a report says of a run."""
-    made = entries([run], resamples=20)
+    made = entries([run])
     return csv_text(sections(made)) + "".join(run_table(entry.summary) for entry in made)
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_answer_is_refused_by_line_and_field_or_scored_without_a_fault
         except UserError as mistake:
             assert_two_lines(mistake, f"damaged.jsonl, line {number + 1}")
         else:
-            scores_text(scores(answers, baseline, len, resamples=5), warnings(answers, baseline)).encode()
+            scores_text(scores(answers, baseline, len), warnings(answers, baseline)).encode()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -24,7 +24,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def block(results: Path) -> str:
-    return excerpt(results, resamples=100)
+    return excerpt(results)
 
 
 def test_methods_stand_with_speedup_interval_and_verdict(block: str) -> None:

@@ -83,6 +83,6 @@ def test_a_roofline_joins_the_cost_curve() -> None:
 
 def test_a_sweep_of_exit_layers_and_draft_lengths_gets_a_heat_map() -> None:
     grid = [Plan("layerskip", params={"exit_layer": e, "draft_length": n}) for e in (2, 4) for n in (3, 6)]
-    (section,) = sections(entries([stored(plan) for plan in grid], resamples=50))
+    (section,) = sections(entries([stored(plan) for plan in grid]))
     names = [picture.name for picture in pictures(section)]
     assert names == ["speedup", "acceptance", "time", "positions", "sweep-layerskip"]

@@ -19,7 +19,7 @@ GRID = [{"exit_layer": exit_layer, "draft_length": length} for exit_layer in (2,
 
 
 def section(*runs: StoredRun) -> Section:
-    (only,) = sections(entries(runs, resamples=50))
+    (only,) = sections(entries(runs))
     return only
 
 

@@ -53,7 +53,7 @@ def test_peaks_and_energy_are_shown_where_they_are_known() -> None:
 def example() -> Summary:
     folder = PUBLISHED / "runs" / EXAMPLE
     run = load_run(folder)
-    return summarise(run, recounted(run, load_samples(folder)), seed=0, evidence=badge_of(run, PUBLISHED))
+    return summarise(run, recounted(run, load_samples(folder)), evidence=badge_of(run, PUBLISHED))
 
 
 @pytest.fixture(scope="module")
