@@ -23,13 +23,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bench.compose.arena import arena_settings
-from bench.compose.automatic_model import settle_model
+from bench.compose.automatic_model import AUTOMATIC, settle_model
 from bench.compose.mistakes import explain, is_lost_job
 from bench.compose.schema import register_schema
 from bench.compose.settings import Settings, settings_from
 from bench.compose.tuned import with_tuned
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
+from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -176,8 +177,11 @@ def _prepared(
     composed: DictConfig, choices: Mapping[str, str | None]
 ) -> tuple[DictConfig, Mapping[str, str | None]]:
     """The tree with its model fetched and with the tuned settings of its method."""
-    composed = with_tuned(composed, str(choices.get("method")))
-    return settle_model(composed, choices)
+    if composed.tuned is not None:
+        composed = with_tuned(composed, str(choices.get("method")))
+    path = str(OmegaConf.select(composed, "model.path", default=""))
+    is_settled = choices.get("model") != AUTOMATIC and not path.startswith(FETCH_PREFIX)
+    return (composed, choices) if is_settled else settle_model(composed, choices)
 
 
 def known_methods() -> list[str]:

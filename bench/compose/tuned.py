@@ -22,13 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def with_tuned(composed: DictConfig, method: str) -> DictConfig:
-    """`composed` with the tuned settings of its method, if ``tuned`` names a folder that holds some.
+    """`composed` with the tuned settings of its method, if the folder that ``tuned`` names holds some.
 
     Raises:
         UserError: If the folder does not exist, or a file in it is damaged or of another model.
     """
-    if composed.tuned is None:
-        return composed
     folder = Path(resolve_path(str(composed.tuned)))
     if not folder.is_dir():
         raise UserError(f"tuned={composed.tuned}: there is no such folder", "make it: python -m bench.tune")

@@ -10,12 +10,67 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
+from typing import Protocol
 
 import torch
 
+from bench.measure.event_timer import Event, EventPhaseTimer
 from bench.measure.nvml import NvmlDevice, nvml_device
-from bench.measure.phase_timers import Event, EventPhaseTimer, HostPhaseTimer, PhaseTimer
 from bench.records.model import PHASES, PhaseName, Timing
+
+VERIFY = PHASES.index("verify")
+
+
+class PhaseTimer(Protocol):
+    """Reads the time where a phase begins or ends."""
+
+    def reset(self) -> None:
+        """Forget the last turn."""
+
+    def mark(self, phase: int) -> None:
+        """Begin phase number `phase`, or end it if it has begun."""
+
+    def seconds(self) -> list[float]:
+        """Time per phase; called after the turn, when the device is idle."""
+
+    def verified(self) -> list[float]:
+        """When each verification ended, in seconds after the first phase began; called as `seconds`."""
+
+
+class HostPhaseTimer:
+    """Phases by the host's clock, for devices on which the host itself computes."""
+
+    def __init__(self, wall: Callable[[], float] = time.perf_counter) -> None:
+        self._wall = wall
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last turn."""
+        self._totals = [0.0] * len(PHASES)
+        self._begin: float | None = None
+        self._first: float | None = None
+        self._verified: list[float] = []
+
+    def mark(self, phase: int) -> None:
+        """Begin or end a phase."""
+        now = self._wall()
+        if self._first is None:
+            self._first = now
+        if self._begin is None:
+            self._begin = now
+            return
+        self._totals[phase] += now - self._begin
+        self._begin = None
+        if phase == VERIFY:
+            self._verified.append(now - self._first)
+
+    def seconds(self) -> list[float]:
+        """Time per phase."""
+        return list(self._totals)
+
+    def verified(self) -> list[float]:
+        """When each verification ended."""
+        return self._verified
 
 
 class _Phase:

@@ -1,12 +1,11 @@
-"""Readers of the time at which phases of decoding begin and end: by the host's clock, or by CUDA events."""
+"""When phases of decoding begin and end on a GPU, by CUDA events; `bench.measure.meters` uses it."""
 
-import time
 from collections.abc import Callable
 from typing import Protocol, Self
 
 from bench.records.model import PHASES
 
-_VERIFY = PHASES.index("verify")
+VERIFY = PHASES.index("verify")
 EVENT_POOL = 4096
 """Events made before the first turn, two per phase: some 600 rounds; a longer turn adds its own."""
 
@@ -19,58 +18,6 @@ class Event(Protocol):
 
     def elapsed_time(self, end_event: Self) -> float:
         """Milliseconds from this event to a later one, both past."""
-
-
-class PhaseTimer(Protocol):
-    """Reads the time where a phase begins or ends."""
-
-    def reset(self) -> None:
-        """Forget the last turn."""
-
-    def mark(self, phase: int) -> None:
-        """Begin phase number `phase`, or end it if it has begun."""
-
-    def seconds(self) -> list[float]:
-        """Time per phase; called after the turn, when the device is idle."""
-
-    def verified(self) -> list[float]:
-        """When each verification ended, in seconds after the first phase began; called as `seconds`."""
-
-
-class HostPhaseTimer:
-    """Phases by the host's clock, for devices on which the host itself computes."""
-
-    def __init__(self, wall: Callable[[], float] = time.perf_counter) -> None:
-        self._wall = wall
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the last turn."""
-        self._totals = [0.0] * len(PHASES)
-        self._begin: float | None = None
-        self._first: float | None = None
-        self._verified: list[float] = []
-
-    def mark(self, phase: int) -> None:
-        """Begin or end a phase."""
-        now = self._wall()
-        if self._first is None:
-            self._first = now
-        if self._begin is None:
-            self._begin = now
-            return
-        self._totals[phase] += now - self._begin
-        self._begin = None
-        if phase == _VERIFY:
-            self._verified.append(now - self._first)
-
-    def seconds(self) -> list[float]:
-        """Time per phase."""
-        return list(self._totals)
-
-    def verified(self) -> list[float]:
-        """When each verification ended."""
-        return self._verified
 
 
 class EventPhaseTimer:
@@ -103,5 +50,5 @@ class EventPhaseTimer:
 
     def verified(self) -> list[float]:
         """When each verification ended on the device."""
-        ends = [end for end in range(1, len(self._phases), 2) if self._phases[end] == _VERIFY]
+        ends = [end for end in range(1, len(self._phases), 2) if self._phases[end] == VERIFY]
         return [self._events[0].elapsed_time(self._events[end]) / 1000 for end in ends]
