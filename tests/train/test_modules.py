@@ -192,7 +192,10 @@ def test_only_methods_with_modules_are_trainable() -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"steps": 0}, "recipe.steps must be at least 1"), ({"lr": 0.0}, "recipe.lr must be finite and above 0")],
+    [
+        ({"steps": 0}, "recipe.steps must be at least 1"),
+        ({"lr": 0.0}, "recipe.lr must be finite and above 0"),
+    ],
     ids=["no steps", "no rate"],
 )
 def test_recipes_are_checked(given: dict[str, float], message: str) -> None:
