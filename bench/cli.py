@@ -95,7 +95,7 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         try:
             job(composed)
         except BrokenPipeError as error:
-            raise SystemExit(_leave_closed_pipe()) from error
+            raise SystemExit(leave_closed_pipe()) from error
         except Exception as error:  # caught here, since Hydra prints a line about what escapes a job
             mistake = explain(error)
             if mistake is None:
@@ -139,7 +139,7 @@ def _attempt(composed: DictConfig, session: int | None = None) -> int:
     except UserError as mistake:
         return report_mistake(mistake)
     except BrokenPipeError:
-        return _leave_closed_pipe()
+        return leave_closed_pipe()
     except Exception:
         log.exception("the run failed")
         return FAILED
@@ -204,7 +204,7 @@ def _execute(settings: Settings, session: int | None) -> int:
     from bench.measure.runner import execute  # loads torch
 
     outcome = execute(settings, session)
-    _say(f"{outcome.table}\n{outcome.run_dir}")
+    say(f"{outcome.table}\n{outcome.run_dir}")
     return FAILED if outcome.failures else OK
 
 
@@ -212,14 +212,14 @@ def _plan(settings: Settings) -> int:
     from bench.plan.planning import plan  # loads torch
 
     planned = plan(settings)
-    _say(planned.text)
+    say(planned.text)
     if planned.seconds is not None and HydraConfig.get().mode is RunMode.MULTIRUN:
         folder = Path(HydraConfig.get().runtime.output_dir)
         (folder / PLAN_FILE).write_text(str(planned.seconds), encoding="utf-8")
     return OK
 
 
-def _say(result: str) -> None:
+def say(result: str) -> None:
     """Print a command's result.
 
     Raises:
@@ -237,7 +237,7 @@ def _say(result: str) -> None:
         ) from error
 
 
-def _leave_closed_pipe() -> int:
+def leave_closed_pipe() -> int:
     """End quietly after the reader of the output has ended, as with ``| head``; returns the exit status."""
     with suppress(OSError, ValueError):  # a stream without a descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit

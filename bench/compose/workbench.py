@@ -28,7 +28,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
-from bench.tasks.tokenizer import eos_ids, ignored_generation_settings, load_tokenizer
+from bench.tasks.tokenizer import ends_beside_config, eos_ids, ignored_generation_settings, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
 from methods.core.base import Exactness, Method, traits_of
 
@@ -152,6 +152,7 @@ class Target:
         chat: Conversation to prompt ids, and back.
         eos_ids: Tokens that end an answer.
         options: Where and how the model will lie in memory.
+        ends_beside_config: End tokens where generation_config.json makes them others than the config's.
     """
 
     folder: Path
@@ -159,6 +160,7 @@ class Target:
     chat: ChatFormat
     eos_ids: frozenset[int]
     options: RuntimeOptions
+    ends_beside_config: list[int] | None = None
 
     @property
     def weights_hash(self) -> str:
@@ -197,6 +199,7 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
         chat=ChatFormat(tokenizer, model.template, vocabulary),
         eos_ids=eos_ids(folder, tokenizer, model.stop_ids),
         options=options_for(runtime, model),
+        ends_beside_config=ends_beside_config(folder, tokenizer, model.stop_ids),
     )
 
 
@@ -242,6 +245,7 @@ def describe_run(
         template=target.chat.template_hash,
         tier=target.options.tier,
         has_system=any(prompt.system for prompt in task.prompts),
+        ends=target.ends_beside_config,
     )
     name = ARENA if settings.is_arena else settings.method.name
     names = name, settings.task.name, str(settings.model.name)

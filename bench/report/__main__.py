@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.cli import FAILED, OK, print_any_text, report_mistake
+from bench.cli import FAILED, INTERRUPTED, OK, leave_closed_pipe, print_any_text, report_mistake, say
 from bench.errors import UserError
 
 COMMANDS = ("leaderboard", "excerpt", "compare", "timeline", "export-spec-bench", "import-spec-bench")
@@ -26,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except UserError as mistake:
         return report_mistake(mistake)
+    except BrokenPipeError:
+        return leave_closed_pipe()
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,7 +199,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def _say(text: str) -> None:
     print_any_text()
-    print(text)  # noqa: T201 - the command's result
+    say(text)
 
 
 if __name__ == "__main__":

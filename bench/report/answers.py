@@ -107,6 +107,8 @@ def read_answers(path: Path) -> list[Answer]:
     Raises:
         UserError: If the file cannot be read or a line is no answer, with its number and the field.
     """
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+        raise UserError(f"{path} is not a regular file", _FIX)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -194,7 +194,7 @@ def test_only_methods_with_modules_are_trainable() -> None:
     ("given", "message"),
     [
         ({"steps": 0}, "recipe.steps must be at least 1"),
-        ({"lr": 0.0}, "recipe.lr must be finite"),
+        ({"lr": 0.0}, "recipe.lr must be finite and above 0"),
     ],
     ids=["no steps", "no rate"],
 )
