@@ -273,7 +273,7 @@ def number(value: float | None, form: str = ".2f", unit: str = "") -> str:
 
 
 def speedup(interval: Interval | None, digits: int = 2, unknown: str = "") -> str:
-    """A speedup with its interval, ``2.86x [2.80, 2.92]``.
+    """A speedup with its interval, ``2.86x [2.80, 2.92]``; with two or three questions it may reach far up.
 
     Args:
         interval: The speedup.
@@ -282,7 +282,8 @@ def speedup(interval: Interval | None, digits: int = 2, unknown: str = "") -> st
     """
     if interval is None or isnan(interval.estimate):
         return "-"
-    low, high = f"{interval.low:.{digits}f}", f"{interval.high:.{digits}f}"
+    low = f"{interval.low:.{digits}f}"
+    high = f"{interval.high:.{digits}f}" if interval.high < 1000 else ">999"
     return f"{interval.estimate:.{digits}f}x" + (f" [{low}, {high}]" if interval.is_known else unknown)
 
 

@@ -113,3 +113,4 @@ def test_an_undefined_number_is_a_dash() -> None:
     assert speedup(Interval(1.5, nan, nan, 0.95)) == "1.50x"
     assert speedup(Interval(1.5, nan, nan, 0.95), 3, " [-, -]") == "1.500x [-, -]"
     assert speedup(Interval(1.5, 1.25, 1.75, 0.95), 3) == "1.500x [1.250, 1.750]"
+    assert speedup(Interval(1.5, 0.001, 1e9, 0.99)) == "1.50x [0.00, >999]"
