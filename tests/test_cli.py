@@ -395,7 +395,7 @@ def test_a_result_that_cannot_be_printed_is_no_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     outcome = SimpleNamespace(table="table", run_dir=tmp_path, failures=0)
-    monkeypatch.setattr("bench.measure.runner.execute", lambda settings: outcome)
+    monkeypatch.setattr("bench.measure.runner.execute", lambda settings, session: outcome)
     arguments = ["bench", "model=tiny", "method=layerskip", "task=mt_bench", f"hydra.run.dir={tmp_path}"]
     monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setattr("sys.stdout", Stream(error))

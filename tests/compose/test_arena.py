@@ -123,7 +123,7 @@ def test_all_leaves_out_what_is_given_its_acceptance(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["model.path=./mine"], "no modules in ./mine/modules/kangaroo"),
+        (["model=local", "model.path=./mine"], "no modules in ./mine/modules/kangaroo"),
         (["model=vicuna_7b"], "method=kangaroo needs modules trained for model=vicuna_7b"),
     ],
     ids=["a folder that is not there", "no folder"],
@@ -138,7 +138,7 @@ def test_all_leaves_out_methods_without_modules_and_says_so(
 
 def test_all_on_a_model_that_no_method_can_run_on_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UserError, match="no method can run on this model"):
-        left_out(caplog, ["kangaroo"], "model.path=./mine")
+        left_out(caplog, ["kangaroo"], "model=local", "model.path=./mine")
 
 
 def arena_run_id(*arguments: Any) -> str:

@@ -93,9 +93,9 @@ def trace_lines(seen: Callable[[int], None]) -> None:
     def call(frame: FrameType, event: str, argument: object) -> Any:
         return line if frame.f_code.co_filename in TRACED else None
 
-    def traced(settings: Settings) -> bench.measure.runner.Outcome:
+    def traced(settings: Settings, session: int | None) -> bench.measure.runner.Outcome:
         sys.settrace(call)
-        return execute(settings)
+        return execute(settings, session)
 
     patch(bench.measure.runner, "execute", traced)
 

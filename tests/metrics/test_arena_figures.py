@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.metrics.arena import PLAIN, Arena, arena_figures, contest, costs_of
+from bench.metrics.arena import PLAIN, Arena, arena_figures, contest, order_of
 from bench.metrics.counts import end_to_end_work
+from bench.metrics.speedups import costs_of
 from bench.records.model import Arm, Sample, Timing
 from tests.report.boards import ArenaPlan, stored_arena
 
@@ -31,18 +32,23 @@ def answer(
     )
 
 
+def by_arm(samples: list[Sample]) -> dict[str, list[Sample]]:
+    """The samples of every arm."""
+    return {label: [sample for sample in samples if sample.label == label] for label in ARMS}
+
+
 def failed(sample: Sample) -> Sample:
     return replace(sample, ids=(), timing=None, started_at=None, error="out of memory")
 
 
 def test_all_turns_of_a_question_make_one_cell() -> None:
     samples = [answer("q", turn, 0, label) for label in ARMS for turn in (0, 1)]
-    costs, order = costs_of(samples, ARMS)
+    costs, order = costs_of(by_arm(samples)), order_of(by_arm(samples))
     assert costs.seconds.shape == (3, 1, 1, 1)
     assert costs.seconds.ravel().tolist() == [3.0, 3.0, 3.0]
     assert costs.tokens.ravel().tolist() == [4.0, 4.0, 4.0]
     assert order.started_s.ravel().tolist() == [100.0, 100.0, 100.0]
-    whole, _ = costs_of(samples, ARMS, end_to_end_work)
+    whole = costs_of(by_arm(samples), end_to_end_work)
     assert whole.seconds.ravel().tolist() == [4.0, 4.0, 4.0]
 
 
@@ -50,7 +56,7 @@ def test_a_missing_or_failed_turn_leaves_out_the_question_for_that_arm_alone() -
     samples = [answer(name, turn, 0, label) for name in "pq" for label in ARMS for turn in (0, 1)]
     samples.remove(answer("p", 1, 0, "sam"))
     samples = [failed(sample) if sample.key == ("q", 0, 0, "control") else sample for sample in samples]
-    costs, order = costs_of(samples, ARMS)
+    costs, order = costs_of(by_arm(samples)), order_of(by_arm(samples))
     unknown = np.isnan(costs.seconds[:, :, 0, 0])
     assert unknown.tolist() == [[False, False], [False, True], [True, False]]
     assert (np.isnan(costs.tokens) == np.isnan(costs.seconds)).all()
@@ -63,7 +69,7 @@ def test_repeats_count_anew_in_each_session() -> None:
         for session in (0, 1)
         for repeat in (0, 1)
     ]
-    costs, _ = costs_of(samples, ARMS)
+    costs = costs_of(by_arm(samples))
     assert costs.seconds.shape == (3, 1, 2, 2)
     assert np.isfinite(costs.seconds[2]).all()
     assert np.isnan(costs.seconds[:2]).all()
@@ -76,13 +82,13 @@ def test_place_and_the_arm_before_are_those_of_the_first_turn() -> None:
         answer("q", 0, 0, "sam", after=""),
         answer("q", 1, 0, "sam", after="control"),
     ]
-    _, order = costs_of(samples, ARMS)
+    order = order_of(by_arm(samples))
     assert order.place.ravel().tolist() == [1, -1, 0]
     assert order.before.ravel().tolist() == [2, -1, -1]
 
 
 def figures(samples: tuple[Sample, ...]) -> Arena:
-    return arena_figures(stored_arena(PLAN).run, samples, resamples=50)
+    return arena_figures(stored_arena(PLAN).run, samples)
 
 
 def test_lossy_methods_are_compared_apart() -> None:
@@ -122,6 +128,6 @@ def test_without_a_second_baseline_there_are_no_ranks() -> None:
 
 def test_costs_do_not_depend_on_the_order_of_the_records() -> None:
     samples = stored_arena(PLAN).samples
-    there, _ = costs_of(samples, ARMS)
-    back, _ = costs_of(sorted(samples, key=lambda sample: sample.key[2:]), ARMS)
+    there = costs_of(by_arm(samples))
+    back = costs_of(by_arm(sorted(samples, key=lambda sample: sample.key[2:])))
     assert (there.seconds == back.seconds).all()

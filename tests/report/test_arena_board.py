@@ -27,7 +27,7 @@ APART = [
 def board_of(root: Path, *plans: ArenaPlan | Plan) -> list[Section]:
     for plan in plans:
         save(stored_arena(plan) if isinstance(plan, ArenaPlan) else stored(plan), root)
-    return sections(entries(read_runs(root).runs, resamples=200))
+    return sections(entries(read_runs(root).runs))
 
 
 def ranks_of(section: Section) -> dict[str, int]:
@@ -158,7 +158,7 @@ def test_a_method_of_a_run_of_several_is_named_after_a_colon(tmp_path: Path) -> 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     save(stored_arena(ArenaPlan({"kangaroo": 1.6, "sam": 1.1}, questions=3)), tmp_path)
     with undrawn():
-        first, second = build(tmp_path, resamples=20), build(tmp_path, resamples=20)
+        first, second = build(tmp_path), build(tmp_path)
     assert digest(first) == digest(second)
     text = first.texts["leaderboard.md"]
     assert "### Faster by: the row's method over the column's" in text
