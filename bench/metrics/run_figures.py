@@ -1,7 +1,7 @@
 """All figures of one run, as its table shows them: what each is, what an arm took, how a figure is written.
 
-A figure that the samples do not determine is None, never 0, and is written ``-``. How counts, speedups and
-predictions are estimated is said in the other modules of this folder.
+A figure that the samples do not determine is None, never 0, and is written ``-``. The other modules of this
+folder say how each is estimated.
 
 A method that searches while it decodes counts ``searching_rounds`` (rounds with the search on) and
 ``search_steps`` (candidates scored) in every sample, and books the time to the phase ``search``. A sample is

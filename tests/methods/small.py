@@ -48,21 +48,27 @@ def config_of(family: str, **changes: Any) -> Any:
 
 
 def random_decoder(
-    family: str = "llama", seed: int = 0, capacity: int = 256, tier: Tier = AUTO, **changes: Any
+    family: str = "llama",
+    seed: int = 0,
+    capacity: int = 256,
+    tier: Tier = AUTO,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
 ) -> Decoder:
-    """A decoder with random weights, fp32; compiled passes take a tenth of the static tier's time.
+    """A decoder with random weights; compiled passes take a tenth of the static tier's time.
 
     Args:
         family: One of `FAMILIES`.
         seed: Of the weights.
         capacity: Slots of the cache.
         tier: How passes run.
+        dtype: Of its weights.
         changes: Keys of the configuration that differ from `SHAPE`.
     """
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config_of(family, **changes))
-    tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    return build_decoder(model.config, tensors, RuntimeOptions(CPU, torch.float32, capacity, tier))
+    tensors = {name: value.to(dtype, copy=True) for name, value in model.state_dict().items()}
+    return build_decoder(model.config, tensors, RuntimeOptions(CPU, dtype, capacity, tier))
 
 
 def scale_writers(decoder: Decoder, first: int, share: float) -> None:

@@ -78,6 +78,21 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path
         torch.testing.assert_close(resumed.module.state_dict()[name], value, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_have_the_precision_of_the_model_and_trained_weights_stay_in_fp32(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    decoder = random_decoder(tier="static", dtype=dtype)
+    training = ModuleTraining(kangaroo().trainer(), decoder, RECIPE, tmp_path)
+    seen = set()
+    training.module.get_submodule("layers.0.self_attn.q_proj").register_forward_hook(
+        lambda module, inputs, output: seen.add(output.dtype)
+    )
+    training.run(examples(decoder))
+    assert seen == {dtype}
+    assert {parameter.dtype for parameter in training.module.parameters()} == {torch.float32}
+
+
 def test_a_run_can_begin_with_the_weights_of_an_earlier_one(tmp_path: Path) -> None:
     decoder = random_decoder()
     train_module(kangaroo().trainer(), decoder, examples(decoder), RECIPE, tmp_path, {"model": "random"})

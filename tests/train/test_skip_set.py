@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from bench.errors import UserError
 from bench.runtime.decoder import NO_SKIP, Skip
+from bench.runtime.linear import Linear
 from bench.train.cli import _train_method
 from bench.train.data.heldout import Continuation, continue_greedily
 from bench.train.skip_set.cli import SkipSetConfig, main, search_ratios
@@ -27,7 +28,7 @@ from tests.methods.small import prompt, random_decoder
 @pytest.mark.parametrize(
     ("match", "cost", "most", "rate"),
     [
-        (0.0, 0.5, 8, 1.0),  # plain decoding is always to be had
+        (0.0, 0.5, 8, 1 / 1.5),  # no draft pays: one draft step is wasted
         (1.0, 0.5, 4, 5 / 3),
         (1.0, 1.0, 4, 1.0),
         (0.8, 0.25, 1, 1.8 / 1.25),
@@ -45,7 +46,11 @@ def test_the_cost_of_a_draft_step_is_its_share_of_the_weights_that_a_step_reads(
     attention, mlp, head = 32 * 64 + 32 * 32, 3 * 32 * 64, 96 * 32
     whole = 6 * (attention + mlp) + head
     assert draft_cost(decoder, NO_SKIP) == 1.0
-    assert draft_cost(decoder, skip_of([1, 2], [5])) == pytest.approx((whole - 2 * attention - mlp) / whole)
+    skipped = 2 * attention + mlp
+    assert draft_cost(decoder, skip_of([1, 2], [5])) == pytest.approx((whole - skipped) / whole)
+    small = Linear(decoder.lm_head.weight[:24])  # a draft vocabulary of a quarter of the words
+    expected = (whole - skipped - 0.75 * head) / whole
+    assert draft_cost(decoder, skip_of([1, 2], [5]), small) == pytest.approx(expected)
 
 
 def texts_of(decoder: object) -> list[Continuation]:

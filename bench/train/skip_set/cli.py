@@ -115,6 +115,7 @@ def _out(settings: SkipSetConfig, model: str, name: str) -> Path:
 
 def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - --help must not import torch
     """Search, and return the entries ``skip`` and ``search`` for ``module.json``."""
+    from bench.runtime.draft_head import DraftVocab
     from bench.tasks.chat import ChatFormat
     from bench.train.data.heldout import continue_greedily, heldout_prompts
     from bench.train.skip_set.rating import TextMatch, draft_cost, expected_rate
@@ -128,9 +129,11 @@ def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: A
     texts = [continue_greedily(target, prompt, settings.tokens, end) for prompt in prompts]
     match = TextMatch(decoder, texts)
     most = int(settings.method["draft_length"])
+    size, file = settings.method.get("draft_vocab"), settings.method.get("frequent_tokens")
+    head = DraftVocab(size, None if file is None else str(resolve_path(file))).head(decoder).lm_head
 
     def predicted(skip: Any) -> float:  # noqa: ANN401 - as above
-        return expected_rate(match(skip), draft_cost(decoder, skip), most)
+        return expected_rate(match(skip), draft_cost(decoder, skip, head), most)
 
     rate = predicted if settings.objective == "predicted" else _measuring(settings, name, decoder, texts)
     best, score, tries = search_ratios(settings, decoder.depth, rate)
@@ -138,7 +141,7 @@ def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: A
         "objective": settings.objective,
         "score": round(score, 4),
         "match": round(match(best), 4),
-        "draft_cost": round(draft_cost(decoder, best), 4),
+        "draft_cost": round(draft_cost(decoder, best, head), 4),
         "positions": match.positions,
         "tries": tries,
         "seed": settings.seed,

@@ -11,6 +11,7 @@ import torch
 
 from bench.measure.meters import turn_clock
 from bench.runtime.decoder import Decoder, Mlp, Skip
+from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.data.heldout import Continuation
 from methods.core.base import Budget, Method
@@ -18,7 +19,7 @@ from methods.skipping.sublayer_skip import SkippedModel
 
 
 def expected_rate(match: float, cost: float, most: int) -> float:
-    """Expected tokens per target step at the best draft length; plain decoding has rate 1.
+    """Expected tokens per target step at the best draft length of at least 1; plain decoding has rate 1.
 
     If each drafted token is right with probability a, independently of the others, a round of K drafted
     tokens emits ``(1 - a ** (K + 1)) / (1 - a)`` tokens on average. It costs K draft steps and one
@@ -29,21 +30,26 @@ def expected_rate(match: float, cost: float, most: int) -> float:
         cost: Cost of a draft step, in target steps.
         most: Longest draft.
     """
-    tokens, best = 1.0, 1.0
+    tokens, best = 1.0, 0.0
     for length in range(1, most + 1):
         tokens += match**length
         best = max(best, tokens / (1 + length * cost))
     return best
 
 
-def draft_cost(decoder: Decoder, skip: Skip) -> float:
+def draft_cost(decoder: Decoder, skip: Skip, head: Linear | None = None) -> float:
     """Weights read by a step that skips these sub-layers, as a share of those of a target step.
 
     Decoding a single token is bound by reading weights. The head counts; the embedding does not, because only
     one row of it is read.
+
+    Args:
+        decoder: The target.
+        skip: What a draft step leaves out.
+        head: The head that drafts; None is the target's own.
     """
-    head = decoder.lm_head.parameters
-    read = whole = head
+    whole = decoder.lm_head.parameters
+    read = (head or decoder.lm_head).parameters
     for index, layer in enumerate(decoder.layers):
         attention = layer.attention.qkv.parameters + layer.attention.o.parameters
         mlp = _parameters(layer.mlp)

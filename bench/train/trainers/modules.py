@@ -76,13 +76,19 @@ class ModuleTraining(TrainingLoop[Example]):
         figures = {TOKENS: 0.0}
         for batch in _batches(examples, recipe.pass_tokens):
             share = len(batch.lengths) / len(examples)
-            loss, extra = self._trainer.loss(self.module, batch, self._decoder)
+            with self._mixed_precision():
+                loss, extra = self._trainer.loss(self.module, batch, self._decoder)
             (loss * share).backward()  # type: ignore[no-untyped-call]
             figures[TOKENS] += int(batch.mask.sum())
             for name, value in {"loss": float(loss.detach()), **extra}.items():
                 figures[name] = figures.get(name, 0.0) + value * share
         self._update(recipe.lr)
         return figures
+
+    def _mixed_precision(self) -> torch.autocast:
+        """Products in bf16 where the frozen model runs in bf16; the module's weights stay in fp32."""
+        decoder = self._decoder
+        return torch.autocast(decoder.device.type, torch.bfloat16, enabled=decoder.dtype == torch.bfloat16)
 
 
 def _batches(examples: Sequence[Example], most: int) -> Iterator[TrainingRows]:
