@@ -115,7 +115,7 @@ def _out(settings: SkipSetConfig, model: str, name: str) -> Path:
 
 def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - --help must not import torch
     """Search, and return the entries ``skip`` and ``search`` for ``module.json``."""
-    from bench.runtime.draft_head import DraftVocab
+    from bench.runtime.sampling import DraftVocab
     from bench.tasks.chat import ChatFormat
     from bench.train.data.heldout import continue_greedily, heldout_prompts
     from bench.train.skip_set.rating import TextMatch, draft_cost, expected_rate
