@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from bench.compose.schema import WarmupConfig
 from bench.compose.workbench import Workbench
@@ -23,24 +25,25 @@ _WARMUP_TOKENS = 32
 def warm_up(
     bench: Workbench, prompts: Sequence[Prompt], settings: WarmupConfig, max_new_tokens: int
 ) -> set[int]:
-    """Decode each prompt's first turn with every arm until two successive timings agree, up to the cap.
+    """Decode first turns with every arm: the first prompt's until two timings agree, the others' once.
 
-    A prompt that does not fit the context is left out: its failure is recorded when it is measured. A method
-    that learns from prompts forgets these. Then the decoder prepares for the longest conversation.
+    The long prompts among them size the buffers that longer turns need. A prompt that does not fit the context
+    is left out: its failure is recorded when it is measured. A method that learns from prompts forgets these.
+    Then the decoder prepares for the longest conversation.
 
     Returns:
         The numbers of rows, the root's included, that the rounds had.
     """
     rows = {1}
-    for method in bench.arms.values():
-        for prompt in prompts:
+    for method in tqdm(bench.arms.values(), "warm-up", unit="arm", disable=None, leave=False):
+        for place, prompt in enumerate(prompts):
             ids = torch.tensor(first_prompt(bench, prompt), device=bench.decoder.device)
             room = bench.decoder.capacity - ids.numel()
             if room >= 1:
                 budget = Budget(min(_WARMUP_TOKENS, max_new_tokens, room), bench.eos_ids)
-                rows |= {
-                    step.drafted + 1 for step in _decode_until_steady(bench, method, ids, budget, settings)
-                }
+                limit = settings if place == 0 else replace(settings, max_rounds=1)
+                rounds = _decode_until_steady(bench, method, ids, budget, limit)
+                rows |= {step.drafted + 1 for step in rounds}
         if isinstance(method, Stateful):
             method.reset()
     bench.decoder.prepare(_longest(bench, max_new_tokens))

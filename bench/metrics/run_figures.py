@@ -5,8 +5,7 @@ folder say how each is estimated.
 
 A method that searches while it decodes counts ``searching_rounds`` (rounds with the search on) and
 ``search_steps`` (candidates scored) in every sample, and books the time to the phase ``search``. A sample is
-*cold* if the search was on in any of its rounds, else *warm*. ``skipped_sublayers`` of ``sublayers`` are sums
-over rounds.
+*cold* if the search was on in any of its rounds, else *warm*. ``skipped_sublayers`` are summed over rounds.
 """
 
 from __future__ import annotations

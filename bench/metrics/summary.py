@@ -137,16 +137,17 @@ def complete_prompts(samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str
 def finished_repeats(samples: Sequence[Sample]) -> Sequence[Sample]:
     """All samples, or without the last repeats if those were begun and not finished.
 
-    A complete run whose repeats are raised is extended prompt by prompt. Until that has ended, what it had
-    before counts: the most repeats, at least two, that every prompt has in full. Without such a number, as in
-    the first start of a run, all samples count.
+    A complete run whose repeats or sessions are raised is extended prompt by prompt. Until that has ended,
+    what it had before counts: the most repeats that every prompt has in full, at least two, or one where the
+    baseline has a control. Without such a number, as in the first start of a run, all samples count.
     """
+    least = 1 if any(sample.arm is Arm.CONTROL for sample in samples) else LEAST_REPEATS
     cells = {(sample.prompt_id, sample.turn, sample.arm) for sample in samples}
     held = Counter(sample.repeat for sample in samples)
     finished = 0
     while held[finished] == len(cells) and cells:
         finished += 1
-    if finished < LEAST_REPEATS or finished == len(held):
+    if finished < least or finished == len(held):
         return samples
     return [sample for sample in samples if sample.repeat < finished]
 

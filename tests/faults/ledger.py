@@ -16,7 +16,10 @@ from bench.records.codec import from_line
 from bench.records.model import Key, Sample
 from bench.records.store import load_samples
 
-MEASURED = ("timing", "attempt", "order", "peak_memory_bytes", "peak_reserved_bytes", "energy_j")
+MEASURED = (
+    *("timing", "attempt", "order", "after", "started_at", "clock_s"),
+    *("peak_memory_bytes", "peak_reserved_bytes", "energy_j"),
+)
 PROPERTY = "fault"
 
 Contents = Mapping[Key, Mapping[str, Any]]
