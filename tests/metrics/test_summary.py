@@ -61,6 +61,16 @@ def test_repeats_that_are_not_finished_do_not_take_a_complete_run_off_the_board(
     assert summary([*complete, *third]).repeats == 3
 
 
+def test_with_a_control_one_finished_repeat_counts_while_the_next_is_measured() -> None:
+    def with_control(repeats: int) -> list[Sample]:
+        pairs = both(repeats=repeats)
+        return pairs + [replace(part, arm=Arm.CONTROL) for part in pairs if part.arm is Arm.BASELINE]
+
+    first, second = with_control(1), [sample for sample in with_control(2) if sample.repeat == 1]
+    got = summary([*first, *second[: len(second) // 2]])
+    assert (got.speedup, got.repeats, got.excluded) == (summary(first).speedup, 1, ())
+
+
 def test_a_run_in_its_first_start_counts_its_complete_prompts() -> None:
     got = summary(both(prompts=6)[:-2])
     assert (got.repeats, got.speedup.prompts, got.excluded) == (2, 5, ("q5",))
