@@ -27,9 +27,9 @@ def warm_up(
 ) -> set[int]:
     """Decode first turns with every arm: the first prompt's until two timings agree, the others' once.
 
-    The long prompts among them size the buffers that longer turns need. A prompt that does not fit the context
-    is left out: its failure is recorded when it is measured. A method that learns from prompts forgets these.
-    Then the decoder prepares for the longest conversation.
+    The long prompts among them size the buffers that longer turns need. A prompt that does not fit the
+    context is left out: its failure is recorded when it is measured. A method that learns from prompts
+    forgets these. Then the decoder prepares for the longest conversation.
 
     Returns:
         The numbers of rows, the root's included, that the rounds had.

@@ -32,6 +32,7 @@ from bench.train.calibrate.cli import CalibrateConfig
 from bench.train.cli import TrainConfig
 from bench.train.frequent_tokens.cli import FrequentTokensConfig
 from bench.train.skip_set.cli import SkipSetConfig
+from bench.tune.cli import TuneConfig
 from tests.command import run_command
 from tests.docs.pages import PAGES, ROOT, Block, blocks, commands, links, spans
 from tests.harness import undrawn
@@ -41,6 +42,7 @@ GUIDE = ROOT / "docs" / "add-a-method.md"
 HYDRA = {
     "bench": "bench",
     "bench.prove": "prove",
+    "bench.tune": "tune",
     "bench.profile": "profile",
     "bench.train": "train",
     "bench.train.answers": "answers",
@@ -59,6 +61,7 @@ SCHEMAS = {
     "frequent_tokens": FrequentTokensConfig,
     "skip_set": SkipSetConfig,
     "convert": ConvertConfig,
+    "tune": TuneConfig,
 }
 ARGPARSE = {
     "bench.report": "bench.report.__main__",
