@@ -1,6 +1,6 @@
 """The leaderboard in short for a README: one section as a table, and two figures.
 
-The section is the largest run of several methods, or the largest section where there is none.
+The section is the largest run of several methods that has ranks, or else the largest section.
 
 The block stands between two comments that Markdown does not show, so a command can bring a README up to date,
 and a test can tell whether it is.
@@ -34,7 +34,7 @@ def excerpt(results: Path) -> str:
         UserError: If there are no runs, or none has a rank.
     """
     board = sections(entries(read_runs(results).runs))
-    largest = max(board, key=lambda section: (bool(section.arena), len(section.ranked)))
+    largest = max(board, key=lambda section: (bool(section.arena and section.ranked), len(section.ranked)))
     if not largest.ranked:
         raise UserError(f"no run under {results} has a rank", f"see why: python -m bench.report {results}")
     where = PurePath(results).as_posix()

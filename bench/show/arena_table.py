@@ -18,8 +18,8 @@ from bench.show.layout import COLUMNS, text_table
 
 Rows = list[tuple[str, ...]]
 _UNSHOWN = ("target", "weights", "frequent_tokens")
-MOST_METHODS = 9
-"""Arms in a matrix; more would not fit the width."""
+_GAP = 2
+"""Spaces between two columns."""
 
 
 def arena_table(arena: Arena) -> str:
@@ -151,18 +151,24 @@ def milliseconds(waits: Percentiles | None) -> str:
     """The percentiles in milliseconds, ``12 / 15 / 31``."""
     if waits is None:
         return "-"
-    return " / ".join(f"{1e3 * seconds:.3g}" for seconds in (waits.p50, waits.p90, waits.p99))
+    values = [1e3 * seconds for seconds in (waits.p50, waits.p90, waits.p99)]
+    return " / ".join(f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in values)
 
 
 def _matrix(contest: Contest) -> Rows:
-    """How many times as fast the row's arm is as the column's; in brackets where not told apart."""
-    if contest.pairs is None or len(contest.pairs.names) > MOST_METHODS:
+    """How many times as fast the row's arm is as the column's; in brackets where not told apart.
+
+    Left out where it would not fit the width; the board has it in full.
+    """
+    if contest.pairs is None:
         return []
     rows = [
         (name, *(pair_cell(interval) if i != j else "" for j, interval in enumerate(line)))
         for i, (name, line) in enumerate(zip(contest.pairs.names, contest.pairs.intervals, strict=True))
     ]
-    return [("row over column", *contest.pairs.names), *rows]
+    table = [("row over column", *contest.pairs.names), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return table if sum(widths) + _GAP * (len(widths) - 1) <= COLUMNS else []
 
 
 def pair_cell(interval: Interval) -> str:
