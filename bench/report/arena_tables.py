@@ -106,7 +106,11 @@ def _labelled(section: Section) -> list[tuple[str, Entry]]:
 
 def _settings(section: Section) -> Table:
     rows = [
-        (label, ", ".join(f"{key}={_short(value)}" for key, value in entry.params.items()) or "none")
+        (
+            label,
+            ", ".join(f"{key}={_short(value)}" for key, value in entry.params.items() if value is not None)
+            or "none",
+        )
         for label, entry in _labelled(section)
     ]
     return Table("Settings of each method", ("method", "settings"), tuple(rows))

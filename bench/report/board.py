@@ -219,13 +219,13 @@ def _arena_section(group: Sequence[Entry]) -> Section:
     shared = [sample for sample in widest.samples if sample.arm is not Arm.METHOD]
     own = [sample for entry in group for sample in entry.samples if sample.arm is Arm.METHOD]
     every = [*shared, *own]
-    kinds = [
-        [row for row in section.ranked if row.entry.summary.is_lossy is is_lossy]
+    contests = tuple(
+        contest(every, [e.stored[0].label for e in group if e.summary.is_lossy is is_lossy])
         for is_lossy in (False, True)
-    ]
-    contests = [contest(every, [row.entry.stored[0].label for row in rows]) for rows in kinds]
+    )
     lossless, lossy = (
-        _with_ranks(rows, against.ranks) for rows, against in zip(kinds, contests, strict=True)
+        _with_ranks(rows, contest(every, [row.entry.stored[0].label for row in rows]).ranks)
+        for rows in (section.lossless, section.lossy)
     )
     unranked = section.unranked
     if reason := contests[0].reason:
@@ -237,7 +237,7 @@ def _arena_section(group: Sequence[Entry]) -> Section:
         lossy=lossy,
         unranked=tuple(sorted(unranked, key=lambda row: row.label)),
         arena=widest.arena,
-        contests=tuple(contests),
+        contests=contests,
     )
 
 

@@ -34,9 +34,9 @@ def _doubts(entry: Entry) -> list[str]:
     reasons = []
     if summary.run.labels.get("cost only"):
         reasons.append("cost only: its acceptance was given, not measured")
-    if summary.is_valid is False:
+    if summary.is_valid is False and not entry.arena:  # such a run is judged as a whole
         reasons.append("the A/A control fails: the baseline differs from itself")
-    if summary.is_valid is None:
+    if summary.is_valid is None and not entry.arena:
         reasons.append("no A/A control: it needs 2 questions and 2 repeats")
     if entry.is_gpu_shared:
         reasons.append("other work was on the GPU")
