@@ -9,14 +9,13 @@ Shapes: A arms, Q questions, S sessions, R repeats within a session.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 
 from bench.metrics.controls import Drift, Order, Resolution, carry_over, drift, reason_not_ranked, resolution
-from bench.metrics.counts import UndefinedError
 from bench.metrics.intervals import Costs, Floats, Interval
 from bench.metrics.latency import Latency, latency
 from bench.metrics.paired import Pairwise, pairwise, shared_ranks
@@ -25,8 +24,6 @@ from bench.metrics.speedups import costs_of, defined, turns_by_cell
 from bench.metrics.summary import summarise
 from bench.records.model import Arm, Run, Sample
 from bench.records.views import of_method, samples_of
-
-Figure = TypeVar("Figure")
 
 PLAIN = "autoregressive"
 """The two equal baselines taken together, as an arm of the comparison."""
@@ -37,6 +34,7 @@ class Contest:
     """All arms of a run compared on the same questions.
 
     Args:
+        costs: What every arm spent; the two baselines together as `PLAIN`.
         ranks: By label, 1 for the fastest; empty where the run is not ranked.
         pairs: Every arm over every other; None with a single question.
         resolution: What the two equal baselines say; None where there is no second one.
@@ -45,6 +43,7 @@ class Contest:
         carried: For each arm, the time of whatever follows it over the time after the others.
     """
 
+    costs: Costs
     ranks: Mapping[str, int]
     pairs: Pairwise | None
     resolution: Resolution | None
@@ -111,17 +110,18 @@ def contest(samples: Sequence[Sample], labels: Sequence[str], level: float = 0.9
     """Compare plain decoding and the methods of these labels on what all of them were measured on."""
     arms = {label: _of(samples, label) for label in (Arm.BASELINE.value, Arm.CONTROL.value, *labels)}
     costs, order = costs_of(arms), order_of(arms)
-    checked = _or_none(lambda: resolution(costs, order))
+    checked = defined(partial(resolution, costs), order)
     reason = "the baseline was not measured twice" if checked is None else reason_not_ranked(checked)
     pooled = _pooled(costs)
     names = [PLAIN, *labels]
     return Contest(
+        costs=pooled,
         ranks={} if reason else shared_ranks(pooled, names, level),
-        pairs=_or_none(lambda: pairwise(pooled, level)),
+        pairs=defined(partial(pairwise, level=level), pooled),
         resolution=checked,
         reason=reason,
-        moved=_or_none(lambda: drift(costs, order)),
-        carried=_or_none(lambda: carry_over(costs, order)) or {},
+        moved=defined(partial(drift, costs), order),
+        carried=defined(partial(carry_over, costs), order) or {},
     )
 
 
@@ -160,11 +160,3 @@ def _sum_of_known(values: Floats) -> Floats:
 
 def _of(samples: Sequence[Sample], label: str) -> list[Sample]:
     return [sample for sample in samples if sample.label == label]
-
-
-def _or_none(estimate: Callable[[], Figure]) -> Figure | None:
-    """The figure, or None where the samples do not determine it."""
-    try:
-        return estimate()
-    except UndefinedError:
-        return None

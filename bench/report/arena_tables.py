@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.metrics.arena import PLAIN, Contest
 from bench.metrics.latency import latency
@@ -18,7 +17,7 @@ from bench.report.board import Section
 from bench.report.entries import Entry
 from bench.report.style import Picture
 from bench.report.tables import Table
-from bench.show.arena_table import contest_lines, milliseconds
+from bench.show.arena_table import contest_lines, pair_rows, wait_rows
 
 RANKS_NOTE = (
     "All methods and two equal baselines answered every question in one run, in an order that changes from "
@@ -64,20 +63,15 @@ def arena_pictures(section: Section) -> list[Picture]:
         "Speed of the two equal baselines over the run, each dot an answer, the line a running median: "
         "how steady the machine was."
     )
-    draw: Callable[[pd.DataFrame], Figure] = curves.speed_over_time
-    return [Picture("machine", caption, draw(frame))]
+    return [Picture("machine", caption, curves.speed_over_time(frame))]
 
 
 def _pairs(contest: Contest) -> Iterator[Table]:
     """Every method over every other, with intervals."""
     if contest.pairs is None:
         return
-    rows = [
-        (name, *("" if i == j else speedup(interval) for j, interval in enumerate(line)))
-        for i, (name, line) in enumerate(zip(contest.pairs.names, contest.pairs.intervals, strict=True))
-    ]
     title = "Faster by: the row's method over the column's, geometric mean of questions, with 95 % intervals"
-    yield Table(title, ("method", *contest.pairs.names), tuple(rows))
+    yield Table(title, ("method", *contest.pairs.names), tuple(pair_rows(contest.pairs, speedup)))
 
 
 def _waits(section: Section) -> Table:
@@ -89,11 +83,7 @@ def _waits(section: Section) -> Table:
         label: [sample for sample in entry.samples if sample.arm is Arm.METHOD]
         for label, entry in entries.items()
     }
-    rows = [
-        (label, *map(milliseconds, (waits.first_token, waits.per_token, waits.per_round)))
-        for label, samples in arms.items()
-        if (waits := defined(latency, samples)) is not None
-    ]
+    rows = wait_rows({label: defined(latency, samples) for label, samples in arms.items()})
     header = ("method", "first token", "per token of an answer", "per round")
     return Table("Waits in milliseconds: 50th, 90th and 99th percentile", header, tuple(rows))
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.metrics.arena import PLAIN, Contest, contest
-from bench.metrics.intervals import Interval
+from bench.metrics.intervals import Costs, Interval
+from bench.metrics.paired import shared_ranks
 from bench.metrics.summary import QUESTION_SOURCES
 from bench.records.model import Arm
 from bench.report.doubts import is_unfinished, reasons_unranked
@@ -223,14 +224,11 @@ def _arena_section(group: Sequence[Entry]) -> Section:
         contest(every, [e.stored[0].label for e in group if e.summary.is_lossy is is_lossy])
         for is_lossy in (False, True)
     )
-    lossless, lossy = (
-        _with_ranks(rows, contest(every, [row.entry.stored[0].label for row in rows]).ranks)
-        for rows in (section.lossless, section.lossy)
-    )
-    unranked = section.unranked
+    kinds, unranked = (section.lossless, section.lossy), section.unranked
     if reason := contests[0].reason:
         unranked += tuple(Unranked(reason, row.label, row.entry) for row in section.ranked)
-        lossless = lossy = ()
+        kinds = ((), ())
+    lossless, lossy = (_with_ranks(rows, part.costs) for rows, part in zip(kinds, contests, strict=True))
     return replace(
         section,
         lossless=lossless,
@@ -241,8 +239,9 @@ def _arena_section(group: Sequence[Entry]) -> Section:
     )
 
 
-def _with_ranks(rows: Sequence[Ranked], ranks: Mapping[str, int]) -> tuple[Ranked, ...]:
-    """The rows with the ranks of their run, without the place that plain decoding takes."""
+def _with_ranks(rows: Sequence[Ranked], costs: Costs) -> tuple[Ranked, ...]:
+    """The rows with their ranks among each other, without the place that plain decoding takes."""
+    ranks = shared_ranks(costs, [PLAIN, *(row.entry.stored[0].label for row in rows)])
     placed = {row.label: ranks.get(row.entry.stored[0].label, 0) for row in rows}
     plain = ranks.get(PLAIN, 0)
     made = [replace(row, rank=rank - (0 < plain < rank)) for row in rows if (rank := placed[row.label])]

@@ -7,11 +7,12 @@ Plain text, at most `bench.show.layout.COLUMNS` characters wide. What a reader m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from bench.metrics.arena import PLAIN, Arena, Contest
 from bench.metrics.intervals import Interval
 from bench.metrics.latency import Latency, Percentiles
+from bench.metrics.paired import Pairwise
 from bench.metrics.run_figures import Summary, number, speedup
 from bench.records.model import Verdict
 from bench.show.layout import COLUMNS, text_table
@@ -139,15 +140,19 @@ def _estimate(interval: Interval | None) -> float | None:
 def _waits(latencies: Mapping[str, Latency | None]) -> Rows:
     """Percentiles of the waits, in milliseconds."""
     header = ("waits in ms, p50/p90/p99", "first token", "per token", "per round")
-    rows = [
-        (label, *map(milliseconds, (waits.first_token, waits.per_token, waits.per_round)))
+    return [header, *wait_rows(latencies)]
+
+
+def wait_rows(latencies: Mapping[str, Latency | None]) -> Rows:
+    """Label, wait for the first token, per token and per round of every arm that was measured."""
+    return [
+        (label, *map(_milliseconds, (waits.first_token, waits.per_token, waits.per_round)))
         for label, waits in latencies.items()
         if waits is not None
     ]
-    return [header, *rows]
 
 
-def milliseconds(waits: Percentiles | None) -> str:
+def _milliseconds(waits: Percentiles | None) -> str:
     """The percentiles in milliseconds, ``12 / 15 / 31``."""
     if waits is None:
         return "-"
@@ -162,13 +167,17 @@ def _matrix(contest: Contest) -> Rows:
     """
     if contest.pairs is None:
         return []
-    rows = [
-        (name, *(pair_cell(interval) if i != j else "" for j, interval in enumerate(line)))
-        for i, (name, line) in enumerate(zip(contest.pairs.names, contest.pairs.intervals, strict=True))
-    ]
-    table = [("row over column", *contest.pairs.names), *rows]
+    table = [("row over column", *contest.pairs.names), *pair_rows(contest.pairs, pair_cell)]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     return table if sum(widths) + _GAP * (len(widths) - 1) <= COLUMNS else []
+
+
+def pair_rows(pairs: Pairwise, cell: Callable[[Interval], str]) -> Rows:
+    """A row per arm: its name, and a cell for every arm but itself."""
+    return [
+        (name, *("" if i == j else cell(interval) for j, interval in enumerate(line)))
+        for i, (name, line) in enumerate(zip(pairs.names, pairs.intervals, strict=True))
+    ]
 
 
 def pair_cell(interval: Interval) -> str:
