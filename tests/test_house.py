@@ -21,6 +21,7 @@ FLOORS = (
         "bench.errors",
         "bench.records.files",
         "bench.records.model",
+        "bench.records.rounds",
     ),
     ("bench.runtime",),
     ("methods",),

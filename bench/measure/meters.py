@@ -6,6 +6,7 @@ between events on the current stream, which are read after the turn. Besides the
 """
 
 import time
+from array import array
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -177,8 +178,8 @@ class TurnClock:
             decode_s=self._end_s - self._first_s,
             phases_s=dict(zip(PHASES, seconds, strict=False)),
             cpu_s=self._cpu_s,
-            rounds_s=tuple(
-                round(end - begin, 7) for begin, end in zip([0.0, *verified], verified, strict=False)
+            rounds_s=array(
+                "d", (round(end - begin, 7) for begin, end in zip([0.0, *verified], verified, strict=False))
             ),
         )
 

@@ -36,6 +36,7 @@ from bench.prove.certificates import badge_of
 from bench.prove.source import source_hash
 from bench.records.codec import to_line
 from bench.records.model import Arm, Run, Sample, Timing
+from bench.records.rounds import Rounds
 from bench.records.store import RunStore, load_samples
 from bench.records.views import of_method
 from bench.runtime.sampling import Sampler
@@ -223,7 +224,7 @@ class Session:
             ids=cut.ids,
             text=text,
             text_tokens=bench.chat.text_tokens(text),
-            rounds=cut.rounds,
+            rounds=Rounds.of(cut.rounds),
             counts=cut.counts,
             timing=_of_rounds(clock.timing(), len(generation.rounds), len(cut.rounds)),
             started_at=started_at,
@@ -289,5 +290,5 @@ def joined(sources: Mapping[str, str]) -> str:
 
 def _of_rounds(timing: Timing, decoded: int, kept: int) -> Timing:
     """The timing with the time of every round that was kept; none where passes and rounds do not pair up."""
-    seconds = timing.rounds_s[:kept] if len(timing.rounds_s) == decoded else ()
+    seconds = timing.rounds_s[: kept if len(timing.rounds_s) == decoded else 0]
     return replace(timing, rounds_s=seconds)

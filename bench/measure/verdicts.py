@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.metrics.counts import accepted_counts, is_cut
+from bench.metrics.counts import accepted_counts
 from bench.records.model import Arm, Equivalence, Sample, Verdict
 from bench.runtime.decoder import Decoder
 from methods.core.base import Exactness
@@ -51,12 +51,12 @@ def check_counts(sample: Sample) -> None:
         ValueError: If prefill plus rounds do not emit exactly the ids, if a round before the last one was
             cut, or if the cache entries or the histogram of accepted lengths disagree with the rounds.
     """
-    emitted = 1 + sum(step.emitted for step in sample.rounds)
+    emitted = 1 + int(sample.rounds.emitted.sum())
     if emitted != len(sample.ids):
         raise ValueError(
             f"sample {sample.key}: prefill and rounds emitted {emitted} of {len(sample.ids)} ids"
         )
-    cut = [index for index, step in enumerate(sample.rounds) if is_cut(step)]
+    cut = sample.rounds.is_cut.nonzero()[0].tolist()
     if cut and cut != [len(sample.rounds) - 1]:
         raise ValueError(f"sample {sample.key}: only the last round may be cut, got rounds {cut}")
     if sample.kv_entries is not None:
@@ -66,7 +66,7 @@ def check_counts(sample: Sample) -> None:
 
 def _check_entries(sample: Sample, entries: int) -> None:
     """A pass adds at least one cache entry, and at most one per token that its round emits."""
-    full = [step.emitted for step in sample.rounds if not is_cut(step)]
+    full = sample.rounds.emitted[~sample.rounds.is_cut].tolist()
     if not len(full) <= entries <= sum(full):
         raise ValueError(
             f"sample {sample.key}: {entries} cache entries for {len(sample.rounds)} rounds, "
@@ -76,7 +76,7 @@ def _check_entries(sample: Sample, entries: int) -> None:
 
 def _check_histogram(sample: Sample) -> None:
     histogram = accepted_counts(sample.rounds)
-    rounds, accepted = len(sample.rounds), sum(step.accepted for step in sample.rounds)
+    rounds, accepted = len(sample.rounds), int(sample.rounds.accepted.sum())
     if sum(histogram) != rounds:
         raise ValueError(f"sample {sample.key}: histogram holds {sum(histogram)} of {rounds} rounds")
     if (total := sum(length * count for length, count in enumerate(histogram))) != accepted:

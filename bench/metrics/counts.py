@@ -12,7 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.records.model import PHASES, Round, Run, Sample, Timing, Verdict
+import numpy as np
+
+from bench.records.model import PHASES, Run, Sample, Timing, Verdict
+from bench.records.rounds import Rounds
 
 
 class UndefinedError(ValueError):
@@ -130,10 +133,11 @@ def acceptance_length_steady(samples: Sequence[Sample]) -> float:
     Raises:
         UndefinedError: If there is no sample or no uncut round.
     """
-    rounds = [round_ for round_ in all_rounds(samples) if not is_cut(round_)]
-    if not rounds:
+    rounds = all_rounds(samples)
+    emitted = rounds.emitted[~rounds.is_cut]
+    if not len(emitted):
         raise UndefinedError("steady acceptance length needs a round that was not cut")
-    return sum(round_.emitted for round_ in rounds) / len(rounds)
+    return float(emitted.mean())
 
 
 def acceptance_by_position(samples: Sequence[Sample]) -> tuple[Position, ...]:
@@ -146,11 +150,11 @@ def acceptance_by_position(samples: Sequence[Sample]) -> tuple[Position, ...]:
     """
     rounds = all_rounds(samples)
     positions: list[Position] = []
-    for i in range(max((round_.depth for round_ in rounds), default=0)):
-        reached = [round_ for round_ in rounds if round_.depth > i and round_.accepted >= i]
-        if not reached:
+    for i in range(int(rounds.depth.max(initial=0))):
+        reached = (rounds.depth > i) & (rounds.accepted >= i)
+        if not reached.any():
             break
-        positions.append(Position(i, len(reached), sum(round_.accepted > i for round_ in reached)))
+        positions.append(Position(i, int(reached.sum()), int((rounds.accepted[reached] > i).sum())))
     return tuple(positions)
 
 
@@ -176,10 +180,10 @@ def accepted_per_step(samples: Sequence[Sample], constructor: str) -> float:
         return acceptance_length(samples)
     tokens = steps = 0
     for sample in measured(samples):
-        ends_on_step = bool(sample.rounds) and is_cut(sample.rounds[-1])
+        ends_on_step = bool(sample.rounds.is_cut[-1:].any())
         repeated = int(kind.repeats_last and not ends_on_step)
-        tokens += sum(step.accepted + 1 if kind.has_end else step.emitted for step in sample.rounds)
-        tokens += repeated
+        counts = sample.rounds.accepted + 1 if kind.has_end else sample.rounds.emitted
+        tokens += int(counts.sum()) + repeated
         steps += len(sample.rounds) + repeated
     if not steps:
         raise UndefinedError("a list of steps without the prefill needs a round")
@@ -193,9 +197,9 @@ def accepted_per_drafted(samples: Sequence[Sample]) -> float:
         UndefinedError: If there is no sample or nothing was drafted.
     """
     rounds = all_rounds(samples)
-    if not (drafted := sum(round_.drafted for round_ in rounds)):
+    if not (drafted := int(rounds.drafted.sum())):
         raise UndefinedError("accepted_per_drafted needs a drafted token")
-    return sum(round_.accepted for round_ in rounds) / drafted
+    return int(rounds.accepted.sum()) / drafted
 
 
 def accepted_per_verified(samples: Sequence[Sample]) -> float:
@@ -209,7 +213,7 @@ def accepted_per_verified(samples: Sequence[Sample]) -> float:
     """
     if not (rounds := all_rounds(samples)):
         raise UndefinedError("accepted_per_verified needs a round")
-    return sum(round_.emitted for round_ in rounds) / sum(round_.drafted + 1 for round_ in rounds)
+    return int(rounds.emitted.sum()) / int((rounds.drafted + 1).sum())
 
 
 def time_split(samples: Sequence[Sample]) -> dict[str, float]:
@@ -262,20 +266,14 @@ def _timing(sample: Sample) -> Timing:
     return sample.timing
 
 
-def all_rounds(samples: Sequence[Sample]) -> list[Round]:
+def all_rounds(samples: Sequence[Sample]) -> Rounds:
     """The rounds of all samples, in order."""
-    return [round_ for sample in measured(samples) for round_ in sample.rounds]
+    return Rounds.joined(sample.rounds for sample in measured(samples))
 
 
-def is_cut(round_: Round) -> bool:
-    """Whether the output ended inside the round, or before its pass gave a token."""
-    return round_.emitted < round_.accepted + 1
-
-
-def accepted_counts(rounds: Sequence[Round]) -> tuple[int, ...]:
+def accepted_counts(rounds: Rounds) -> tuple[int, ...]:
     """How many rounds accepted 0, 1, 2, ... drafted tokens."""
-    counts = Counter(round_.accepted for round_ in rounds)
-    return tuple(counts[i] for i in range(max(counts, default=-1) + 1))
+    return tuple(np.bincount(rounds.accepted).tolist())
 
 
 def speed_of(works: Iterable[Work]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -61,5 +62,5 @@ def latency(samples: Sequence[Sample]) -> Latency:
         per_token=Percentiles.of(
             timing.decode_s / (len(sample.ids) - 1) for sample, timing in timed if len(sample.ids) > 1
         ),
-        per_round=Percentiles.of(seconds for _, timing in timed for seconds in timing.rounds_s),
+        per_round=Percentiles.of(chain.from_iterable(timing.rounds_s for _, timing in timed)),
     )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.metrics.counts import UndefinedError, is_cut
+from bench.metrics.counts import UndefinedError
 from bench.records.model import Sample
 
 
@@ -97,7 +97,7 @@ def group_sizes(samples: Sequence[Sample]) -> dict[int, int]:
     for sample in samples:
         if sample.kv_entries is None:
             continue
-        full = [round_.emitted for round_ in sample.rounds if not is_cut(round_)]
+        full = sample.rounds.emitted[~sample.rounds.is_cut].tolist()
         counts.update([*full, len(sample.ids) - sum(full)])
     return dict(sorted(counts.items()))
 

@@ -12,12 +12,14 @@ Shapes: M rows of a pass.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.metrics.counts import UndefinedError
 from bench.records.model import Sample
+from bench.records.rounds import Rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +184,16 @@ def predict(costs: Costs, samples: Sequence[Sample], *, several_tokens_per_row: 
     Raises:
         UndefinedError: If there is no round, or the samples were timed without phases.
     """
-    rounds = [round_ for sample in samples for round_ in sample.rounds]
+    rounds = Rounds.joined(sample.rounds for sample in samples)
     timings = [sample.timing for sample in samples if sample.timing is not None]
     if not rounds or not all(timing.phases_s for timing in timings):
         raise UndefinedError("a prediction needs rounds, and times by phase")
     count = len(rounds)
-    rows = [1 if several_tokens_per_row else step.drafted + 1 for step in rounds]
-    verify_s = sum(costs.verify_s(read, step.exit_layer) for read, step in zip(rows, rounds, strict=True))
+    passes = Counter((1 if several_tokens_per_row else step.drafted + 1, step.exit_layer) for step in rounds)
+    verify_s = sum(times * costs.verify_s(rows, layer) for (rows, layer), times in passes.items())
     wall_s = sum(timing.prefill_s + timing.decode_s for timing in timings)
     own = min(1.0, sum(timing.cpu_s for timing in timings) / wall_s)
     draft_s = own * sum(timing.phases_s.get("draft", 0.0) for timing in timings)
     other_s = own * sum(timing.phases_s.get("commit", 0.0) + timing.host_s for timing in timings)
-    tokens = sum(round_.emitted for round_ in rounds)
+    tokens = int(rounds.emitted.sum())
     return predicted_speedup(tokens / count, costs.step_s, verify_s / count, draft_s / count, other_s / count)

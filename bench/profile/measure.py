@@ -17,6 +17,7 @@ from bench.metrics import roofline
 from bench.metrics.roofline import Costs
 from bench.profile.records import Bandwidth, Level, MethodCost
 from bench.records.model import PHASES, Arm, Sample
+from bench.records.rounds import Rounds
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
@@ -69,7 +70,7 @@ def measure_method(
         energy.start()
         ours.append(_decode(method, decoder, ids, tokens, Arm.METHOD))
         energies.append(energy.joules())
-    rounds = [round_ for sample in ours for round_ in sample.rounds]
+    rounds = metrics.all_rounds(ours)
     timings = [sample.timing for sample in ours if sample.timing is not None]
     phases = {phase: sum(timing.phases_s[phase] for timing in timings) for phase in PHASES}
     return MethodCost(
@@ -77,7 +78,7 @@ def measure_method(
         prompts=len(prompts),
         tokens=sum(metrics.decode_work(sample).tokens for sample in ours),
         rounds=len(rounds),
-        drafted=sum(round_.drafted for round_ in rounds),
+        drafted=int(rounds.drafted.sum()),
         decode_s=sum(metrics.decode_work(sample).seconds for sample in ours),
         draft_s=phases["draft"],
         verify_s=phases["verify"],
@@ -101,4 +102,4 @@ def _decode(method: Method, decoder: Decoder, ids: Tensor, tokens: int, arm: Arm
         got = method.generate(ids, budget, sampler, clock)
     sampler.require_finite()
     got = got.cut(budget.max_new_tokens, budget.eos_ids)
-    return Sample("", "", 0, 0, arm, 0, ids=got.ids, rounds=got.rounds, timing=clock.timing())
+    return Sample("", "", 0, 0, arm, 0, ids=got.ids, rounds=Rounds.of(got.rounds), timing=clock.timing())

@@ -20,16 +20,18 @@ import logging
 import os
 import re
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.records.field_types import ROUND_TYPES, SAMPLE_TYPES, check_types, reason_of
-from bench.records.files import write_bytes
-from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Key, Round, Sample, Timing, Verdict
+from bench.records.files import replacing
+from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Key, Sample, Timing, Verdict
+from bench.records.rounds import DEFAULTS, ROUND_FIELDS, Rounds, Shared
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,9 @@ FIRST_VERSION = 1
 
 DAMAGED_FILE = "samples.damaged.jsonl"
 """Beside the record file: the damaged lines that were set aside, unchanged."""
-ROUND_FIELDS = tuple(field.name for field in fields(Round))
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\s*$')
+_LONGEST_CHECKSUM = 64
+"""Bytes at the end of a line that are searched for its checksum."""
 
 
 class DamagedLineError(ValueError):
@@ -59,15 +62,13 @@ class SampleFile:
 
     Args:
         samples: By key: the first good one, or else the last failed one.
-        whole: The lines that hold samples, each with its newline.
-        damaged: The lines that do not, each with its newline.
-        problems: What is wrong with each damaged line, by file and line number.
+        size: Bytes of the lines that hold samples.
+        problems: What is wrong with each of the other lines, by line number; file and number are named.
     """
 
     samples: dict[Key, Sample]
-    whole: Sequence[bytes]
-    damaged: Sequence[bytes]
-    problems: Sequence[str]
+    size: int
+    problems: Mapping[int, str]
 
 
 def upgrade(
@@ -99,15 +100,20 @@ def upgrade(
 def encode_sample(sample: Sample) -> dict[str, Any]:
     """A sample as plain JSON; times keep every bit."""
     record: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-    record |= {field.name: getattr(sample, field.name) for field in fields(sample)}
-    record["rounds"] = {name: [getattr(step, name) for step in sample.rounds] for name in ROUND_FIELDS}
-    record["timing"] = asdict(sample.timing) if sample.timing else None
+    record |= {named.name: getattr(sample, named.name) for named in fields(sample)}
+    record["rounds"] = sample.rounds.columns()
+    timing = sample.timing
+    record["timing"] = asdict(timing) | {"rounds_s": timing.rounds_s.tolist()} if timing else None
     record["equivalence"] = asdict(sample.equivalence) if sample.equivalence else None
     return record
 
 
-def decode_sample(record: Mapping[str, Any]) -> Sample:
+def decode_sample(record: Mapping[str, Any], shared: Shared | None = None) -> Sample:
     """The inverse of `encode_sample`, for records of this schema version and of every earlier one.
+
+    Args:
+        record: As read from JSON.
+        shared: What earlier samples of the same file hold.
 
     Raises:
         UserError: If the schema version is unknown.
@@ -116,17 +122,17 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
     plain = upgrade(record, SAMPLE_STEPS)
     del plain["schema_version"]
     check_types(plain, SAMPLE_TYPES, "")
+    shared = shared or Shared()
     changed = {
         "arm": Arm(plain["arm"]),
-        "ids": tuple(plain["ids"]),
-        "rounds": _decode_rounds(plain["rounds"]),
+        "ids": shared.ids(plain["ids"]),
+        "text": shared.text(plain["text"]),
+        "rounds": _decode_rounds(plain["rounds"], shared),
         "timing": _decode_timing(plain["timing"]),
         "equivalence": _decode_equivalence(plain["equivalence"]),
     }
     sample = Sample(**{**plain, **changed})
-    if sample.error is None and len(sample.ids) != (
-        emitted := 1 + sum(step.emitted for step in sample.rounds)
-    ):
+    if sample.error is None and len(sample.ids) != (emitted := 1 + int(sample.rounds.emitted.sum())):
         raise ValueError(f"prefill and rounds emitted {emitted} tokens, ids hold {len(sample.ids)}")
     timed = len(sample.timing.rounds_s) if sample.timing else 0
     if timed not in (0, len(sample.rounds)):
@@ -135,10 +141,10 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
 
 
 def _decode_timing(record: Mapping[str, Any] | None) -> Timing | None:
-    return Timing(**{**record, "rounds_s": tuple(record.get("rounds_s", ()))}) if record else None
+    return Timing(**{**record, "rounds_s": array("d", record.get("rounds_s", ()))}) if record else None
 
 
-def _decode_rounds(columns: Mapping[str, list[Any]]) -> tuple[Round, ...]:
+def _decode_rounds(columns: Mapping[str, list[Any]], shared: Shared) -> Rounds:
     """Rounds from their columns; a column added after the record was written holds its field's default."""
     if unknown := set(columns) - set(ROUND_FIELDS):
         raise KeyError(f"rounds have unknown columns {sorted(unknown)}")
@@ -148,14 +154,8 @@ def _decode_rounds(columns: Mapping[str, list[Any]]) -> tuple[Round, ...]:
     for name, length in lengths.items():
         if length != count:
             raise ValueError(f"rounds.{name} holds {length} rounds, other columns hold {count}")
-    rows = zip(*(_column(columns, field, count) for field in fields(Round)), strict=True)
-    return tuple(Round(*row) for row in rows)
-
-
-def _column(columns: Mapping[str, list[Any]], field: Field[Any], count: int) -> list[Any]:
-    if field.name in columns or field.default is MISSING:
-        return columns[field.name]
-    return [field.default] * count
+    later = {name: [default] * count for name, default in DEFAULTS.items()}
+    return Rounds.from_columns(later | {**columns, "stop": [*map(shared.text, columns["stop"])]})
 
 
 def _decode_equivalence(record: Mapping[str, Any] | None) -> Equivalence | None:
@@ -174,24 +174,25 @@ def to_line(sample: Sample) -> bytes:
     return f'{text[:-1]},"crc32":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 
-def from_line(line: bytes) -> Sample:
+def from_line(line: bytes, shared: Shared | None = None) -> Sample:
     """The inverse of `to_line`; also reads lines written before there were checksums.
 
     Args:
         line: Without its newline.
+        shared: What earlier samples of the same file hold.
 
     Raises:
         DamagedLineError: If the line is not what was written.
         UserError: If its schema version is unknown.
         KeyError, TypeError, ValueError, AttributeError: If it is what was written and no sample.
     """
-    checksum = _CHECKSUM.search(line)
+    checksum = _CHECKSUM.search(line, max(0, len(line) - _LONGEST_CHECKSUM))
     if checksum is None:
         return _without_checksum(line)
     text = line[: checksum.start()] + b"}"
     if zlib.crc32(text) != int(checksum[1], 16):
         raise DamagedLineError("its checksum is that of another line")
-    return decode_sample(_parsed(text))
+    return decode_sample(_parsed(text), shared)
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
@@ -222,34 +223,38 @@ def read_samples(path: Path) -> SampleFile:
         UserError: If the file cannot be read, or if other code wrote a line, with file and line number.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as lines:
+            return _read_lines(path, lines)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}", "mend its permissions, or restore it"
         ) from error
-    *lines, torn = content.split(b"\n")
-    if torn:
-        log.warning("%s ends in a torn line, which is dropped: that sample is measured again", path)
+
+
+def _read_lines(path: Path, lines: Iterable[bytes]) -> SampleFile:
     samples: dict[Key, Sample] = {}
-    whole, damaged, problems = list[bytes](), list[bytes](), list[str]()
+    problems: dict[int, str] = {}
+    size, shared = 0, Shared()
     for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            log.warning("%s ends in a torn line, which is dropped: that sample is measured again", path)
+            break
         try:
-            sample = _parse(line, f"{path}, line {number}")
+            sample = _parse(line[:-1], f"{path}, line {number}", shared)
         except DamagedLineError as error:
-            damaged.append(line + b"\n")
-            problems.append(f"{path}, line {number} is no sample: {error}")
+            problems[number] = f"{path}, line {number} is no sample: {error}"
             continue
-        whole.append(line + b"\n")
+        size += len(line)
         if sample.key in samples and samples[sample.key].error is None:
             log.warning("%s, line %d: sample %s is there twice, the first counts", path, number, sample.key)
         else:
             samples[sample.key] = sample
-    return SampleFile(samples, whole, damaged, problems)
+    return SampleFile(samples, size, problems)
 
 
-def _parse(line: bytes, place: str) -> Sample:
+def _parse(line: bytes, place: str, shared: Shared) -> Sample:
     try:
-        return from_line(line)
+        return from_line(line, shared)
     except DamagedLineError:
         raise
     except UserError as error:
@@ -268,10 +273,16 @@ def set_aside(path: Path, file: SampleFile) -> None:
         OSError: If a file cannot be written.
     """
     aside = path.with_name(DAMAGED_FILE)
-    with aside.open("ab") as kept:
-        kept.writelines(file.damaged)
+    with (
+        path.open("rb") as lines,
+        aside.open("ab") as kept,
+        replacing(path) as fresh,
+        fresh.open("wb") as whole,
+    ):
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):
+                (kept if number in file.problems else whole).write(line)
         kept.flush()
         os.fsync(kept.fileno())
-    write_bytes(path, b"".join(file.whole))
-    for problem in file.problems:
+    for problem in file.problems.values():
         log.warning("%s; it is kept in %s, and what it held is measured again", problem, aside)

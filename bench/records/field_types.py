@@ -7,7 +7,7 @@ here may hold anything, and one that is missing is no fault here: the dataclasse
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +17,7 @@ Check = tuple[str, Callable[[object], bool]]
 """What a value must be, in words, and whether it is."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MOST, _MOST_NUMBER = 2**63, 1e300  # also false for nan
+_MOST, _MOST_IN_ROUND, _MOST_NUMBER = 2**63, 2**31 - 1, 1e300  # the last is also false for nan
 
 
 def _is_text(value: object) -> bool:
@@ -49,11 +49,36 @@ def _or_null(check: Check) -> Check:
     return f"{check[0]} or null", lambda value: value is None or check[1](value)
 
 
-def _list_of(check: Check) -> Check:
+def _list_of(words: str, are_valid: Callable[[Sequence[Any], set[type]], bool]) -> Check:
+    """A list whose values are checked together, since a check a value would take most of the reading time.
+
+    Args:
+        words: What each value must be.
+        are_valid: Whether all are, given the list and the types of its values.
+    """
     return (
-        f"a list, each {check[0]}",
-        lambda value: isinstance(value, list | tuple) and all(map(check[1], value)),
+        f"a list, each {words}",
+        lambda value: isinstance(value, list | tuple) and are_valid(value, set(map(type, value))),
     )
+
+
+def _counts_below(most: int) -> Callable[[Sequence[Any], set[type]], bool]:
+    return lambda values, types: types <= {int} and (not values or 0 <= min(values) <= max(values) < most)
+
+
+def _are_seconds(values: Sequence[Any], types: set[type]) -> bool:
+    if types <= {float}:
+        return not values or (min(values) >= 0 and sum(values) < _MOST_NUMBER)  # a nan makes the sum one
+    return all(map(_is_seconds, values))
+
+
+def _are_texts(values: Sequence[Any], types: set[type]) -> bool:
+    return types <= {str} and all(map(_is_text, set(values)))
+
+
+def _are_layers(values: Sequence[Any], types: set[type]) -> bool:
+    numbers = [value for value in values if value is not None] if types != {type(None)} else []
+    return _counts_below(_MOST_IN_ROUND)(numbers, types - {type(None)})
 
 
 def _values(check: Check) -> Check:
@@ -73,6 +98,12 @@ NUMBER: Check = ("a finite number", _is_number)
 SECONDS: Check = ("a finite number of at least 0", _is_seconds)
 OBJECT: Check = ("an object", _is_object)
 FLAG: Check = ("true or false", _is_flag)
+COUNTS: Check = _list_of(COUNT[0], _counts_below(_MOST))
+TEXTS: Check = _list_of(TEXT[0], _are_texts)
+ALL_SECONDS: Check = _list_of(SECONDS[0], _are_seconds)
+_SMALL_COUNT = f"a whole number from 0 to {_MOST_IN_ROUND - 1}"
+ROUND_COUNTS: Check = _list_of(_SMALL_COUNT, _counts_below(_MOST_IN_ROUND))
+LAYERS: Check = _list_of(f"{_SMALL_COUNT} or null", _are_layers)
 
 SAMPLE_TYPES: Mapping[str, Check] = {
     "arm": _one_of(Arm),
@@ -81,14 +112,14 @@ SAMPLE_TYPES: Mapping[str, Check] = {
     **dict.fromkeys(("turn", "repeat", "order", "prompt_tokens", "attempt", "session"), COUNT),
     **dict.fromkeys(("started_at", "clock_s"), _or_null(NUMBER)),
     **dict.fromkeys(("peak_memory_bytes", "peak_reserved_bytes", "text_tokens"), _or_null(COUNT)),
-    "ids": _list_of(COUNT),
+    "ids": COUNTS,
     "rounds": OBJECT,
     "timing": _or_null(OBJECT),
     "timing.prefill_s": SECONDS,
     "timing.decode_s": SECONDS,
     "timing.phases_s": _values(SECONDS),
     "timing.cpu_s": SECONDS,
-    "timing.rounds_s": _list_of(SECONDS),
+    "timing.rounds_s": ALL_SECONDS,
     "equivalence": _or_null(OBJECT),
     "equivalence.first_divergence": _or_null(COUNT),
     "equivalence.margin": NUMBER,
@@ -101,11 +132,11 @@ SAMPLE_TYPES: Mapping[str, Check] = {
     "is_right": _or_null(FLAG),
 }
 ROUND_TYPES: Mapping[str, Check] = {
-    **dict.fromkeys(("drafted", "accepted", "emitted", "depth"), _list_of(COUNT)),
-    "stop": _list_of(TEXT),
-    "exit_layer": _list_of(_or_null(COUNT)),
+    **dict.fromkeys(("drafted", "accepted", "emitted", "depth"), ROUND_COUNTS),
+    "stop": TEXTS,
+    "exit_layer": LAYERS,
 }
-_CURVE = {"rows": _list_of(COUNT), "seconds": _list_of(SECONDS)}
+_CURVE = {"rows": COUNTS, "seconds": ALL_SECONDS}
 RUN_TYPES: Mapping[str, Check] = {
     **dict.fromkeys(("run_id", "method", "task", "model"), TEXT),
     **dict.fromkeys(("identity", "config", "labels"), OBJECT),
@@ -114,7 +145,7 @@ RUN_TYPES: Mapping[str, Check] = {
     "identity.method_weights": _or_null(TEXT),
     "identity.task.limit": _or_null(COUNT),
     "identity.task.ids": _or_null(("a list", lambda value: isinstance(value, list))),
-    "identity.task.subtasks": _or_null(_list_of(TEXT)),
+    "identity.task.subtasks": _or_null(TEXTS),
     "identity.questions": TEXT,
     "identity.model_weights": TEXT,
     "identity.template": TEXT,

@@ -7,8 +7,8 @@ Columns carry their unit (``_s``, ``_bytes``); counts and times only, ratios are
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.records.codec import ROUND_FIELDS
 from bench.records.model import PHASES, Sample
+from bench.records.rounds import ROUND_FIELDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,9 +41,9 @@ def rounds_frame(samples: Sequence[Sample]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = [
-        (*_key(sample), i, *(getattr(step, name) for name in ROUND_FIELDS))
+        (*_key(sample), i, *row)
         for sample in samples
-        for i, step in enumerate(sample.rounds)
+        for i, row in enumerate(zip(*sample.rounds.columns().values(), strict=True))
     ]
     frame = pd.DataFrame(rows, columns=[*_KEY, "round", *ROUND_FIELDS])
     counts = ("turn", "repeat", "round", "drafted", "accepted", "emitted", "depth", "exit_layer")
@@ -66,9 +66,8 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 
 def _counts(sample: Sample) -> dict[str, int]:
-    drafted = sum(step.drafted for step in sample.rounds)
-    accepted = sum(step.accepted for step in sample.rounds)
-    values = (len(sample.ids), len(sample.rounds), drafted, accepted)
+    rounds = sample.rounds
+    values = (len(sample.ids), len(rounds), int(rounds.drafted.sum()), int(rounds.accepted.sum()))
     return dict(zip(_COUNTS, values, strict=True))
 
 

@@ -7,10 +7,14 @@ This module knows nothing of torch, files or clocks.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
+
+from bench.records.rounds import Round as Round  # methods name this module for all that they return
+from bench.records.rounds import Rounds
 
 SCHEMA_VERSION = 2
 """Raised whenever a stored field changes its meaning; see `bench.records.codec.upgrade`."""
@@ -72,33 +76,6 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One draft-then-verify round: one target pass.
-
-    Args:
-        drafted: Tokens sent to verification, without the root.
-        accepted: Drafted tokens that the target agreed to, along one path.
-        emitted: Tokens committed; ``accepted + 1`` unless the harness cut the output inside the round.
-        depth: Longest drafted path; equals `drafted` for a chain.
-        stop: Why drafting stopped: ``length``, ``confidence``, ``match``, ``budget``, or a method's own word.
-        exit_layer: Layer after which the draft left the target, where that varies.
-    """
-
-    drafted: int
-    accepted: int
-    emitted: int
-    depth: int
-    stop: str
-    exit_layer: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.accepted <= self.depth <= self.drafted:
-            raise ValueError(f"need 0 <= accepted <= depth <= drafted, got {self}")
-        if not 0 <= self.emitted <= self.accepted + 1:
-            raise ValueError(f"a round emits at most accepted + 1 tokens, got {self}")
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """What a method returns: every token it committed, the first from the prefill, the others from rounds."""
 
@@ -145,17 +122,18 @@ class Timing:
         phases_s: Decode time by phase (`PhaseName`); the rest of `decode_s` is host time.
         cpu_s: CPU time of the decoding thread; wall time well above it shows that other work took the cores.
         rounds_s: Of every round, from the end of one verification to the end of the next, the first from the
-            start of its draft. Empty in older records, and where rounds and passes do not pair up.
+            start of its draft. An array of doubles; empty in older records, and where rounds and passes do
+            not pair up.
     """
 
     prefill_s: float
     decode_s: float
     phases_s: Mapping[str, float]
     cpu_s: float
-    rounds_s: tuple[float, ...] = ()
+    rounds_s: array[float] = field(default_factory=lambda: array("d"))
 
     def __post_init__(self) -> None:
-        times = (self.prefill_s, self.decode_s, *self.phases_s.values(), *self.rounds_s)
+        times = (self.prefill_s, self.decode_s, *self.phases_s.values(), min(self.rounds_s, default=0.0))
         if not all(seconds >= 0 for seconds in times):
             raise ValueError(f"times must not be negative, the timer went back: {self}")
 
@@ -199,7 +177,7 @@ class Sample:
     prompt_hash: str = ""
     ids: tuple[int, ...] = ()
     text: str = ""
-    rounds: tuple[Round, ...] = ()
+    rounds: Rounds = field(default_factory=Rounds.of)
     timing: Timing | None = None
     equivalence: Equivalence | None = None
     error: str | None = None

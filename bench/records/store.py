@@ -26,7 +26,7 @@ from bench.records.resuming import check_resumable
 
 log = logging.getLogger(__name__)
 
-_NO_SAMPLES = SampleFile({}, (), (), ())
+_NO_SAMPLES = SampleFile({}, 0, {})
 
 
 class RunStore:
@@ -88,11 +88,11 @@ class RunStore:
             run = replace(run, attempts=(*stored.attempts, *run.attempts))
         elif file.samples:
             raise UserError(f"{folder} holds samples but no run.json", "move the folder away and start again")
-        if file.damaged:
+        if file.problems:
             set_aside(path, file)
         _write_run(folder, run)
         samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(samples, sum(map(len, file.whole)))
+        os.ftruncate(samples, file.size)
         good = {key: sample for key, sample in file.samples.items() if sample.error is None}
         return cls(run, folder, good, lock, samples)
 
@@ -213,9 +213,9 @@ def load_samples(folder: Path) -> list[Sample]:
     """
     path = folder / "samples.jsonl"
     file = read_samples(path) if path.exists() else _NO_SAMPLES
-    if file.damaged:
+    if file.problems:
         raise UserError(
-            file.problems[0],
+            next(iter(file.problems.values())),
             "restore the file, or start the run again: it sets such lines aside and measures them anew",
         )
     return list(file.samples.values())

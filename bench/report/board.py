@@ -19,8 +19,7 @@ from bench.metrics.intervals import Costs, Interval
 from bench.metrics.paired import shared_ranks
 from bench.metrics.summary import QUESTION_SOURCES
 from bench.records.model import Arm
-from bench.report.doubts import is_unfinished, reasons_unranked
-from bench.report.entries import Entry, Setting
+from bench.report.entries import Entry, Setting, is_unfinished, reasons_unranked
 from bench.tasks.spec_bench import QUESTIONS_PER_SUBTASK
 
 _LONGEST_VALUE = 20

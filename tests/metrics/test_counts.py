@@ -8,6 +8,7 @@ from bench.metrics import counts as metrics
 from bench.metrics.counts import Position, UndefinedError, accepted_per_step
 from bench.metrics.speedups import speed_ratio
 from bench.records.model import Arm, Equivalence, Round, Sample, Timing, Verdict
+from bench.records.rounds import Rounds
 
 
 def chain(drafted: int, accepted: int, emitted: int | None = None) -> Round:
@@ -24,7 +25,7 @@ def sample(
 ) -> Sample:
     ids = tuple(range(1 + sum(round_.emitted for round_ in rounds)))
     timing = Timing(prefill_s, decode_s, {"draft": decode_s / 4, "verify": decode_s / 2}, cpu_s=2.0)
-    return Sample(prompt, "qa", turn, repeat, Arm.METHOD, 0, ids=ids, rounds=rounds, timing=timing)
+    return Sample(prompt, "qa", turn, repeat, Arm.METHOD, 0, ids=ids, rounds=Rounds.of(rounds), timing=timing)
 
 
 PLAIN = sample(chain(0, 0), chain(0, 0), chain(0, 0))  # autoregressive: 4 tokens in 4 passes
@@ -81,7 +82,7 @@ def test_positions_nobody_reached_are_left_out() -> None:
 
 def test_histogram_and_shares() -> None:
     assert metrics.accepted_counts(CUT.rounds) == (1, 0, 1, 1)
-    assert metrics.accepted_counts(()) == ()
+    assert metrics.accepted_counts(Rounds.of()) == ()
     assert metrics.accepted_per_drafted([CUT]) == pytest.approx(5 / 12)
     assert metrics.accepted_per_verified([CUT]) == pytest.approx(6 / 15)  # what follows the end is none
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from bench.metrics.counts import UndefinedError
 from bench.metrics.latency import Percentiles, latency
 from bench.records.model import Arm, Round, Sample, Timing
+from bench.records.rounds import Rounds
 
 
 def sample(prefill_s: float, rounds_s: tuple[float, ...], tokens: int = 5) -> Sample:
@@ -17,8 +19,8 @@ def sample(prefill_s: float, rounds_s: tuple[float, ...], tokens: int = 5) -> Sa
     return Sample(
         *("q", "qa", 0, 0, Arm.METHOD, 0),
         ids=tuple(range(tokens)),
-        rounds=rounds,
-        timing=Timing(prefill_s, sum(rounds_s), {}, 1.0, rounds_s),
+        rounds=Rounds.of(rounds),
+        timing=Timing(prefill_s, sum(rounds_s), {}, 1.0, array("d", rounds_s)),
     )
 
 
@@ -51,7 +53,7 @@ def test_an_answer_of_one_token_has_no_wait_for_the_next() -> None:
 def test_records_without_the_time_of_rounds_leave_only_that_figure_out() -> None:
     timed = sample(0.1, (0.2, 0.2, 0.2, 0.2))
     assert timed.timing is not None
-    waits = latency([replace(timed, timing=replace(timed.timing, rounds_s=()))])
+    waits = latency([replace(timed, timing=replace(timed.timing, rounds_s=array("d")))])
     assert waits.per_round is None
     assert waits.per_token is not None
 

@@ -23,23 +23,29 @@ from bench.metrics.lossy import (
 from bench.metrics.run_figures import lossy_figures
 from bench.metrics.summary import summarise
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.records.rounds import Rounds
 from bench.show.table import run_table
 from tests.methods.small import prompt, random_decoder
 
 
 def sample(arm: Arm = Arm.METHOD, prompt_id: str = "a", **changes: object) -> Sample:
     """Ten tokens: groups of 4, 1, 3 and, cut by the end, 2."""
-    rounds = (
-        Round(3, 3, 4, 3, "length"),
-        Round(0, 0, 1, 0, "confidence"),
-        Round(2, 2, 3, 2, "confidence"),
-        Round(2, 2, 1, 2, "length"),
+    rounds = Rounds.of(
+        [
+            Round(3, 3, 4, 3, "length"),
+            Round(0, 0, 1, 0, "confidence"),
+            Round(2, 2, 3, 2, "confidence"),
+            Round(2, 2, 1, 2, "length"),
+        ]
     )
-    plain = tuple(Round(0, 0, 1, 0, "length") for _ in range(9))
+    plain = Rounds.of(Round(0, 0, 1, 0, "length") for _ in range(9))
     timing = Timing(0.1, 1.0 if arm is Arm.METHOD else 2.0, {}, 1.0)
     is_method = arm is Arm.METHOD
     fields = {"prompt_tokens": 5, "ids": tuple(range(10)), "timing": timing, "is_right": True}
-    fields |= {"rounds": rounds if is_method else plain, "counts": {"kv_entries": 3} if is_method else {}}
+    fields |= {
+        "rounds": rounds if is_method else plain,
+        "counts": {"kv_entries": 3} if is_method else {},
+    }
     fields |= {"equivalence": Equivalence(Verdict.UNCHECKED, 6) if is_method else None}
     fields |= {"reference_nll": 5.0 if is_method else 1.0}
     return Sample(prompt_id, "qa", 0, 0, arm, 0, **{**fields, **changes})  # type: ignore[arg-type]
@@ -63,7 +69,7 @@ def test_groups_sum_to_the_output() -> None:
 
 
 def test_a_sample_of_one_token_is_one_group() -> None:
-    assert group_sizes([sample(ids=(1,), rounds=(), counts={"kv_entries": 0})]) == {1: 1}
+    assert group_sizes([sample(ids=(1,), rounds=Rounds.of(), counts={"kv_entries": 0})]) == {1: 1}
 
 
 def test_methods_that_cache_every_token_have_no_groups() -> None:

@@ -16,6 +16,7 @@ from bench.metrics.roofline import (
     step_bytes,
 )
 from bench.records.model import Arm, Round, Sample, Timing
+from bench.records.rounds import Rounds
 
 COSTS = Costs(
     context=100,
@@ -83,7 +84,7 @@ def sample(*rounds: Round, draft_s: float = 1.0, host_s: float = 0.0, contention
     phases = {"draft": draft_s, "verify": 99.0, "commit": 0.0}
     decode_s = 99.0 + draft_s + host_s
     timing = Timing(1.0, decode_s, phases, (1.0 + decode_s) / contention)
-    return Sample("q", "qa", 0, 0, Arm.METHOD, 0, ids=(0,) * tokens, rounds=rounds, timing=timing)
+    return Sample("q", "qa", 0, 0, Arm.METHOD, 0, ids=(0,) * tokens, rounds=Rounds.of(rounds), timing=timing)
 
 
 def test_a_prediction_replaces_verification_by_what_its_passes_cost() -> None:

@@ -20,6 +20,7 @@ from bench.metrics.run_figures import (
 from bench.metrics.summary import summarise
 from bench.records.codec import decode_sample, encode_sample
 from bench.records.model import Arm, Generation, Round, Run, Sample, Timing
+from bench.records.rounds import Rounds
 from bench.show.table import run_table
 
 ROUNDS = tuple(Round(4, 3, 4, 4, "length") for _ in range(2))
@@ -30,7 +31,7 @@ def sample(prompt: int, search_s: float, decode_s: float, **counts: int) -> Samp
     """An answer of nine tokens in two rounds."""
     timing = Timing(0.5, decode_s, {"draft": 0.5, "search": search_s}, decode_s)
     answer = Sample(
-        f"q{prompt}", "qa", 0, 0, Arm.METHOD, 1, ids=tuple(range(9)), rounds=ROUNDS, timing=timing
+        f"q{prompt}", "qa", 0, 0, Arm.METHOD, 1, ids=tuple(range(9)), rounds=Rounds.of(ROUNDS), timing=timing
     )
     return replace(answer, counts=counts)
 

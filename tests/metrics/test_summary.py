@@ -5,6 +5,7 @@ import pytest
 from bench.metrics.run_figures import Summary
 from bench.metrics.summary import summarise
 from bench.records.model import Arm, Equivalence, Round, Run, Sample, Timing, Verdict
+from bench.records.rounds import Rounds
 from bench.show.layout import COLUMNS
 from bench.show.table import run_table
 
@@ -14,13 +15,13 @@ def run(**labels: object) -> Run:
 
 
 def baseline(prompt: int, repeat: int, slow: float = 1.0) -> Sample:
-    rounds = tuple(Round(0, 0, 1, 0, "length") for _ in range(8))
+    rounds = Rounds.of(Round(0, 0, 1, 0, "length") for _ in range(8))
     timing = Timing(0.5 * slow, 4.0 * slow, {"verify": 3.0 * slow}, 4.5 * slow)
     return _sample(prompt, repeat, Arm.BASELINE, rounds, timing)
 
 
 def method(prompt: int, repeat: int, verdict: Verdict = Verdict.EXACT) -> Sample:
-    rounds = tuple(Round(4, 3, 4, 4, "length") for _ in range(2))
+    rounds = Rounds.of(Round(4, 3, 4, 4, "length") for _ in range(2))
     judged = Equivalence(verdict, None if verdict is Verdict.EXACT else 5)
     timing = Timing(0.5, 2.0, {"draft": 0.5, "verify": 1.0, "commit": 0.1}, 2.0)
     return replace(_sample(prompt, repeat, Arm.METHOD, rounds, timing), equivalence=judged)
@@ -30,7 +31,7 @@ def eager(prompt: int, slow: float = 2.0) -> Sample:
     return replace(baseline(prompt, 0, slow), arm=Arm.EAGER)
 
 
-def _sample(prompt: int, repeat: int, arm: Arm, rounds: tuple[Round, ...], timing: Timing) -> Sample:
+def _sample(prompt: int, repeat: int, arm: Arm, rounds: Rounds, timing: Timing) -> Sample:
     subtask = "qa" if prompt % 2 else "translation"
     made = Sample(f"q{prompt}", subtask, 0, repeat, arm, 0, ids=tuple(range(9)), rounds=rounds, timing=timing)
     return replace(made, text_tokens=10)
@@ -217,7 +218,8 @@ def test_a_run_without_a_comparison_prints_dashes_and_no_zeros(samples: list[Sam
 
 
 def test_prompts_that_end_at_the_first_token_have_no_decode_speedup() -> None:
-    ended = [replace(sample, ids=(1,), rounds=(), timing=Timing(0.5, 0.0, {}, 0.5)) for sample in both()]
+    nothing = Timing(0.5, 0.0, {}, 0.5)
+    ended = [replace(sample, ids=(1,), rounds=Rounds.of(), timing=nothing) for sample in both()]
     got = summary(ended)
     assert got.speedup.decode is None
     assert got.speedup.end_to_end is not None

@@ -23,6 +23,7 @@ from bench.records.model import (
     Timing,
     Verdict,
 )
+from bench.records.rounds import Rounds
 from bench.records.store import RunStore, load_run, load_samples
 
 IDENTITY = {"method": {"exit_layer": 2}, "seed": 0}
@@ -50,7 +51,7 @@ def good(prompt: str = "q1", repeat: int = 0, arm: Arm = Arm.METHOD) -> Sample:
         prompt_hash="ab12",
         ids=(5, 6, 7, 8),
         text="Grüße\u2028\r\n\u0000",
-        rounds=(Round(4, 1, 2, 3, "confidence", 2), Round(2, 1, 1, 2, "length")),
+        rounds=Rounds.of((Round(4, 1, 2, 3, "confidence", 2), Round(2, 1, 1, 2, "length"))),
         timing=Timing(0.1 + 0.2, 1 / 3, {"draft": 0.01}, 0.5),
         equivalence=Equivalence(Verdict.TIE_EXPLAINED, 3, 0.015625, 0.25, 1),
         peak_memory_bytes=2**40,
@@ -65,7 +66,9 @@ def lines(folder: Path) -> list[bytes]:
     return (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
 
 
-@pytest.mark.parametrize("sample", [good(), failed(), replace(good(), equivalence=None, rounds=(), ids=(1,))])
+@pytest.mark.parametrize(
+    "sample", [good(), failed(), replace(good(), equivalence=None, rounds=Rounds.of(), ids=(1,))]
+)
 def test_a_sample_survives_json_exactly(sample: Sample) -> None:
     assert decode_sample(json.loads(json.dumps(encode_sample(sample)))) == sample
 

@@ -15,6 +15,7 @@ from bench.compose.cells import blank, cells_of
 from bench.compose.schema import run_id
 from bench.records.codec import encode_sample
 from bench.records.model import Arm, Equivalence, Prompt, Round, Run, Sample, Timing, Verdict
+from bench.records.rounds import Rounds
 from bench.report.build import Leaderboard, build
 from bench.report.stored_runs import StoredRun
 
@@ -160,7 +161,7 @@ def _arena_samples(plan: ArenaPlan) -> Iterator[Sample]:
                 ids=tuple(range(TOKENS)),
                 text="answer",
                 text_tokens=2,
-                rounds=tuple(Round(0, 0, 1, 0, "none") for _ in range(TOKENS - 1)),
+                rounds=Rounds.of(Round(0, 0, 1, 0, "none") for _ in range(TOKENS - 1)),
                 timing=_timing(per_token_s, 0.3),
                 equivalence=_equivalence(plan, label),
                 started_at=now,
@@ -213,13 +214,13 @@ def _pair(
 ) -> list[Sample]:
     prompt, subtask, repeat = question
     method_s = base_s / (plan.speed * hardness * rng.uniform(0.97, 1.03))
-    rounds = tuple(_rounds(plan, rng, hardness))
+    rounds = Rounds.of(_rounds(plan, rng, hardness))
     equivalence = Equivalence(
         plan.verdict, None if plan.verdict is Verdict.EXACT else 7, plan.margin, plan.margin, 1
     )
     common = {"prompt_tokens": 60, "prompt_hash": "ab", "ids": tuple(range(TOKENS)), "text": "answer " * 20}
     common["text_tokens"] = 21  # a token per word, and the start token
-    alone = tuple(Round(0, 0, 1, 0, "none") for _ in range(TOKENS - 1))
+    alone = Rounds.of(Round(0, 0, 1, 0, "none") for _ in range(TOKENS - 1))
     where, order = (prompt, subtask, 0, repeat), repeat % 2
     memory = 14_000_000_000 + 10_000_000 * plan.drafted
     base = Sample(*where, Arm.BASELINE, order, rounds=alone, timing=_timing(base_s, 0.0), **common)

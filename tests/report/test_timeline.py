@@ -8,6 +8,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.records.model import Arm, Round, Sample, Timing
+from bench.records.rounds import Rounds
 from bench.report.__main__ import main
 from bench.report.timeline import Origin, find_sample, pieces, timeline, timeline_page
 from tests.report.boards import Plan, save, stored
@@ -17,7 +18,9 @@ from tests.report.test_build import outline
 def sample(*rounds: Round) -> Sample:
     count = 1 + sum(round_.emitted for round_ in rounds)
     timing = Timing(0.1, 1.0, {}, 1.1)
-    return Sample("q", "qa", 0, 0, Arm.METHOD, 0, ids=tuple(range(count)), rounds=rounds, timing=timing)
+    return Sample(
+        "q", "qa", 0, 0, Arm.METHOD, 0, ids=tuple(range(count)), rounds=Rounds.of(rounds), timing=timing
+    )
 
 
 @pytest.mark.parametrize(
