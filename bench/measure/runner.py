@@ -184,9 +184,10 @@ class Session:
     def _measure(self, cell: Cell, progress: Progress) -> list[Sample]:
         """Decode a cell with every arm that is missing, then judge the outputs."""
         samples: dict[str, Sample] = {}
-        for place, label in enumerate(self._missing(cell)):
+        for label in self._missing(cell):
             progress.begin(label, cell.prompt.id)
-            samples[label] = self._try(blank(cell, label, place, self._before), cell, self._decode)
+            undecoded = blank(cell, label, cell.labels.index(label), self._before)
+            samples[label] = self._try(undecoded, cell, self._decode)
             self._before = label
         baseline = samples.get(Arm.BASELINE) or self._store.good.get(key_of(cell, Arm.BASELINE))
         judge = partial(self._judged, baseline=baseline)

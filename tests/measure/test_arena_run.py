@@ -123,6 +123,19 @@ def test_an_interrupted_run_is_resumed_as_if_nothing_had_happened(
     assert [sample.label for sample in resumed if sample.attempt == 1 and not sample.after] != []
 
 
+def test_the_rest_of_a_cell_keeps_its_places(
+    undisturbed: list[Sample], model: Path, questions: Path, results_dir: Path
+) -> None:
+    samples_of(model, questions, results_dir)
+    (file,) = results_dir.glob("runs/*/samples.jsonl")
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for number, line in enumerate(lines) if number not in (5, 8)))  # of cell 1
+    resumed = samples_of(model, questions, results_dir)
+    assert {sample.key: sample.order for sample in resumed} == {
+        sample.key: sample.order for sample in undisturbed
+    }
+
+
 def test_a_method_that_fails_leaves_the_others_sound(
     undisturbed: list[Sample],
     model: Path,
