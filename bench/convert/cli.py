@@ -23,7 +23,7 @@ from bench.errors import UserError
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint"
-KINDS = ("medusa", "kangaroo", "hamburger", CHECKPOINT)
+KINDS = ("medusa", "kangaroo", "eagle3", "hamburger", CHECKPOINT)
 
 
 @dataclass
@@ -124,13 +124,15 @@ def convert_module(config: ConvertConfig) -> str:
 
 
 def _names(kind: str) -> tuple[str, ...]:
-    from bench.convert import hamburger, kangaroo, medusa
+    from bench.convert import eagle3, hamburger, kangaroo, medusa
 
-    return {"medusa": medusa.FILES, "kangaroo": kangaroo.FILES, "hamburger": hamburger.FILES}[kind]
+    files = {"medusa": medusa.FILES, "kangaroo": kangaroo.FILES}
+    return (files | {"eagle3": eagle3.FILES, "hamburger": hamburger.FILES})[kind]
 
 
 def _module(config: ConvertConfig, published: Any, shape: Any, file: Path, facts: dict[str, Any]) -> str:  # noqa: ANN401 - --help must not import torch
-    """Medusa's heads or Kangaroo's adapter, to a folder of ``module.safetensors`` and ``module.json``."""
+    """Heads, an adapter or a drafter, to a folder of ``module.safetensors`` and ``module.json``."""
+    from bench.convert.eagle3 import convert_eagle3
     from bench.convert.kangaroo import convert_kangaroo
     from bench.convert.medusa import convert_medusa
     from bench.convert.published import only_tensors
@@ -140,6 +142,9 @@ def _module(config: ConvertConfig, published: Any, shape: Any, file: Path, facts
     if config.kind == "medusa":
         tensors, own = convert_medusa(tensors, shape, file)
         what = f"{own['heads']} heads"
+    elif config.kind == "eagle3":
+        tensors, own = convert_eagle3(tensors, shape, file)
+        what = f"drafter on the rows of layers {', '.join(map(str, own['taps']))}"
     else:
         tensors, own = convert_kangaroo(tensors, shape, file, config.exit_layer)
         what = f"adapter of exit layer {own['exit_layer']}"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.linear import Linear
 from bench.runtime.transfer import upload
 
 LEAST_TEMPERATURE = 1e-6
@@ -139,6 +140,7 @@ class DraftHead:
     Args:
         decoder: Whose norm and head; its rows of the list are copied once.
         ids: The tokens, in any order, shape [N], int64; None is the whole vocabulary without a copy.
+        lm_head: A drafter's own, a row for each of `ids` in ascending order; None takes the decoder's.
 
     Attributes:
         lm_head: The LM head without the norm.
@@ -147,13 +149,13 @@ class DraftHead:
         is_whole: Whether it is the decoder's own head.
     """
 
-    def __init__(self, decoder: Decoder, ids: Tensor | None = None) -> None:
+    def __init__(self, decoder: Decoder, ids: Tensor | None = None, lm_head: Linear | None = None) -> None:
         self._decoder = decoder
         self._vocabulary, self.dtype = decoder.config.vocab, decoder.dtype
         self._ids = None if ids is None else upload(ids.sort().values, decoder.device)
         self._places: Tensor | None = None
         self.is_whole = ids is None
-        self.lm_head = decoder.lm_head if self._ids is None else decoder.lm_head.rows(self._ids)
+        self.lm_head = lm_head or (decoder.lm_head if ids is None else decoder.lm_head.rows(self._ids))
         self.size = self._vocabulary if ids is None else ids.numel()
 
     def __call__(self, hidden: Tensor) -> Tensor:
