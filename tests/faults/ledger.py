@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.records.codec import from_line
+from bench.records.codec import encode_sample, from_line
 from bench.records.model import Key, Sample
 from bench.records.store import load_samples
 
@@ -46,7 +46,7 @@ def contents(folder: Path) -> Contents:
 
 def content(sample: Sample) -> Mapping[str, Any]:
     """A sample without what is measured."""
-    return {name: value for name, value in asdict(sample).items() if name not in MEASURED}
+    return {name: value for name, value in encode_sample(sample).items() if name not in MEASURED}
 
 
 def damage(folder: Path, undisturbed: Contents) -> Damage:

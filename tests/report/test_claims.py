@@ -15,7 +15,7 @@ from bench.report.claims import Claim, claim_table, load_papers, match_claim
 from bench.report.entries import entries
 from tests.report.boards import Plan, stored
 
-ELSEWHERE = {"eagle", "eagle2", "eagle3", "hydra", "medusa_2", "rest", "samd_eagle2"}
+ELSEWHERE = {"eagle", "eagle2", "hydra", "medusa_2", "rest", "samd_eagle2"}
 ELSEWHERE |= {"speculative_sampling_68m"}  # methods that are claimed and not implemented here
 
 CLAIM = Claim(
