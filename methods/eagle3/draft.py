@@ -123,7 +123,7 @@ class Eagle3(ChainMethod):
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
         """Run root and draft through the whole target, which leaves its rows for the drafter."""
         decoder = self._decoder
-        tokens = torch.cat([root, draft.tokens])
+        self._drafted, tokens = draft.tokens, torch.cat([root, draft.tokens])
         place = decoder.placement.chain(base, tokens.numel())
         return decoder.head(decoder.run_layers(decoder.embed(tokens), place, taps=self._taps))
 
@@ -133,7 +133,7 @@ class Eagle3(ChainMethod):
         self._layer.cache.truncate(min(base, self._layer.cache.length))
         rows = self._layer.features({layer: tapped[:count] for layer, tapped in self._taps.items()})
         self._waiting = torch.cat([self._waiting, rows])
-        self._next_tokens = torch.cat([self._next_tokens, emitted[:-1]])
+        self._next_tokens = torch.cat([self._next_tokens, self._drafted[: count - 1]])
 
     def trainer(self) -> ModuleTrainer:
         """See `methods.core.base.Trainable`."""
