@@ -20,7 +20,6 @@ test:
 report:
 	$(PYTHON) -m bench.report results/published
 
-# On a machine with a GPU; everything it writes lies under $(OUT).
+# On a machine with a GPU, see .ci/gpu.py; everything it writes lies under $(OUT). GPU_DRY=1 rehearses it on a CPU.
 gpu:
-	$(PYTHON) -m pytest -m gpu tests/measure/test_gpu.py tests/measure/test_meters.py --override-ini=cache_dir=$(OUT)/pytest_cache
-	$(PYTHON) -m bench -m runtime=cuda runtime.tier=graph,static,eager results_dir=$(OUT)/results
+	$(PYTHON) .ci/gpu.py run $(OUT) $(PHASES)

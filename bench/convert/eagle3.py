@@ -129,6 +129,6 @@ def _draft_ids(
     allowed = ids if in_draft is None else in_draft.nonzero()[:, 0]
     if in_draft is not None and (in_draft.numel() != vocabulary or not allowed.equal(ids.sort().values)):
         raise UserError(f"{file}: {_TO_TARGET} and {_IN_DRAFT} do not name the same tokens", _FIX)
-    if ids.unique().numel() != ids.numel():
+    if len(set(ids.tolist())) != ids.numel():
         raise UserError(f"{file}: {_TO_TARGET} names a token twice", _FIX)
     return ids

@@ -90,8 +90,9 @@ class Rounds(Sequence[Round]):
         layers = columns.get("exit_layer", ())
         has_layers = any(layer is not None for layer in layers)
         numbers = [-1 if layer is None else layer for layer in layers] if has_layers else [-1] * len(layers)
-        counts = (np.array(columns[name], dtype=np.int32) for name in _COUNTS)
-        return cls(*counts, tuple(columns.get("stop", ())), np.array(numbers, dtype=np.int32))
+        counts = {name: np.array(columns[name], dtype=np.int32) for name in _COUNTS}
+        layers_left = np.array(numbers, dtype=np.int32)
+        return cls(**counts, stop=tuple(columns.get("stop", ())), exit_layer=layers_left)
 
     @classmethod
     def joined(cls, parts: Iterable[Rounds]) -> Self:
@@ -99,9 +100,9 @@ class Rounds(Sequence[Round]):
         listed = [*parts]
         if not listed:
             return cls.of()
-        counts = (np.concatenate([getattr(part, name) for part in listed]) for name in _COUNTS)
-        stops = tuple(stop for part in listed for stop in part.stop)
-        return cls(*counts, stops, np.concatenate([part.exit_layer for part in listed]))
+        names = (*_COUNTS, "exit_layer")
+        counts = {name: np.concatenate([getattr(part, name) for part in listed]) for name in names}
+        return cls(**counts, stop=tuple(stop for part in listed for stop in part.stop))
 
     def columns(self) -> dict[str, list[Any]]:
         """The inverse of `from_columns`."""
@@ -122,11 +123,12 @@ class Rounds(Sequence[Round]):
     @overload
     def __getitem__(self, place: slice) -> Rounds: ...
     def __getitem__(self, place: int | slice) -> Round | Rounds:
-        counts = [getattr(self, name)[place] for name in _COUNTS]
+        counts = {name: getattr(self, name)[place] for name in _COUNTS}
         layer = self.exit_layer[place]
         if isinstance(place, slice):
-            return Rounds(*counts, self.stop[place], layer)
-        return Round(*map(int, counts), self.stop[place], None if layer < 0 else int(layer))
+            return Rounds(**counts, stop=self.stop[place], exit_layer=layer)
+        plain = {name: int(count) for name, count in counts.items()}
+        return Round(**plain, stop=self.stop[place], exit_layer=None if layer < 0 else int(layer))
 
     def __iter__(self) -> Iterator[Round]:
         return (Round(*row) for row in zip(*self.columns().values(), strict=True))
@@ -139,7 +141,8 @@ class Rounds(Sequence[Round]):
         )
         return self.stop == other.stop and all(same)
 
-    __hash__ = None  # type: ignore[assignment] - arrays can't be hashed
+    def __hash__(self) -> int:
+        raise TypeError("rounds are arrays and can't be hashed")
 
 
 @dataclass(frozen=True, slots=True)

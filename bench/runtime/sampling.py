@@ -155,7 +155,7 @@ class DraftHead:
         self._ids = None if ids is None else upload(ids.sort().values, decoder.device)
         self._places: Tensor | None = None
         self.is_whole = ids is None
-        self.lm_head = lm_head or (decoder.lm_head if ids is None else decoder.lm_head.rows(self._ids))
+        self.lm_head = lm_head or (decoder.lm_head if self._ids is None else decoder.lm_head.rows(self._ids))
         self.size = self._vocabulary if ids is None else ids.numel()
 
     def __call__(self, hidden: Tensor) -> Tensor:

@@ -159,7 +159,6 @@ def _placement(target: Decoder, layout: Layout) -> Placement:
         return target.placement
     config = target.config
     angles = plain_frequencies(config.head_dim, layout.rope_theta)
-    tables = (
-        table.to(target.device, target.dtype) for table in rotary_tables(angles, target.placement.capacity)
-    )
-    return Placement(*tables, config.heads // config.kv_heads, None)
+    cos, sin = rotary_tables(angles, target.placement.capacity)
+    place = (target.device, target.dtype)
+    return Placement(cos.to(*place), sin.to(*place), config.heads // config.kv_heads, None)

@@ -169,7 +169,7 @@ class TrainedDrafter(nn.Module):
         earlier = [list[tuple[Tensor, Tensor]]() for _ in rows.lengths]  # keys and values of the steps so far
         for step in range(unroll):
             # Row j reads the token after position j + step; rows for which there is none are not used.
-            ids = torch.cat([part.roll(-1 - step) for part in rows.ids.split(list(rows.lengths))])
+            ids = torch.cat([part.roll(-1 - step) for part in torch.split(rows.ids, list(rows.lengths))])
             places = (torch.arange(len(tables[0])) + step).clamp_max(len(tables[0]) - 1)
             turned = tuple(table[places].float() for table in tables)
             hidden = self._layer(decoder.embed(ids).float(), hidden, rows.lengths, turned, earlier)
@@ -185,11 +185,12 @@ class TrainedDrafter(nn.Module):
     ) -> Tensor:
         layer, config = self.midlayer, self._config
         both = torch.cat([layer.input_layernorm(embedded), layer.hidden_norm(hidden)], dim=1)
-        projected = [
+        queries, keys, values = (
             layer.self_attn[name](both).unflatten(1, (-1, config.head_dim)).split(list(lengths))
             for name in ("q_proj", "k_proj", "v_proj")
-        ]
-        mixed = [self._attend(*part, tables, seen) for *part, seen in zip(*projected, earlier, strict=True)]
+        )
+        parts = zip(queries, keys, values, earlier, strict=True)
+        mixed = [self._attend(query, key, value, tables, seen) for query, key, value, seen in parts]
         hidden = hidden + layer.self_attn["o_proj"](torch.cat(mixed))
         normed = layer.post_attention_layernorm(hidden)
         inner = F.silu(layer.mlp["gate_proj"](normed)) * layer.mlp["up_proj"](normed)
@@ -213,11 +214,9 @@ class TrainedDrafter(nn.Module):
         earlier.append((keys, values))
         (first_keys, first_values), *later = earlier
         scores = [turned @ first_keys.mT + future_mask(count, turned.device)]
-        scores += [
-            (turned * own).sum(-1, keepdim=True) for own, _ in later
-        ]  # only its own row of later steps
+        scores += [(turned * own).sum(-1, keepdim=True) for own, _ in later]  # of later steps its own row
         shares = (torch.cat(scores, dim=-1) * self._config.head_dim**-0.5).softmax(dim=-1)  # [H, S, S + step]
-        mixed = shares[..., :count] @ first_values
+        mixed: Tensor = shares[..., :count] @ first_values
         for place, (_, own) in enumerate(later):
             mixed = mixed + shares[..., count + place, None] * own
         return mixed.transpose(0, 1).flatten(1)

@@ -31,7 +31,7 @@ BOUND = "**On a GPU**"
 NUMBERS = re.compile(r"at most ([\d.]+) waits?, ([\d.]+) uploads? and ([\d.]+) launches")
 CAPACITY = 256
 NEW: dict[Tier, int] = {"static": 8, "graph": 24}
-"""Tokens of an answer; costs are counted on the graph tier alone."""
+"""Tokens of an answer on the pretended device; costs are counted on the graph tier alone."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,16 @@ def test_same_ids_and_no_more_waits_than_documented(
         assert costs.waits <= bound.waits, device.waits.most_common()
         assert costs.uploads <= bound.uploads, device.uploads.most_common()
         assert costs.launches <= bound.launches, device.launches.most_common()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tier", ["eager", "static", "graph"])
+@pytest.mark.parametrize("option", options())
+def test_same_ids_on_a_real_gpu(option: str, tier: Tier, tmp_path: Path) -> None:
+    component, subject = attached(settings_of(option).method, tmp_path, tier="static")
+    ids = prompt(vocabulary=VOCABULARY)
+    expected = [decoded(subject.method, ids, NEW["graph"]).ids for _ in range(2)]
+    device = torch.device("cuda")
+    method: Method = component.build()
+    method.attach(decoder_on(device, subject.decoder.depth, tier))
+    assert [decoded(method, ids.to(device), NEW["graph"]).ids for _ in range(2)] == expected
