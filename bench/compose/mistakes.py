@@ -86,10 +86,19 @@ def is_lost_job(error: BaseException) -> bool:
 def _disk_error(error: BaseException) -> OSError | None:
     """The disk's refusal that ended the command: Hydra writes its logs before a job begins."""
     if isinstance(error, OSError):
-        return error if error.errno in _DISK else None
+        is_refused = error.errno in _DISK or (error.errno == errno.ENOENT and _is_of_mkdir(error))
+        return error if is_refused else None
     is_of_log = isinstance(error, ValueError) and str(error).startswith("Unable to configure handler")
     cause = error.__cause__
     return cause if is_of_log and isinstance(cause, OSError) else None
+
+
+def _is_of_mkdir(error: OSError) -> bool:
+    """Whether making a folder raised it, as below ``/proc``; a file that is missing is another matter."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_name in ("mkdir", "makedirs")
 
 
 def _config_error(error: BaseException) -> OmegaConfBaseException | None:

@@ -106,8 +106,8 @@ def prepare_run(settings: Settings) -> PreparedRun:
         UserError: If any part of the settings cannot be met.
     """
     methods: dict[str, Method] = {label: method.build() for label, method in settings.methods.items()}
+    target = find_target(settings.model, settings.runtime)  # before the task, whose questions may be fetched
     task: LoadedTask = settings.task.build().load()
-    target = find_target(settings.model, settings.runtime)
     if target.chat.has_unknown_tokens:
         for prompt in task.prompts:  # before the first sample, not at the first that fails
             target.chat.prompt_ids(prompt.turns[:1], ())

@@ -119,3 +119,11 @@ def test_a_mistake_is_told_in_two_lines(
     error, hint = typed([*common, *given], monkeypatch, capfd)
     assert what in error
     assert fix in hint
+
+
+def test_a_wrong_model_is_named_before_questions_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["model=local", "model.path=./nowhere", "model.prompts=official", "task=mt_bench"]
+    error, _ = typed([*given, f"hydra.run.dir={tmp_path}"], monkeypatch, capfd)
+    assert "there is no folder ./nowhere" in error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -37,3 +38,15 @@ def test_a_log_that_cannot_be_written_is_named() -> None:
     mistake = explain(error)
     assert mistake is not None
     assert mistake.what == "/results/bench.log cannot be written: Permission denied"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that makes no folders")
+def test_a_folder_that_cannot_be_made_is_named_and_a_missing_file_is_no_such_thing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as refused:
+        Path("/proc/x").mkdir(parents=True)
+    mistake = explain(refused.value)
+    assert mistake is not None
+    assert mistake.what == "/proc/x cannot be written: No such file or directory"
+    with pytest.raises(OSError, match="No such file") as missing:
+        (tmp_path / "absent").read_text()
+    assert explain(missing.value) is None
