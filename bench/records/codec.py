@@ -126,7 +126,7 @@ def decode_sample(record: Mapping[str, Any], shared: Shared | None = None) -> Sa
     changed = {
         "arm": Arm(plain["arm"]),
         "ids": shared.ids(plain["ids"]),
-        "text": shared.text(plain["text"]),
+        "text": shared.texts([plain["text"]])[0],
         "rounds": _decode_rounds(plain["rounds"], shared),
         "timing": _decode_timing(plain["timing"]),
         "equivalence": _decode_equivalence(plain["equivalence"]),
@@ -155,7 +155,7 @@ def _decode_rounds(columns: Mapping[str, list[Any]], shared: Shared) -> Rounds:
         if length != count:
             raise ValueError(f"rounds.{name} holds {length} rounds, other columns hold {count}")
     later = {name: [default] * count for name, default in DEFAULTS.items()}
-    return Rounds.from_columns(later | {**columns, "stop": [*map(shared.text, columns["stop"])]})
+    return Rounds.from_columns(later | {**columns, "stop": shared.texts(columns["stop"])})
 
 
 def _decode_equivalence(record: Mapping[str, Any] | None) -> Equivalence | None:

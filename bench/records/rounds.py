@@ -88,7 +88,7 @@ class Rounds(Sequence[Round]):
     def from_columns(cls, columns: Mapping[str, Sequence[Any]]) -> Self:
         """Rounds from lists of equal length, one a field of `Round`."""
         layers = columns.get("exit_layer", ())
-        has_layers = any(layer is not None for layer in layers)
+        has_layers = list(layers).count(None) < len(layers)
         numbers = [-1 if layer is None else layer for layer in layers] if has_layers else [-1] * len(layers)
         counts = {name: np.array(columns[name], dtype=np.int32) for name in _COUNTS}
         layers_left = np.array(numbers, dtype=np.int32)
@@ -160,6 +160,6 @@ class Shared:
             self.answers[key] = tuple(map(self.numbers.setdefault, ids, ids))
         return self.answers[key]
 
-    def text(self, text: str) -> str:
-        """A text, such as an answer or why a round stopped."""
-        return self.words.setdefault(text, text)
+    def texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Texts, such as an answer or why each round stopped."""
+        return tuple(map(self.words.setdefault, texts, texts))
