@@ -70,6 +70,7 @@ ARGPARSE = {
     "bench.train.curves": "bench.train.curves",
     "bench.train.corpus": "bench.train.corpus.__main__",
     "bench.fetch": "bench.fetch.__main__",
+    "bench.project": "bench.project.__main__",
 }
 """The module with ``main`` of every command that reads its arguments itself."""
 PLACES = re.compile(r"(?:\.ci|bench|methods|conf|tests|docs|notebooks|results/published)/[\w./*-]*")
