@@ -63,9 +63,10 @@ class Branches:
     def _place(self, rows: int) -> Rows:
         if rows not in self._places:
             tokens, device = self._tokens, self._decoder.device
-            numbers = torch.arange(tokens + rows, device=device)  # first the tokens' committed rows
-            depths, branch = numbers % tokens, numbers // tokens
-            sees = (branch[None, :] == branch[:, None]) & (depths[None, :] <= depths[:, None])
+            steps = torch.arange(tokens, device=device)
+            depths = steps.repeat(1 + rows // tokens)  # first those of the tokens' committed rows
+            causal = steps[None, :] <= steps[:, None]
+            sees = torch.block_diag(*[causal] * (1 + rows // tokens)).bool()
             place = self._decoder.placement.tree(self._length - tokens, depths, sees, first=tokens)
             self._places[rows] = place
         return self._places[rows]
