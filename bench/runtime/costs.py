@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.runtime.decoder import Decoder, Skip
+from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import DraftHead
 
 CONTEXT = 128
@@ -48,58 +48,6 @@ class PassCosts:
     def head(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds of the head for each number of rows."""
         return np.interp(rows, self.rows, self.head_s)
-
-
-@dataclass(frozen=True, slots=True)
-class SublayerCosts:
-    """What one row costs in the attention and in the MLP of a layer; only their ratio may mean anything.
-
-    Args:
-        mlp: Cost of an MLP.
-        attention: Cost of an attention with nothing in the cache.
-        attention_per_token: What each token in the cache adds to it.
-    """
-
-    mlp: float
-    attention: float
-    attention_per_token: float
-
-    @classmethod
-    def of_weights(cls, decoder: Decoder) -> SublayerCosts:
-        """In numbers that are read: of weights, and of keys and values. The same on every machine."""
-        config, layer = decoder.config, decoder.layers[0]
-        attention = layer.attention.qkv.parameters + layer.attention.o.parameters
-        mlp = 0 if layer.mlp is None else layer.mlp.gate_up.parameters + layer.mlp.down.parameters
-        return cls(float(mlp), float(attention), 2.0 * config.kv_heads * config.head_dim)
-
-    def attention_at(self, context: int) -> float:
-        """Cost of an attention with so many tokens in the cache."""
-        return self.attention + self.attention_per_token * context
-
-
-@torch.inference_mode()
-def measure_sublayers(decoder: Decoder) -> SublayerCosts:
-    """Seconds of the sub-layers at two contexts; the fastest of several passes counts. Empties the cache."""
-    layers = frozenset(range(decoder.depth))
-    skips = {"attention": Skip(mlp=layers), "mlp": Skip(attention=layers)}
-    contexts = sorted({1, max(1, min(8 * CONTEXT, decoder.capacity - 1))})
-    seconds: dict[tuple[str, int], float] = {}
-    for context in contexts:
-        decoder.prefill(torch.zeros(context, dtype=torch.int64, device=decoder.device))
-        row = decoder.embed(torch.zeros(1, dtype=torch.int64, device=decoder.device))
-        spot = decoder.placement.chain(context, 1)
-        for _ in range(REPEATS):
-            for name, skip in skips.items():
-                taken = _seconds(decoder, lambda: decoder.run_layers(row, spot, skip=skip))  # noqa: B023
-                seconds[name, context] = min(taken, seconds.get((name, context), taken))
-                decoder.cache.truncate(context)
-    decoder.cache.truncate(0)
-    first, last = contexts[0], contexts[-1]
-    per_layer = {place: taken / decoder.depth for place, taken in seconds.items()}
-    slope = (per_layer["attention", last] - per_layer["attention", first]) / max(1, last - first)
-    return SublayerCosts(
-        min(per_layer["mlp", context] for context in contexts), per_layer["attention", first], max(0.0, slope)
-    )
 
 
 @torch.inference_mode()

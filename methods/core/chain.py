@@ -99,12 +99,8 @@ def generate_chain(
     sampler: Sampler,
     clock: Clock,
     rule: ChainRule = accept,
-    after_round: Callable[[], None] | None = None,
 ) -> Generation:
-    """Decode one answer by chain speculation; arguments as for `methods.core.base.Method.generate`.
-
-    `after_round` is called after every round; its time belongs to no phase unless it opens one.
-    """
+    """Decode one answer by chain speculation; arguments as for `methods.core.base.Method.generate`."""
     root = sampler.pick(drafter.prefill(prompt_ids))  # [1]
     ids = root.tolist()
     clock.first_token()
@@ -123,8 +119,6 @@ def generate_chain(
             drafter.commit(emitted, base)
             root = upload(emitted[-1:], root.device)
         rounds.append(_round(draft, new))
-        if after_round is not None:
-            after_round()
     return Generation(tuple(ids), tuple(rounds))
 
 
