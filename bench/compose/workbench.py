@@ -25,7 +25,6 @@ from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load
 from bench.runtime.model_config import decoder_config
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tiers.self_check import soundest
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
@@ -126,11 +125,6 @@ def build_workbench(settings: Settings) -> Workbench:
     prepared = prepare_run(settings)
     target, arms = prepared.target, prepared.arms
     decoder = target.load(settings.runtime.threads)
-    if settings.runtime.tier == "auto" and decoder.device.type == "cuda":
-        tier = soundest(decoder).tier
-        if tier != decoder.tier:  # another run, with an id of its own
-            del decoder
-            return build_workbench(replace(settings, runtime=replace(settings.runtime, tier=tier)))
     for arm in arms.values():
         arm.attach(decoder)
     run = _with_pass_weights(prepared.run, prepared.methods)

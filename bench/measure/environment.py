@@ -208,8 +208,6 @@ def _numerics(missing: dict[str, str]) -> dict[str, Any]:
         "tf32_cudnn": lambda: cudnn.allow_tf32,
         "fp32_precision_matmul": lambda: cuda.matmul.fp32_precision,
         "fp32_precision_cudnn": lambda: cudnn.fp32_precision,
-        "bf16_reduced_precision": lambda: cuda.matmul.allow_bf16_reduced_precision_reduction,
-        "cudnn_attention": cuda.cudnn_sdp_enabled,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
         "cpu_capability": torch.backends.cpu.get_cpu_capability,
     }

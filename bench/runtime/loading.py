@@ -178,8 +178,6 @@ def build_decoder(
         UserError: If the tensors do not fit the configuration.
     """
     shape = decoder_config(config)
-    if options.device.type == "cuda":
-        _settle_cuda()
     weights = read_weights(shape, tensors, options.device)
     if vocabulary is not None and vocabulary != shape.vocab:
         weights = with_vocabulary(weights, vocabulary)
@@ -189,14 +187,6 @@ def build_decoder(
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
     return _KINDS[options.tier](weights, KVCache(*slots), placement)
-
-
-def _settle_cuda() -> None:
-    """Torch's settings for CUDA, of the whole process; records name them."""
-    # cuDNN's attention plans anew for every shape, and the cache's grows with every token.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    # Sums in bf16 depend on how a product is split, so that passes of 1 and of K rows would differ more.
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def make_placement(config: Any, shape: DecoderConfig, capacity: int, options: RuntimeOptions) -> Placement:  # noqa: ANN401
