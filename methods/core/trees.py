@@ -57,8 +57,8 @@ class Tree:
             sees[node][node] = True
         self.depths = tuple(depths)
         self.children = tuple(tuple(nodes) for nodes in below)
-        table = upload(torch.tensor([[depth, *row] for depth, row in zip(depths, sees, strict=True)]), device)
-        self.offsets, self.sees = table[:, 0].contiguous(), table[:, 1:].bool()  # from a single upload
+        self.offsets = upload(torch.tensor(depths), device)
+        self.sees = upload(torch.tensor(sees), device)
         self._parts: dict[int, Tree] = {}
         self._columns: dict[int, Tensor] = {}
 

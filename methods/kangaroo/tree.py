@@ -87,7 +87,7 @@ class _Beam:
         """Begin with the root alone."""
         self.parents, self.ranks = [-1], [0]
         self.level = range(1)  # nodes of the newest level
-        self._scores: Tensor | None = None  # of the newest level, shape [F]; None for the root, whose is 1
+        self._scores = [1.0]  # of the newest level
         self._chain = 0  # newest node of the top-1 chain
 
     def extend(self, logits: Tensor, slots: int) -> tuple[Tensor, bool]:
@@ -102,7 +102,7 @@ class _Beam:
         """
         width = min(self.width, logits.shape[-1])
         probs, places = logits.float().softmax(dim=-1).topk(width, dim=-1)  # [F, K]
-        products = probs if self._scores is None else probs * self._scores[:, None]
+        products = probs * upload(torch.tensor(self._scores), probs.device)[:, None]
         best = products.flatten().topk(min(self.width, slots, products.numel()))
         children, scores = best.indices.tolist(), products.flatten().tolist()  # child = parent * K + rank
         kept = [child for child in children if scores[child] >= self.threshold]
@@ -111,16 +111,15 @@ class _Beam:
         if forced not in kept:
             kept = [*kept[: slots - 1], forced]
         kept.sort()
-        columns = upload(torch.tensor(kept), places.device)
-        self._scores = products.flatten()[columns]
-        self._append(kept, width, forced)
-        return places.flatten()[columns], is_sure
+        self._append(kept, [scores[child] for child in kept], width, forced)
+        return places.flatten()[upload(torch.tensor(kept), places.device)], is_sure
 
-    def _append(self, kept: list[int], width: int, forced: int) -> None:
+    def _append(self, kept: list[int], scores: list[float], width: int, forced: int) -> None:
         end = len(self.parents)
         self.parents += [self.level.start + child // width for child in kept]
         self.ranks += [child % width for child in kept]
         self.level = range(end, end + len(kept))
+        self._scores = scores
         self._chain = end + kept.index(forced)
 
 

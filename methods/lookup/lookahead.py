@@ -91,7 +91,7 @@ class Lookahead(TreeMethod):
         return super().prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
-        self._collect(root)
+        self._grid[0][0] = int(root)
         continuations = self._pool.continuations(self._grid[0][0])
         parents, tokens = prefix_tree(ngram[:room] for ngram in continuations)
         tree = _tree(parents, root.device).fit(room, slots)
@@ -106,8 +106,7 @@ class Lookahead(TreeMethod):
             self._guessed = None
             return super().verify(draft, base)
         self._lookahead_rows += grid_rows
-        unread = torch.tensor([token for row in self._grid for token in row][1:], dtype=draft.tokens.dtype)
-        grid = upload(unread, draft.tokens.device)  # [E]
+        grid = draft.tokens.new_tensor([token for row in self._grid for token in row][1:])  # [E]
         offsets = torch.cat([tree.offsets, self._grid_offsets])
         place = decoder.placement.tree(base, offsets, joint_mask(tree.sees, self._grid_sees))
         rows = decoder.run_layers(decoder.embed(torch.cat([draft.tokens, grid])), place)  # [T + E, d]
@@ -119,19 +118,14 @@ class Lookahead(TreeMethod):
         self._guessed = logits[tree.size :].argmax(dim=-1)  # [W]
         return logits[: tree.size]
 
-    def _collect(self, root: Tensor) -> None:
-        """Read the newest row of the grid and the root [1] from the device, in one go.
-
-        The row completes the n-grams of its columns and joins the grid; the oldest row leaves it.
-        """
-        newest = root if self._guessed is None else torch.cat([root, self._guessed])
-        first, *guessed = newest.tolist()
-        if guessed:
-            self._grid.append(guessed)
-            for column in zip(*self._grid, strict=True):
-                self._pool.add(column)
-            del self._grid[0]
-        self._grid[0][0] = first
+    def commit(self, path: tuple[int, ...], base: int) -> None:
+        """Collect the completed n-grams; the newest row joins the grid and the oldest leaves it."""
+        if self._guessed is None:
+            return
+        self._grid.append(self._guessed.tolist())
+        for column in zip(*self._grid, strict=True):
+            self._pool.add(column)
+        del self._grid[0]
 
 
 class NgramPool:
