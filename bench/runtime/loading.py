@@ -183,10 +183,23 @@ def build_decoder(
         weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
     placement = make_placement(config, shape, capacity, options)
+    if options.device.type == "cuda":
+        _choose_kernels()
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
     return _KINDS[options.tier](weights, KVCache(*slots), placement)
+
+
+def _choose_kernels() -> None:
+    """Leave out kernels that are slow, or inexact, for passes of a few rows.
+
+    cuDNN's attention makes a plan for every new shape, and the shape changes with every token. A sum that
+    cuBLAS reduces in bfloat16 depends on how many rows it has, so that one row and K rows of the same tokens
+    would differ more than rounding has to.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def make_placement(config: Any, shape: DecoderConfig, capacity: int, options: RuntimeOptions) -> Placement:  # noqa: ANN401

@@ -19,6 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_step import draft_stepper
 from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import check_exit
 from methods.core.chain import Draft, DraftBuilder, is_unsure
@@ -59,6 +60,7 @@ class LayerSkip(AdaptiveChain):
         check_exit(self._exit_layer, decoder, "layerskip")
         self._decoder = decoder
         self._head = self._vocab.head(decoder)
+        self._stepper = draft_stepper(decoder, self._exit_layer, self._head)
         self.reset()
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -72,10 +74,17 @@ class LayerSkip(AdaptiveChain):
         threshold = self._policy.threshold
         stop = None
         while chain.has_room and stop is None:
-            logits = self._head(row)
-            row = self._exit.advance(chain.propose(logits, sampler))
-            if is_unsure(logits, threshold):
-                stop = "confidence"
+            if sampler.is_greedy:
+                step = self._stepper.step(row, self._exit.position - 1, has_confidence=threshold > 0)
+                row = step.row
+                chain.add(step.token)
+                self._exit.keep(row)
+                unsure = step.is_unsure(threshold)
+            else:
+                logits = self._head(row)
+                row = self._exit.advance(chain.propose(logits, sampler))
+                unsure = is_unsure(logits, threshold)
+            stop = "confidence" if unsure else None
         draft = chain.finish(stop, self._exit_layer)
         self._drafted = draft.tokens.numel()
         return draft

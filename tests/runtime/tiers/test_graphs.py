@@ -13,7 +13,8 @@ from bench.runtime.loading import RuntimeOptions, build_decoder, choose_tier
 from bench.runtime.sampling import Sampling
 from bench.runtime.tiers.eager import EagerDecoder
 from bench.runtime.tiers.graph.buckets import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
-from bench.runtime.tiers.graph.decoder import MOST_RANGES, GraphDecoder
+from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.runtime.tiers.graph.spans import MOST_SPANS
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree
 from tests.methods.small import CPU, prompt, random_decoder, run
@@ -160,7 +161,7 @@ def test_many_ranges_are_replayed_by_sublayer() -> None:
     static, graphed = random_decoder(tier="static"), taped(random_decoder(tier="static"))
     ids = prompt()
     ranges = [(0, stop) for stop in range(1, static.depth)] + [(start, static.depth) for start in range(4)]
-    assert len(ranges) > MOST_RANGES
+    assert len(ranges) > MOST_SPANS
     static.prefill(ids)
     graphed.prefill(ids)
     for start, stop in ranges:
@@ -172,7 +173,7 @@ def test_many_ranges_are_replayed_by_sublayer() -> None:
             graphed.run_layers(rows, place, start, stop), static.run_layers(rows, place, start, stop)
         )
     whole = {bucket for bucket in graphed._recordings if bucket.part == "layers"}
-    assert len(whole) == MOST_RANGES
+    assert len(whole) == MOST_SPANS
 
 
 def test_a_prepared_decoder_records_nothing_more() -> None:
