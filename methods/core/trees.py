@@ -171,7 +171,7 @@ class Tree:
         width = candidates.shape[1]
         if width not in self._columns:
             flat = [(d - 1) * width + r for d, r in zip(self.depths[1:], self.ranks[1:], strict=True)]
-            self._columns[width] = torch.tensor(flat, dtype=torch.int64, device=candidates.device)
+            self._columns[width] = upload(torch.tensor(flat, dtype=torch.int64), candidates.device)
         return torch.cat([root, candidates.flatten()[self._columns[width]]])
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.draft_step import draft_stepper
 from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import check_exit
 from methods.core.chain import Draft, DraftBuilder, is_unsure
@@ -60,7 +59,7 @@ class LayerSkip(AdaptiveChain):
         check_exit(self._exit_layer, decoder, "layerskip")
         self._decoder = decoder
         self._head = self._vocab.head(decoder)
-        self._stepper = draft_stepper(decoder, self._exit_layer, self._head)
+        self._stepper = decoder.stepper(self._exit_layer, self._head)
         self.reset()
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:

@@ -35,7 +35,6 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Attention, Decoder, Layer
-from bench.runtime.draft_step import draft_stepper
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
@@ -103,7 +102,7 @@ class Kangaroo(ChainMethod):
         self._decoder = decoder
         self._adapter = _as_decoder(decoder, tensors)
         self._head = self._vocab.head(self._adapter)
-        self._stepper = draft_stepper(decoder, exit_layer, self._head, self._adapter)
+        self._stepper = decoder.stepper(exit_layer, self._head, self._adapter)
         self._carried: Tensor | None = None  # row [1, d] that the adapter has yet to read
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:

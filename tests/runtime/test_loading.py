@@ -271,3 +271,12 @@ class TestFamilies:
         gemma = CONFIGS["gemma-tied-wide-heads"].to_dict()
         gemma.update(hidden_act="gelu", hidden_activation=None, architectures=["GemmaForCausalLM"])
         assert decoder_config(type(CONFIGS["gemma-tied-wide-heads"])(**gemma)).activation == "gelu_tanh"
+
+
+def test_on_a_gpu_slow_and_inexact_kernels_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", True)
+    torch.backends.cuda.enable_cudnn_sdp(enabled=True)
+    with PretendedCuda():
+        decoder_on(3, CUDA, "static")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction

@@ -15,13 +15,6 @@ When it is recorded: at first use. `prepare` then chooses the ranges and records
 passes of a longer run will need, so that a measured turn records little or nothing (the run's record says how
 much).
 
-Batches of several sequences are not supported. Most of what they need is known: t(M), the measured cost of a
-pass of M rows, since B sequences that verify K + 1 rows each are a pass of B (K + 1) rows, as far as weights
-are concerned. Attention would have to change: `Rows.base` becomes one base per sequence, the cache gets a
-sequence axis before its slots, masks cover each row's own sequence only, and a bucket is named by B as well.
-Rounds stay ragged: a sequence that accepts less commits less, which one length per sequence already
-expresses.
-
 Shapes: R rows of a pass, d width, V vocabulary.
 """
 
@@ -35,6 +28,7 @@ from torch import Tensor
 
 from bench.runtime.decoder import NO_SKIP, Decoder, Layer, Skip, Taps, Tier, Weights
 from bench.runtime.delta import Delta, LowRankDelta
+from bench.runtime.draft_step import DraftStepper, Head
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.graph.buckets import (
     MOST_ROWS,
@@ -50,6 +44,7 @@ from bench.runtime.tiers.graph.buckets import (
 from bench.runtime.tiers.graph.recorder import Preparable, Recorder, Recording, Tally, Work
 from bench.runtime.tiers.graph.slot_cache import SlotCache
 from bench.runtime.tiers.graph.spans import Spans
+from bench.runtime.tiers.graph.stepper import RecordedStepper
 
 MICRO_CAPACITY = 16
 """A cache of at most so many slots holds no prompt: its first passes are short, frequent, and recorded."""
@@ -96,6 +91,16 @@ class GraphDecoder(Decoder):
         companion = GraphDecoder(weights, cache, self.placement, self._recorder, self.tally)
         self._companions.append(companion)
         return companion
+
+    def stepper(self, exit_layer: int, head: Head, drafter: Decoder | None = None) -> DraftStepper:
+        """See `Decoder.stepper`; a step is one recording.
+
+        Raises:
+            ValueError: If the drafter is on another tier.
+        """
+        if drafter is not None and not isinstance(drafter, GraphDecoder):
+            raise ValueError(f"the drafter must be on the tier graph like the target, got {drafter.tier}")
+        return RecordedStepper(self, exit_layer, head, drafter)
 
     def adopt(self, other: Decoder) -> None:
         """See `Decoder.adopt`."""
