@@ -216,9 +216,9 @@ def test_a_prepared_draft_step_is_not_recorded_again() -> None:
 def test_steps_of_one_number_of_rows_share_their_logits() -> None:
     graphed = taped(random_decoder(tier="static"))
     graphed.prefill(prompt(120))
-    for base in (120, 140):  # another number of columns
+    for base in (100, 120):  # another number of columns
         graphed.step(prompt(20), base)
-    outputs = [recording.outputs[0] for bucket, recording in graphed._recordings.items()]
+    outputs = [recording.outputs[0] for recording in graphed._recordings.values()]
     assert len(outputs) == 2
     assert outputs[0] is outputs[1]
 
