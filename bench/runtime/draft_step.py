@@ -67,7 +67,7 @@ class DraftStepper:
         token, *confidence = self._choose(row, has_confidence)
         place = target.placement.chain(position + 1, 1)
         row = target.run_layers(target.embed(token), place, 0, self._exit)
-        return DraftStep(token, row, *confidence or [None])
+        return DraftStep(token, row, confidence[0] if confidence else None)
 
     def _choose(self, row: Tensor, has_confidence: bool) -> tuple[Tensor, ...]:
         """The most likely token and, if it is wanted, its probability."""

@@ -61,7 +61,7 @@ class RecordedStepper(DraftStepper):
         recording.replay()
         target.tally.replayed += 1
         token, row, *confidence = recording.outputs
-        return DraftStep(token.clone(), row.clone(), *confidence or [None])
+        return DraftStep(token.clone(), row.clone(), confidence[0] if confidence else None)
 
     def _recording(self, columns: int, has_confidence: bool) -> Recording:
         key = columns, has_confidence
