@@ -21,10 +21,12 @@ from bench.records.model import ARENA, Arm, Run
 from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import Keys
-from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
+from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
 from bench.runtime.model_config import decoder_config
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
+from bench.runtime.tier_choice import choose_tier, soundest
+from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
@@ -127,7 +129,8 @@ def build_workbench(settings: Settings) -> Workbench:
     decoder = target.load(settings.runtime.threads)
     for arm in arms.values():
         arm.attach(decoder)
-    run = _with_pass_weights(prepared.run, prepared.methods)
+    labels = {**prepared.run.labels, "tier": decoder.tier}
+    run = _with_pass_weights(replace(prepared.run, labels=labels), prepared.methods)
     return Workbench(decoder, target.chat, target.eos_ids, arms, prepared.task, prepared.sampling, run)
 
 
@@ -153,6 +156,7 @@ class Target:
         eos_ids: Tokens that end an answer.
         options: Where and how the model will lie in memory.
         ends_beside_config: End tokens where generation_config.json makes them others than the config's.
+        is_tier_free: Another tier than that of `options` may be taken if it does not work here.
     """
 
     folder: Path
@@ -161,6 +165,7 @@ class Target:
     eos_ids: frozenset[int]
     options: RuntimeOptions
     ends_beside_config: list[int] | None = None
+    is_tier_free: bool = False
 
     @property
     def weights_hash(self) -> str:
@@ -171,6 +176,8 @@ class Target:
         """The model, ready to decode; sets torch's CPU threads, see `settle_threads`."""
         make = random_decoder if self.is_random else load_decoder
         decoder = make(self.folder, self.options)
+        if self.is_tier_free and isinstance(decoder, GraphDecoder):
+            decoder = soundest(decoder)
         settle_threads(decoder, threads)
         return decoder
 
@@ -200,6 +207,7 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
         eos_ids=eos_ids(folder, tokenizer, model.stop_ids),
         options=options_for(runtime, model),
         ends_beside_config=ends_beside_config(folder, tokenizer, model.stop_ids),
+        is_tier_free=runtime.tier == "auto",
     )
 
 

@@ -31,8 +31,9 @@ from bench.metrics.intervals import Costs
 from bench.metrics.run_figures import speedup
 from bench.metrics.speedups import faster_by_total
 from bench.runtime.by_transformers import load_by_transformers
-from bench.runtime.loading import RuntimeOptions, choose_tier, load_config, load_decoder
+from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
+from bench.runtime.tier_choice import choose_tier
 from bench.show.layout import text_table
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin

@@ -22,6 +22,7 @@ from torch import Tensor
 from bench.runtime.attention import attend
 from bench.runtime.cache import KVCache
 from bench.runtime.delta import Delta
+from bench.runtime.draft_step import DraftStepper, Head
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.rows import Placement, Rows, rotate
@@ -226,15 +227,15 @@ class Decoder:
         weights = replace(self.weights, layers=layers, final_norm=final_norm)
         return type(self)(weights, cache, self.placement)
 
+    def stepper(self, exit_layer: int, head: Head, drafter: Decoder | None = None) -> DraftStepper:
+        """What drafts greedily with the first `exit_layer` layers; see `DraftStepper`."""
+        return DraftStepper(self, exit_layer, head, drafter)
+
     def adopt(self, other: Decoder) -> None:
         """Prepare `other`, a second decoder of the same method, whenever this one is prepared."""
 
     def prepare(self, longest: int) -> None:
-        """Empty the cache; on the graph tier, also record passes like those so far.
-
-        Args:
-            longest: Tokens of the longest sequence to come.
-        """
+        """Empty the cache; on the graph tier, also record what texts of up to `longest` tokens need."""
         self.cache.truncate(0)
 
     def _pass(

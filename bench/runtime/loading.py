@@ -7,11 +7,10 @@ named. Pickled ``.bin`` weights are refused; the message says how to convert the
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,6 @@ from bench.runtime.rotary import RotaryRule
 from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
 from bench.runtime.stored_tensors import read_tensors, stored_tensors
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
-from bench.runtime.tiers.compiled.library import Missing, library
 from bench.runtime.tiers.eager import EagerDecoder
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.runtime.tiers.graph.recorder import CudaRecorder
@@ -39,7 +37,6 @@ from bench.runtime.tiers.graph.slot_cache import SlotCache
 
 _KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,52 +54,6 @@ class RuntimeOptions:
     dtype: torch.dtype
     max_length: int
     tier: Tier = "static"
-
-
-def choose_tier(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tier:
-    """The tier called `name`; for ``auto`` the fastest one that runs on this device in this precision.
-
-    Logs a warning if ``auto`` is slower only because the C library is missing.
-
-    Raises:
-        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run.
-    """
-    if name == "graph" and device.type != "cuda":
-        raise UserError(
-            "runtime.tier=graph replays CUDA graphs, and this run is on the CPU",
-            "use runtime.tier=auto, the fastest there, or runtime.device=cuda",
-        )
-    if name == "compiled":
-        _require_compiled(device, dtype)
-    tiers: dict[str, Tier] = {tier: tier for tier in get_args(Tier)}
-    return tiers[name] if name != "auto" else _fastest(device, dtype)
-
-
-def _require_compiled(device: torch.device, dtype: torch.dtype) -> None:
-    if device.type != "cpu" or dtype != torch.float32:
-        raise UserError(
-            "runtime.tier=compiled is not possible: "
-            f"it decodes in float32 on a CPU, not in {dtype} on {device.type}",
-            "use runtime.tier=auto",
-        )
-    built = library()
-    if isinstance(built, Missing):
-        raise UserError(
-            f"runtime.tier=compiled is not possible: {built.reason}",
-            "install gcc or clang with OpenMP, or use runtime.tier=static",
-        )
-
-
-def _fastest(device: torch.device, dtype: torch.dtype) -> Tier:
-    if device.type == "cuda":
-        return "graph"
-    if device.type != "cpu" or dtype != torch.float32:
-        return "static"
-    built = library()
-    if isinstance(built, Missing):
-        log.warning("passes run operation by operation, several times slower: %s; install gcc", built.reason)
-        return "static"
-    return "compiled"
 
 
 def load_decoder(folder: Path, options: RuntimeOptions, vocabulary: int | None = None) -> Decoder:
@@ -183,10 +134,23 @@ def build_decoder(
         weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
     placement = make_placement(config, shape, capacity, options)
+    if options.device.type == "cuda":
+        _choose_kernels()
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
     return _KINDS[options.tier](weights, KVCache(*slots), placement)
+
+
+def _choose_kernels() -> None:
+    """Leave out kernels that are slow, or inexact, for passes of a few rows.
+
+    cuDNN's attention makes a plan for every new shape, and the shape changes with every token. A sum that
+    cuBLAS reduces in bfloat16 depends on how many rows it has, so that one row and K rows of the same tokens
+    would differ more than rounding has to.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def make_placement(config: Any, shape: DecoderConfig, capacity: int, options: RuntimeOptions) -> Placement:  # noqa: ANN401

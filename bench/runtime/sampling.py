@@ -178,6 +178,8 @@ class DraftHead:
 
     def chances(self, probs: Tensor, tokens: Tensor) -> Tensor:
         """Probability of one token [R] by each distribution [R, N], shape [R]: zero outside of the list."""
+        if self._ids is None:
+            return probs.gather(1, tokens[:, None])[:, 0]
         places = self.places(tokens)
         return probs.gather(1, places.clamp_min(0)[:, None])[:, 0] * (places != OUTSIDE)
 

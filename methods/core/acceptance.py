@@ -17,6 +17,7 @@ Shapes: K drafted tokens of a chain, N nodes of a tree with its root, V vocabula
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -161,6 +162,17 @@ def accept_tree(tree: Tree, tokens: Tensor, target_logits: Tensor, sampler: Samp
     _check_nodes(tree, tokens, target_logits)
     picks = sampler.pick(target_logits)  # [N]
     drafted, picked = torch.stack([tokens, picks]).tolist()  # the one host sync of the round
+    return follow(tree, drafted, picked)
+
+
+def follow(tree: Tree, drafted: Sequence[int], picked: Sequence[int]) -> Accepted:
+    """The path on which the drafted tokens are the target's picks; see `accept_tree`.
+
+    Args:
+        tree: Shape of the draft.
+        drafted: Token of every node, length N.
+        picked: The target's pick at every node, length N.
+    """
     node, path, emitted = 0, [0], [picked[0]]
     while child := next((child for child in tree.children[node] if drafted[child] == picked[node]), 0):
         node = child

@@ -179,8 +179,12 @@ class DraftBuilder:
             probs = probs if head is None else head.spread(probs)
             token = sampler.draw(probs)
             self._probs.append(probs)
-        self._tokens.append(token)
+        self.add(token)
         return token
+
+    def add(self, token: Tensor) -> None:
+        """Append a token [1] that was picked from greedy logits."""
+        self._tokens.append(token)
 
     def finish(self, stop: str | None = None, exit_layer: int | None = None) -> Draft:
         """The chain drafted so far; `stop` is the method's reason for ending it before its limit."""

@@ -5,7 +5,7 @@ depth 2 under the best token of depth 1 (Medusa, arXiv 2401.10774, section 2.3.3
 breadth-first order, siblings by rank; node 0 is the root, the token that the target has already chosen. In
 this order the first n nodes are a tree too, so a tree is shrunk by cutting its end off.
 
-Shapes: N nodes with the root, D depth of the deepest node, K candidates per depth.
+Shapes: N nodes with the root, D depth of the deepest node, K candidates per depth, F nodes of a level.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
@@ -31,6 +32,7 @@ class Tree:
         parents: Parent of every node in breadth-first order, length N; -1 for the root.
         ranks: Which candidate of its depth a node takes, length N; the root's entry is not used.
         device: Device of the tensors.
+        marks: The tensors, where they are already there.
 
     Attributes:
         children: Nodes directly below each node, by rank.
@@ -42,23 +44,28 @@ class Tree:
         ValueError: If the order is not breadth-first.
     """
 
-    def __init__(self, parents: Sequence[int], ranks: Sequence[int], device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        parents: Sequence[int],
+        ranks: Sequence[int],
+        device: torch.device = CPU,
+        marks: GrowingMarks | None = None,
+    ) -> None:
         self.parents, self.ranks = tuple(parents), tuple(ranks)
         depths = [0] * len(parents)
         below: list[list[int]] = [[] for _ in parents]
-        sees = [[False] * len(parents) for _ in parents]
-        sees[0][0] = True
         for node, parent in enumerate(parents[1:], start=1):
             depths[node] = depths[parent] + 1
             if not 0 <= parent < node or depths[node] < depths[node - 1]:
                 raise ValueError(f"node {node} with parent {parent} is not in breadth-first order")
             below[parent].append(node)
-            sees[node][: parent + 1] = sees[parent][: parent + 1]
-            sees[node][node] = True
         self.depths = tuple(depths)
         self.children = tuple(tuple(nodes) for nodes in below)
-        self.offsets = upload(torch.tensor(depths), device)
-        self.sees = upload(torch.tensor(sees), device)
+        if marks is None:
+            self.offsets = upload(torch.tensor(depths), device)
+            self.sees = upload(_sees(self.parents), device)
+        else:
+            self.offsets, self.sees = marks.offsets, marks.sees
         self._parts: dict[int, Tree] = {}
         self._columns: dict[int, Tensor] = {}
 
@@ -164,8 +171,42 @@ class Tree:
         width = candidates.shape[1]
         if width not in self._columns:
             flat = [(d - 1) * width + r for d, r in zip(self.depths[1:], self.ranks[1:], strict=True)]
-            self._columns[width] = torch.tensor(flat, dtype=torch.int64, device=candidates.device)
+            self._columns[width] = upload(torch.tensor(flat, dtype=torch.int64), candidates.device)
         return torch.cat([root, candidates.flatten()[self._columns[width]]])
+
+
+def _sees(parents: Sequence[int]) -> Tensor:
+    """Which nodes each node sees, itself and its ancestors, shape [N, N], bool."""
+    sees = [[False] * len(parents) for _ in parents]
+    sees[0][0] = True
+    for node, parent in enumerate(parents[1:], start=1):
+        sees[node][: parent + 1] = sees[parent][: parent + 1]
+        sees[node][node] = True
+    return torch.tensor(sees)
+
+
+class GrowingMarks:
+    """Positions and visibility of a tree that grows by levels, kept on the device.
+
+    Args:
+        root: Any tensor of the device.
+
+    Attributes:
+        offsets: As in `Tree`, of the nodes so far.
+        sees: Likewise.
+    """
+
+    def __init__(self, root: Tensor) -> None:
+        self.offsets = torch.zeros(1, dtype=torch.int64, device=root.device)
+        self.sees = torch.ones(1, 1, dtype=torch.bool, device=root.device)
+
+    def add(self, parents: Tensor, depth: int) -> None:
+        """Add the nodes of depth `depth` below these parents [F]."""
+        count, size = parents.numel(), self.offsets.numel()
+        self.offsets = torch.cat([self.offsets, self.offsets.new_full((count,), depth)])
+        rows = F.pad(self.sees, (0, count, 0, count))
+        rows[size:, :size] = self.sees[parents]
+        self.sees = rows.fill_diagonal_(fill_value=True)
 
 
 def compact(cache: KVCache, base: int, path: Sequence[int]) -> None:

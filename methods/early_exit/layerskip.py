@@ -59,6 +59,7 @@ class LayerSkip(AdaptiveChain):
         check_exit(self._exit_layer, decoder, "layerskip")
         self._decoder = decoder
         self._head = self._vocab.head(decoder)
+        self._stepper = decoder.stepper(self._exit_layer, self._head)
         self.reset()
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -72,10 +73,17 @@ class LayerSkip(AdaptiveChain):
         threshold = self._policy.threshold
         stop = None
         while chain.has_room and stop is None:
-            logits = self._head(row)
-            row = self._exit.advance(chain.propose(logits, sampler))
-            if is_unsure(logits, threshold):
-                stop = "confidence"
+            if sampler.is_greedy:
+                step = self._stepper.step(row, self._exit.position - 1, has_confidence=threshold > 0)
+                row = step.row
+                chain.add(step.token)
+                self._exit.keep(row)
+                unsure = step.is_unsure(threshold)
+            else:
+                logits = self._head(row)
+                row = self._exit.advance(chain.propose(logits, sampler))
+                unsure = is_unsure(logits, threshold)
+            stop = "confidence" if unsure else None
         draft = chain.finish(stop, self._exit_layer)
         self._drafted = draft.tokens.numel()
         return draft

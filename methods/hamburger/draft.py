@@ -176,7 +176,7 @@ class Hamburger:
             with clock.phase("draft"):
                 draft = self._micro.draft(root, features, budget.max_new_tokens - len(ids), sampler)
             with clock.phase("commit"):
-                ids += draft.tokens.tolist()
+                ids += draft.tokens.tolist() if draft.tokens.numel() else []  # an empty copy waits too
                 group = torch.cat([root, draft.tokens])
                 position += group.numel()
             has_pass = not budget.is_over(ids, group.numel())

@@ -102,6 +102,7 @@ class Kangaroo(ChainMethod):
         self._decoder = decoder
         self._adapter = _as_decoder(decoder, tensors)
         self._head = self._vocab.head(self._adapter)
+        self._stepper = decoder.stepper(exit_layer, self._head, self._adapter)
         self._carried: Tensor | None = None  # row [1, d] that the adapter has yet to read
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -119,10 +120,17 @@ class Kangaroo(ChainMethod):
         chain = DraftBuilder(root, self._draft_length, room, self._head)
         stop = None
         while chain.has_room and stop is None:
-            logits = self._adapt(row)
-            row = self._exit.advance(chain.propose(logits, sampler))
-            if is_unsure(logits, self._threshold):
-                stop = "confidence"
+            if sampler.is_greedy and self._carried is None:
+                step = self._stepper.step(row, self._exit.position - 1, has_confidence=self._threshold > 0)
+                row = step.row
+                chain.add(step.token)
+                self._exit.keep(row)
+                unsure = step.is_unsure(self._threshold)
+            else:
+                logits = self._adapt(row)
+                row = self._exit.advance(chain.propose(logits, sampler))
+                unsure = is_unsure(logits, self._threshold)
+            stop = "confidence" if unsure else None
         self._last_row = row
         return chain.finish(stop, self._layer)
 

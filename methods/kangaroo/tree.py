@@ -27,7 +27,7 @@ from bench.runtime.sampling import DraftHead, Sampler
 from bench.runtime.transfer import upload
 from methods.core.base import Budget, Clock, Traits
 from methods.core.tree_round import TreeDraft, generate_tree
-from methods.core.trees import Tree, compact
+from methods.core.trees import GrowingMarks, Tree, compact
 from methods.kangaroo.draft import Kangaroo
 
 
@@ -87,11 +87,12 @@ class _Beam:
         """Begin with the root alone."""
         self.parents, self.ranks = [-1], [0]
         self.level = range(1)  # nodes of the newest level
-        self._scores = [1.0]  # of the newest level
+        self.depth_reached = 0
+        self._scores: Tensor | None = None  # of the newest level, shape [F]; the root's is 1
         self._chain = 0  # newest node of the top-1 chain
 
     def extend(self, logits: Tensor, slots: int) -> tuple[Tensor, bool]:
-        """Add a level.
+        """Add a level. Waits once for the device, to learn which nodes it has.
 
         Args:
             logits: Draft logits after the nodes of the newest level, shape [F, N].
@@ -102,25 +103,34 @@ class _Beam:
         """
         width = min(self.width, logits.shape[-1])
         probs, places = logits.float().softmax(dim=-1).topk(width, dim=-1)  # [F, K]
-        products = probs * upload(torch.tensor(self._scores), probs.device)[:, None]
-        best = products.flatten().topk(min(self.width, slots, products.numel()))
-        children, scores = best.indices.tolist(), products.flatten().tolist()  # child = parent * K + rank
-        kept = [child for child in children if scores[child] >= self.threshold]
+        products = (probs if self._scores is None else probs * self._scores[:, None]).flatten()
+        best = products.topk(min(self.width, slots, products.numel()))
+        children, scores = _read(best.indices, best.values)  # child = parent * K + rank
+        kept = [child for child, score in zip(children, scores, strict=True) if score >= self.threshold]
         is_sure = bool(kept)
         forced = (self._chain - self.level.start) * width
         if forced not in kept:
             kept = [*kept[: slots - 1], forced]
         kept.sort()
-        self._append(kept, [scores[child] for child in kept], width, forced)
-        return places.flatten()[upload(torch.tensor(kept), places.device)], is_sure
+        chosen = upload(torch.tensor(kept), places.device)
+        self._scores = products[chosen]
+        self.newest_parents = chosen // width + self.level.start
+        self._append(kept, width, forced)
+        return places.flatten()[chosen], is_sure
 
-    def _append(self, kept: list[int], scores: list[float], width: int, forced: int) -> None:
+    def _append(self, kept: list[int], width: int, forced: int) -> None:
         end = len(self.parents)
         self.parents += [self.level.start + child // width for child in kept]
         self.ranks += [child % width for child in kept]
         self.level = range(end, end + len(kept))
-        self._scores = scores
+        self.depth_reached += 1
         self._chain = end + kept.index(forced)
+
+
+def _read(children: Tensor, scores: Tensor) -> tuple[list[int], list[float]]:
+    """Both on the host, in one copy; numbers of children are small enough to be exact in fp32."""
+    numbers, values = torch.stack([children.to(scores.dtype), scores]).tolist()
+    return [int(number) for number in numbers], values
 
 
 class _TreeDrafter:
@@ -150,19 +160,19 @@ class _TreeDrafter:
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
         beam, limit = self._beam, min(self._beam.depth, room)
         beam.start()
-        tree = Tree(beam.parents, beam.ranks, root.device)
-        tokens = [root]
-        self._rows = [self._shallow(tree, root, base, 0)]
+        marks, tokens = GrowingMarks(root), [root]
+        self._rows = [self._shallow(marks, root, base, 0)]
         self._adapted = 0
         stop = "length" if self._beam.depth <= room else "budget"
-        while tree.depth < limit and tree.size < slots and stop != "confidence":
-            places, is_sure = beam.extend(self._adapt(tree, base), slots - tree.size)
+        while beam.depth_reached < limit and len(beam.parents) < slots and stop != "confidence":
+            places, is_sure = beam.extend(self._adapt(), slots - len(beam.parents))
             added = self._head.tokens(places)
-            self._adapted = tree.size
-            tree = Tree(beam.parents, beam.ranks, root.device)
+            self._adapted = beam.level.start
+            marks.add(beam.newest_parents, beam.depth_reached)
             tokens.append(added)
-            self._rows.append(self._shallow(tree, added, base, beam.level.start))
+            self._rows.append(self._shallow(marks, added, base, beam.level.start))
             stop = stop if is_sure else "confidence"
+        tree = Tree(beam.parents, beam.ranks, root.device, marks)
         return TreeDraft(tree, torch.cat(tokens), stop, self._exit)
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
@@ -176,18 +186,17 @@ class _TreeDrafter:
         newest = torch.cat(self._rows)[path[-1] : path[-1] + 1]
         self._carried = newest if len(adapted) < len(path) else newest[:0]
 
-    def _shallow(self, tree: Tree, tokens: Tensor, base: int, first: int) -> Tensor:
+    def _shallow(self, marks: GrowingMarks, tokens: Tensor, base: int, first: int) -> Tensor:
         """Rows [F, d] that leave the first layers, of the nodes from `first` on."""
         decoder = self._decoder
-        place = decoder.placement.tree(base, tree.offsets, tree.sees, first=first)
-        return decoder.run_layers(decoder.embed(tokens), place, 0, self._exit)
+        self._place = decoder.placement.tree(base, marks.offsets, marks.sees, first=first)
+        return decoder.run_layers(decoder.embed(tokens), self._place, 0, self._exit)
 
-    def _adapt(self, tree: Tree, base: int) -> Tensor:
+    def _adapt(self) -> Tensor:
         """Draft logits [F, N] after the newest level; a carried row goes first, in the root's pass."""
         adapter, head, rows = self._adapter, self._head, self._rows[-1]
         if self._adapted == 0:
             rows = torch.cat([self._carried, rows])
             place = adapter.placement.chain(adapter.cache.length, rows.shape[0])
             return head(adapter.run_layers(rows, place)[-1:])
-        place = adapter.placement.tree(base, tree.offsets, tree.sees, first=self._adapted)
-        return head(adapter.run_layers(rows, place))
+        return head(adapter.run_layers(rows, self._place))  # in the adapter a node has the same slot

@@ -39,8 +39,9 @@ from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import DraftVocab, Sampler
 from bench.runtime.transfer import upload
+from methods.core.acceptance import Accepted, accept_tree, follow
 from methods.core.base import Budget, Clock
-from methods.core.tree_round import TreeDraft, TreeMethod
+from methods.core.tree_round import TreeDraft, TreeMethod, generate_tree
 from methods.core.trees import Tree
 
 Ngram = tuple[int, ...]
@@ -79,7 +80,7 @@ class Lookahead(TreeMethod):
         self._grid_offsets, self._grid_sees = depths.to(decoder.device), sees.to(decoder.device)
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
-        generation = super().generate(prompt_ids, budget, sampler, clock)
+        generation = generate_tree(self, self._decoder, prompt_ids, budget, sampler, clock, rule=self._accept)
         return replace(generation, counts={"lookahead_rows": self._lookahead_rows})
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
@@ -87,17 +88,22 @@ class Lookahead(TreeMethod):
         self._grid = [random.choices(prompt, k=self._window) for _ in range(self._ngram - 1)]
         self._pool = NgramPool(self._guesses)
         self._guessed: Tensor | None = None  # newest row of the grid, shape [W]; None after a pass without it
+        self._root: int | None = None  # the newest token, once a round has read it
         self._lookahead_rows = 0
         return super().prefill(prompt_ids)
 
     def draft(self, root: Tensor, base: int, room: int, slots: int, sampler: Sampler) -> TreeDraft:
-        self._grid[0][0] = int(root)
-        continuations = self._pool.continuations(self._grid[0][0])
+        first = int(root) if self._root is None else self._root
+        continuations = self._pool.continuations(first)
         parents, tokens = prefix_tree(ngram[:room] for ngram in continuations)
         tree = _tree(parents, root.device).fit(room, slots)
-        below_root = upload(torch.tensor(tokens[: tree.size - 1], dtype=root.dtype), root.device)
+        self._grid[0][0] = first
+        below_root = tokens[: tree.size - 1]
+        grid = [token for row in self._grid for token in row][1:]
+        both = upload(torch.tensor([*below_root, *grid], dtype=root.dtype), root.device)
+        self._grid_ids = both[len(below_root) :]  # [E]
         stop = "budget" if continuations and room < self._ngram - 1 else "match"
-        return TreeDraft(tree, torch.cat([root, below_root]), stop)
+        return TreeDraft(tree, torch.cat([root, both[: len(below_root)]]), stop)
 
     def verify(self, draft: TreeDraft, base: int) -> Tensor:
         decoder, tree = self._decoder, draft.tree
@@ -106,10 +112,10 @@ class Lookahead(TreeMethod):
             self._guessed = None
             return super().verify(draft, base)
         self._lookahead_rows += grid_rows
-        grid = draft.tokens.new_tensor([token for row in self._grid for token in row][1:])  # [E]
         offsets = torch.cat([tree.offsets, self._grid_offsets])
         place = decoder.placement.tree(base, offsets, joint_mask(tree.sees, self._grid_sees))
-        rows = decoder.run_layers(decoder.embed(torch.cat([draft.tokens, grid])), place)  # [T + E, d]
+        ids = torch.cat([draft.tokens, self._grid_ids])
+        rows = decoder.run_layers(decoder.embed(ids), place)  # [T + E, d]
         verified, guessing = rows[: tree.size], rows[-self._window :]
         if not self._head.is_whole:
             self._guessed = self._head.best(self._head(guessing), 1)[:, 0]  # [W]
@@ -118,11 +124,23 @@ class Lookahead(TreeMethod):
         self._guessed = logits[tree.size :].argmax(dim=-1)  # [W]
         return logits[: tree.size]
 
+    def _accept(self, tree: Tree, tokens: Tensor, target_logits: Tensor, sampler: Sampler) -> Accepted:
+        """The rule `accept_tree`; the newest guesses are read in the same copy to the host."""
+        if self._guessed is None:
+            accepted = accept_tree(tree, tokens, target_logits, sampler)
+        else:
+            picks, size = sampler.pick(target_logits), tree.size
+            numbers = torch.cat([tokens, picks, self._guessed]).tolist()  # the one host sync of the round
+            self._newest_row = numbers[2 * size :]
+            accepted = follow(tree, numbers[:size], numbers[size : 2 * size])
+        self._root = accepted.emitted[-1]
+        return accepted
+
     def commit(self, path: tuple[int, ...], base: int) -> None:
         """Collect the completed n-grams; the newest row joins the grid and the oldest leaves it."""
         if self._guessed is None:
             return
-        self._grid.append(self._guessed.tolist())
+        self._grid.append(self._newest_row)
         for column in zip(*self._grid, strict=True):
             self._pool.add(column)
         del self._grid[0]

@@ -41,6 +41,7 @@ from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.sampling import DraftVocab, Sampler
+from bench.runtime.transfer import upload
 from methods.core.base import Budget, Clock
 from methods.core.tree_round import TreeDraft, TreeMethod, generate_tree
 from methods.core.trees import Tree
@@ -216,7 +217,7 @@ class Swift(TreeMethod):
         """The W + 1 tokens that sets are scored on, and the position of the first of them."""
         first = 0 if self._window_from == "first" else len(ids) - self._window - 1
         text = ids[first : first + self._window + 1]
-        return torch.tensor(text, device=self._decoder.device), self._prompt + first
+        return upload(torch.tensor(text), self._decoder.device), self._prompt + first
 
     def _matchness(self, text: Tensor, start: int, skip: Skip) -> float:
         predicted = self._skipped.predict(text[:-1], start, skip).argmax(dim=-1)

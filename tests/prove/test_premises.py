@@ -11,8 +11,9 @@ from bench.prove.controls import CONTROLS, HONEST, Branches, Chain, Control
 from bench.prove.premises import check_premises
 from bench.prove.targets import Target, random_target
 from bench.records.model import Generation
-from bench.runtime.loading import RuntimeOptions, choose_tier
+from bench.runtime.loading import RuntimeOptions
 from bench.runtime.sampling import Sampler, Sampling
+from bench.runtime.tier_choice import choose_tier
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget, Clock, Method
 from methods.core.chain import Draft

@@ -18,6 +18,9 @@ from bench.runtime.loading import load_decoder
 from bench.runtime.model_config import decoder_config
 from bench.runtime.modules import weight_bytes
 from tests.runtime.models import CONFIGS, CONTEXT, TINY, options, oracle_logits, tiny_model, tokens
+from tests.runtime.pretended_cuda.device import PretendedCuda
+from tests.runtime.pretended_cuda.models import decoder_on
+from tests.runtime.pretended_cuda.tensors import CUDA
 
 IDS = tokens(20)
 
@@ -271,3 +274,16 @@ class TestFamilies:
         gemma = CONFIGS["gemma-tied-wide-heads"].to_dict()
         gemma.update(hidden_act="gelu", hidden_activation=None, architectures=["GemmaForCausalLM"])
         assert decoder_config(type(CONFIGS["gemma-tied-wide-heads"])(**gemma)).activation == "gelu_tanh"
+
+
+def test_on_a_gpu_slow_and_inexact_kernels_are_left_out() -> None:
+    products = torch.backends.cuda.matmul
+    before = torch.backends.cuda.cudnn_sdp_enabled(), products.allow_bf16_reduced_precision_reduction
+    try:
+        with PretendedCuda():
+            decoder_on(3, CUDA, "static")
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert not products.allow_bf16_reduced_precision_reduction
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before[0])
+        products.allow_bf16_reduced_precision_reduction = before[1]

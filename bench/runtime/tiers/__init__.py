@@ -1,4 +1,4 @@
-"""Four ways to run the same pass, chosen by ``runtime.tier`` (`bench.runtime.loading.choose_tier`).
+"""Four ways to run the same pass, chosen by ``runtime.tier`` (`bench.runtime.tier_choice.choose_tier`).
 
 - ``eager``: textbook PyTorch with nothing fused, the slow baseline (``eager.py``).
 - ``static``: fused PyTorch operations over a preallocated cache; `bench.runtime.decoder.Decoder` itself.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
+from bench.runtime.draft_step import DraftStep, DraftStepper
 from bench.runtime.modules import save_module
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.trainers.modules import observe
@@ -23,6 +24,20 @@ from tests.methods.small import prompt, random_decoder, run
 EXIT = 2
 
 
+class PerfectStepper(DraftStepper):
+    """Steps whose logits are those of `Watched._adapt`."""
+
+    def __init__(self, method: Watched) -> None:
+        super().__init__(method._decoder, EXIT, method._head, method._adapter)
+        self._method = method
+
+    def step(self, row: Tensor, position: int, *, has_confidence: bool) -> DraftStep:
+        assert not has_confidence
+        decoder, token = self._target, self._method._adapt(row).argmax(dim=-1)
+        place = decoder.placement.chain(position + 1, 1)
+        return DraftStep(token, decoder.run_layers(decoder.embed(token), place, 0, EXIT), None)
+
+
 class Watched(Kangaroo):
     """Kangaroo that notes the lengths of its three stores at every step of a round.
 
@@ -34,6 +49,8 @@ class Watched(Kangaroo):
         torch.manual_seed(1)
         self.use(decoder, self.trainer().new_module(decoder).state_dict(), EXIT)
         self.is_perfect = is_perfect
+        if is_perfect:
+            self._stepper = PerfectStepper(self)
         self.notes: list[tuple[str, int, int, int]] = []
         self.carried: list[bool] = []
 

@@ -12,7 +12,7 @@ from bench.runtime.modules import save_module
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
 from methods.core.tree_round import TreeDraft
-from methods.core.trees import Tree
+from methods.core.trees import GrowingMarks, Tree
 from methods.kangaroo.tree import KangarooTree, _Beam, _TreeDrafter
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 
@@ -90,10 +90,14 @@ class Checked(_TreeDrafter):
 class Perfect(Checked):
     """The adapter is replaced by the remaining layers of the target."""
 
-    def _adapt(self, tree: Tree, base: int) -> Tensor:
-        super()._adapt(tree, base)
+    def _shallow(self, marks: GrowingMarks, tokens: Tensor, base: int, first: int) -> Tensor:
+        self._seen = base, marks.offsets, marks.sees
+        return super()._shallow(marks, tokens, base, first)
+
+    def _adapt(self) -> Tensor:
+        super()._adapt()
         decoder = self._decoder
-        place = decoder.placement.tree(base, tree.offsets, tree.sees)
+        place = decoder.placement.tree(*self._seen)
         return decoder.head(decoder.run_layers(torch.cat(self._rows), place, EXIT))[self._adapted :]
 
 
@@ -128,6 +132,12 @@ def test_a_random_adapter_costs_nothing_but_time(threshold: float) -> None:
         assert {(round_.drafted, round_.stop) for round_ in got.rounds[:-1]} == {(1, "confidence")}
 
 
+def marks_of(tree: Tree) -> GrowingMarks:
+    marks = GrowingMarks(tree.offsets)
+    marks.offsets, marks.sees = tree.offsets, tree.sees
+    return marks
+
+
 def test_the_adapter_sees_each_node_as_it_sees_a_text() -> None:
     """Draft logits of a tree's level equal those of the adapter over the node's whole path, row by row."""
     decoder = random_decoder()
@@ -141,16 +151,26 @@ def test_the_adapter_sees_each_node_as_it_sees_a_text() -> None:
         drafter._rows, drafter._adapted, got = [], 0, []
         for first, end in ((0, 1), (1, 3), (3, 4)):
             part = tree.fit(9, end)
-            drafter._rows.append(drafter._shallow(part, tokens[first:end], 10, first))
-            got.append(drafter._adapt(part, 10))
+            drafter._rows.append(drafter._shallow(marks_of(part), tokens[first:end], 10, first))
+            got.append(drafter._adapt())
             drafter._adapted = end
         for node, logit in enumerate(torch.cat(got)):
             text = torch.cat([ids, tokens[list(tree.route(node))]])
             drafter.prefill(text[:-1])
             drafter._rows, drafter._adapted = [], 0
-            drafter._rows.append(drafter._shallow(Tree([-1], [0]), text[-1:], text.numel() - 1, 0))
-            alone = drafter._adapt(Tree([-1], [0]), text.numel() - 1)[0]
+            drafter._rows.append(drafter._shallow(GrowingMarks(text), text[-1:], text.numel() - 1, 0))
+            alone = drafter._adapt()[0]
             torch.testing.assert_close(logit, alone, atol=1e-4, rtol=0)
+
+
+def test_a_tree_that_grows_has_the_marks_of_the_whole_one() -> None:
+    tree = Tree.of_paths([(0,), (1,), (0, 0), (1, 0), (1, 1), (1, 0, 0)])
+    marks, first = GrowingMarks(tree.offsets), 1
+    for depth, end in ((1, 3), (2, 6), (3, 7)):
+        marks.add(torch.tensor(tree.parents[first:end]), depth)
+        first = end
+    assert torch.equal(marks.offsets, tree.offsets)
+    assert torch.equal(marks.sees, tree.sees)
 
 
 def test_drafting_stays_within_the_cache() -> None:

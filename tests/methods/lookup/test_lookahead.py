@@ -50,7 +50,7 @@ def test_a_round_collects_the_columns_and_moves_the_grid_on() -> None:
     method = Lookahead(ngram=3, window=2, guesses=7)
     method.attach(random_decoder())
     method.prefill(prompt())
-    method._grid, method._guessed = [[1, 2], [3, 4]], torch.tensor([5, 6])
+    method._grid, method._guessed, method._newest_row = [[1, 2], [3, 4]], torch.tensor([5, 6]), [5, 6]
     method.commit((0,), 12)
     assert method._grid == [[3, 4], [5, 6]]
     assert (method._pool.continuations(1), method._pool.continuations(2)) == ([(3, 5)], [(4, 6)])

@@ -9,11 +9,13 @@ import torch
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Skip
-from bench.runtime.loading import RuntimeOptions, build_decoder, choose_tier
+from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampling
+from bench.runtime.tier_choice import choose_tier
 from bench.runtime.tiers.eager import EagerDecoder
 from bench.runtime.tiers.graph.buckets import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
-from bench.runtime.tiers.graph.decoder import MOST_RANGES, GraphDecoder
+from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.runtime.tiers.graph.spans import MOST_SPANS
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree
 from tests.methods.small import CPU, prompt, random_decoder, run
@@ -156,11 +158,76 @@ def test_a_skipped_sublayer_is_left_out_and_needs_no_recording_of_its_set() -> N
     assert graphed.tally.recorded == 2 * static.depth
 
 
+def test_a_set_of_skipped_sublayers_that_stays_is_recorded_whole() -> None:
+    static, graphed = pair("llama-mha")
+    skip, ids = Skip(frozenset([1]), frozenset([0])), torch.tensor(tokens(20))
+    results = []
+    for decoder in (static, graphed):
+        decoder.prefill(ids[:9])
+        for base in range(9, 16):
+            place = decoder.placement.chain(base, 1)
+            hidden = decoder.run_layers(decoder.embed(ids[base : base + 1]), place, skip=skip)
+        results.append(hidden)
+    torch.testing.assert_close(results[1], results[0])
+    whole = [bucket for bucket in graphed._recordings if bucket.part == "layers"]
+    assert [bucket.span.skip for bucket in whole] == [skip]
+
+
+def test_preparing_keeps_the_ranges_that_were_used_most() -> None:
+    graphed = taped(random_decoder(tier="static"))
+    graphed.prefill(prompt())
+    ranges = [(start, stop) for start in range(4) for stop in range(start + 1, graphed.depth)]
+    for uses, (start, stop) in enumerate(ranges):
+        for _ in range(1 + uses):
+            graphed.cache.truncate(12)
+            graphed.run_layers(graphed.embed(prompt(2)), graphed.placement.chain(12, 2), start, stop)
+    assert len(ranges) > MOST_SPANS
+    graphed.prepare(100)
+    whole = {bucket.span[:2] for bucket in graphed._recordings if bucket.part == "layers"}
+    assert whole == set(ranges[-MOST_SPANS:])
+
+
+def test_low_rank_changes_are_recorded_whole() -> None:
+    decoder, ids = tiny()
+    graphed = taped(decoder)
+    assert run(built("m2r2", graphed), ids, new=NEW) == run(built("m2r2", decoder), ids, new=NEW)
+    assert graphed.tally.delta == 0
+    assert any(bucket.span.delta is not None for bucket in graphed._recordings)
+
+
+def test_micro_steps_are_recorded_from_their_first_pass_on() -> None:
+    decoder, ids = tiny()
+    graphed = taped(decoder)
+    run(built("hamburger_verified", graphed), ids, new=NEW)
+    assert graphed.tally.prefill == 1, "the prompt alone"
+
+
+def test_a_prepared_draft_step_is_not_recorded_again() -> None:
+    graphed = taped(tiny()[0])
+    method = built("kangaroo", graphed)
+    run(method, tiny()[1], new=NEW)
+    graphed.prepare(200)
+    recorded = graphed.tally.recorded
+    expected = run(built("kangaroo", tiny()[0]), tiny()[1], new=3 * NEW)
+    assert run(method, tiny()[1], new=3 * NEW).ids == expected.ids
+    assert graphed.tally.recorded == recorded
+
+
+def test_steps_of_one_number_of_rows_share_their_logits() -> None:
+    graphed = taped(random_decoder(tier="static"))
+    graphed.prefill(prompt(120))
+    for base in (100, 120):  # another number of columns
+        graphed.step(prompt(20), base)
+    outputs = [recording.outputs[0] for recording in graphed._recordings.values()]
+    assert len(outputs) == 2
+    assert outputs[0] is outputs[1]
+
+
 def test_many_ranges_are_replayed_by_sublayer() -> None:
     static, graphed = random_decoder(tier="static"), taped(random_decoder(tier="static"))
     ids = prompt()
     ranges = [(0, stop) for stop in range(1, static.depth)] + [(start, static.depth) for start in range(4)]
-    assert len(ranges) > MOST_RANGES
+    assert len(ranges) > MOST_SPANS
     static.prefill(ids)
     graphed.prefill(ids)
     for start, stop in ranges:
@@ -172,7 +239,7 @@ def test_many_ranges_are_replayed_by_sublayer() -> None:
             graphed.run_layers(rows, place, start, stop), static.run_layers(rows, place, start, stop)
         )
     whole = {bucket for bucket in graphed._recordings if bucket.part == "layers"}
-    assert len(whole) == MOST_RANGES
+    assert len(whole) == MOST_SPANS
 
 
 def test_a_prepared_decoder_records_nothing_more() -> None:

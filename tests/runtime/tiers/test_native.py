@@ -23,7 +23,8 @@ from bench.runtime import loading
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.delta import Projection
 from bench.runtime.linear import Linear
-from bench.runtime.loading import RuntimeOptions, build_decoder, choose_tier
+from bench.runtime.loading import RuntimeOptions, build_decoder
+from bench.runtime.tier_choice import choose_tier
 from bench.runtime.tiers.compiled import library as build
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
 from bench.runtime.tiers.compiled.library import Missing, library

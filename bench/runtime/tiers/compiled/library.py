@@ -70,7 +70,7 @@ def required_library() -> ctypes.CDLL:
     """The compiled library, for code that runs only where there is one.
 
     Raises:
-        RuntimeError: If there is none; `bench.runtime.loading.choose_tier` refuses the tier before.
+        RuntimeError: If there is none; `bench.runtime.tier_choice.choose_tier` refuses the tier before.
     """
     loaded = library()
     if isinstance(loaded, Missing):

@@ -5,7 +5,7 @@ the next larger size, its bucket: surplus rows write to the cache's trash slot a
 surplus slots are masked.
 
 Shapes: R rows of a pass, B >= R rows of its bucket, G query heads per key/value head, C columns (slots read),
-d width.
+d width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.runtime.decoder import Decoder
+from bench.runtime.decoder import NO_SKIP, Decoder, Skip
+from bench.runtime.delta import LowRankDelta
 from bench.runtime.rows import Rows
 
 Part = Literal["step", "layers", "attention", "mlp"]
@@ -30,22 +31,36 @@ MOST_ROWS = ROW_SIZES[-1]
 _COLUMN_SIZES = tuple(size << shift for shift in range(20) for size in (128, 192))  # steps of at most a half
 
 
+class Span(NamedTuple):
+    """A range of layers as a pass runs it, at any number of rows.
+
+    Args:
+        start: First layer.
+        stop: One past the last layer.
+        skip: Sub-layers that are left out.
+        delta: Changes to the projections, whose matrices never move; None if there are none.
+    """
+
+    start: int
+    stop: int
+    skip: Skip = NO_SKIP
+    delta: LowRankDelta | None = None
+
+
 class Bucket(NamedTuple):
     """Names a recording by what it runs and at which size.
 
     Args:
         part: What it runs.
-        start: First layer.
-        stop: One past the last layer.
+        span: Through which layers.
         rows: Rows (B).
         columns: Cache slots that attention reads (C); 0 for an MLP alone.
         is_chain: Positions and mask follow from the first slot; otherwise they are inputs.
-        taps: Layers whose entering rows are outputs too, ascending; `start` is never among them.
+        taps: Layers whose entering rows are outputs too, ascending; the first layer is never among them.
     """
 
     part: Part
-    start: int
-    stop: int
+    span: Span
     rows: int
     columns: int
     is_chain: bool
@@ -54,7 +69,7 @@ class Bucket(NamedTuple):
 
 def sublayer_bucket(part: Part, layer: int, rows: int, columns: int) -> Bucket:
     """The bucket of one sub-layer. Positions and mask are inputs, computed once for all layers of a pass."""
-    return Bucket(part, layer, layer + 1, rows, columns, is_chain=False)
+    return Bucket(part, Span(layer, layer + 1), rows, columns, is_chain=False)
 
 
 def row_size(count: int) -> int:
@@ -92,6 +107,8 @@ class Inputs:
         self._trash = trash
         self._masks: dict[int, Tensor] = {}
         self._written: int | None = None  # the host's copy of _writes
+        self._logits_shape = rows, decoder.config.vocab
+        self._logits: Tensor | None = None
         cos, sin = decoder.placement.rotation(0, 1)
         with torch.inference_mode(False):  # they must outlive the mode in which the first pass may run
             self._order = torch.arange(rows, device=decoder.device)
@@ -100,6 +117,16 @@ class Inputs:
             self._cos, self._sin = cos.repeat(rows, 1, 1), sin.repeat(rows, 1, 1)
             self.ids = torch.zeros_like(self._order)
             self.hidden = decoder.embedding.new_zeros(rows, decoder.config.width)
+
+    def logits(self) -> Tensor:
+        """Where every step with this number of rows leaves its logits [B, V]; allocated on first use.
+
+        One buffer for all: a buffer per recording would be one per number of columns.
+        """
+        if self._logits is None:
+            with torch.inference_mode(False):
+                self._logits = self.hidden.new_zeros(self._logits_shape)
+        return self._logits
 
     def set_chain(self, base: int, writes: int) -> None:
         """Set first slot and number of rows of a chain; the recording computes the rest on the device."""

@@ -44,7 +44,7 @@ class Tally:
         replayed: Passes that replayed a recording.
         prefill: Passes that ran unrecorded because they were the first of a sequence.
         long: Because they had more than `bench.runtime.tiers.graph.buckets.MOST_ROWS` rows.
-        delta: Because they had a `Delta`.
+        delta: Because they had a `Delta` of another kind than those that are recorded.
     """
 
     recorded: int = 0
@@ -52,6 +52,13 @@ class Tally:
     prefill: int = 0
     long: int = 0
     delta: int = 0
+
+
+class Preparable(Protocol):
+    """What records in advance."""
+
+    def prepare(self, longest: int) -> None:
+        """Record what sequences of up to `longest` tokens need."""
 
 
 class Recorder(Protocol):

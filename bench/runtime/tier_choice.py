@@ -1,0 +1,161 @@
+"""Which tier a run decodes on: the one that is configured, or for ``auto`` the fastest that works.
+
+On a GPU ``auto`` starts as ``graph`` and is checked once the model is loaded (`soundest`): drivers, kernels
+and memory differ from machine to machine, and a wrong answer must not look like a fast one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.runtime.decoder import Decoder, Tier
+from bench.runtime.tiers.compiled.library import Missing, library
+from bench.runtime.tiers.eager import EagerDecoder
+from bench.runtime.tiers.graph.decoder import GraphDecoder
+
+CHECKED_TOKENS = 8
+CHECKED_PROMPT = 16
+SLACK = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""How far two tiers' logits for a token may lie apart, as a share of the largest logit, so that rounding does
+not count as a fault; in other precisions `HALF_SLACK`."""
+HALF_SLACK = 0.03
+log = logging.getLogger(__name__)
+
+
+def choose_tier(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tier:
+    """The tier called `name`; for ``auto`` the fastest one that runs on this device in this precision.
+
+    Logs a warning if ``auto`` is slower only because the C library is missing.
+
+    Raises:
+        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run.
+    """
+    if name == "graph" and device.type != "cuda":
+        raise UserError(
+            "runtime.tier=graph replays CUDA graphs, and this run is on the CPU",
+            "use runtime.tier=auto, the fastest there, or runtime.device=cuda",
+        )
+    if name == "compiled":
+        _require_compiled(device, dtype)
+    tiers: dict[str, Tier] = {tier: tier for tier in get_args(Tier)}
+    return tiers[name] if name != "auto" else _fastest(device, dtype)
+
+
+def _require_compiled(device: torch.device, dtype: torch.dtype) -> None:
+    if device.type != "cpu" or dtype != torch.float32:
+        raise UserError(
+            "runtime.tier=compiled is not possible: "
+            f"it decodes in float32 on a CPU, not in {dtype} on {device.type}",
+            "use runtime.tier=auto",
+        )
+    built = library()
+    if isinstance(built, Missing):
+        raise UserError(
+            f"runtime.tier=compiled is not possible: {built.reason}",
+            "install gcc or clang with OpenMP, or use runtime.tier=static",
+        )
+
+
+def _fastest(device: torch.device, dtype: torch.dtype) -> Tier:
+    if device.type == "cuda":
+        return "graph"
+    if device.type != "cpu" or dtype != torch.float32:
+        return "static"
+    built = library()
+    if isinstance(built, Missing):
+        log.warning("passes run operation by operation, several times slower: %s; install gcc", built.reason)
+        return "static"
+    return "compiled"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A few tokens decoded on one tier.
+
+    Args:
+        decoder: The decoder.
+        logits: Its logits by step, each on the same tokens, shape [T, V] on the host; None if it failed.
+        fault: What is wrong with it, if anything.
+    """
+
+    decoder: Decoder
+    logits: Tensor | None
+    fault: str | None
+
+
+@torch.inference_mode()
+def soundest(decoder: GraphDecoder) -> Decoder:
+    """The fastest of the tiers graph, static and eager that agrees with another one; same weights and cache.
+
+    Logs one line if that is not the given one, with the reason. Empties the cache.
+
+    Args:
+        decoder: The model on the tier ``graph``.
+
+    Raises:
+        UserError: If no tier gives finite logits.
+    """
+    parts = (decoder.weights, decoder.cache, decoder.placement)
+    tiers: list[Decoder] = [decoder, Decoder(*parts), EagerDecoder(*parts)]
+    tokens = _tokens(decoder)
+    trials = [_trial(tier, tokens) for tier in tiers]
+    decoder.cache.truncate(0)
+    finite = [trial for trial in trials if trial.fault is None]
+    agreed = [
+        trial for trial in finite if any(_agree(trial, other) for other in finite if other is not trial)
+    ]
+    if not finite:
+        raise UserError(
+            f"the model decodes on no tier of this GPU: {_faults(trials)}",
+            "check the weights for NaN and infinity, the driver and the free memory; "
+            "if float16 overflows, use runtime.dtype=bfloat16",
+        )
+    chosen = agreed[0] if agreed else finite[-1]
+    left = trials[: trials.index(chosen)]
+    if left:
+        log.warning("runtime.tier=auto takes %s: %s", chosen.decoder.tier, _faults(left))
+    return chosen.decoder
+
+
+def _tokens(decoder: Decoder) -> Tensor:
+    """A fixed text: the prompt, then the tokens that every tier reads one by one, on the device."""
+    length = min(CHECKED_PROMPT + CHECKED_TOKENS, decoder.capacity)
+    numbers = torch.arange(length, dtype=torch.int64, device=decoder.device)
+    return (numbers * 7919 + 17) % decoder.config.vocab
+
+
+def _trial(decoder: Decoder, tokens: Tensor) -> Trial:
+    """Decode the text on one tier."""
+    steps = min(CHECKED_TOKENS, tokens.numel() - 1)
+    start = tokens.numel() - steps
+    try:
+        logits = [decoder.prefill(tokens[:start])]
+        logits += [decoder.step(tokens[place : place + 1], place) for place in range(start, tokens.numel())]
+        read = torch.cat(logits).float().cpu()
+    except (UserError, RuntimeError) as error:  # what CUDA and the recorder raise
+        return Trial(decoder, None, f"{decoder.tier} fails ({str(error).splitlines()[0]})")
+    is_sound = bool(read.isfinite().all())
+    return Trial(decoder, read, None if is_sound else f"{decoder.tier} gives logits that are not finite")
+
+
+def _agree(trial: Trial, other: Trial) -> bool:
+    """Whether two tiers choose the same tokens, or tokens that the other finds as good up to rounding."""
+    if trial.logits is None or other.logits is None:
+        return False
+    slack = SLACK.get(trial.decoder.dtype, HALF_SLACK) * other.logits.abs().amax(dim=-1)
+    chosen = trial.logits.argmax(dim=-1, keepdim=True)
+    lost = other.logits.amax(dim=-1) - other.logits.gather(1, chosen)[:, 0]
+    return bool((lost <= slack).all())
+
+
+def _faults(trials: Sequence[Trial]) -> str:
+    return "; ".join(
+        trial.fault or f"{trial.decoder.tier} chooses other tokens than the others" for trial in trials
+    )
