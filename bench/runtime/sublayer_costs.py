@@ -1,6 +1,8 @@
 """What one row costs in the two halves of a layer, by the length of the text, and in the head.
 
-A method that weighs attention against MLPs calls `measure_sublayers` once, when it is attached to a decoder.
+A method that weighs attention against MLPs takes them once, when it is attached to a decoder: in numbers read
+(`SublayerCosts.of_weights`), which are the same everywhere, or in seconds of this machine
+(`measure_sublayers`).
 
 Shapes: L layers.
 """
@@ -38,6 +40,15 @@ class SublayerCosts:
     mlp: float
     head: float
 
+    @classmethod
+    def of_weights(cls, decoder: Decoder, draft_head: DraftHead) -> SublayerCosts:
+        """In numbers that a row reads: weights, keys and values."""
+        config, layer = decoder.config, decoder.layers[0]
+        attention = layer.attention.qkv.parameters + layer.attention.o.parameters
+        mlp = 0 if layer.mlp is None else layer.mlp.gate_up.parameters + layer.mlp.down.parameters
+        per_token = 2 * config.kv_heads * config.head_dim
+        return cls(float(attention), float(per_token), float(mlp), float(draft_head.lm_head.parameters))
+
     def attention_at(self, length: int) -> float:
         """Cost of one attention sub-layer over `length` cached tokens."""
         return self.attention + self.attention_per_token * length
@@ -50,7 +61,7 @@ def measure_sublayers(decoder: Decoder, draft_head: DraftHead) -> SublayerCosts:
     Empties the cache. What the cache holds does not matter, so no text runs through the model.
     """
     every = frozenset(range(decoder.depth))
-    lengths = sorted({max(1, int(share * decoder.capacity)) for share in SHARES})
+    lengths = sorted({int(share * (decoder.capacity - 1)) for share in SHARES})
     row = decoder.embed(torch.zeros(1, dtype=torch.int64, device=decoder.device))
     attention, mlp = [float("inf")] * len(lengths), float("inf")
     no_mlp, no_attention = Skip(mlp=every), Skip(attention=every)
@@ -58,6 +69,7 @@ def measure_sublayers(decoder: Decoder, draft_head: DraftHead) -> SublayerCosts:
     for _ in range(REPEATS):
         head = min(head, _seconds(decoder, lambda: draft_head(row)))
         for place, length in enumerate(lengths):
+            decoder.placement.begin(length)
             decoder.cache.truncate(0)
             decoder.cache.advance(range(decoder.depth), 0, length)
             spot = decoder.placement.chain(length, 1)

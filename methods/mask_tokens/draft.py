@@ -84,7 +84,7 @@ class MaskTokens(TreeMethod):
     def attach(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._head = self._vocab.head(decoder)
-        self._width = min(self._nodes - 1, self._head.size)
+        self._width = min(self._nodes, self._head.size)  # one more than fit, as one may be left out
 
     def prefill(self, prompt_ids: Tensor) -> Tensor:
         self._mask = self._decoder.embed(prompt_ids).mean(dim=0, keepdim=True)  # [1, d]

@@ -17,8 +17,8 @@ Read: the authors' code, and summaries of the paper by others; not the paper's t
 - the draft length g that goes with the set is used, as summaries of the paper say; their code drafts up to D
   tokens whatever g came out. At g = 0 the target decodes plainly until the next choice;
 - the cost of the head counts, once per drafted token and once per round;
-- the costs are those of this machine, timed once when the model is loaded; there as well, up to 25 000
-  tokens of text. `attention_ratio` gives them instead, which makes the choice the same everywhere;
+- costs are the numbers that a row reads, of weights, keys and values, so that a run can be repeated; ``costs``
+  = ``measured`` takes times of this machine, as there, measured once when the model is loaded;
 - the full model's rows are computed again, as the version that leaves nothing out;
 - a version that skips less than half of all weight counts, also none: if no other is left, nothing is
   drafted;
@@ -44,6 +44,7 @@ from methods.skipping.chosen_skips import MOST_ROWS, ChosenSkips, Rerun
 from methods.skipping.skip_table import fill_table
 from methods.skipping.sublayer_skip import skip_of
 
+COSTS = ("weights", "measured")
 MOST_WEIGHT = 5
 """Largest weight of an item; more would only enlarge the table (as in the authors' code)."""
 LEAST_LAYERS = 3
@@ -57,7 +58,7 @@ class KnapSpec(ChosenSkips):
         window: Newest tokens that a choice looks at (T).
         interval: Rounds from one choice to the next.
         least_similarity: Sets whose rows are less similar to the full model's at any depth are dropped.
-        attention_ratio: What a row costs in an attention sub-layer, for 1 in an MLP; None measures the costs.
+        costs: ``weights``: numbers that a row reads; ``measured``: seconds of this machine.
         draft_length: Most tokens drafted per round (D).
         threshold: Drafting stops after a token whose probability is below this.
         draft_vocab: How many of the most frequent tokens may be drafted; None allows all.
@@ -72,7 +73,7 @@ class KnapSpec(ChosenSkips):
         window: int,
         interval: int,
         least_similarity: float,
-        attention_ratio: float | None,
+        costs: str,
         draft_length: int,
         threshold: float,
         draft_vocab: int | None = None,
@@ -83,9 +84,9 @@ class KnapSpec(ChosenSkips):
             raise ValueError(f"interval must be at least 1, got {interval}")
         if not -1 <= least_similarity <= 1:
             raise ValueError(f"least_similarity must lie in [-1, 1], got {least_similarity}")
-        if attention_ratio is not None and attention_ratio <= 0:
-            raise ValueError(f"attention_ratio must be above 0, got {attention_ratio}")
-        self._interval, self._least, self._ratio = interval, least_similarity, attention_ratio
+        if costs not in COSTS:
+            raise ValueError(f"costs must be one of {', '.join(COSTS)}, got {costs!r}")
+        self._interval, self._least, self._are_measured = interval, least_similarity, costs == "measured"
 
     def attach(self, decoder: Decoder) -> None:
         super().attach(decoder)
@@ -94,10 +95,8 @@ class KnapSpec(ChosenSkips):
                 f"knapspec: this model has {decoder.depth} layers, and the first and last always run",
                 f"use a model of at least {LEAST_LAYERS} layers",
             )
-        if self._ratio is None:
-            self._costs = measure_sublayers(decoder, self._head)
-        else:
-            self._costs = SublayerCosts(self._ratio, 0.0, 1.0, 0.0)
+        cost_of = measure_sublayers if self._are_measured else SublayerCosts.of_weights
+        self._costs = cost_of(decoder, self._head)
         halves = [(Skip(mlp=frozenset([n])), Skip(attention=frozenset([n]))) for n in range(decoder.depth)]
         self._others = [skip for pair in halves for skip in pair]  # what item 2 l, or 2 l + 1, runs without
 
