@@ -17,8 +17,8 @@ Read: the authors' code, and summaries of the paper by others; not the paper's t
 - the draft length g that goes with the set is used, as summaries of the paper say; their code drafts up to D
   tokens whatever g came out. At g = 0 the target decodes plainly until the next choice;
 - the cost of the head counts, once per drafted token and once per round;
-- costs are the numbers that a row reads, of weights, keys and values, so that a run can be repeated; ``costs``
-  = ``measured`` takes times of this machine, as there, measured once when the model is loaded;
+- costs are the numbers that a row reads, of weights, keys and values, so that a run can be repeated;
+  ``costs=measured`` takes times of this machine, as there, measured once when the model is loaded;
 - the full model's rows are computed again, as the version that leaves nothing out;
 - a version that skips less than half of all weight counts, also none: if no other is left, nothing is
   drafted;
