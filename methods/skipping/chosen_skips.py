@@ -140,7 +140,7 @@ class ChoosingClock:
 
     Args:
         clock: Where phases are counted.
-        is_due: Whether there is something to choose now; asked outside of every phase.
+        is_due: Whether there is something to choose now; called outside of every phase.
         choose: Chooses.
     """
 
@@ -205,14 +205,10 @@ class Rerun:
     def _place(self, versions: int) -> Rows:
         """Slots, positions and mask of some versions; the tokens' own cached slots are hidden from them."""
         if versions not in self._places:
-            hidden, count = self._tokens, versions * self._tokens
-            depths = torch.arange(hidden).repeat(1 + versions)
-            sees = torch.zeros(hidden + count, hidden + count, dtype=torch.bool)
-            earlier = torch.ones(hidden, hidden, dtype=torch.bool).tril_()
-            sees[hidden:, hidden:] = torch.block_diag(*[earlier] * versions)
-            device = self._decoder.device
-            place = self._decoder.placement.tree(
-                self.position, upload(depths, device), upload(sees, device), first=hidden
-            )
+            tokens = self._tokens
+            numbers = torch.arange((1 + versions) * tokens, device=self._decoder.device)
+            depths, version = numbers % tokens, numbers // tokens  # version 0: the tokens' own cached slots
+            sees = (version[:, None] == version) & (depths[:, None] >= depths)
+            place = self._decoder.placement.tree(self.position, depths, sees, first=tokens)
             self._places[versions] = place
         return self._places[versions]

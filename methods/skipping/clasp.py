@@ -80,7 +80,13 @@ class Clasp(ChosenSkips):
         return self._rounds % self._interval == 0
 
     def choose(self, rerun: Rerun) -> Skip:
-        weights = [1] * self._decoder.depth
-        table = fill_table(rerun.start, weights, lambda layer, rows: rerun.run(rows, layer), self._number)
-        layers = table.skipped[table.weights.index(self._number)]
+        number = self._number
+        table = fill_table(
+            rerun.start,
+            [1] * self._decoder.depth,
+            lambda layer, rows: rerun.run(rows, layer),
+            budget=number,
+            goal_weight=number,
+        )
+        layers = table.skipped[table.weights.index(number)]
         return skip_of(layers, layers)

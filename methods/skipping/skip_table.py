@@ -47,6 +47,7 @@ def fill_table(
     run: Callable[[int, Tensor], Tensor],
     budget: int,
     least: float = LOWEST,
+    goal_weight: int = 0,
 ) -> SkipTable:
     """Decide all items; one host sync per item.
 
@@ -56,6 +57,7 @@ def fill_table(
         run: Gives the rows [B, T, d] after an item, from its index and the rows before it.
         budget: Most weight to leave out.
         least: Versions whose score falls below this are dropped; the full model's never is.
+        goal_weight: Versions that can no longer reach this total weight are dropped likewise.
 
     Returns:
         For every total weight that was reached, the version that was kept. Where running an item and leaving
@@ -73,8 +75,10 @@ def fill_table(
             skipped = skipped + [(*skipped[n], item) for n in fits]
         scores = F.cosine_similarity(candidates.float(), goal.float(), dim=-1).mean(dim=-1).tolist()
         closest = _closest(totals, scores, least)
-        order = [closest[total] for total in sorted(closest)]
-        totals, skipped, scores = ([column[n] for n in order] for column in (totals, skipped, scores))
+        rest = sum(weight for weight in weights[item + 1 :] if weight is not None)
+        order = [closest[total] for total in sorted(closest) if not total or total + rest >= goal_weight]
+        totals, skipped = [totals[n] for n in order], [skipped[n] for n in order]
+        scores = [scores[n] for n in order]
         states = candidates[order]
     return SkipTable(tuple(totals), tuple(skipped), states, tuple(scores))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.runtime.decoder import Skip
+from bench.runtime.decoder import Decoder, Skip
 from methods.skipping.chosen_skips import MOST_ROWS, Rerun
 from methods.skipping.skip_table import SkipTable, fill_table
 from tests.methods.small import FAMILIES, prompt, random_decoder
@@ -72,6 +72,19 @@ def test_versions_that_stray_too_far_are_dropped_but_never_the_full_model() -> N
     assert fill_table(start(), (1,) * 6, adding(STEPS), budget=6, least=1.1).weights == (0,)
 
 
+def test_what_cannot_reach_a_wanted_weight_is_not_run_any_further() -> None:
+    rows = list[int]()
+
+    def counted(item: int, versions: Tensor) -> Tensor:
+        rows.append(versions.shape[0])
+        return adding(STEPS)(item, versions)
+
+    table = fill_table(start(), (1,) * 6, counted, budget=4, goal_weight=4)
+    assert table.weights == (0, 4)
+    assert set(table.skipped[1]) == least_lost((1,) * 6, 4)
+    assert rows == [1, 2, 3, 4, 4, 3]  # the full model, and 1 to 4 as far as four of six can be reached
+
+
 def test_a_tie_is_for_the_set_that_runs_the_newest_item() -> None:
     table = fill_table(start(), (1, 1), adding((0.0,) * 6), budget=1)
     assert table.skipped == ((), (0,))
@@ -93,7 +106,7 @@ def test_rows_are_those_of_the_model_with_these_layers_skipped(family: str, toke
         check_versions(decoder, ids, tokens, table)
 
 
-def check_versions(decoder, ids: Tensor, tokens: int, table: SkipTable) -> None:  # noqa: ANN001
+def check_versions(decoder: Decoder, ids: Tensor, tokens: int, table: SkipTable) -> None:
     assert len(table.skipped) == 5
     for layers, rows in zip(table.skipped, table.states, strict=True):
         decoder.cache.truncate(14 - tokens)
