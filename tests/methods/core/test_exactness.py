@@ -37,6 +37,13 @@ MORE = [
     "kangaroo_tree method.threshold=0.02",
     "draft_verify method.skip_attention=[1,3] method.skip_mlp=[1,3,5] method.threshold=0.02",
     f"swift method.threshold=0.02 {SEARCHING}",
+    "clasp method.interval=1 method.threshold=0.02",
+    "clasp method.interval=2 method.threshold=0 method.skip_ratio=0.2",
+    "knapspec method.interval=2 method.threshold=0 method.least_similarity=-1",
+    "knapspec method.costs=measured",
+    "conflayers method.window=3 method.interval=2 method.threshold=0.02",
+    "mask_tokens method.masks=1 method.block=8",
+    "mask_tokens method.masks=4 method.block=60 method.update=1",
     "hamburger_verified method.confidence=0",
     "two_model method.policy=static method.layers=1 method.width=32",
 ]
