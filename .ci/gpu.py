@@ -78,8 +78,8 @@ def phases(out: Path, model: Path | None) -> list[Phase]:
         Phase(
             "check",
             120,
-            [(*PYTEST, "-m", "gpu", "tests/methods/test_on_cuda.py", "tests/measure/test_gpu.py")],
-            [(*PYTEST, "-m", "not gpu", "tests/methods/test_on_cuda.py", "-k", "medusa or sam")],
+            [(*PYTEST, "-m", "gpu", "tests/methods/test_pretended_cuda.py", "tests/measure/test_gpu.py")],
+            [(*PYTEST, "-m", "not gpu", "tests/methods/test_pretended_cuda.py", "-k", "medusa or sam")],
         ),
         Phase(
             "profile",

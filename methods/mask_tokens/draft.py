@@ -124,7 +124,7 @@ class MaskTokens(TreeMethod):
         if self._probed is not None:
             self._probed = self._probed[:, path[-1]]  # [k, d]
         accepted = self._tokens[upload(torch.tensor(path), self._tokens.device)]
-        for row in self._decoder.embed(accepted).split(1):
+        for row in torch.split(self._decoder.embed(accepted), 1):
             self._mask = self._mask + self._update * (row - self._mask)
 
     def _after_prompt(self, base: int) -> Tensor:

@@ -191,7 +191,7 @@ class Rerun:
         free = self._decoder.capacity - self._length
         at_once = max(1, min(free, MOST_ROWS) // self._tokens)
         parts = []
-        for part in versions.split(at_once):
+        for part in torch.split(versions, at_once):
             place = self._place(part.shape[0])
             rows = self._decoder.run_layers(part.flatten(0, 1), place, layer, layer + 1, skip=skip)
             parts.append(rows.view_as(part))

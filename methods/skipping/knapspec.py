@@ -130,7 +130,7 @@ class KnapSpec(ChosenSkips):
         Args:
             states: Rows after the last layer, shape [B, T, d]; the first are the full model's.
         """
-        rows = states.flatten(0, 1).split(MOST_ROWS)
+        rows = torch.split(states.flatten(0, 1), MOST_ROWS)
         best = torch.cat([self._head(part).argmax(dim=-1) for part in rows]).view(states.shape[:2])
         shares: list[float] = (best == best[:1]).float().mean(dim=-1).tolist()
         return shares

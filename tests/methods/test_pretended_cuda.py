@@ -149,3 +149,14 @@ def test_a_method_decodes_on_cuda_as_on_the_cpu_and_waits_as_its_page_says(
     assert device.uploads.total() <= bounds["uploads"].of(rounds), device.uploads
     if tier == "graph":
         assert device.launches.total() <= bounds["launches"].of(rounds), device.launches
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tier", ["eager", "static", "graph"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_decodes_on_a_real_gpu_as_on_the_cpu(name: str, tier: Tier, folder: Path) -> None:
+    wanted, device = expected(name, folder), torch.device("cuda")
+    method: Method = wanted.method.build()
+    method.attach(decoder_on(wanted.depth, device, tier))
+    answer(method, device, NoClock())
+    assert answer(method, device, NoClock()).ids == wanted.answer.ids
