@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.compose import workbench
 from bench.compose.schema import RuntimeConfig
 from bench.errors import UserError
-from bench.runtime import loading
+from bench.runtime import tier_choice
 from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.delta import Projection
 from bench.runtime.linear import Linear
@@ -208,7 +208,7 @@ class TestChoice:
     def test_without_a_compiler_auto_is_static_and_compiled_a_mistake(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loading, "library", lambda: Missing("no C compiler found"))
+        monkeypatch.setattr(tier_choice, "library", lambda: Missing("no C compiler found"))
         assert choose_tier("auto", CPU) == "static"
         with pytest.raises(UserError) as caught:
             choose_tier("compiled", CPU)
@@ -218,7 +218,7 @@ class TestChoice:
     def test_a_run_that_could_be_faster_with_a_compiler_says_so(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(loading, "library", lambda: Missing("no C compiler found"))
+        monkeypatch.setattr(tier_choice, "library", lambda: Missing("no C compiler found"))
         assert workbench.options_for(RuntimeConfig(device="cpu")).tier == "static"
         assert "operation by operation, several times slower: no C compiler found" in caplog.text
         caplog.clear()
