@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+WORK = Path("gpu_work")
+"""Where phases leave their files; only the archive of it goes to OUT, from which few files come back."""
 PIECES = Path("gpu_pieces")
 """What travels beside the repository: ``model.gguf.000``, ``model.gguf.001``, ... and ``wheels``."""
 PIECE_BYTES = 16 << 20
@@ -56,34 +58,33 @@ class Phase:
     dry: Sequence[Command]
 
 
-def phases(out: Path, model: Path | None) -> list[Phase]:
+def phases(model: Path | None) -> list[Phase]:
     """All phases, the most valuable first.
 
     Args:
-        out: Where they write.
         model: GGUF file of SmolLM2; None leaves the phases that need it to what the cache holds.
     """
-    results = f"results_dir={out / 'results'}"
+    results = f"results_dir={WORK / 'results'}"
     smollm2 = ("model=smollm2", *(() if model is None else (f"model.path={model}",)))
     profile, dry_profile = (*PYTHON, "bench.profile", results), ("methods=[]", "contexts=[64]", "turns=2")
     bench, sweep = (*PYTHON, "bench", results), (*PYTHON, "bench", "-m", results)
     asked = ("task=spec_bench", "task.limit=18", "max_new_tokens=96", "measure.repeats=1")
     schedules = "method/schedule=accelerated,adapter,early_exit,free,heads,macro,pseudo,skip"
     few = ("task.limit=1", "max_new_tokens=8", "measure=quick", "runtime.device=cpu")
-    training = (*PYTHON, "bench.train", "method=kangaroo", f"out={out / 'kangaroo'}")
+    training = (*PYTHON, "bench.train", "method=kangaroo", f"out={WORK / 'kangaroo'}")
     answers = os.environ.get("GPU_ANSWERS")
     trained = [(*training, *smollm2, "data=answers", f"data.path={answers}", "recipe.steps=600")]
     return [
         Phase("environment", 20, [("nvidia-smi",), _code()], [_code()]),
         Phase(
             "check",
-            120,
+            100,
             [(*PYTEST, "-m", "gpu", "tests/methods/test_pretended_cuda.py", "tests/measure/test_gpu.py")],
             [(*PYTEST, "-m", "not gpu", "tests/methods/test_pretended_cuda.py", "-k", "medusa or sam")],
         ),
         Phase(
             "profile",
-            120,
+            110,
             [
                 (*profile, *shape, "figures=false", "limit_s=10", "buffer_mb=4096")
                 for shape in (("model=shape_7b",), ("model=shape_1b",), smollm2, ("model=tiny",))
@@ -92,19 +93,19 @@ def phases(out: Path, model: Path | None) -> list[Phase]:
         ),
         Phase(
             "arena",
-            220,
+            180,
             [(*bench, "methods=all", *smollm2, *asked)],
             [(*bench, "methods=[medusa,sam]", "model=tiny", "task=qa", *few)],
         ),
         Phase(
             "schedules",
-            120,
+            80,
             [(*sweep, "method=synthetic", schedules, "model=shape_7b", "task=mt_bench", *few[:3])],
             [(*sweep, "method=synthetic", "method/schedule=heads", "model=tiny", "task=qa", *few)],
         ),
         Phase(
             "training",
-            100,
+            70,
             trained if answers else [],
             [(*training, "model=tiny", "recipe.steps=2", "recipe.batch=2", "runtime.device=cpu")],
         ),
@@ -118,9 +119,10 @@ def _code() -> Command:
 def run(out: Path, names: Sequence[str], *, is_dry: bool) -> int:
     """Run phases; returns how many failed."""
     out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.txt").unlink(missing_ok=True)
     model = None if is_dry else joined()
     _install()
-    known = phases(out, model)
+    known = phases(model)
     if unknown := set(names) - {phase.name for phase in known}:
         sys.exit(f"unknown phase {sorted(unknown)[0]}\nphases: {', '.join(phase.name for phase in known)}")
     failed = 0
@@ -144,9 +146,9 @@ def _run_phase(phase: Phase, commands: Sequence[Command], out: Path) -> str:
     verdict = "nothing to do" if not commands else "passed" if not wrong else ", ".join(wrong)
     with (out / "summary.txt").open("a") as summary:
         summary.write(f"{phase.name:12} {time.monotonic() - begin:6.0f} s  {verdict}\n")
-    if (out / "results").is_dir():
+    if WORK.is_dir():
         with tarfile.open(out / "results.tgz", "w:gz") as packed:
-            packed.add(out / "results", "results")
+            packed.add(WORK, "results")
     return verdict
 
 
@@ -190,7 +192,8 @@ def pack(model: Path) -> None:
     wheel = (*PYTHON, "pip", "wheel", "-q", "--no-deps", "-w", str(PIECES / "wheels"))
     subprocess.run([*wheel, *WHEELS], check=True)
     sizes = [file.stat().st_size for file in sorted(PIECES.glob("model.gguf.*"))]
-    print(f"{PIECES}: {len(sizes)} pieces of up to {max(sizes) >> 20} MiB; carry them a few at a time")  # noqa: T201
+    text = f"{PIECES}: {len(sizes)} pieces of up to {max(sizes) >> 20} MiB; carry one a call"
+    print(f"{text}, since the tree and what travels with it may hold 64 MiB")  # noqa: T201
 
 
 def joined() -> Path | None:

@@ -11,7 +11,8 @@ import pytest
 
 from tests.harness import ROOT
 
-LENT_S = 12 * 60
+LENT_S = 10 * 60
+"""The longest that one call on such a machine may take."""
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_the_first_phases_fit_into_four_minutes_and_all_into_twelve(script: Any, tmp_path: Path) -> None:
-    phases = script.phases(tmp_path, None)
+def test_the_first_phases_fit_into_four_minutes_and_all_into_ten(script: Any) -> None:
+    phases = script.phases(None)
     assert [phase.name for phase in phases][:3] == ["environment", "check", "profile"]
     assert sum(phase.limit_s for phase in phases[:2]) < 4 * 60
     assert sum(phase.limit_s for phase in phases) <= LENT_S

@@ -2,9 +2,9 @@
 
 The tokens of a run, and how many each round drafted and accepted, belong to the model and the method; the
 time of a pass belongs to the device. So a round is priced anew: a pass of M rows reads all weights and the
-cache once and multiplies M rows, whichever takes longer. Drafting keeps the share that it had of a one-row
-pass where the run was measured. Every number is a projection: no kernel reaches the data sheet, and
-acceptance differs between models.
+cache once and multiplies M rows, whichever takes longer. Drafting and committing keep the share that they had
+of a one-row pass where the run was measured. Every number is a projection: no kernel reaches the data sheet,
+and acceptance differs between models.
 
 Shapes: M rows of a pass, B sequences of a batch.
 """
@@ -26,19 +26,18 @@ class Loop:
 
     Args:
         pass_s: To every pass: launching its kernels one by one.
-        chain_s: To every round that drafts a chain.
-        tree_s: To every round that drafts a tree.
+        round_s: To every round that drafts.
     """
 
     pass_s: float
-    chain_s: float
-    tree_s: float
+    round_s: float
 
 
-LOOPS = {"recorded": Loop(0.0, 0.0, 0.0), "eager": Loop(0.0183, 0.0013, 0.0065)}
+LOOPS = {"recorded": Loop(0.0, 0.0), "eager": Loop(0.0183, 0.0057)}
 """``recorded`` replays whole passes, as the tier ``graph`` does. ``eager`` is the loop of Spec-Bench's board
-for Vicuna 7B on an A100: plain decoding at 40 tokens/s, and what rounds of chains and of trees lose beside
-their passes. Those three numbers were set by that board, two of them by its methods."""
+for Vicuna 7B on an A100. Its two numbers were set by that board: the first by plain decoding at 40 tokens/s,
+the second by Token Recycling alone; set by prompt lookup or Medusa, it would miss others by a fifth.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +103,12 @@ def _priced(sample: Sample, passes: Passes, source: Source, batch: int) -> Sampl
     assert timing is not None
     context = sample.prompt_tokens + len(sample.ids) // 2
     one_row = passes.seconds(1, context, batch)
-    drafting = timing.phases_s.get("draft", 0.0) + timing.phases_s.get("search", 0.0)
+    drafting = sum(timing.phases_s.get(phase, 0.0) for phase in ("draft", "search", "commit"))
     decode_s = drafting / source.step_s * one_row
     beside = round(sample.counts.get("lookahead_rows", 0) / max(1, len(rounds)))  # rows that draft nothing
     for step in rounds:
         rows = 1 if source.several_tokens_per_row else step.drafted + 1 + beside
         left = 1.0 if step.exit_layer is None else 1 - step.exit_layer / source.depth
-        own = passes.loop.tree_s if step.depth < step.drafted else passes.loop.chain_s
-        decode_s += left * passes.seconds(rows, context, batch) + (own if step.drafted else 0.0)
+        decode_s += left * passes.seconds(rows, context, batch) + passes.loop.round_s * (step.drafted > 0)
     prefill_s = passes.seconds(max(1, sample.prompt_tokens), 0, batch)
     return replace(sample, timing=Timing(prefill_s, decode_s, {}, prefill_s + decode_s, array("d")))

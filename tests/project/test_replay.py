@@ -16,14 +16,12 @@ from bench.records.model import Arm, Round, Sample, Timing
 from bench.records.rounds import Rounds
 from tests.harness import ROOT
 
-PASSES = Passes(
-    Gpu("toy", 0, 100.0, 1000.0), parameters=50, width=2, token_bytes=0, loop=Loop(0.0, 0.25, 0.5)
-)
-BOARD = {  # speedups of Vicuna 7B on an A100; rows of a pass, tokens per step, whether it drafts trees
-    "prompt lookup": (1.66, 11, 1.75, False),
-    "medusa": (1.71, 64, 2.31, True),
-    "token recycling": (2.22, 80, 2.73, True),
-    "lookahead": (1.34, 60, 1.64, True),
+PASSES = Passes(Gpu("toy", 0, 100.0, 1000.0), parameters=50, width=2, token_bytes=0, loop=Loop(0.0, 0.25))
+BOARD = {  # speedups of Vicuna 7B on an A100, rows of a pass, tokens per step; Token Recycling set `round_s`
+    "prompt lookup": (1.66, 11, 1.75),
+    "medusa": (1.71, 64, 2.31),
+    "token recycling": (2.22, 80, 2.73),
+    "lookahead": (1.34, 60, 1.64),
 }
 
 
@@ -50,8 +48,8 @@ def test_rounds_are_priced_by_hand() -> None:
     assert cheap.timing is not None
     assert dear.timing is not None
     assert cheap.timing.decode_s == pytest.approx(10.0)
-    # drafting two one-row passes' worth, three passes, a chain round and a tree round
-    assert dear.timing.decode_s == pytest.approx(2.0 + 3.0 + 0.25 + 0.5)
+    # drafting two one-row passes' worth, three passes, two rounds that draft
+    assert dear.timing.decode_s == pytest.approx(2.0 + 3.0 + 2 * 0.25)
 
 
 def test_an_early_exit_verifies_with_the_layers_that_are_left() -> None:
@@ -63,10 +61,11 @@ def test_an_early_exit_verifies_with_the_layers_that_are_left() -> None:
 
 @pytest.mark.parametrize("name", BOARD)
 def test_the_board_of_spec_bench_comes_out_within_15_percent(name: str) -> None:
-    expected, rows, length, is_tree = BOARD[name]
+    expected, rows, length = BOARD[name]
     passes = Passes(GPUS["a100_80gb"], 6_607_000_000, 2, 524_288, LOOPS["eager"])
-    own = passes.loop.tree_s if is_tree else passes.loop.chain_s
-    got = predicted_speedup(length, passes.seconds(1, 500), passes.seconds(rows, 500), 0.0, own)
+    got = predicted_speedup(
+        length, passes.seconds(1, 500), passes.seconds(rows, 500), 0.0, passes.loop.round_s
+    )
     assert got == pytest.approx(expected, rel=0.15)
 
 
