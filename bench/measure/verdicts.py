@@ -2,8 +2,10 @@
 
 Greedy output is *exact* if every token is the target's argmax given the tokens before it, computed as the
 baseline computes: one row per pass. Passes of several rows add in another order, so two nearly equal logits
-may swap; such a token is *tie-explained* if its logit lies within a margin scaled to the precision.
-Everything else is a *violation*, including an answer that ends too early or too late.
+may swap; such a token is *tie-explained* if its logit lies within a margin scaled to the precision. In half
+precision a deep model rounds by more than that margin; there the target's own passes of several rows, without
+any method, show how far rounding moves the logits of this answer. Everything else is a *violation*, including
+an answer that ends too early or too late.
 
 Shapes: P prompt tokens, N output tokens, V vocabulary.
 """
@@ -25,6 +27,10 @@ FP32_MARGIN = 1e-5
 """Largest logit gap in fp32 that the order of summation may explain; 1e-6 is typical on a CPU."""
 HALF_ULPS = 2
 """In bf16 and fp16: gaps up to this many units in the last place of the top logit."""
+BLOCKS = (2, 8, 32)
+"""Rows per pass of the plain passes that show what rounding does in half precision."""
+RIVALS = 10
+"""Best tokens of a position whose gaps are watched there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +145,16 @@ def judge(
         return Equivalence(Verdict.EXACT)
     steps = teacher_force(decoder, prompt_ids, ids)
     worst = max(steps, key=lambda step: step.margin - step.tolerance)
+    is_tie = worst.margin <= worst.tolerance
+    if not is_tie and decoder.dtype in (torch.float16, torch.bfloat16):
+        moved = rounding(decoder, prompt_ids, ids)
+        is_tie = all(step.margin <= max(step.tolerance, moved) for step in steps)
     at = steps[min(divergence, len(steps) - 1)]
     has_other_end = (
         0 < divergence == min(len(ids), len(baseline_ids))
     )  # same tokens, but no tie ends an answer
-    is_tie = worst.margin <= worst.tolerance and not has_other_end
     return Equivalence(
-        verdict=Verdict.TIE_EXPLAINED if is_tie else Verdict.VIOLATION,
+        verdict=Verdict.TIE_EXPLAINED if is_tie and not has_other_end else Verdict.VIOLATION,
         first_divergence=divergence,
         margin=max(step.margin for step in steps),
         tie_margin=at.tie_margin,
@@ -171,6 +180,41 @@ def teacher_force(decoder: Decoder, prompt_ids: Tensor, ids: Sequence[int]) -> l
         logits = decoder.step(row, prompt_ids.numel() + offset)
         steps.append(_step(logits[0], ids[offset + 1]))
     return steps
+
+
+@torch.inference_mode()
+def rounding(decoder: Decoder, prompt_ids: Tensor, ids: Sequence[int]) -> float:
+    """Largest change of a gap between the best token and a rival when the target reads several rows per pass.
+
+    No method takes part: the N - 1 tokens are read one by one, then in blocks, and the logits are compared.
+    A gap smaller than this may close by the order of summation alone.
+    """
+    tokens = torch.tensor(ids[:-1], device=prompt_ids.device)
+    if not tokens.numel():
+        return 0.0
+    single = _read(decoder, prompt_ids, tokens, 1)  # [N - 1, V]
+    rivals = single.topk(RIVALS).indices  # the best token first
+    alone = _gaps(single, rivals)
+    return max(
+        float((_gaps(_read(decoder, prompt_ids, tokens, rows), rivals) - alone).abs().max())
+        for rows in BLOCKS
+    )
+
+
+def _read(decoder: Decoder, prompt_ids: Tensor, tokens: Tensor, rows: int) -> Tensor:
+    """Logits after each token, read `rows` per pass: shape [tokens, V], double."""
+    decoder.prefill(prompt_ids)
+    logits, position = [], prompt_ids.numel()
+    for block in torch.split(tokens, rows):
+        logits.append(decoder.step(block, position).double())
+        position += block.numel()
+    return torch.cat(logits)
+
+
+def _gaps(logits: Tensor, rivals: Tensor) -> Tensor:
+    """How far each rival lies below the first: shape of `rivals`."""
+    kept = logits.gather(1, rivals)
+    return kept[:, :1] - kept
 
 
 @torch.inference_mode()

@@ -115,8 +115,8 @@ def sections(every_entry: Sequence[Entry]) -> list[Section]:
     return sorted(
         made,
         key=lambda part: (
-            *(not part.arena, part.is_partial, part.setting),
-            *(-len(part.asked), sorted(part.asked), part.arena),
+            *(not part.arena, part.is_partial, part.setting.model, -len(part.asked)),
+            *(part.setting, sorted(part.asked), part.arena),
         ),
     )
 

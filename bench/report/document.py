@@ -94,7 +94,7 @@ def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
     part = ", a part of its subtasks' questions" if section.is_partial else ""
     return Chapter(
         anchor=section.anchor,
-        title=section.title,
+        title=f"{section.title}, {len(section.asked)} questions",
         questions=section.questions,
         subtitle=f"Asked: {section.questions}{part}. Up to {section.setting.max_new_tokens} new tokens; "
         f"conversations continue on {'each arm' if history == 'free' else 'the baseline'}'s own answers.",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from bench.measure.verdicts import first_divergence, judge, teacher_force, tolerance
+from bench.measure.verdicts import first_divergence, judge, rounding, teacher_force, tolerance
 from bench.records.model import Verdict
+from bench.runtime.decoder import Decoder
 from methods.core.autoregressive import Autoregressive
 from tests.methods.small import prompt, random_decoder, run
 
@@ -83,3 +85,38 @@ def test_without_a_baseline_for_the_prompt_tokens_are_judged_by_themselves() -> 
     method.attach(decoder)
     ids = run(method, prompt()).ids
     assert judge(decoder, prompt(), ids, ()).verdict is Verdict.TIE_EXPLAINED
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5], ids=["as rounding goes", "beyond it"])
+def test_in_half_precision_a_gap_is_held_against_what_plain_passes_of_several_rows_move(
+    monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    """The emitted token lies further below the best than the margin: what plain passes move decides."""
+    decoder = random_decoder(tier="static", dtype=torch.bfloat16)
+    ids = _second_choice(decoder, prompt())
+    gap = max(step.margin for step in teacher_force(decoder, prompt(), ids))
+    monkeypatch.setattr("bench.measure.verdicts.tolerance", lambda dtype, top: gap / 2)
+    monkeypatch.setattr("bench.measure.verdicts.rounding", lambda *_: gap - shift * gap)
+    expected = Verdict.VIOLATION if shift else Verdict.TIE_EXPLAINED
+    assert judge(decoder, prompt(), ids, ()).verdict is expected
+
+
+def test_float32_is_never_given_more_than_its_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = random_decoder()
+    monkeypatch.setattr("bench.measure.verdicts.rounding", lambda *_: 1e9)
+    assert judge(decoder, prompt(), _second_choice(decoder, prompt()), ()).verdict is Verdict.VIOLATION
+
+
+def test_rounding_moves_gaps_in_half_precision_and_hardly_in_float32() -> None:
+    ids = tuple(range(1, 30))
+    moved = {
+        dtype: rounding(random_decoder(tier="static", dtype=dtype), prompt(), ids)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    assert moved[torch.float32] < 1e-4 < moved[torch.bfloat16] < 0.5
+    assert rounding(random_decoder(), prompt(), ids[:1]) == 0.0
+
+
+def _second_choice(decoder: Decoder, ids: Tensor) -> tuple[int, ...]:
+    """An answer of one token: the second best."""
+    return (int(decoder.prefill(ids)[0].topk(2).indices[1]),)
