@@ -9,6 +9,7 @@ answer that was cut at the token budget is not well-formed, except where its for
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench.metrics.run_figures import number
 from bench.records.model import Arm, Prompt, Sample
 from bench.records.store import load_run, load_samples
 from bench.show.layout import text_table
+from bench.show.spelling import as_arguments
 from bench.tasks.checkers import is_right, is_well_formed
 from bench.tasks.spec_bench import read_builtin, read_natural
 from bench.tasks.task import SourceName
@@ -76,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.quality", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("run", type=Path, help="folder of a run on shipped prompts")
-    folder = parser.parse_args(arguments).run
     try:
+        folder = parser.parse_args(as_arguments(parser, sys.argv[1:] if arguments is None else arguments)).run
         is_natural = load_run(folder).labels.get("prompts") == SourceName.NATURAL
         samples, prompts = load_samples(folder), (read_natural if is_natural else read_builtin)().prompts
         for arm in Arm:
