@@ -194,11 +194,11 @@ def _settings(composed: DictConfig) -> Settings:
 
 
 def _execute(settings: Settings, session: int | None) -> int:
+    announce(settings.first_line)
     from bench.measure.finished import finished
 
     outcome = finished(settings)
     if outcome is None:
-        announce(settings.first_line)
         from bench.measure.runner import execute  # loads torch
 
         outcome = execute(settings, session)
