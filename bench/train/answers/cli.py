@@ -18,6 +18,7 @@ from bench.cli import run_composed
 from bench.compose.components import require_choice, require_complete, require_known, require_least
 from bench.compose.schema import ModelConfig, RuntimeConfig, SamplingConfig
 from bench.errors import UserError
+from bench.show.waiting import announce
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +67,7 @@ class AnswersConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.answers``."""
     ConfigStore.instance().store(name="answers_schema", node=AnswersConfig)
-    run_composed(
-        _job,
-        "answers",
-        "all batches but the last are stored, and the same command resumes",
-        "loading torch and the model; the prompts are answered next",
-    )
+    run_composed(_job, "answers", "all batches but the last are stored, and the same command resumes")
 
 
 def _job(composed: DictConfig) -> None:
@@ -81,6 +77,7 @@ def _job(composed: DictConfig) -> None:
     if settings.model.weights == "random":
         raise UserError("random weights have no answers to learn from", "choose a model with stored weights")
 
+    announce("loading torch and the model; the prompts are answered next")
     from bench.train.data.prompts import read_requests
 
     requests = read_requests(settings.prompts, first_only=settings.turns == "first")[: settings.limit]
