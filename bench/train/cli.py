@@ -93,6 +93,7 @@ def _job(composed: DictConfig) -> None:
     elif settings.plan:
         _plan(composed, str(choices["method"]), str(choices["model"]))
     else:
+        require_model_place(settings.model)
         _train_method(composed, str(choices["method"]), str(choices["model"]))
 
 
@@ -123,9 +124,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.train.trainers.modules import train_module
     from methods.core.base import ModuleTrainer
 
-    config: ModelConfig = _object(composed.model)
-    require_model_place(config)
     trainer, recipe = _subject(composed, name)
+    config: ModelConfig = _object(composed.model)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
     options = options_for(runtime, config)
