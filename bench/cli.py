@@ -23,11 +23,11 @@ from omegaconf import DictConfig
 
 from bench.compose.arena import arena_settings
 from bench.compose.command_help import further_folders, help_text, schema_of
-from bench.compose.command_line import compose_again, known_methods, prepared
+from bench.compose.command_line import compose_again, known_methods
 from bench.compose.mistakes import explain, is_lost_job
 from bench.compose.places import require_places
 from bench.compose.schema import register_schema
-from bench.compose.settings import Settings, settings_from
+from bench.compose.settings import Settings, prepared, settings_from
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.show.waiting import announce
