@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.cli import run_composed
 from bench.compose.arena import BASELINE, EVERYONE, arena_settings
 from bench.compose.command_line import compose_again, known_methods
+from bench.compose.places import require_places
 from bench.compose.schema import Config, register_schema
 from bench.compose.settings import Settings
 from bench.errors import UserError
@@ -125,6 +126,7 @@ class Tuner:
         from bench.metrics.arena import contest
 
         settings = self._settings(candidates)
+        require_places(settings)
         measured = measure(settings)
         self._runs.append(measured.run.run_id)
         pairs = contest(measured.samples, list(settings.methods)).pairs
