@@ -122,11 +122,12 @@ class Tuner:
 
     def _compared(self, candidates: list[Changes]) -> tuple[tuple[Interval, ...], ...]:
         """Every arm over every other; plain decoding is the first."""
+        settings = self._settings(candidates)
+        require_places(settings)
+
         from bench.measure.runner import measure  # loads torch
         from bench.metrics.arena import contest
 
-        settings = self._settings(candidates)
-        require_places(settings)
         measured = measure(settings)
         self._runs.append(measured.run.run_id)
         pairs = contest(measured.samples, list(settings.methods)).pairs
