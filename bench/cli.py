@@ -86,6 +86,8 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str, firs
     print_any_text()
     if {"--help", "-h"} & set(sys.argv[1:]):
         sys.exit(_help(config))
+    if {"--multirun", "-m"} & set(sys.argv[1:]):
+        announce("composing the runs of this sweep, then one after the other")
     if not _has_working_directory():
         sys.exit(
             report_mistake(UserError("the working directory was deleted", "change to another one: cd ~"))
@@ -185,6 +187,7 @@ def _settings(composed: DictConfig) -> Settings:
             return settings_from(composed, choices)
         if named := [text for text in HydraConfig.get().overrides.task if text.startswith("method=")]:
             raise UserError(f"{named[0]} and methods= are both given", "leave one of them out")
+        announce(f"composing the settings of methods={composed.methods}")
         return arena_settings(composed, compose_again, known_methods())
     except Exception as error:
         raise explain(error) or error from error

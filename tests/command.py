@@ -10,6 +10,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest.mock import patch
 
+FIRST = ("loading ", "reading ", "composing ")
+"""How the lines begin in which a command says what it does first."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -39,5 +42,5 @@ def run_command(main: Callable[[], None], *arguments: str) -> Done:
 
 
 def mistake_lines(stderr: str) -> list[str]:
-    """The lines on stderr, without the one in which a command says what it loads."""
-    return [line for line in stderr.strip().splitlines() if not line.startswith("loading ")]
+    """The lines on stderr, without those in which a command says what it does first."""
+    return [line for line in stderr.strip().splitlines() if not line.startswith(FIRST)]

@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from bench.cli import main
-from tests.command import Done, run_command
+from tests.command import Done, mistake_lines, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_LINE = (
@@ -129,7 +129,7 @@ def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def assert_mistake(done: subprocess.CompletedProcess[str] | Done, what: str, fix: str) -> None:
     """Two lines on stderr after what a run says first, nothing on stdout, status 2."""
-    lines = [line for line in done.stderr.splitlines() if not line.endswith("measuring come next")]
+    lines = [line for line in mistake_lines(done.stderr) if not line.endswith("measuring come next")]
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 2), done.stderr
     assert lines[0].startswith("error: ")
     assert what in lines[0]

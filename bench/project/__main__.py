@@ -25,6 +25,7 @@ from bench.records.model import Arm, Run, Sample
 from bench.records.store import load_run, load_samples
 from bench.records.views import of_method, samples_of
 from bench.show.layout import markdown_table
+from bench.show.waiting import announce
 
 MODELS = Path(__file__).parents[2] / "conf" / "model"
 DEFAULTS = {"device": "h100", "model": "vicuna_7b", "batch": "1", "loop": "recorded"}
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", help="folder of a run, or RUN:METHOD")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="device, model, batch, loop")
     options = parser.parse_args(arguments)
+    announce(f"reading {options.run}; loading torch to count the passes")
     try:
         print(projection(options.run, settings_of(options.settings)))  # noqa: T201 - the command's result
     except UserError as mistake:

@@ -145,6 +145,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _excerpt(options: argparse.Namespace) -> int:
+    announce(f"reading the runs in {options.results}")
     from bench.report.excerpt import excerpt, replace_block
 
     block = excerpt(options.results)
@@ -161,6 +162,7 @@ def _excerpt(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    announce(f"reading {options.run_a} and {options.run_b}")
     from bench.report.compare import compare_runs, comparison_text
     from bench.report.stored_runs import read_run
 
@@ -169,6 +171,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _timeline(options: argparse.Namespace) -> int:
+    announce(f"reading {options.run}")
     from bench.report.stored_runs import read_run
     from bench.report.timeline import find_sample, load_decode, pieces, timeline, timeline_page
 

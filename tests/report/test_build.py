@@ -22,6 +22,7 @@ from bench.report import tables
 from bench.report.__main__ import main
 from bench.report.build import Leaderboard, build, differences, write
 from bench.report.stored_runs import read_runs
+from tests.command import mistake_lines
 from tests.harness import undrawn
 from tests.report.boards import BOARD, SUBTASKS, Plan, digest, save, stored
 
@@ -213,7 +214,9 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path, capsys: pytest.C
     assert list(read.unreadable) == [damaged]
     with undrawn():
         assert main([str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: left out: {damaged / 'run.json'} is no run")
+    assert mistake_lines(capsys.readouterr().err)[0].startswith(
+        f"error: left out: {damaged / 'run.json'} is no run"
+    )
 
 
 def test_strict_and_check_set_the_exit_status(
@@ -221,7 +224,7 @@ def test_strict_and_check_set_the_exit_status(
 ) -> None:
     monkeypatch.setattr("bench.report.build.build", lambda results: built)
     assert main([str(tmp_path), "--check"]) == 1
-    error, fix = capsys.readouterr().err.strip().splitlines()
+    error, fix = mistake_lines(capsys.readouterr().err)
     assert error.startswith("error: leaderboard.md, leaderboard.html")
     assert fix == f"fix: rebuild them: python -m bench.report {tmp_path}"
     assert main([str(tmp_path)]) == 0
@@ -232,7 +235,7 @@ def test_strict_and_check_set_the_exit_status(
 
 def test_no_runs_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
-    error, fix = capsys.readouterr().err.strip().splitlines()
+    error, fix = mistake_lines(capsys.readouterr().err)
     assert "holds no runs" in error
     assert fix.startswith("fix: measure one first")
 

@@ -9,6 +9,7 @@ import pytest
 from bench.errors import UserError
 from bench.report.__main__ import main
 from bench.report.excerpt import excerpt, replace_block, stored_block
+from tests.command import mistake_lines
 from tests.report.boards import BOARD, save, stored
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ def test_a_file_that_is_not_there_takes_two_lines(
 ) -> None:
     monkeypatch.setattr("bench.report.excerpt.excerpt", lambda results: block)
     assert main(["excerpt", str(tmp_path), "--into", str(tmp_path / "README.md")]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 2
+    assert len(mistake_lines(capsys.readouterr().err)) == 2
     (tmp_path / "README.md").write_text(f"# Title\n\n{block.replace('exact', 'old')}\n")
     assert main(["excerpt", str(tmp_path), "--into", str(tmp_path / "README.md")]) == 0
     assert (tmp_path / "README.md").read_text() == f"# Title\n\n{block}\n"
