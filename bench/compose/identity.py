@@ -25,6 +25,9 @@ _PLACES = ("path", "modules", "frequent_tokens", "draft_vocab", "questions")
 _ADDED = ("dtype", "stop_ids")
 """Keys of a model that came later: they count only where they are set, so that older run ids stay valid."""
 
+_LEFT_OUT = (("tier", "auto"), ("devices", 1))
+"""Settings of the runtime that came later, and what older runs had: left out, so that their ids stay valid."""
+
 
 def run_identity(
     settings: Settings,
@@ -51,7 +54,7 @@ def run_identity(
     plain = settings.config
     parts = {label: method_identity(method) for label, method in settings.methods.items()}
     kept = {key: value for key, value in plain["model"].items() if key not in _PLACES}
-    runtime = {key: value for key, value in plain["runtime"].items() if (key, value) != ("tier", "auto")}
+    runtime = {key: value for key, value in plain["runtime"].items() if (key, value) not in _LEFT_OUT}
     return {
         **({"methods": parts} if settings.is_arena else next(iter(parts.values()))),
         "task": {key: value for key, value in plain["task"].items() if key != "path"},

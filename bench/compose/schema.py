@@ -111,6 +111,7 @@ class RuntimeConfig:
         tier: How passes run: ``eager`` as in a textbook, ``static`` fused and kernel by kernel, ``compiled``
             in one call (float32 on a CPU; needs a C compiler), ``graph`` by replaying CUDA graphs; ``auto``
             takes the fastest there is.
+        devices: GPUs that the layers are spread over, for a model that one cannot hold.
     """
 
     device: str = "auto"
@@ -118,8 +119,10 @@ class RuntimeConfig:
     threads: int | None = None
     max_length: int = 8192
     tier: str = "auto"
+    devices: int = 1
 
     def __post_init__(self) -> None:
+        rules.require_least("runtime.devices", self.devices, 1)
         rules.require_choice("runtime.device", self.device, DEVICES)
         rules.require_choice("runtime.dtype", self.dtype or DTYPES[0], DTYPES)
         rules.require_choice("runtime.tier", self.tier, TIERS)

@@ -25,7 +25,7 @@ from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
 from bench.runtime.model_config import decoder_config
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tier_choice import choose_tier, soundest
+from bench.runtime.tier_choice import choose_tier, soundest, spread_over
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
@@ -195,8 +195,10 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
     Raises:
         UserError: If one of them is missing or not supported.
     """
-    place, is_random = (model.path, model.revision), model.weights == "random"
-    folder = fetch(*place, COMPANIONS) if is_random else resolve(*place)
+    is_random = model.weights == "random"
+    folder = (
+        fetch(model.path, model.revision, COMPANIONS) if is_random else resolve(model.path, model.revision)
+    )
     vocabulary = decoder_config(load_config(folder)).vocab  # read first: a fault of it is not the tokenizer's
     other = model.tokenizer
     tokenizer = load_tokenizer(folder if other is None else fetch(other, None, COMPANIONS, _TOKENIZER))
@@ -227,7 +229,7 @@ def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> Run
     """Device, precision, length and tier for this configuration, and for `model` if it is given.
 
     Raises:
-        UserError: If CUDA is required and there is none, or graphs without CUDA.
+        UserError: If CUDA is required and there is none, or graphs without CUDA, or there are too few GPUs.
     """
     has_gpu = torch.cuda.is_available()
     if runtime.device == "cuda" and not has_gpu:
@@ -239,7 +241,9 @@ def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> Run
     dtype = runtime.dtype or ("float32" if device.type == "cpu" else published or "bfloat16")
     length = min(runtime.max_length, context or runtime.max_length)
     precision: torch.dtype = getattr(torch, dtype)
-    return RuntimeOptions(device, precision, length, choose_tier(runtime.tier, device, precision))
+    spread = spread_over(runtime.devices, runtime.tier, device)
+    tier = choose_tier(runtime.tier, device, precision, is_spread=bool(spread))
+    return RuntimeOptions(device, precision, length, tier, spread)
 
 
 def describe_run(

@@ -131,8 +131,8 @@ class Session:
     ) -> None:
         self._settings, self._bench, self._store, self._sources = settings, bench, store, sources
         self._clock = turn_clock(bench.decoder.device)
-        self._memory = MemoryMeter(bench.decoder.device)
-        self._energy = energy_meter(bench.decoder.device)
+        self._memory = MemoryMeter(bench.decoder.cache.devices)
+        self._energy = energy_meter(bench.decoder.cache.devices)
         self._before = ""
 
     def run(self, sessions: Sequence[int]) -> None:

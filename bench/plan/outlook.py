@@ -10,7 +10,7 @@ that an eager loop is slower than that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class Outlook:
         context: Mean number of tokens in the cache at half an answer; includes the prompt if it is here.
         size: None if the model's shape is unknown.
         gpu: The GPU that time is estimated for; None if there is none, or it is not in the table.
+        gpus: How many of them the layers are spread over.
         missing: What has to be fetched or trained first, one sentence each.
         is_startable: Whether everything that identifies the run is on this machine.
     """
@@ -90,6 +91,7 @@ class Outlook:
     context: int
     size: Size | None
     gpu: Gpu | None
+    gpus: int
     missing: tuple[str, ...]
     is_startable: bool
 
@@ -131,8 +133,9 @@ def estimate(settings: Settings) -> Outlook:
         context=longest // 2 + characters // CHARACTERS_PER_TOKEN,
         size=None if decoder is None else _size(settings.methods, methods, decoder),
         gpu=gpu,
+        gpus=settings.runtime.devices,
         missing=tuple(missing),
-        is_startable=is_task_here and is_model_here,
+        is_startable=is_task_here and is_model_here and _has_devices(settings.runtime),
     )
 
 
@@ -195,6 +198,11 @@ def _gpu(settings: Settings) -> Gpu | None:
     return recognised(torch.cuda.get_device_name())
 
 
+def _has_devices(runtime: RuntimeConfig) -> bool:
+    """Whether this machine has the GPUs that the layers are to be spread over."""
+    return runtime.devices == 1 or runtime.devices <= torch.cuda.device_count()
+
+
 def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transformers configuration
     """Configuration of a checkpoint: its own, or the one shipped for its name; None without either."""
     if folder is not None:
@@ -208,7 +216,7 @@ def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transform
 
 def planned_options(runtime: RuntimeConfig, model: ModelConfig, gpu: Gpu | None) -> RuntimeOptions:
     """Where and how the model would lie in memory, on this machine or on a GPU that it may not have."""
-    options = options_for(runtime, model)
+    options = options_for(replace(runtime, devices=1), model)  # a plan needs no GPU to be here
     if gpu is None or runtime.dtype is not None:
         return options
     dtype = getattr(torch, model.dtype or "bfloat16")

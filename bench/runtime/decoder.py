@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ from bench.runtime.draft_step import DraftStepper, Head
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.rows import Placement, Rows, rotate
+from bench.runtime.several_devices import parts_of, run_across
 
 Tier = Literal["eager", "static", "compiled", "graph"]
 Taps = MutableMapping[int, Tensor]
@@ -94,7 +96,8 @@ NO_SKIP = Skip()
 class Decoder:
     """A loaded model with its cache. This class is the tier ``static``: a pass is launched kernel by kernel.
 
-    All tensors that are passed in or out lie on `device` and, token ids apart, have the dtype `dtype`.
+    All tensors that are passed in or out lie on `device` and, token ids apart, have the dtype `dtype`. Layers
+    may lie on other devices, see `bench.runtime.several_devices`.
 
     Args:
         weights: The model; its parts become attributes of the decoder.
@@ -110,6 +113,7 @@ class Decoder:
         self.cache = cache
         self.placement = placement
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self._parts = parts_of([layer.attention.norm.device for layer in self.layers])
         self._rotated_heads = self.config.heads + self.config.kv_heads
         # Rounded to the rows' precision, as the reference implementation rounds it.
         scale = torch.tensor(self.config.embed_scale, dtype=self.dtype, device=self.device)
@@ -175,7 +179,11 @@ class Decoder:
         Raises:
             RuntimeError: If the rows would leave a gap in the cache of one of these layers.
         """
-        return self._pass(hidden, rows, range(start, self.depth if stop is None else stop), skip, delta, taps)
+        layers = range(start, self.depth if stop is None else stop)
+        if not self._parts:
+            return self._pass(hidden, rows, layers, skip, delta, taps)
+        part = partial(self._pass, skip=skip, taps=taps)
+        return run_across(self._parts, part, hidden, rows, layers, delta, taps)
 
     def head(self, hidden: Tensor, lm_head: Linear | None = None) -> Tensor:
         """Final norm and LM head, or another in its place: logits [R, V] of rows [R, d], shallow or not."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,12 +91,12 @@ class GgufTensors:
 
     Args:
         file: The file.
-        device: Of the tensors.
+        place: Where the tensor of a name goes.
         dtype: Of the tensors.
     """
 
-    def __init__(self, file: GgufFile, device: torch.device, dtype: torch.dtype) -> None:
-        self._file, self._device, self._dtype = file, device, dtype
+    def __init__(self, file: GgufFile, place: Callable[[str], torch.device], dtype: torch.dtype) -> None:
+        self._file, self._place, self._dtype = file, place, dtype
         names = [name for name in file.tensors if name not in ROTARY]
         self._left = {transformers_name(name, file.architecture): name for name in names}
 
@@ -117,7 +117,7 @@ class GgufTensors:
             )
         if self._file.architecture == "gemma" and stored.endswith("norm.weight"):
             values = values - 1
-        tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._dtype)
+        tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self._place(name), self._dtype)
         return finite(tensor, f"{self._file.path}: {stored}")
 
 

@@ -25,9 +25,10 @@ from bench.runtime.gguf import GgufTensors, gguf_shapes, read_gguf
 from bench.runtime.gguf_config import gguf_config
 from bench.runtime.linear import Linear
 from bench.runtime.model_config import decoder_config, read_config
-from bench.runtime.modules import CheckpointTensors, TensorStore, require_room
+from bench.runtime.modules import CheckpointTensors, TensorStore, memory_bytes, require_room
 from bench.runtime.rotary import RotaryRule
 from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
+from bench.runtime.several_devices import Load, SpreadCache, layer_of, parts_of
 from bench.runtime.stored_tensors import read_tensors, stored_tensors
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
 from bench.runtime.tiers.eager import EagerDecoder
@@ -48,12 +49,41 @@ class RuntimeOptions:
         dtype: Of weights and cache.
         max_length: Most tokens of prompt and output together; the model's context is a limit too.
         tier: How passes run: ``eager``, ``static``, ``compiled`` (fp32 on a CPU) or ``graph`` (CUDA).
+        spread: The devices of a model that is spread over several, `device` first; else empty.
+        layer_devices: Of such a model, the device of every layer, see `over_devices`.
     """
 
     device: torch.device
     dtype: torch.dtype
     max_length: int
     tier: Tier = "static"
+    spread: tuple[torch.device, ...] = ()
+    layer_devices: tuple[torch.device, ...] = ()
+
+    def place(self, name: str) -> torch.device:
+        """Where the checkpoint's tensor of that name lies."""
+        layer = layer_of(name) if self.layer_devices else None
+        return self.device if layer is None else self.layer_devices[layer]
+
+
+def over_devices(options: RuntimeOptions, config: Any, shapes: Mapping[str, Sequence[int]]) -> RuntimeOptions:  # noqa: ANN401
+    """The options with a device for every layer; the same if the model lies on one device.
+
+    Args:
+        options: Where and how the model runs.
+        config: The transformers configuration.
+        shapes: Of the checkpoint's tensors, by name.
+
+    Raises:
+        UserError: If the model does not fit the devices.
+    """
+    if not options.spread:
+        return options
+    shape, width = decoder_config(config), options.dtype.itemsize
+    slots = min(options.max_length, shape.context)
+    load = Load.of(shapes, width, 2 * shape.kv_heads * shape.head_dim * slots * width)
+    rooms = [memory_bytes(device) for device in options.spread]
+    return replace(options, layer_devices=tuple(load.share(options.spread, rooms)))
 
 
 def load_decoder(folder: Path, options: RuntimeOptions, vocabulary: int | None = None) -> Decoder:
@@ -69,14 +99,19 @@ def load_decoder(folder: Path, options: RuntimeOptions, vocabulary: int | None =
             memory, or do not fit the config.
     """
     config = load_config(folder)
-    require_room(weight_files(folder), options.device, options.dtype)
+    if not options.spread:
+        require_room(weight_files(folder), options.device, options.dtype)
     if is_gguf(folder):
-        _require_fit(config, gguf_shapes(read_gguf(folder)))
-        tensors = GgufTensors(read_gguf(folder), options.device, options.dtype)
+        shapes = gguf_shapes(read_gguf(folder))
+        _require_fit(config, shapes)
+        options = over_devices(options, config, shapes)
+        tensors = GgufTensors(read_gguf(folder), options.place, options.dtype)
         return build_decoder(config, tensors, options, vocabulary)
     stored = stored_tensors(folder)
-    _require_fit(config, {name: tensor.shape for name, tensor in stored.items()})
-    values = dict(read_tensors(stored, options.device, options.dtype))
+    sizes = {name: tensor.shape for name, tensor in stored.items()}
+    _require_fit(config, sizes)
+    options = over_devices(options, config, sizes)
+    values = dict(read_tensors(stored, options.place, options.dtype))
     return build_decoder(config, values, options, vocabulary)
 
 
@@ -136,6 +171,9 @@ def build_decoder(
     placement = make_placement(config, shape, capacity, options)
     if options.device.type == "cuda":
         _choose_kernels()
+    if parts := parts_of(options.layer_devices):
+        cache = SpreadCache(parts, shape.kv_heads, capacity, shape.head_dim, options.dtype)
+        return _KINDS[options.tier](weights, cache, placement)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))

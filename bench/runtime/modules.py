@@ -246,8 +246,8 @@ def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype
         raise UserError(
             f"the weights need {needed / GIB:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
             f"and {where} {room / GIB:.1f} GiB",
-            "use a smaller model or a larger device, or runtime.dtype=bfloat16 for float32; spreading a "
-            "model over several devices (device_map) is not supported yet",
+            "use a smaller model or a larger device, runtime.dtype=bfloat16 for float32, or "
+            "runtime.devices=2 to spread the layers over two GPUs",
         )
 
 

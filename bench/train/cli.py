@@ -122,6 +122,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     config: ModelConfig = _object(composed.model)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
+    if runtime.devices > 1:
+        raise UserError("training runs on one device", "leave out runtime.devices")
     options = options_for(runtime, config)
     _require_memory(trainer, recipe, folder, options)
     decoder = load_decoder(folder, options)

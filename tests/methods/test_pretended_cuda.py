@@ -151,6 +151,21 @@ def test_a_method_decodes_on_cuda_as_on_the_cpu_and_waits_as_its_page_says(
         assert device.launches.total() <= bounds["launches"].of(rounds), device.launches
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_decodes_over_two_devices_as_on_one(name: str, folder: Path) -> None:
+    """The second device refuses operands of the first; home is the GPU or the CPU, whichever the name says."""
+    wanted = expected(name, folder)
+    home, other = (CUDA, CPU) if METHODS.index(name) % 2 else (CPU, CUDA)
+    first = wanted.depth // 2
+    with PretendedCuda():
+        tier: Tier = "static" if METHODS.index(name) % 4 < 2 else "eager"
+        places = (home,) * first + (other,) * (wanted.depth - first)
+        method: Method = wanted.method.build()
+        method.attach(decoder_on(wanted.depth, home, tier, places))
+        answered = answer(method, home, NoClock())
+    assert (answered.ids, answered.rounds) == (wanted.answer.ids, wanted.answer.rounds)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("tier", ["eager", "static", "graph"])
 @pytest.mark.parametrize("name", METHODS)

@@ -130,7 +130,9 @@ def test_a_run_is_projected_by_a_measured_profile(capsys: pytest.CaptureFixture[
 
 
 def test_a_batch_that_does_not_fit_says_so() -> None:
-    passes = Roofline(TOY, "toy", parameters=50, width=2, token_bytes=10, loop=Loop(0.0, 0.0), weight_bytes=400)
+    passes = Roofline(
+        TOY, "toy", parameters=50, width=2, token_bytes=10, loop=Loop(0.0, 0.0), weight_bytes=400
+    )
     assert lacking_memory(passes, 20, 3) is None
     assert lacking_memory(passes, 20, 4) == "does not fit: 1.2 kB of 1.0 kB"
 

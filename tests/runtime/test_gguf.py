@@ -155,7 +155,7 @@ def test_every_family_and_type_is_tried() -> None:
 class TestReading:
     def test_tensors_are_read_when_they_are_taken_and_only_once(self, tmp_path: Path) -> None:
         _, path = converted("llama-mha", tmp_path)
-        tensors = GgufTensors(read_gguf(path), CPU, torch.float16)
+        tensors = GgufTensors(read_gguf(path), lambda _: CPU, torch.float16)
         taken = tensors.pop("model.norm.weight", None)
         assert taken is not None
         assert taken.dtype == torch.float16
