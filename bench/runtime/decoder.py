@@ -25,7 +25,8 @@ from bench.runtime.cache import KVCache
 from bench.runtime.delta import Delta
 from bench.runtime.draft_step import DraftStepper, Head
 from bench.runtime.families import DecoderConfig
-from bench.runtime.linear import Linear, rms_norm
+from bench.runtime.linear import Linear, normed_heads, normed_rows, rms_norm
+from bench.runtime.residual import PLAIN, Residual, add_output
 from bench.runtime.rows import Placement, Rows, rotate
 from bench.runtime.several_devices import parts_of, run_across
 
@@ -38,20 +39,23 @@ Taps = MutableMapping[int, Tensor]
 class Attention:
     """Weights of an attention sub-layer; q, k and v are fused along the outputs."""
 
-    norm: Tensor  # [d]
+    norm: Tensor | None  # [d]
     qkv: Linear  # [(H + 2 Hkv) D, d]
     o: Linear  # [d, H D]
-    query_norm: Tensor | None = None  # [D]
-    key_norm: Tensor | None = None  # [D]
+    query_norm: Tensor | None = None  # [D] for each head, or [H D] for a row
+    key_norm: Tensor | None = None  # [D] or [Hkv D]
+    residual: Residual = PLAIN
+    score_scale: float | None = None  # 1 / sqrt(D) by default
 
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
     """Weights of a gated MLP sub-layer; gate and up are fused along the outputs."""
 
-    norm: Tensor  # [d]
+    norm: Tensor | None  # [d]
     gate_up: Linear  # [2 f, d]
     down: Linear  # [d, f]
+    residual: Residual = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +270,7 @@ class Decoder:
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None
     ) -> Tensor:
         config = self.config
-        normed = rms_norm(hidden, weights.norm, config.norm_eps)
+        normed = normed_rows(hidden, weights.norm, config.norm_eps)
         qkv = weights.qkv(normed)
         if delta is not None:
             delta.add(index, "qkv", normed, qkv)
@@ -277,31 +281,25 @@ class Decoder:
         if rows.writes < fresh.shape[0]:
             fresh = fresh[: rows.writes]
         keys, values = self.cache.write(index, rows.base, fresh)
-        mixed = attend(qkv.narrow(1, 0, config.heads), keys, values, rows)
-        out = weights.o.add_to(hidden, mixed)
-        if delta is not None:
-            delta.add(index, "o", mixed, out)
-        return out
+        mixed = attend(qkv.narrow(1, 0, config.heads), keys, values, rows, weights.score_scale)
+        return add_output(hidden, mixed, weights.o, weights.residual, config.norm_eps, delta, (index, "o"))
 
     def _rotate(self, weights: Attention, heads: Tensor, rows: Rows) -> None:
         """Rotate queries and keys [R, H + Hkv, D] in place, after their norms if the family has them."""
         if weights.query_norm is not None and weights.key_norm is not None:
-            queries = rms_norm(heads[:, : self.config.heads], weights.query_norm, self.config.norm_eps)
-            keys = rms_norm(heads[:, self.config.heads :], weights.key_norm, self.config.norm_eps)
+            queries = normed_heads(heads[:, : self.config.heads], weights.query_norm, self.config.norm_eps)
+            keys = normed_heads(heads[:, self.config.heads :], weights.key_norm, self.config.norm_eps)
             rotate(torch.cat([queries, keys], dim=1), rows.cos, rows.sin, out=heads)
         else:
             rotate(heads, rows.cos, rows.sin, out=heads)
 
     def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
-        normed = rms_norm(hidden, weights.norm, self.config.norm_eps)
+        normed = normed_rows(hidden, weights.norm, self.config.norm_eps)
         both = weights.gate_up(normed)
         if delta is not None:
             delta.add(index, "gate_up", normed, both)
         width = both.shape[1] // 2
         gate, up = both.narrow(1, 0, width), both.narrow(1, width, width)
         inner = F.silu(gate) if self.config.activation == "silu" else F.gelu(gate, approximate="tanh")
-        inner = inner.mul_(up)
-        out = weights.down.add_to(hidden, inner)
-        if delta is not None:
-            delta.add(index, "down", inner, out)
-        return out
+        inner, eps = inner.mul_(up), self.config.norm_eps
+        return add_output(hidden, inner, weights.down, weights.residual, eps, delta, (index, "down"))

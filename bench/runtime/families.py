@@ -6,7 +6,7 @@ architecture or option that is not listed here is refused by name rather than ru
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.errors import UserError
 
@@ -29,8 +29,15 @@ class DecoderConfig:
         activation: ``silu`` or ``gelu_tanh``, on the gate.
         tied_head: The LM head is the embedding matrix.
         qk_norm: RMSNorm on each query and key head (Qwen3).
+        qk_norm_whole: These norms are over all heads of a row together (OLMo 2).
+        pre_norm: A norm before attention and one before the MLP (all families but OLMo 2).
+        post_norm: A norm of what attention and MLP add to the residual stream (OLMo 2).
+        residual_scale: Factor on what they add (Granite).
+        score_scale: Factor on attention scores; None for ``1 / sqrt(head_dim)``.
+        logit_scale: Factor on the logits (Granite). The LM head's weights hold it, so that every reader of
+            the head has it; in half precision it is exact if it is a power of two.
         norm_offset: Added to every norm weight (Gemma stores weight - 1).
-        embed_scale: Factor on the embeddings (Gemma: sqrt(d)).
+        embed_scale: Factor on the embeddings (Gemma: sqrt(d); Granite).
         window: Sliding-window length in tokens; None where every position is visible.
         fused: The checkpoint stores q/k/v and gate/up as one matrix each (Phi-3).
         qkv_bias: Query, key and value projections have biases.
@@ -51,6 +58,12 @@ class DecoderConfig:
     activation: str = "silu"
     tied_head: bool = False
     qk_norm: bool = False
+    qk_norm_whole: bool = False
+    pre_norm: bool = True
+    post_norm: bool = False
+    residual_scale: float = 1.0
+    score_scale: float | None = None
+    logit_scale: float = 1.0
     norm_offset: float = 0.0
     embed_scale: float = 1.0
     window: int | None = None
@@ -58,6 +71,21 @@ class DecoderConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+
+    def plain_layers(self) -> DecoderConfig:
+        """The same sizes with the layers that drafters are trained with: norms before the sub-layers alone,
+        no factors, no fused matrices.
+        """
+        return replace(
+            self,
+            fused=False,
+            norm_offset=0.0,
+            qk_norm_whole=False,
+            pre_norm=True,
+            post_norm=False,
+            residual_scale=1.0,
+            score_scale=None,
+        )
 
 
 FAMILIES: dict[str, str] = {
@@ -67,6 +95,8 @@ FAMILIES: dict[str, str] = {
     "Qwen3ForCausalLM": "Qwen3",
     "Phi3ForCausalLM": "Phi-3",
     "GemmaForCausalLM": "Gemma",
+    "GraniteForCausalLM": "Granite 3",
+    "Olmo2ForCausalLM": "OLMo 2",
 }
 """Supported architectures, each tested against transformers, with the models users know them by."""
 
@@ -77,6 +107,8 @@ FAMILY_OF = {
     "qwen3": "Qwen3ForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "gemma": "GemmaForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
 }
 """Architectures by ``model_type``."""
 

@@ -26,6 +26,7 @@ from bench.runtime.gguf_config import gguf_config
 from bench.runtime.linear import Linear
 from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import CheckpointTensors, TensorStore, memory_bytes, require_room
+from bench.runtime.residual import Residual
 from bench.runtime.rotary import RotaryRule
 from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
 from bench.runtime.several_devices import Load, SpreadCache, layer_of, parts_of
@@ -38,6 +39,11 @@ from bench.runtime.tiers.graph.slot_cache import SlotCache
 
 _KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_NORMS = {
+    (True, False): ("input_layernorm", None, "post_attention_layernorm", None),
+    (False, True): (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+}
+"""Names of the norms before and after attention, before and after the MLP, by whether a family has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +224,9 @@ def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.devic
     has_own_head = _HEAD in names and not has_head_only
     head = source.take(_HEAD, shape.vocab, shape.width) if has_own_head or not shape.tied_head else embedding
     source.finish()
-    if shape.tied_head and _is_same(head, embedding):
-        return Weights(shape, embedding, layers, final_norm, Linear(embedding))
-    return Weights(replace(shape, tied_head=False), embedding, layers, final_norm, Linear(head))
+    is_tied = shape.tied_head and _is_same(head, embedding)
+    head = head if shape.logit_scale == 1.0 else head * shape.logit_scale
+    return Weights(replace(shape, tied_head=is_tied), embedding, layers, final_norm, Linear(head))
 
 
 def with_vocabulary(weights: Weights, rows: int) -> Weights:
@@ -267,6 +273,11 @@ def read_layers(
 def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Layer:
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    norms = [
+        None if name is None else tensors.norm(f"{prefix}.{name}.weight", shape.width)
+        for name in _NORMS[shape.pre_norm, shape.post_norm]
+    ]
+    query_norm, key_norm = _query_key_norms(tensors, shape, attention)
     if shape.fused:
         qkv = tensors.linear(f"{attention}.qkv_proj", (queries + 2 * keys,), shape.width, shape.qkv_bias)
         gate_up = tensors.linear(f"{mlp}.gate_up_proj", (2 * shape.mlp_width,), shape.width, shape.mlp_bias)
@@ -277,15 +288,31 @@ def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Lay
         gate_up = tensors.linear(names, (shape.mlp_width,) * 2, shape.width, shape.mlp_bias)
     return Layer(
         attention=Attention(
-            norm=tensors.norm(f"{prefix}.input_layernorm.weight", shape.width),
+            norm=norms[0],
             qkv=qkv,
             o=tensors.linear(f"{attention}.o_proj", (shape.width,), queries, shape.output_bias),
-            query_norm=tensors.norm(f"{attention}.q_norm.weight", shape.head_dim) if shape.qk_norm else None,
-            key_norm=tensors.norm(f"{attention}.k_norm.weight", shape.head_dim) if shape.qk_norm else None,
+            query_norm=query_norm,
+            key_norm=key_norm,
+            residual=Residual(norms[1], shape.residual_scale),
+            score_scale=shape.score_scale,
         ),
         mlp=Mlp(
-            norm=tensors.norm(f"{prefix}.post_attention_layernorm.weight", shape.width),
+            norm=norms[2],
             gate_up=gate_up,
             down=tensors.linear(f"{mlp}.down_proj", (shape.width,), shape.mlp_width, shape.mlp_bias),
+            residual=Residual(norms[3], shape.residual_scale),
         ),
     )
+
+
+def _query_key_norms(
+    tensors: CheckpointTensors, shape: DecoderConfig, attention: str
+) -> tuple[Tensor | None, Tensor | None]:
+    if not shape.qk_norm:
+        return None, None
+    heads = (shape.heads, shape.kv_heads) if shape.qk_norm_whole else (1, 1)
+    query, key = (
+        tensors.norm(f"{attention}.{name}_norm.weight", count * shape.head_dim)
+        for name, count in zip("qk", heads, strict=True)
+    )
+    return query, key

@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, read_json, require_whole_model
 from bench.runtime.families import FAMILIES, FAMILY_OF, DecoderConfig, supported_families, unsupported
+from bench.runtime.family_options import FAMILY_OPTIONS, no_options, window_of
 
 _MOST = {
     "num_hidden_layers": 1 << 12,
@@ -31,6 +32,13 @@ _MOST = {
 }
 """Sizes, with bounds far above any model's."""
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
+_POSITIVE = (
+    "rope_theta",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "logits_scaling",
+    "residual_multiplier",
+)
 _LISTS = {"short_factor", "long_factor"}
 _WORDS = {"type", "rope_type"}
 _HUGE = 1e30
@@ -41,11 +49,17 @@ _REFUSALS = (StrictDataclassError, ValueError, TypeError, LookupError, Attribute
 _FIX = "use the checkpoint's own config.json, as its authors published it"
 
 
-_OPTIONAL_BIAS = {"LlamaForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"}
+_OPTIONAL_BIAS = {
+    "LlamaForCausalLM",
+    "Qwen3ForCausalLM",
+    "GemmaForCausalLM",
+    "GraniteForCausalLM",
+    "Olmo2ForCausalLM",
+}
 """Families whose modeling code reads ``attention_bias``; the others ignore it."""
 
-_WITHOUT_WINDOW = {"LlamaForCausalLM", "GemmaForCausalLM"}
-"""Families whose layers ignore ``sliding_window``; but transformers' cache drops old entries by it."""
+_OPTIONAL_MLP_BIAS = {"LlamaForCausalLM", "GraniteForCausalLM"}
+"""Likewise ``mlp_bias``."""
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -116,14 +130,11 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
         context=_context(config),
         activation=_activation(family, config),
         tied_head=bool(config.tie_word_embeddings),
-        qk_norm=family == "Qwen3ForCausalLM",
-        norm_offset=1.0 if family == "GemmaForCausalLM" else 0.0,
-        embed_scale=config.hidden_size**0.5 if family == "GemmaForCausalLM" else 1.0,
-        window=_window(family, config),
-        fused=family == "Phi3ForCausalLM",
+        window=window_of(family, config),
         qkv_bias=attention_bias or family == "Qwen2ForCausalLM",
         output_bias=attention_bias,
-        mlp_bias=family == "LlamaForCausalLM" and bool(getattr(config, "mlp_bias", False)),
+        mlp_bias=family in _OPTIONAL_MLP_BIAS and bool(getattr(config, "mlp_bias", False)),
+        **FAMILY_OPTIONS.get(family, no_options)(config),
     )
 
 
@@ -159,10 +170,12 @@ def require_fields(fields: Mapping[str, Any], source: str) -> None:
             least = 2 if name == "sliding_window" else 1  # transformers' cache keeps all for a window of one
             is_size = _is_whole(value) and least <= value <= most
             _require(is_size, source, name, value, f"a whole number in {least}..{most}")
-    epsilon, theta = fields.get("rms_norm_eps", 0.0), fields.get("rope_theta")
+    epsilon = fields.get("rms_norm_eps", 0.0)
     _require(_is_number(epsilon) and epsilon >= 0, source, "rms_norm_eps", epsilon, "a number from 0")
-    is_theta = theta is None or (_is_number(theta) and theta > 0)
-    _require(is_theta, source, "rope_theta", theta, "a number above 0")
+    for name in _POSITIVE:
+        number = fields.get(name)
+        is_right = number is None or (_is_number(number) and number > 0)
+        _require(is_right, source, name, number, "a number above 0")
     for name in ("rope_parameters", "rope_scaling"):
         _require_rope(fields.get(name), f"{source}: {name}")
     tokens = fields.get("eos_token_id")
@@ -275,26 +288,3 @@ def _activation(family: str, config: Any) -> str:  # noqa: ANN401
             f"supported: {', '.join(sorted(_ACTIVATIONS))}",
         )
     return _ACTIVATIONS[name]
-
-
-def _window(family: str, config: Any) -> int | None:  # noqa: ANN401
-    """Sliding window in tokens if all layers slide; mixed layer types are refused."""
-    window = getattr(config, "sliding_window", None)
-    if window is None or getattr(config, "use_sliding_window", True) is False:
-        return None
-    if family in _WITHOUT_WINDOW:
-        if window < config.max_position_embeddings:
-            raise UserError(
-                f"{family} has no sliding window, and its config sets one of {window} tokens",
-                "remove sliding_window from config.json, or convert the model to Mistral",
-            )
-        return None
-    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-    if kinds == {"full_attention"}:
-        return None
-    if len(kinds) > 1:
-        raise UserError(
-            f"layers of different attention types {sorted(kinds)} are not supported",
-            "use a checkpoint whose layers all attend alike (for Qwen2: use_sliding_window false)",
-        )
-    return int(window)

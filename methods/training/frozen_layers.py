@@ -14,7 +14,8 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
-from bench.runtime.linear import rms_norm
+from bench.runtime.linear import normed_heads, normed_rows
+from bench.runtime.residual import add_output
 from bench.runtime.rows import rotate
 
 
@@ -23,15 +24,15 @@ def query_key_value(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries [H, R, D], rotated keys and values [Hkv, R, D] of rows [R, d] entering a layer."""
     config, weights = decoder.config, decoder.layers[index].attention
-    normed = rms_norm(rows, weights.norm, config.norm_eps)
+    normed = normed_rows(rows, weights.norm, config.norm_eps)
     qkv = F.linear(normed, weights.qkv.weight, weights.qkv.bias)
     if delta is not None:
         delta.add(index, "qkv", normed, qkv)
     heads = qkv.view(rows.shape[0], -1, config.head_dim)
     queries, keys, values = torch.split(heads, [config.heads, config.kv_heads, config.kv_heads], dim=1)
     if weights.query_norm is not None and weights.key_norm is not None:
-        queries = rms_norm(queries, weights.query_norm, config.norm_eps)
-        keys = rms_norm(keys, weights.key_norm, config.norm_eps)
+        queries = normed_heads(queries, weights.query_norm, config.norm_eps)
+        keys = normed_heads(keys, weights.key_norm, config.norm_eps)
     return (
         rotate(queries, cos, sin).transpose(0, 1),
         rotate(keys, cos, sin).transpose(0, 1),
@@ -67,21 +68,22 @@ def finish_layer(
     config, layer = decoder.config, decoder.layers[index]
     is_grouped = config.heads != config.kv_heads
     mixed = F.scaled_dot_product_attention(
-        queries[None], keys[None], values[None], attn_mask=sees, enable_gqa=is_grouped
+        queries[None],
+        keys[None],
+        values[None],
+        attn_mask=sees,
+        scale=layer.attention.score_scale,
+        enable_gqa=is_grouped,
     )
-    mixed = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1)
-    hidden = rows + F.linear(mixed, layer.attention.o.weight, layer.attention.o.bias)
-    if delta is not None:
-        delta.add(index, "o", mixed, hidden)
+    mixed, by = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1), layer.attention.residual
+    hidden = add_output(rows, mixed, layer.attention.o, by, config.norm_eps, delta, (index, "o"))
     if layer.mlp is None:
         return hidden
-    normed = rms_norm(hidden, layer.mlp.norm, config.norm_eps)
+    normed = normed_rows(hidden, layer.mlp.norm, config.norm_eps)
     both = F.linear(normed, layer.mlp.gate_up.weight, layer.mlp.gate_up.bias)
     if delta is not None:
         delta.add(index, "gate_up", normed, both)
     gate, up = both.chunk(2, dim=-1)
     inner = (F.silu(gate) if config.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
-    out = hidden + F.linear(inner, layer.mlp.down.weight, layer.mlp.down.bias)
-    if delta is not None:
-        delta.add(index, "down", inner, out)
-    return out
+    down, by = layer.mlp.down, layer.mlp.residual
+    return add_output(hidden, inner, down, by, config.norm_eps, delta, (index, "down"))

@@ -25,7 +25,11 @@ _GATE_UP = ("gate_proj", "up_proj")
 
 
 class TrainedLayer(nn.Module):
-    """Pre-norm attention and gated MLP with the sizes and flags of `config`, randomly initialised."""
+    """Attention and gated MLP, a norm before each, with the sizes of `config`; randomly initialised.
+
+    Args:
+        config: Of a model whose layers are like this, or its `plain_layers`.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -89,12 +93,17 @@ def future_mask(length: int, device: torch.device) -> Tensor:
 
 
 def layer_state(layer: Layer, config: DecoderConfig) -> dict[str, Tensor]:
-    """A decoder's layer as the state of a `TrainedLayer`, copied in fp32."""
+    """A decoder's layer as the state of a `TrainedLayer`, copied in fp32.
+
+    Norms that the layer does not have are ones; norms after its sub-layers and factors are left out.
+    """
     attention, mlp = layer.attention, layer.mlp
     if mlp is None:
         raise ValueError("a layer without an MLP has no trainable counterpart")
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    state = {"input_layernorm.weight": attention.norm, "post_attention_layernorm.weight": mlp.norm}
+    norms = {"input_layernorm.weight": attention.norm, "post_attention_layernorm.weight": mlp.norm}
+    ones = torch.ones(config.width, device=attention.o.weight.device)
+    state = {name: ones if norm is None else norm for name, norm in norms.items()}
     state |= _split(attention.qkv, [f"self_attn.{name}" for name in _QKV], [queries, keys, keys])
     state |= _split(attention.o, ["self_attn.o_proj"], [config.width])
     state |= _split(mlp.gate_up, [f"mlp.{name}" for name in _GATE_UP], [config.mlp_width] * 2)

@@ -44,6 +44,8 @@ ASKED_FOR = {
     "mistral": ["7b_instruct"],
     "phi3": ["mini"],
     "gemma": ["2b_it", "7b_it"],
+    "granite3.3": ["2b_instruct", "8b_instruct"],
+    "olmo2": ["1b_instruct", "7b_instruct"],
     "tinyllama": ["1.1b_chat"],
     "smollm2": ["135m", "360m", "1.7b"],
 }

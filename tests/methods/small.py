@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GraniteConfig,
+    LlamaConfig,
+    Olmo2Config,
+    Qwen3Config,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bench.records.model import Generation
@@ -16,7 +23,7 @@ from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, Method, NoClock
-from tests.runtime.models import AUTO
+from tests.runtime.models import AUTO, GRANITE
 
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
@@ -38,11 +45,17 @@ FAMILIES: dict[str, Any] = {
     "qwen3": Qwen3Config(**SHAPE),
     "gemma": GemmaConfig(**SHAPE),
 }
+UNLIKE_LLAMA: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "granite": (GraniteConfig, GRANITE),
+    "olmo2": (Olmo2Config, {}),
+}
+"""Families whose layers do more than Llama's, with their own keys."""
 
 
 def config_of(family: str, **changes: Any) -> Any:
     """The configuration of a small model, with some keys changed."""
-    config = type(FAMILIES[family])(**{**SHAPE, **changes})
+    make, own = UNLIKE_LLAMA.get(family) or (type(FAMILIES[family]), {})
+    config = make(**{**SHAPE, **own, **changes})
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     return config
 
@@ -58,7 +71,7 @@ def random_decoder(
     """A decoder with random weights; compiled passes take a tenth of the static tier's time.
 
     Args:
-        family: One of `FAMILIES`.
+        family: One of `FAMILIES` or `UNLIKE_LLAMA`.
         seed: Of the weights.
         capacity: Slots of the cache.
         tier: How passes run.

@@ -17,8 +17,10 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -58,6 +60,12 @@ LLAMA3 = rope(
 LONGROPE = rope(
     "longrope", short_factor=[1.0, 1.1, 1.3, 2.0], long_factor=[2.0, 3.0, 5.0, 9.0], partial_rotary_factor=1.0
 )
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 5.0,
+}
 
 CONFIGS: dict[str, Any] = {
     "llama-mha": LlamaConfig(**{**TINY, "num_key_value_heads": 4}),
@@ -83,6 +91,14 @@ CONFIGS: dict[str, Any] = {
         **TINY, rope_parameters=LONGROPE, original_max_position_embeddings=CONTEXT, sliding_window=11
     ),
     "gemma-tied-wide-heads": GemmaConfig(**{**TINY, "tie_word_embeddings": True}, head_dim=16),
+    "granite-factors": GraniteConfig(**TINY, **GRANITE),
+    "granite-tied-biases": GraniteConfig(
+        **{**TINY, "tie_word_embeddings": True}, **GRANITE, attention_bias=True, mlp_bias=True
+    ),
+    "olmo2-norms-after": Olmo2Config(**TINY),
+    "olmo2-mha-bias-linear-rope": Olmo2Config(
+        **{**TINY, "num_key_value_heads": 4}, attention_bias=True, rope_parameters=rope("linear", factor=2.0)
+    ),
     "gemma-mqa-untied": GemmaConfig(
         **{**TINY, "num_key_value_heads": 1}, head_dim=16, hidden_act="gelu_pytorch_tanh"
     ),

@@ -191,6 +191,6 @@ void attend_rows(const struct model *m, const struct layer *layer, const struct 
         struct query queries[TOGETHER];
         for (int64_t i = first; i < end; i++)
             queries[i - first] = query_of(m, p, a, kv_head, i, scratch + (i - first) * query_size(m));
-        attend(layer->keys + place, layer->values + place, m->head_dim, m->score_scale, queries, end - first);
+        attend(layer->keys + place, layer->values + place, m->head_dim, layer->score_scale, queries, end - first);
     }
 }

@@ -24,6 +24,7 @@ from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier, Weights
 from bench.runtime.delta import Delta, LowRankDelta
 from bench.runtime.delta import Projection as ProjectionName
 from bench.runtime.linear import Linear
+from bench.runtime.residual import Residual
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.compiled import structures
 from bench.runtime.tiers.compiled.library import required_library
@@ -149,24 +150,28 @@ class CompiledDecoder(Decoder):
             most_inputs=max((projection.inputs for projection in projections), default=1),
             most_outputs=max((projection.outputs for projection in projections), default=1),
             eps=config.norm_eps,
-            score_scale=config.head_dim**-0.5,
             activation=_ACTIVATIONS.index(config.activation),
         )
 
     def _entry(self, index: int) -> structures.Layer:
         attention, mlp = self.layers[index].attention, self.layers[index].mlp
         keys, values = self.cache.stores[index].unbind()
+        scale = attention.score_scale
         entry = structures.Layer(
-            attention_norm=attention.norm.data_ptr(),
+            attention_norm=_pointer(attention.norm),
             query_norm=_pointer(attention.query_norm),
             key_norm=_pointer(attention.key_norm),
+            query_norm_width=_width(attention.query_norm),
+            key_norm_width=_width(attention.key_norm),
+            score_scale=self.config.head_dim**-0.5 if scale is None else scale,
+            attention_residual=_residual(attention.residual),
             qkv=_compiled(attention.qkv),
             o=_compiled(attention.o),
             keys=keys.data_ptr(),
             values=values.data_ptr(),
         )
         if mlp is not None:
-            entry.mlp_norm = mlp.norm.data_ptr()
+            entry.mlp_norm, entry.mlp_residual = _pointer(mlp.norm), _residual(mlp.residual)
             entry.gate_up, entry.down = _compiled(mlp.gate_up), _compiled(mlp.down)
         return entry
 
@@ -211,3 +216,11 @@ def _compiled(linear: Linear) -> structures.Projection:
 
 def _pointer(weight: Tensor | None) -> int | None:
     return None if weight is None else weight.data_ptr()
+
+
+def _width(weight: Tensor | None) -> int:
+    return 0 if weight is None else weight.numel()
+
+
+def _residual(by: Residual) -> structures.Residual:
+    return structures.Residual(_pointer(by.norm), by.scale)

@@ -110,16 +110,25 @@ struct change {
     int64_t rank, outputs;
 };
 
-/* structures.py repeats projection, change, model, layer and pass: change both files together. */
+/* structures.py repeats projection, change, model, residual, layer and pass: change both files together. */
 struct model {
     int64_t width, heads, kv_heads, head_dim, rotary, capacity, most_inputs, most_outputs;
-    float eps, score_scale;
+    float eps;
     int64_t activation;
 };
 
+/* How a sub-layer's output joins the residual stream: after a norm, or null, and times a factor. */
+struct residual {
+    const float *norm;
+    float scale;
+};
+
 struct layer {
-    const float *attention_norm, *query_norm, *key_norm, *mlp_norm; /* the last three may be null */
-    struct projection qkv, o, gate_up, down;
+    const float *attention_norm, *query_norm, *key_norm, *mlp_norm; /* each may be null */
+    int64_t query_norm_width, key_norm_width; /* of one head, or of all heads of a row together */
+    float score_scale;
+    struct residual attention_residual, mlp_residual;
+    struct projection qkv, o, gate_up, down; /* without an MLP the last two have no weights */
     float *keys, *values; /* [Hkv, S, D] */
 };
 

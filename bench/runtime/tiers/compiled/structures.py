@@ -29,8 +29,16 @@ class Model(ctypes.Structure):
         ("most_inputs", ctypes.c_int64),
         ("most_outputs", ctypes.c_int64),
         ("eps", ctypes.c_float),
-        ("score_scale", ctypes.c_float),
         ("activation", ctypes.c_int64),
+    )
+
+
+class Residual(ctypes.Structure):
+    """``struct residual``."""
+
+    _fields_ = (
+        ("norm", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
     )
 
 
@@ -42,6 +50,11 @@ class Layer(ctypes.Structure):
         ("query_norm", ctypes.c_void_p),
         ("key_norm", ctypes.c_void_p),
         ("mlp_norm", ctypes.c_void_p),
+        ("query_norm_width", ctypes.c_int64),
+        ("key_norm_width", ctypes.c_int64),
+        ("score_scale", ctypes.c_float),
+        ("attention_residual", Residual),
+        ("mlp_residual", Residual),
         ("qkv", Projection),
         ("o", Projection),
         ("gate_up", Projection),
