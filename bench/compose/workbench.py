@@ -197,15 +197,15 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
     """
     place, is_random = (model.path, model.revision), model.weights == "random"
     folder = fetch(*place, COMPANIONS) if is_random else resolve(*place)
-    vocabulary = decoder_config(load_config(folder)).vocab  # read first: a fault of it is not the tokenizer's
+    shape = decoder_config(load_config(folder))  # read first: a fault of it is not the tokenizer's
     other = model.tokenizer
     tokenizer = load_tokenizer(folder if other is None else fetch(other, None, COMPANIONS, _TOKENIZER))
     return Target(
         folder=folder,
         is_random=is_random,
-        chat=ChatFormat(tokenizer, model.template, vocabulary),
+        chat=ChatFormat(tokenizer, model.template, shape.vocab),
         eos_ids=eos_ids(folder, tokenizer, model.stop_ids),
-        options=options_for(runtime, model),
+        options=options_for(runtime, model, shape.moe is not None),
         ends_beside_config=ends_beside_config(folder, tokenizer, model.stop_ids),
         is_tier_free=runtime.tier == "auto",
     )
@@ -223,8 +223,10 @@ def settle_threads(decoder: Decoder, threads: int | None) -> None:
         torch.set_num_threads(1)
 
 
-def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> RuntimeOptions:
-    """Device, precision, length and tier for this configuration, and for `model` if it is given.
+def options_for(
+    runtime: RuntimeConfig, model: ModelConfig | None = None, moe: bool = False
+) -> RuntimeOptions:
+    """Device, precision, length and tier for this configuration, for `model`, and for experts if it is `moe`.
 
     Raises:
         UserError: If CUDA is required and there is none, or graphs without CUDA.
@@ -237,9 +239,8 @@ def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> Run
     device = torch.device("cuda" if has_gpu and runtime.device != "cpu" else "cpu")
     published, context = (None, None) if model is None else (model.dtype, model.context)
     dtype = runtime.dtype or ("float32" if device.type == "cpu" else published or "bfloat16")
-    length = min(runtime.max_length, context or runtime.max_length)
-    precision: torch.dtype = getattr(torch, dtype)
-    return RuntimeOptions(device, precision, length, choose_tier(runtime.tier, device, precision))
+    length, precision = min(runtime.max_length, context or runtime.max_length), getattr(torch, dtype)
+    return RuntimeOptions(device, precision, length, choose_tier(runtime.tier, device, precision, moe))
 
 
 def describe_run(
@@ -255,8 +256,7 @@ def describe_run(
         has_system=any(prompt.system for prompt in task.prompts),
         ends=target.ends_beside_config,
     )
-    name = ARENA if settings.is_arena else settings.method.name
-    names = name, settings.task.name, str(settings.model.name)
+    names = ARENA if settings.is_arena else settings.method.name, settings.task.name, str(settings.model.name)
     own = {label: _own_labels(settings, label, method, sampler) for label, method in methods.items()}
     parts = {
         label: {"name": settings.methods[label].name, **identity["methods"][label], "labels": own[label]}

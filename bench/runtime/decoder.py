@@ -24,7 +24,8 @@ from bench.runtime.cache import KVCache
 from bench.runtime.delta import Delta
 from bench.runtime.draft_step import DraftStepper, Head
 from bench.runtime.families import DecoderConfig
-from bench.runtime.linear import Linear, rms_norm
+from bench.runtime.linear import Linear, head_norm, rms_norm
+from bench.runtime.moe import Moe
 from bench.runtime.rows import Placement, Rows, rotate
 
 Tier = Literal["eager", "static", "compiled", "graph"]
@@ -39,8 +40,8 @@ class Attention:
     norm: Tensor  # [d]
     qkv: Linear  # [(H + 2 Hkv) D, d]
     o: Linear  # [d, H D]
-    query_norm: Tensor | None = None  # [D]
-    key_norm: Tensor | None = None  # [D]
+    query_norm: Tensor | None = None  # [D] or [H D]
+    key_norm: Tensor | None = None  # [D] or [Hkv D]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,12 @@ class Layer:
     """One decoder layer; a drafter's may have no MLP."""
 
     attention: Attention
-    mlp: Mlp | None
+    mlp: Mlp | Moe | None
 
     def projections(self) -> Iterator[Linear]:
-        """Its two or four projections, in the order of the arithmetic."""
+        """Its two or four projections, in the order of the arithmetic; a mixture of experts is left out."""
         yield from (self.attention.qkv, self.attention.o)
-        if self.mlp is not None:
+        if isinstance(self.mlp, Mlp):
             yield from (self.mlp.gate_up, self.mlp.down)
 
 
@@ -134,6 +135,7 @@ class Decoder:
     def pass_parameters(self) -> int:
         """Weights that a pass reads: all but the embedding, of which it reads only one row per token."""
         layers = sum(linear.parameters for layer in self.layers for linear in layer.projections())
+        layers += sum(layer.mlp.parameters for layer in self.layers if isinstance(layer.mlp, Moe))
         return self.lm_head.parameters + layers
 
     @property
@@ -224,8 +226,7 @@ class Decoder:
             capacity: Slots of its own, empty cache; as many as here by default.
         """
         cache = self.cache.sibling(len(layers), self.capacity if capacity is None else capacity)
-        weights = replace(self.weights, layers=layers, final_norm=final_norm)
-        return type(self)(weights, cache, self.placement)
+        return type(self)(replace(self.weights, layers=layers, final_norm=final_norm), cache, self.placement)
 
     def stepper(self, exit_layer: int, head: Head, drafter: Decoder | None = None) -> DraftStepper:
         """What drafts greedily with the first `exit_layer` layers; see `DraftStepper`."""
@@ -277,20 +278,20 @@ class Decoder:
 
     def _rotate(self, weights: Attention, heads: Tensor, rows: Rows) -> None:
         """Rotate queries and keys [R, H + Hkv, D] in place, after their norms if the family has them."""
+        count, eps, turning = self.config.heads, self.config.norm_eps, heads
         if weights.query_norm is not None and weights.key_norm is not None:
-            queries = rms_norm(heads[:, : self.config.heads], weights.query_norm, self.config.norm_eps)
-            keys = rms_norm(heads[:, self.config.heads :], weights.key_norm, self.config.norm_eps)
-            rotate(torch.cat([queries, keys], dim=1), rows.cos, rows.sin, out=heads)
-        else:
-            rotate(heads, rows.cos, rows.sin, out=heads)
+            queries = head_norm(heads[:, :count], weights.query_norm, eps)
+            turning = torch.cat([queries, head_norm(heads[:, count:], weights.key_norm, eps)], dim=1)
+        rotate(turning, rows.cos, rows.sin, out=heads)
 
-    def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
+    def _feed_forward(self, index: int, weights: Mlp | Moe, hidden: Tensor, delta: Delta | None) -> Tensor:
+        if isinstance(weights, Moe):
+            return weights(hidden, self.config.norm_eps, self.config.activation)
         normed = rms_norm(hidden, weights.norm, self.config.norm_eps)
         both = weights.gate_up(normed)
         if delta is not None:
             delta.add(index, "gate_up", normed, both)
-        width = both.shape[1] // 2
-        gate, up = both.narrow(1, 0, width), both.narrow(1, width, width)
+        gate, up = both.chunk(2, dim=1)
         inner = F.silu(gate) if self.config.activation == "silu" else F.gelu(gate, approximate="tanh")
         inner = inner.mul_(up)
         out = weights.down.add_to(hidden, inner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.errors import UserError
+from bench.runtime.moe_config import MoeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class DecoderConfig:
         qkv_bias: Query, key and value projections have biases.
         output_bias: The attention's output projection has a bias.
         mlp_bias: The MLP's projections have biases.
+        whole_qk_norm: The norms of queries and keys span all heads at once (OLMoE).
+        moe: Shape of the mixtures of experts that stand in place of MLPs; None where there are none.
     """
 
     family: str
@@ -58,6 +61,8 @@ class DecoderConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    whole_qk_norm: bool = False
+    moe: MoeConfig | None = None
 
 
 FAMILIES: dict[str, str] = {
@@ -67,6 +72,10 @@ FAMILIES: dict[str, str] = {
     "Qwen3ForCausalLM": "Qwen3",
     "Phi3ForCausalLM": "Phi-3",
     "GemmaForCausalLM": "Gemma",
+    "MixtralForCausalLM": "Mixtral",
+    "OlmoeForCausalLM": "OLMoE",
+    "Qwen2MoeForCausalLM": "Qwen1.5-MoE, Qwen2-MoE",
+    "Qwen3MoeForCausalLM": "Qwen3-MoE",
 }
 """Supported architectures, each tested against transformers, with the models users know them by."""
 
@@ -77,6 +86,10 @@ FAMILY_OF = {
     "qwen3": "Qwen3ForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "gemma": "GemmaForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 """Architectures by ``model_type``."""
 

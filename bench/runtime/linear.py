@@ -237,6 +237,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return torch.addcdiv(_constant(0.0), torch.mul(x, weight), length, value=width**0.5)
 
 
+def head_norm(heads: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`rms_norm` of heads [R, H, D]: of each for a weight [D], of all as one vector for a weight [H D]."""
+    if weight.shape[0] == heads.shape[-1]:
+        return rms_norm(heads, weight, eps)
+    return rms_norm(heads.flatten(1), weight, eps).view(heads.shape)
+
+
 @cache
 def _constant(value: float) -> Tensor:
     """A number as an fp32 tensor, kept: every operation with a Python number would make a new one."""

@@ -26,6 +26,7 @@ from bench.runtime.gguf_config import gguf_config
 from bench.runtime.linear import Linear
 from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import CheckpointTensors, TensorStore, require_room
+from bench.runtime.moe_weights import read_moe
 from bench.runtime.rotary import RotaryRule
 from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
 from bench.runtime.stored_tensors import read_tensors, stored_tensors
@@ -175,7 +176,7 @@ def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.devic
     names = set(tensors)
     has_head_only = shape.tied_head and _HEAD in names and _EMBEDDING not in names
     embedding = source.take(_HEAD if has_head_only else _EMBEDDING, shape.vocab, shape.width)
-    layers = [_layer(source, shape, f"model.layers.{index}") for index in range(shape.layers)]
+    layers = [_layer(source, shape, f"model.layers.{index}", index) for index in range(shape.layers)]
     final_norm = source.norm("model.norm.weight", shape.width)
     has_own_head = _HEAD in names and not has_head_only
     head = source.take(_HEAD, shape.vocab, shape.width) if has_own_head or not shape.tied_head else embedding
@@ -226,28 +227,38 @@ def read_layers(
     return layers
 
 
-def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Layer:
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str, index: int | None = None) -> Layer:
+    """One layer of a model, or for `index` None of a drafter, which has an ordinary MLP."""
+    attention = f"{prefix}.self_attn"
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if shape.fused:
         qkv = tensors.linear(f"{attention}.qkv_proj", (queries + 2 * keys,), shape.width, shape.qkv_bias)
-        gate_up = tensors.linear(f"{mlp}.gate_up_proj", (2 * shape.mlp_width,), shape.width, shape.mlp_bias)
     else:
         names = [f"{attention}.{name}_proj" for name in "qkv"]
         qkv = tensors.linear(names, (queries, keys, keys), shape.width, shape.qkv_bias)
-        names = [f"{mlp}.gate_proj", f"{mlp}.up_proj"]
-        gate_up = tensors.linear(names, (shape.mlp_width,) * 2, shape.width, shape.mlp_bias)
+    query_norm, key_norm = (queries, keys) if shape.whole_qk_norm else (shape.head_dim, shape.head_dim)
+    moe = None if shape.moe is None or index is None or index in shape.moe.dense_layers else shape.moe
     return Layer(
         attention=Attention(
             norm=tensors.norm(f"{prefix}.input_layernorm.weight", shape.width),
             qkv=qkv,
             o=tensors.linear(f"{attention}.o_proj", (shape.width,), queries, shape.output_bias),
-            query_norm=tensors.norm(f"{attention}.q_norm.weight", shape.head_dim) if shape.qk_norm else None,
-            key_norm=tensors.norm(f"{attention}.k_norm.weight", shape.head_dim) if shape.qk_norm else None,
+            query_norm=tensors.norm(f"{attention}.q_norm.weight", query_norm) if shape.qk_norm else None,
+            key_norm=tensors.norm(f"{attention}.k_norm.weight", key_norm) if shape.qk_norm else None,
         ),
-        mlp=Mlp(
-            norm=tensors.norm(f"{prefix}.post_attention_layernorm.weight", shape.width),
-            gate_up=gate_up,
-            down=tensors.linear(f"{mlp}.down_proj", (shape.width,), shape.mlp_width, shape.mlp_bias),
-        ),
+        mlp=_mlp(tensors, shape, prefix) if moe is None else read_moe(tensors, moe, shape.width, prefix),
+    )
+
+
+def _mlp(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Mlp:
+    mlp, width = f"{prefix}.mlp", shape.mlp_width
+    if shape.fused:
+        gate_up = tensors.linear(f"{mlp}.gate_up_proj", (2 * width,), shape.width, shape.mlp_bias)
+    else:
+        names = [f"{mlp}.gate_proj", f"{mlp}.up_proj"]
+        gate_up = tensors.linear(names, (width,) * 2, shape.width, shape.mlp_bias)
+    return Mlp(
+        norm=tensors.norm(f"{prefix}.post_attention_layernorm.weight", shape.width),
+        gate_up=gate_up,
+        down=tensors.linear(f"{mlp}.down_proj", (shape.width,), width, shape.mlp_bias),
     )

@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, read_json, require_whole_model
 from bench.runtime.families import FAMILIES, FAMILY_OF, DecoderConfig, supported_families, unsupported
+from bench.runtime.moe_config import moe_config
 
 _MOST = {
     "num_hidden_layers": 1 << 12,
@@ -33,6 +34,7 @@ _MOST = {
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
 _LISTS = {"short_factor", "long_factor"}
 _WORDS = {"type", "rope_type"}
+_SCALES = ("attention_factor", "mscale")
 _HUGE = 1e30
 _MOST_SCALE = 1e3
 """Far more than any checkpoint multiplies its rotary tables by."""
@@ -40,11 +42,11 @@ _REFUSALS = (StrictDataclassError, ValueError, TypeError, LookupError, Attribute
 """What transformers raises about odd values."""
 _FIX = "use the checkpoint's own config.json, as its authors published it"
 
-
-_OPTIONAL_BIAS = {"LlamaForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"}
+_QK_NORM = {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "OlmoeForCausalLM"}
+_OPTIONAL_BIAS = {"LlamaForCausalLM", "GemmaForCausalLM", *_QK_NORM}
 """Families whose modeling code reads ``attention_bias``; the others ignore it."""
 
-_WITHOUT_WINDOW = {"LlamaForCausalLM", "GemmaForCausalLM"}
+_WITHOUT_WINDOW = {"LlamaForCausalLM", "GemmaForCausalLM", "OlmoeForCausalLM"}
 """Families whose layers ignore ``sliding_window``; but transformers' cache drops old entries by it."""
 
 _ACTIVATIONS = {
@@ -116,12 +118,14 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
         context=_context(config),
         activation=_activation(family, config),
         tied_head=bool(config.tie_word_embeddings),
-        qk_norm=family == "Qwen3ForCausalLM",
+        qk_norm=family in _QK_NORM,
+        whole_qk_norm=family == "OlmoeForCausalLM",
+        moe=moe_config(config),
         norm_offset=1.0 if family == "GemmaForCausalLM" else 0.0,
         embed_scale=config.hidden_size**0.5 if family == "GemmaForCausalLM" else 1.0,
         window=_window(family, config),
         fused=family == "Phi3ForCausalLM",
-        qkv_bias=attention_bias or family == "Qwen2ForCausalLM",
+        qkv_bias=attention_bias or family == "Qwen2ForCausalLM" or bool(getattr(config, "qkv_bias", False)),
         output_bias=attention_bias,
         mlp_bias=family == "LlamaForCausalLM" and bool(getattr(config, "mlp_bias", False)),
     )
@@ -157,6 +161,7 @@ def require_fields(fields: Mapping[str, Any], source: str) -> None:
         value: Any = fields.get(name)
         if name in fields and not (value is None and name in _MAY_BE_NULL):
             least = 2 if name == "sliding_window" else 1  # transformers' cache keeps all for a window of one
+            least = 0 if least == 2 and fields.get("use_sliding_window") is False else least
             is_size = _is_whole(value) and least <= value <= most
             _require(is_size, source, name, value, f"a whole number in {least}..{most}")
     epsilon, theta = fields.get("rms_norm_eps", 0.0), fields.get("rope_theta")
@@ -184,19 +189,14 @@ def _require_rope(rope: Any, source: str) -> None:  # noqa: ANN401 - whatever th
             is_list = isinstance(value, list) and all(_is_number(factor) and factor > 0 for factor in value)
             _require(is_list, source, name, value, "a list of numbers above 0")
         elif name in _MOST:
-            _require(
-                _is_whole(value) and 1 <= value <= _MOST[name], source, name, value, "a whole number above 0"
-            )
+            is_size = _is_whole(value) and 1 <= value <= _MOST[name]
+            _require(is_size, source, name, value, "a whole number above 0")
         elif value is not None and not isinstance(value, bool):
             _require(_is_number(value), source, name, value, "a finite number")
     for name in ("factor", "rope_theta"):
         value = rope.get(name)
         _require(value is None or value > 0, source, name, value, "above 0")
-    for name, most in (
-        ("partial_rotary_factor", 1),
-        ("attention_factor", _MOST_SCALE),
-        ("mscale", _MOST_SCALE),
-    ):
+    for name, most in (("partial_rotary_factor", 1), *((name, _MOST_SCALE) for name in _SCALES)):
         value = rope.get(name)
         _require(value is None or 0 < value <= most, source, name, value, f"above 0 and at most {most:g}")
 

@@ -29,14 +29,26 @@ HALF_SLACK = 0.03
 log = logging.getLogger(__name__)
 
 
-def choose_tier(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tier:
+def choose_tier(
+    name: str, device: torch.device, dtype: torch.dtype = torch.float32, has_experts: bool = False
+) -> Tier:
     """The tier called `name`; for ``auto`` the fastest one that runs on this device in this precision.
 
-    Logs a warning if ``auto`` is slower only because the C library is missing.
+    Logs a line if ``auto`` is slower only because the C library is missing, or because the model has mixtures
+    of experts, which are run kernel by kernel.
 
     Raises:
-        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run.
+        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run, or
+            either for a model with mixtures of experts.
     """
+    if has_experts and name in ("graph", "compiled"):
+        raise UserError(
+            f"runtime.tier={name} does not run mixtures of experts, and this model has some",
+            "use runtime.tier=auto, which takes the tier static, or runtime.tier=eager",
+        )
+    if has_experts and name == "auto":
+        log.info("runtime.tier=auto takes static: the faster tiers do not run mixtures of experts yet")
+        return "static"
     if name == "graph" and device.type != "cuda":
         raise UserError(
             "runtime.tier=graph replays CUDA graphs, and this run is on the CPU",

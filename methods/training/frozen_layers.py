@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
 from bench.runtime.linear import rms_norm
+from bench.runtime.moe import dense
 from bench.runtime.rows import rotate
 
 
@@ -73,15 +74,16 @@ def finish_layer(
     hidden = rows + F.linear(mixed, layer.attention.o.weight, layer.attention.o.bias)
     if delta is not None:
         delta.add(index, "o", mixed, hidden)
-    if layer.mlp is None:
+    mlp = dense(layer.mlp)
+    if mlp is None:
         return hidden
-    normed = rms_norm(hidden, layer.mlp.norm, config.norm_eps)
-    both = F.linear(normed, layer.mlp.gate_up.weight, layer.mlp.gate_up.bias)
+    normed = rms_norm(hidden, mlp.norm, config.norm_eps)
+    both = F.linear(normed, mlp.gate_up.weight, mlp.gate_up.bias)
     if delta is not None:
         delta.add(index, "gate_up", normed, both)
     gate, up = both.chunk(2, dim=-1)
     inner = (F.silu(gate) if config.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
-    out = hidden + F.linear(inner, layer.mlp.down.weight, layer.mlp.down.bias)
+    out = hidden + F.linear(inner, mlp.down.weight, mlp.down.bias)
     if delta is not None:
         delta.add(index, "down", inner, out)
     return out

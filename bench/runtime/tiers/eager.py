@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.runtime.decoder import Attention, Decoder, Mlp, Tier
 from bench.runtime.delta import Delta
 from bench.runtime.linear import Linear
+from bench.runtime.moe import Moe
 from bench.runtime.rows import Rows
 
 
@@ -45,7 +46,8 @@ class EagerDecoder(Decoder):
             parts = list(torch.split(fused, sizes, dim=1))
         queries, keys, values = (part.view(count, -1, config.head_dim) for part in parts)  # [R, heads, D]
         if weights.query_norm is not None and weights.key_norm is not None:
-            queries, keys = self._norm(queries, weights.query_norm), self._norm(keys, weights.key_norm)
+            queries = self._head_norm(queries, weights.query_norm)
+            keys = self._head_norm(keys, weights.key_norm)
         queries, keys = _rotated(queries, rows), _rotated(keys, rows)
         fresh = torch.cat([keys, values], dim=1)[: rows.writes]
         mixed = self._mix(queries, *self.cache.write(index, rows.base, fresh), rows)
@@ -68,7 +70,9 @@ class EagerDecoder(Decoder):
         mixed: Tensor = scores.float().softmax(dim=-1).to(values.dtype) @ values
         return mixed.transpose(0, 1).reshape(count, heads * width)
 
-    def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
+    def _feed_forward(self, index: int, weights: Mlp | Moe, hidden: Tensor, delta: Delta | None) -> Tensor:
+        if isinstance(weights, Moe):
+            return super()._feed_forward(index, weights, hidden, delta)
         normed = self._norm(hidden, weights.norm)
         width = weights.gate_up.weight.shape[0] // 2
         gate = _project(normed, weights.gate_up, 0, width)
@@ -83,6 +87,12 @@ class EagerDecoder(Decoder):
         if delta is not None:
             delta.add(index, "down", inner, out)
         return out
+
+    def _head_norm(self, heads: Tensor, weight: Tensor) -> Tensor:
+        """Norm of each head, or for a weight of all heads' width of all together."""
+        return self._norm(heads.flatten(1).view(heads.shape[0], -1, weight.shape[0]), weight).view(
+            heads.shape
+        )
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
