@@ -26,7 +26,7 @@ _ADDED = ("dtype", "stop_ids")
 """Keys of a model that came later: they count only where they are set, so that older run ids stay valid."""
 
 _LEFT_OUT = (("tier", "auto"), ("devices", 1))
-"""Settings of the runtime that came later, and what older runs had: left out, so that their ids stay valid."""
+"""Settings of the runtime that came later, with what older runs had: left out, so that their ids stay."""
 
 
 def run_identity(

@@ -199,15 +199,15 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
     folder = (
         fetch(model.path, model.revision, COMPANIONS) if is_random else resolve(model.path, model.revision)
     )
-    vocabulary = decoder_config(load_config(folder)).vocab  # read first: a fault of it is not the tokenizer's
+    shape = decoder_config(load_config(folder))  # read first: a fault of it is not the tokenizer's
     other = model.tokenizer
     tokenizer = load_tokenizer(folder if other is None else fetch(other, None, COMPANIONS, _TOKENIZER))
     return Target(
         folder=folder,
         is_random=is_random,
-        chat=ChatFormat(tokenizer, model.template, vocabulary),
+        chat=ChatFormat(tokenizer, model.template, shape.vocab),
         eos_ids=eos_ids(folder, tokenizer, model.stop_ids),
-        options=options_for(runtime, model),
+        options=options_for(runtime, model, has_experts=shape.moe is not None),
         ends_beside_config=ends_beside_config(folder, tokenizer, model.stop_ids),
         is_tier_free=runtime.tier == "auto",
     )
@@ -225,7 +225,9 @@ def settle_threads(decoder: Decoder, threads: int | None) -> None:
         torch.set_num_threads(1)
 
 
-def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> RuntimeOptions:
+def options_for(
+    runtime: RuntimeConfig, model: ModelConfig | None = None, *, has_experts: bool = False
+) -> RuntimeOptions:
     """Device, precision, length and tier for this configuration, and for `model` if it is given.
 
     Raises:
@@ -242,7 +244,7 @@ def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> Run
     length = min(runtime.max_length, context or runtime.max_length)
     precision: torch.dtype = getattr(torch, dtype)
     spread = spread_over(runtime.devices, runtime.tier, device)
-    tier = choose_tier(runtime.tier, device, precision, is_spread=bool(spread))
+    tier = choose_tier(runtime.tier, device, precision, is_spread=bool(spread), has_experts=has_experts)
     return RuntimeOptions(device, precision, length, tier, spread)
 
 
@@ -259,8 +261,7 @@ def describe_run(
         has_system=any(prompt.system for prompt in task.prompts),
         ends=target.ends_beside_config,
     )
-    name = ARENA if settings.is_arena else settings.method.name
-    names = name, settings.task.name, str(settings.model.name)
+    names = ARENA if settings.is_arena else settings.method.name, settings.task.name, str(settings.model.name)
     own = {label: _own_labels(settings, label, method, sampler) for label, method in methods.items()}
     parts = {
         label: {"name": settings.methods[label].name, **identity["methods"][label], "labels": own[label]}

@@ -226,7 +226,7 @@ def _nothing() -> None:
 
 
 class MemoryMeter:
-    """Peak memory that PyTorch had allocated on the GPUs of a model, weights included: the sum of their peaks.
+    """Peak memory that PyTorch had allocated on the GPUs of a model, weights included, summed over them.
 
     None on a CPU: the process's peak resident size (`ru_maxrss`) never falls, so all arms would share the
     highest peak.

@@ -26,6 +26,7 @@ from bench.runtime.delta import Delta
 from bench.runtime.draft_step import DraftStepper, Head
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear, normed_heads, normed_rows, rms_norm
+from bench.runtime.moe import Moe
 from bench.runtime.residual import PLAIN, Residual, add_output
 from bench.runtime.rows import Placement, Rows, rotate
 from bench.runtime.several_devices import parts_of, run_across
@@ -63,12 +64,12 @@ class Layer:
     """One decoder layer; a drafter's may have no MLP."""
 
     attention: Attention
-    mlp: Mlp | None
+    mlp: Mlp | Moe | None
 
     def projections(self) -> Iterator[Linear]:
-        """Its two or four projections, in the order of the arithmetic."""
+        """Its two or four projections, in the order of the arithmetic; a mixture of experts is left out."""
         yield from (self.attention.qkv, self.attention.o)
-        if self.mlp is not None:
+        if isinstance(self.mlp, Mlp):
             yield from (self.mlp.gate_up, self.mlp.down)
 
 
@@ -117,7 +118,7 @@ class Decoder:
         self.cache = cache
         self.placement = placement
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
-        self._parts = parts_of([layer.attention.norm.device for layer in self.layers])
+        self._parts = parts_of([layer.attention.o.weight.device for layer in self.layers])
         self._rotated_heads = self.config.heads + self.config.kv_heads
         # Rounded to the rows' precision, as the reference implementation rounds it.
         scale = torch.tensor(self.config.embed_scale, dtype=self.dtype, device=self.device)
@@ -142,6 +143,7 @@ class Decoder:
     def pass_parameters(self) -> int:
         """Weights that a pass reads: all but the embedding, of which it reads only one row per token."""
         layers = sum(linear.parameters for layer in self.layers for linear in layer.projections())
+        layers += sum(layer.mlp.parameters for layer in self.layers if isinstance(layer.mlp, Moe))
         return self.lm_head.parameters + layers
 
     @property
@@ -236,8 +238,7 @@ class Decoder:
             capacity: Slots of its own, empty cache; as many as here by default.
         """
         cache = self.cache.sibling(len(layers), self.capacity if capacity is None else capacity)
-        weights = replace(self.weights, layers=layers, final_norm=final_norm)
-        return type(self)(weights, cache, self.placement)
+        return type(self)(replace(self.weights, layers=layers, final_norm=final_norm), cache, self.placement)
 
     def stepper(self, exit_layer: int, head: Head, drafter: Decoder | None = None) -> DraftStepper:
         """What drafts greedily with the first `exit_layer` layers; see `DraftStepper`."""
@@ -293,13 +294,14 @@ class Decoder:
         else:
             rotate(heads, rows.cos, rows.sin, out=heads)
 
-    def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
+    def _feed_forward(self, index: int, weights: Mlp | Moe, hidden: Tensor, delta: Delta | None) -> Tensor:
+        if isinstance(weights, Moe):
+            return weights(hidden, self.config.norm_eps, self.config.activation)
         normed = normed_rows(hidden, weights.norm, self.config.norm_eps)
         both = weights.gate_up(normed)
         if delta is not None:
             delta.add(index, "gate_up", normed, both)
-        width = both.shape[1] // 2
-        gate, up = both.narrow(1, 0, width), both.narrow(1, width, width)
+        gate, up = both.chunk(2, dim=1)
         inner = F.silu(gate) if self.config.activation == "silu" else F.gelu(gate, approximate="tanh")
         inner, eps = inner.mul_(up), self.config.norm_eps
         return add_output(hidden, inner, weights.down, weights.residual, eps, delta, (index, "down"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bench.errors import UserError
+from bench.runtime.moe_config import MoeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class DecoderConfig:
         qkv_bias: Query, key and value projections have biases.
         output_bias: The attention's output projection has a bias.
         mlp_bias: The MLP's projections have biases.
+        moe: Shape of the mixtures of experts that stand in place of MLPs; None where there are none.
     """
 
     family: str
@@ -71,6 +73,7 @@ class DecoderConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    moe: MoeConfig | None = None
 
     def plain_layers(self) -> DecoderConfig:
         """The same sizes with the layers that drafters are trained with: norms before the sub-layers alone,
@@ -97,6 +100,10 @@ FAMILIES: dict[str, str] = {
     "GemmaForCausalLM": "Gemma",
     "GraniteForCausalLM": "Granite 3",
     "Olmo2ForCausalLM": "OLMo 2",
+    "MixtralForCausalLM": "Mixtral",
+    "OlmoeForCausalLM": "OLMoE",
+    "Qwen2MoeForCausalLM": "Qwen1.5-MoE, Qwen2-MoE",
+    "Qwen3MoeForCausalLM": "Qwen3-MoE",
 }
 """Supported architectures, each tested against transformers, with the models users know them by."""
 
@@ -109,6 +116,10 @@ FAMILY_OF = {
     "gemma": "GemmaForCausalLM",
     "granite": "GraniteForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 """Architectures by ``model_type``."""
 

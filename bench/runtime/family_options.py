@@ -7,7 +7,13 @@ from typing import Any
 
 from bench.errors import UserError
 
-_WITHOUT_WINDOW = {"LlamaForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM", "Olmo2ForCausalLM"}
+_WITHOUT_WINDOW = {
+    "LlamaForCausalLM",
+    "GemmaForCausalLM",
+    "GraniteForCausalLM",
+    "Olmo2ForCausalLM",
+    "OlmoeForCausalLM",
+}
 """Families whose layers ignore ``sliding_window``; but transformers' cache drops old entries by it."""
 
 
@@ -18,6 +24,10 @@ def no_options(config: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def _qwen3(config: Any) -> dict[str, Any]:  # noqa: ANN401
     return {"qk_norm": True}
+
+
+def _olmoe(config: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {"qk_norm": True, "qk_norm_whole": True}
 
 
 def _phi3(config: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -43,6 +53,8 @@ def _olmo2(config: Any) -> dict[str, Any]:  # noqa: ANN401
 
 FAMILY_OPTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "Qwen3ForCausalLM": _qwen3,
+    "Qwen3MoeForCausalLM": _qwen3,
+    "OlmoeForCausalLM": _olmoe,
     "Phi3ForCausalLM": _phi3,
     "GemmaForCausalLM": _gemma,
     "GraniteForCausalLM": _granite,

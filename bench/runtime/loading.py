@@ -26,6 +26,8 @@ from bench.runtime.gguf_config import gguf_config
 from bench.runtime.linear import Linear
 from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import CheckpointTensors, TensorStore, memory_bytes, require_room
+from bench.runtime.moe import Moe
+from bench.runtime.moe_weights import read_moe
 from bench.runtime.residual import Residual
 from bench.runtime.rotary import RotaryRule
 from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
@@ -219,7 +221,7 @@ def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.devic
     names = set(tensors)
     has_head_only = shape.tied_head and _HEAD in names and _EMBEDDING not in names
     embedding = source.take(_HEAD if has_head_only else _EMBEDDING, shape.vocab, shape.width)
-    layers = [_layer(source, shape, f"model.layers.{index}") for index in range(shape.layers)]
+    layers = [_layer(source, shape, f"model.layers.{index}", index) for index in range(shape.layers)]
     final_norm = source.norm("model.norm.weight", shape.width)
     has_own_head = _HEAD in names and not has_head_only
     head = source.take(_HEAD, shape.vocab, shape.width) if has_own_head or not shape.tied_head else embedding
@@ -270,8 +272,9 @@ def read_layers(
     return layers
 
 
-def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Layer:
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str, index: int | None = None) -> Layer:
+    """One layer of a model, or for `index` None of a drafter, which has an ordinary MLP."""
+    attention = f"{prefix}.self_attn"
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = [
         None if name is None else tensors.norm(f"{prefix}.{name}.weight", shape.width)
@@ -280,12 +283,15 @@ def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Lay
     query_norm, key_norm = _query_key_norms(tensors, shape, attention)
     if shape.fused:
         qkv = tensors.linear(f"{attention}.qkv_proj", (queries + 2 * keys,), shape.width, shape.qkv_bias)
-        gate_up = tensors.linear(f"{mlp}.gate_up_proj", (2 * shape.mlp_width,), shape.width, shape.mlp_bias)
     else:
         names = [f"{attention}.{name}_proj" for name in "qkv"]
         qkv = tensors.linear(names, (queries, keys, keys), shape.width, shape.qkv_bias)
-        names = [f"{mlp}.gate_proj", f"{mlp}.up_proj"]
-        gate_up = tensors.linear(names, (shape.mlp_width,) * 2, shape.width, shape.mlp_bias)
+    moe = None if shape.moe is None or index is None or index in shape.moe.dense_layers else shape.moe
+    mlp: Mlp | Moe
+    if moe is not None and norms[2] is not None:
+        mlp = read_moe(tensors, moe, shape.width, prefix, norms[2])
+    else:
+        mlp = _mlp(tensors, shape, prefix, norms[2:])
     return Layer(
         attention=Attention(
             norm=norms[0],
@@ -296,12 +302,24 @@ def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Lay
             residual=Residual(norms[1], shape.residual_scale),
             score_scale=shape.score_scale,
         ),
-        mlp=Mlp(
-            norm=norms[2],
-            gate_up=gate_up,
-            down=tensors.linear(f"{mlp}.down_proj", (shape.width,), shape.mlp_width, shape.mlp_bias),
-            residual=Residual(norms[3], shape.residual_scale),
-        ),
+        mlp=mlp,
+    )
+
+
+def _mlp(
+    tensors: CheckpointTensors, shape: DecoderConfig, prefix: str, norms: Sequence[Tensor | None]
+) -> Mlp:
+    mlp, width = f"{prefix}.mlp", shape.mlp_width
+    if shape.fused:
+        gate_up = tensors.linear(f"{mlp}.gate_up_proj", (2 * width,), shape.width, shape.mlp_bias)
+    else:
+        names = [f"{mlp}.gate_proj", f"{mlp}.up_proj"]
+        gate_up = tensors.linear(names, (width,) * 2, shape.width, shape.mlp_bias)
+    return Mlp(
+        norm=norms[0],
+        gate_up=gate_up,
+        down=tensors.linear(f"{mlp}.down_proj", (shape.width,), width, shape.mlp_bias),
+        residual=Residual(norms[1], shape.residual_scale),
     )
 
 

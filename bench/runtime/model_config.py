@@ -17,6 +17,7 @@ from bench.errors import UserError
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, read_json, require_whole_model
 from bench.runtime.families import FAMILIES, FAMILY_OF, DecoderConfig, supported_families, unsupported
 from bench.runtime.family_options import FAMILY_OPTIONS, no_options, window_of
+from bench.runtime.moe_config import moe_config
 
 _MOST = {
     "num_hidden_layers": 1 << 12,
@@ -41,6 +42,7 @@ _POSITIVE = (
 )
 _LISTS = {"short_factor", "long_factor"}
 _WORDS = {"type", "rope_type"}
+_SCALES = ("attention_factor", "mscale")
 _HUGE = 1e30
 _MOST_SCALE = 1e3
 """Far more than any checkpoint multiplies its rotary tables by."""
@@ -52,9 +54,11 @@ _FIX = "use the checkpoint's own config.json, as its authors published it"
 _OPTIONAL_BIAS = {
     "LlamaForCausalLM",
     "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
     "GemmaForCausalLM",
     "GraniteForCausalLM",
     "Olmo2ForCausalLM",
+    "OlmoeForCausalLM",
 }
 """Families whose modeling code reads ``attention_bias``; the others ignore it."""
 
@@ -131,7 +135,8 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
         activation=_activation(family, config),
         tied_head=bool(config.tie_word_embeddings),
         window=window_of(family, config),
-        qkv_bias=attention_bias or family == "Qwen2ForCausalLM",
+        qkv_bias=attention_bias or family == "Qwen2ForCausalLM" or bool(getattr(config, "qkv_bias", False)),
+        moe=moe_config(config),
         output_bias=attention_bias,
         mlp_bias=family in _OPTIONAL_MLP_BIAS and bool(getattr(config, "mlp_bias", False)),
         **FAMILY_OPTIONS.get(family, no_options)(config),
@@ -168,6 +173,7 @@ def require_fields(fields: Mapping[str, Any], source: str) -> None:
         value: Any = fields.get(name)
         if name in fields and not (value is None and name in _MAY_BE_NULL):
             least = 2 if name == "sliding_window" else 1  # transformers' cache keeps all for a window of one
+            least = 0 if least == 2 and fields.get("use_sliding_window") is False else least
             is_size = _is_whole(value) and least <= value <= most
             _require(is_size, source, name, value, f"a whole number in {least}..{most}")
     epsilon = fields.get("rms_norm_eps", 0.0)
@@ -197,19 +203,14 @@ def _require_rope(rope: Any, source: str) -> None:  # noqa: ANN401 - whatever th
             is_list = isinstance(value, list) and all(_is_number(factor) and factor > 0 for factor in value)
             _require(is_list, source, name, value, "a list of numbers above 0")
         elif name in _MOST:
-            _require(
-                _is_whole(value) and 1 <= value <= _MOST[name], source, name, value, "a whole number above 0"
-            )
+            is_size = _is_whole(value) and 1 <= value <= _MOST[name]
+            _require(is_size, source, name, value, "a whole number above 0")
         elif value is not None and not isinstance(value, bool):
             _require(_is_number(value), source, name, value, "a finite number")
     for name in ("factor", "rope_theta"):
         value = rope.get(name)
         _require(value is None or value > 0, source, name, value, "above 0")
-    for name, most in (
-        ("partial_rotary_factor", 1),
-        ("attention_factor", _MOST_SCALE),
-        ("mscale", _MOST_SCALE),
-    ):
+    for name, most in (("partial_rotary_factor", 1), *((name, _MOST_SCALE) for name in _SCALES)):
         value = rope.get(name)
         _require(value is None or 0 < value <= most, source, name, value, f"above 0 and at most {most:g}")
 

@@ -48,22 +48,36 @@ def spread_over(count: int, tier: str, device: torch.device) -> tuple[torch.devi
         fix = f"use runtime.devices={found}" if found > 1 else "leave out runtime.devices"
         raise UserError(f"runtime.devices={count}, but {known}", fix)
     if tier in ("graph", "compiled"):
-        raise UserError(
-            f"runtime.tier={tier} runs on one device", "use runtime.tier=static with several GPUs"
-        )
+        what = f"runtime.tier={tier} runs on one device"
+        raise UserError(what, "use runtime.tier=static with several GPUs")
     return tuple(torch.device("cuda", index) for index in range(count))
 
 
 def choose_tier(
-    name: str, device: torch.device, dtype: torch.dtype = torch.float32, *, is_spread: bool = False
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    is_spread: bool = False,
+    has_experts: bool = False,
 ) -> Tier:
     """The tier called `name`; for ``auto`` the fastest one that runs on this device in this precision.
 
-    A model whose layers are spread over several devices runs on the tier ``static``, or ``eager``. Logs a warning if ``auto`` is slower only because the C library is missing.
+    Logs a line if ``auto`` is slower only because the C library is missing, or because the model has mixtures
+    of experts, which are run kernel by kernel. So is a model whose layers are spread over several devices.
 
     Raises:
-        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run.
+        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run, or
+            either for a model with mixtures of experts.
     """
+    if has_experts and name in ("graph", "compiled"):
+        raise UserError(
+            f"runtime.tier={name} does not run mixtures of experts, and this model has some",
+            "use runtime.tier=auto, which takes the tier static, or runtime.tier=eager",
+        )
+    if has_experts and name == "auto":
+        log.info("runtime.tier=auto takes static: the faster tiers do not run mixtures of experts yet")
+        return "static"
     if name == "graph" and device.type != "cuda":
         raise UserError(
             "runtime.tier=graph replays CUDA graphs, and this run is on the CPU",

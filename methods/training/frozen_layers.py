@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
 from bench.runtime.linear import normed_heads, normed_rows
+from bench.runtime.moe import dense
 from bench.runtime.residual import add_output
 from bench.runtime.rows import rotate
 
@@ -77,13 +78,14 @@ def finish_layer(
     )
     mixed, by = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1), layer.attention.residual
     hidden = add_output(rows, mixed, layer.attention.o, by, config.norm_eps, delta, (index, "o"))
-    if layer.mlp is None:
+    mlp = dense(layer.mlp)
+    if mlp is None:
         return hidden
-    normed = normed_rows(hidden, layer.mlp.norm, config.norm_eps)
-    both = F.linear(normed, layer.mlp.gate_up.weight, layer.mlp.gate_up.bias)
+    normed = normed_rows(hidden, mlp.norm, config.norm_eps)
+    both = F.linear(normed, mlp.gate_up.weight, mlp.gate_up.bias)
     if delta is not None:
         delta.add(index, "gate_up", normed, both)
     gate, up = both.chunk(2, dim=-1)
     inner = (F.silu(gate) if config.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
-    down, by = layer.mlp.down, layer.mlp.residual
+    down, by = mlp.down, mlp.residual
     return add_output(hidden, inner, down, by, config.norm_eps, delta, (index, "down"))

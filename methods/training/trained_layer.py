@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bench.runtime.decoder import Layer
 from bench.runtime.families import DecoderConfig
 from bench.runtime.linear import Linear
+from bench.runtime.moe import dense
 from bench.runtime.rows import rotate
 
 _QKV = ("q_proj", "k_proj", "v_proj")
@@ -97,7 +98,7 @@ def layer_state(layer: Layer, config: DecoderConfig) -> dict[str, Tensor]:
 
     Norms that the layer does not have are ones; norms after its sub-layers and factors are left out.
     """
-    attention, mlp = layer.attention, layer.mlp
+    attention, mlp = layer.attention, dense(layer.mlp)
     if mlp is None:
         raise ValueError("a layer without an MLP has no trainable counterpart")
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim

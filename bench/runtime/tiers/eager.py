@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.runtime.decoder import Attention, Decoder, Mlp, Tier
 from bench.runtime.delta import Delta
 from bench.runtime.linear import Linear
+from bench.runtime.moe import Moe
 from bench.runtime.residual import Residual
 from bench.runtime.rows import Rows
 
@@ -73,7 +74,9 @@ class EagerDecoder(Decoder):
         mixed: Tensor = scores.float().softmax(dim=-1).to(values.dtype) @ values
         return mixed.transpose(0, 1).reshape(count, heads * width)
 
-    def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
+    def _feed_forward(self, index: int, weights: Mlp | Moe, hidden: Tensor, delta: Delta | None) -> Tensor:
+        if isinstance(weights, Moe):
+            return super()._feed_forward(index, weights, hidden, delta)
         normed = hidden if weights.norm is None else self._norm(hidden, weights.norm)
         width = weights.gate_up.weight.shape[0] // 2
         gate = _project(normed, weights.gate_up, 0, width)

@@ -24,6 +24,7 @@ from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier, Weights
 from bench.runtime.delta import Delta, LowRankDelta
 from bench.runtime.delta import Projection as ProjectionName
 from bench.runtime.linear import Linear
+from bench.runtime.moe import dense
 from bench.runtime.residual import Residual
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.compiled import structures
@@ -154,7 +155,7 @@ class CompiledDecoder(Decoder):
         )
 
     def _entry(self, index: int) -> structures.Layer:
-        attention, mlp = self.layers[index].attention, self.layers[index].mlp
+        attention, mlp = self.layers[index].attention, dense(self.layers[index].mlp)
         keys, values = self.cache.stores[index].unbind()
         scale = attention.score_scale
         entry = structures.Layer(
