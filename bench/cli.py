@@ -31,6 +31,7 @@ from bench.compose.tuned import with_tuned
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
+from bench.show.waiting import announce
 
 log = logging.getLogger(__name__)
 
@@ -201,15 +202,27 @@ def compose_again(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, st
 
 
 def _execute(settings: Settings, session: int | None) -> int:
-    from bench.measure.runner import execute  # loads torch
+    from bench.measure.finished import finished
 
-    outcome = execute(settings, session)
+    outcome = finished(settings)
+    if outcome is None:
+        announce(_preparation(settings))
+        from bench.measure.runner import execute  # loads torch
+
+        outcome = execute(settings, session)
     say(f"{outcome.table}\n{outcome.run_dir}")
     return FAILED if outcome.failures else OK
 
 
+def _preparation(settings: Settings) -> str:
+    """What a run does before its first bar."""
+    names = ", ".join(method.name for method in settings.methods.values())
+    model = settings.model.name
+    return f"{names} on {settings.task.name}: loading torch, then {model}; warm-up and measuring come next"
+
+
 def _plan(settings: Settings) -> int:
-    from bench.plan.planning import plan  # loads torch
+    from bench.plan.planning import plan
 
     planned = plan(settings)
     say(planned.text)

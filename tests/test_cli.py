@@ -24,7 +24,7 @@ from tests.command import Done, run_command
 ROOT = Path(__file__).resolve().parents[1]
 
 RUNNER = '''
-"""Stand-in for bench.measure.runner: what it does is spelt in the seed."""
+"""Stand-in for bench.measure.runner and finished: what it does is spelt in the seed."""
 import os, signal, sys, time, types
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +55,9 @@ def execute(settings, session=None):
     return SimpleNamespace(table=f"table of {settings.method.name}", run_dir=Path("results/runs/x"),
                            failures=int(settings.seed == PARTLY))
 
+def finished(settings):
+    return None
+
 def plan(settings):
     return SimpleNamespace(text=f"{settings.method.name}-{settings.task.name}: not started", seconds=1800.0)
 '''
@@ -64,7 +67,7 @@ import importlib.abc, importlib.util, sys
 
 class StandIn(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name in ("bench.measure.runner", "bench.plan.planning"):
+        if name in ("bench.measure.finished", "bench.measure.runner", "bench.plan.planning"):
             return importlib.util.spec_from_file_location(name, __file__.replace("sitecustomize", "stand_in"))
         if name in ("torch", "transformers"):
             raise AssertionError(f"{name} was imported by the command line itself")
@@ -91,7 +94,7 @@ def environment(folder: Path) -> dict[str, str]:
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """The command line in this process and that folder, with the same stand-in."""
-    for name in ("bench.measure.runner", "bench.plan.planning"):
+    for name in ("bench.measure.finished", "bench.measure.runner", "bench.plan.planning"):
         stand_in = ModuleType(name)
         exec(RUNNER, vars(stand_in))
         monkeypatch.setitem(sys.modules, name, stand_in)
@@ -121,8 +124,8 @@ def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def assert_mistake(done: subprocess.CompletedProcess[str] | Done, what: str, fix: str) -> None:
-    """Two lines on stderr, nothing on stdout, status 2."""
-    lines = done.stderr.splitlines()
+    """Two lines on stderr after what a run says first, nothing on stdout, status 2."""
+    lines = [line for line in done.stderr.splitlines() if not line.endswith("measuring come next")]
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 2), done.stderr
     assert lines[0].startswith("error: ")
     assert what in lines[0]

@@ -12,14 +12,15 @@ from typing import Any
 
 from bench.compose.components import Component, resolve_path
 from bench.compose.settings import Settings
+from bench.outline.gguf_file import read_gguf_header
+from bench.outline.tensor_files import count_parameters, tensors_hash
 from bench.records.model import original_settings
 from bench.runtime.checkpoint_files import CONFIG_FILE, is_gguf, no_checkpoint, weight_files
-from bench.runtime.gguf import gguf_hash, gguf_parameters, read_gguf
-from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE
-from bench.runtime.stored_tensors import count_parameters, tensors_hash
 
 _VERSION = "v2-"
 """Begins a checkpoint's hash, so that it is never mixed up with one of older code, which read less."""
+WEIGHTS_FILE, PROVENANCE_FILE = "module.safetensors", "module.json"
+"""Of a module's folder, as in `bench.runtime.modules`, which imports torch."""
 _PLACES = ("path", "modules", "frequent_tokens", "draft_vocab", "questions")
 """Keys of a model that say where things are or how many, and make no other run."""
 _ADDED = ("dtype", "stop_ids")
@@ -107,7 +108,7 @@ def shape_hash(folder: Path) -> str:
         UserError: If there is no ``config.json``.
     """
     if is_gguf(folder):
-        return "random-" + gguf_hash(read_gguf(folder))[:9]
+        return "random-" + read_gguf_header(folder).hash()[:9]
     return "random-" + hashlib.sha256(_config_bytes(folder)).hexdigest()[:9]
 
 
@@ -121,7 +122,7 @@ def checkpoint_hash(folder: Path) -> str:
         UserError: If there is no ``config.json``, or a weight file is missing or damaged.
     """
     if is_gguf(folder):
-        return _VERSION + gguf_hash(read_gguf(folder))[:16]
+        return _VERSION + read_gguf_header(folder).hash()[:16]
     digest = hashlib.sha256(_config_bytes(folder))
     digest.update(tensors_hash(weight_files(folder)).encode())
     return _VERSION + digest.hexdigest()[:16]
@@ -152,6 +153,6 @@ def module_parameters(weights: Any) -> int | None:  # noqa: ANN401 - as above
         return None
     folder = Path(resolve_path(weights))
     if is_gguf(folder):
-        return gguf_parameters(read_gguf(folder))
+        return read_gguf_header(folder).parameters
     files = [file for file in (folder / WEIGHTS_FILE, folder / "model.safetensors") if file.is_file()]
     return sum(count_parameters(file) for file in files) or None

@@ -7,7 +7,6 @@ host or user name, and the home folder is written ``~``.
 import hashlib
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -20,15 +19,9 @@ from typing import Any
 import torch
 
 from bench.measure.nvml import nvml_device
+from bench.measure.processor import THREAD_VARIABLES, cpu_model, usable_cores
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "nvidia-ml-py")
-THREAD_VARIABLES = (
-    "OMP_WAIT_POLICY",
-    "GOMP_SPINCOUNT",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-)
 CODE = ("bench", "methods", "conf", "pyproject.toml")
 """What can change a measurement; results lie in the same repository, but are no change of the code."""
 ROOT = Path(__file__).parents[2]
@@ -64,7 +57,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_cpu_model()}, {threads} thread{'s' if threads != 1 else ''}"
+    return f"{cpu_model()}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def gpu_state(device: torch.device, missing: dict[str, str]) -> dict[str, Any] | None:
@@ -165,11 +158,6 @@ def _run_git(*arguments: str) -> bytes:
     return subprocess.run(command, capture_output=True, check=True, timeout=GIT_TIMEOUT_S).stdout
 
 
-def usable_cores() -> int | None:
-    """Cores that this process may run on; None where the system does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-
-
 def _cpu(missing: dict[str, str]) -> dict[str, Any]:
     cores = usable_cores()
     has_memory = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
@@ -177,26 +165,13 @@ def _cpu(missing: dict[str, str]) -> dict[str, Any]:
         if not is_known:
             missing[f"cpu.{name}"] = f"not available on {platform.system()}"
     return {
-        "model": _cpu_model(),
+        "model": cpu_model(),
         "cores": os.cpu_count(),
         "usable_cores": cores,
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if has_memory else None,
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "torch_threads": torch.get_num_threads(),
     } | {name.lower(): os.environ.get(name) for name in THREAD_VARIABLES}
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        text = info.read_text(errors="replace")
-        for line in text.splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-        if codes := dict(re.findall(r"CPU (implementer|part)\s*: (\w+)", text)):  # ARM names no model
-            return f"{platform.machine()} (implementer {codes.get('implementer')}, part {codes.get('part')})"
-    return platform.processor() or platform.machine()
 
 
 def _numerics(missing: dict[str, str]) -> dict[str, Any]:

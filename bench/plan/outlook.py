@@ -1,43 +1,44 @@
 """Estimates for a run before it starts: what must be fetched or trained first, memory, and time.
 
-Nothing is downloaded and no weights are loaded: model and modules are built of tensors without storage and
-counted. Memory is what the decoder is certain to allocate; activations and the driver come on top. Time is an
-upper estimate in most parts: every answer has its full length, no method is faster than the baseline, and
-each token reads all weights and the cache at the bandwidth of the data sheet. It leaves out the prefill, and
-that an eager loop is slower than that.
+Nothing is downloaded and no weights are loaded: the model is counted by the shape that its files state, a
+module by the header of its file. What they do not state, such as modules that are still to be trained, is
+built of tensors without storage (`bench.plan.empty_model`), which loads torch and says so. Memory is what the
+decoder is certain to allocate; activations and the driver come on top. Time is an upper estimate in most
+parts: every answer has its full length, no method is faster than the baseline, and each token reads all
+weights and the cache at the bandwidth of the data sheet. It leaves out the prefill, and that an eager loop is
+slower than that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
-from transformers import LlamaConfig
 
 from bench.compose.components import Component, resolve_path
-from bench.compose.identity import module_parameters
+from bench.compose.identity import PROVENANCE_FILE, module_parameters
 from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
-from bench.compose.workbench import options_for
-from bench.errors import UserError
 from bench.metrics.roofline import ceiling_tokens_per_s, step_bytes
+from bench.outline import Unclear
+from bench.outline.model import model_shape, parameters, pass_parameters, stated_shape, token_numbers
+from bench.outline.run import AUTOREGRESSIVE, may_have_gpu, tier_of
 from bench.plan.devices import GPUS, Gpu, recognised
 from bench.runtime.checkpoint_files import is_gguf, resolved_here, weight_files
-from bench.runtime.decoder import Decoder
-from bench.runtime.loading import RuntimeOptions, load_config
-from bench.runtime.modules import PROVENANCE_FILE, memory_bytes
-from bench.runtime.random_weights import empty_decoder
-from bench.show.layout import byte_size
+from bench.runtime.families import DecoderConfig
+from bench.show.waiting import announce
 from bench.tasks.task import Fetched
-from methods.core.autoregressive import Autoregressive
-from methods.core.base import FullTrainable, Method, Trainable
 
 KNOWN_SHAPES = Path(__file__).parents[1] / "assets" / "shapes" / "checkpoints.yaml"
+_LLAMA: Mapping[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_act": "silu",
+}
+"""What `KNOWN_SHAPES` leaves out: all of them are Llamas."""
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly: prompts are not tokenised for a plan."""
 
@@ -115,46 +116,25 @@ def estimate(settings: Settings) -> Outlook:
     Raises:
         UserError: If a setting cannot be met, whatever is fetched.
     """
-    methods = {label: method.build() for label, method in settings.methods.items()}
     turns, characters, is_task_here = _questions(settings)
     gpu = _gpu(settings)
-    decoder, is_model_here = find_empty(
-        settings.model, planned_options(settings.runtime, settings.model, gpu)
-    )
+    size = _size(settings, gpu)
+    is_model_here = model_folder(settings.model) is not None
     missing = [] if is_task_here else [f"the prompts of task={settings.task.name} are fetched"]
     missing += [] if is_model_here else [f"{settings.model.path} is fetched"]
     missing += [line for method in settings.methods.values() for line in _missing_modules(settings, method)]
     longest = settings.max_new_tokens
-    drafting = sum(not isinstance(method, Autoregressive) for method in methods.values())
+    drafting = sum(not _is_baseline(method) for method in settings.methods.values())
     repeats = settings.measure.repeats * settings.measure.sessions
     return Outlook(
         samples=turns * (repeats * (1 + drafting + settings.has_control) + settings.has_eager_arm),
         longest=longest,
         context=longest // 2 + characters // CHARACTERS_PER_TOKEN,
-        size=None if decoder is None else _size(settings.methods, methods, decoder),
+        size=size,
         gpu=gpu,
         gpus=settings.runtime.devices,
         missing=tuple(missing),
         is_startable=is_task_here and is_model_here and _has_devices(settings.runtime),
-    )
-
-
-def require_room_for_all(settings: Settings) -> None:
-    """Refuse methods that do not fit into memory together, before anything is loaded.
-
-    Counted are weights, modules and cache; activations and the copies that a CPU's products use come on top.
-
-    Raises:
-        UserError: If they need more memory than there is, with the sum.
-    """
-    size, device = estimate(settings).size, options_for(settings.runtime, settings.model).device
-    if size is None or size.total_bytes <= (room := memory_bytes(device)):
-        return
-    parts = f"{byte_size(size.weight_bytes)} of weights, {byte_size(size.module_bytes)} of modules"
-    raise UserError(
-        f"the {len(settings.methods)} methods need {byte_size(size.total_bytes)} together ({parts}), "
-        f"and {device.type} has {byte_size(room)}",
-        "name fewer methods, or measure them apart: -m method=A,B launch=isolated",
     )
 
 
@@ -182,6 +162,21 @@ def _missing_modules(settings: Settings, method: Component) -> list[str]:
     return [f"{folder} holds no modules: python -m bench.train method={names[0]} model={names[1]}"]
 
 
+def _is_baseline(method: Component) -> bool:
+    """Whether the method is the baseline itself, which every run decodes with anyway."""
+    if method.target.startswith("methods."):
+        return method.target == AUTOREGRESSIVE
+    from methods.core.autoregressive import Autoregressive  # a method of the user's own may derive from it
+
+    return isinstance(method.build(), Autoregressive)
+
+
+def model_folder(model: ModelConfig) -> Path | None:
+    """The model on this machine; None if it has to be fetched."""
+    folder = resolved_here(model.path, model.revision)
+    return folder if folder is not None and (model.weights == "random" or _holds_weights(folder)) else None
+
+
 def _holds_weights(folder: Path) -> bool:
     try:
         return bool(weight_files(folder))
@@ -193,76 +188,90 @@ def _gpu(settings: Settings) -> Gpu | None:
     """The GPU that is set, or the one that the run would use."""
     if settings.plan_device is not None:
         return GPUS[settings.plan_device]
-    if settings.runtime.device == "cpu" or not torch.cuda.is_available():
+    if settings.runtime.device == "cpu" or not may_have_gpu():
         return None
-    return recognised(torch.cuda.get_device_name())
+    import torch  # asks the driver
+
+    return recognised(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
 def _has_devices(runtime: RuntimeConfig) -> bool:
     """Whether this machine has the GPUs that the layers are to be spread over."""
-    return runtime.devices == 1 or runtime.devices <= torch.cuda.device_count()
+    if runtime.devices == 1:
+        return True
+    import torch  # asks the driver
+
+    return runtime.devices <= torch.cuda.device_count()
 
 
-def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transformers configuration
-    """Configuration of a checkpoint: its own, or the one shipped for its name; None without either."""
+def _size(settings: Settings, gpu: Gpu | None) -> Size | None:
+    """Bytes of model, cache and modules; None if the model's shape is unknown."""
+    model, runtime = settings.model, settings.runtime
+    try:
+        _, dtype = tier_of(runtime)
+        shape = _shape(model_folder(model), model.path)
+    except Unclear as reason:
+        announce(f"loading torch and transformers for this plan: {reason}")
+        return _size_by_torch(settings, gpu)
+    if shape is None:
+        return None
+    if gpu is not None and runtime.dtype is None:
+        dtype = model.dtype or "bfloat16"
+    modules = [_module_numbers(settings, component, gpu) for component in settings.methods.values()]
+    rows = [component.params.get("draft_vocab") or 0 for component in settings.methods.values()]
+    width = 4 if dtype == "float32" else 2
+    return Size(
+        weight_bytes=parameters(shape) * width,
+        pass_bytes=pass_parameters(shape) * width,
+        token_bytes=token_numbers(shape) * width,
+        capacity=min(runtime.max_length, model.context or runtime.max_length, shape.context),
+        module_bytes=(sum(modules) + sum(rows) * shape.width) * width,  # rows of the head are copied
+    )
+
+
+def _shape(folder: Path | None, path: str) -> DecoderConfig | None:
+    """Shape of a checkpoint: its own, or the one shipped for its name; None without either.
+
+    Raises:
+        Unclear: If its files do not state it.
+    """
     if folder is not None:
-        return load_config(folder)
+        return model_shape(folder)
     known: Any = OmegaConf.to_container(OmegaConf.load(KNOWN_SHAPES))
     for entry in known:
         if path in entry["checkpoints"]:
-            return LlamaConfig(**entry["shape"], architectures=["LlamaForCausalLM"])
+            return stated_shape({**_LLAMA, **entry["shape"]})
     return None
 
 
-def planned_options(runtime: RuntimeConfig, model: ModelConfig, gpu: Gpu | None) -> RuntimeOptions:
-    """Where and how the model would lie in memory, on this machine or on a GPU that it may not have."""
-    options = options_for(replace(runtime, devices=1), model)  # a plan needs no GPU to be here
-    if gpu is None or runtime.dtype is not None:
-        return options
-    dtype = getattr(torch, model.dtype or "bfloat16")
-    return RuntimeOptions(options.device, dtype, options.max_length)
+def _module_numbers(settings: Settings, component: Component, gpu: Gpu | None) -> int:
+    """Parameters of the method's modules: as stored, else as training would make them."""
+    weights = component.params.get("weights")
+    stored = 0 if weights is None else module_parameters(weights)
+    if stored is not None:
+        return stored
+    announce(f"loading torch to count the modules of {component.name}, which are not trained yet")
+    from bench.plan.empty_model import find_empty, new_module_parameters, planned_options
+
+    options = planned_options(settings.runtime, settings.model, gpu)
+    decoder, _ = find_empty(settings.model, options)
+    return 0 if decoder is None else new_module_parameters(component.build(), decoder)
 
 
-def find_empty(model: ModelConfig, options: RuntimeOptions) -> tuple[Decoder | None, bool]:
-    """The model without storage, None if its shape is unknown; and whether it is on this machine."""
-    folder = resolved_here(model.path, model.revision)
-    is_here = folder is not None and (model.weights == "random" or _holds_weights(folder))
-    return _empty(folder if is_here else None, model.path, options), is_here
+def _size_by_torch(settings: Settings, gpu: Gpu | None) -> Size | None:
+    """As `_size`, of a decoder without storage."""
+    from bench.plan.empty_model import find_empty, planned_options
 
-
-@cache
-def _empty(folder: Path | None, path: str, options: RuntimeOptions) -> Decoder | None:
-    """The model without storage, cached for the other runs of a sweep; None if its shape is unknown."""
-    config = _shape(folder, path)
-    return None if config is None else empty_decoder(config, options)
-
-
-def _size(components: Mapping[str, Component], methods: Mapping[str, Method], decoder: Decoder) -> Size:
-    modules, width = 0, decoder.dtype.itemsize
-    for label, component in components.items():
-        modules += _module_parameters(component, methods[label], decoder)
-        rows = component.params.get("draft_vocab") or 0
-        modules += rows * decoder.config.width  # copied rows of the head
+    decoder, _ = find_empty(settings.model, planned_options(settings.runtime, settings.model, gpu))
+    if decoder is None:
+        return None
+    width = decoder.dtype.itemsize
+    modules = [_module_numbers(settings, component, gpu) for component in settings.methods.values()]
+    rows = [component.params.get("draft_vocab") or 0 for component in settings.methods.values()]
     return Size(
         weight_bytes=decoder.parameters * width,
         pass_bytes=decoder.pass_parameters * width,
         token_bytes=decoder.cache.token_bytes,
         capacity=decoder.capacity,
-        module_bytes=modules * width,
+        module_bytes=(sum(modules) + sum(rows) * decoder.config.width) * width,
     )
-
-
-def _module_parameters(component: Component, method: Method, decoder: Decoder) -> int:
-    """Parameters of the method's modules: as stored, else as training would make them."""
-    weights = component.params.get("weights")
-    if weights is None:
-        return 0
-    stored = module_parameters(weights)
-    if stored is not None:
-        return stored
-    with decoder.device:
-        if isinstance(method, Trainable):
-            return sum(tensor.numel() for tensor in method.trainer().new_module(decoder).parameters())
-        if isinstance(method, FullTrainable):
-            return sum(tensor.numel() for tensor in method.model_trainer().new_model(decoder).parameters())
-    return 0  # fitted to the model but without tensors, such as a set of layers to skip

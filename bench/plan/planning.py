@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from bench.compose.cells import cells_of, key_of
 from bench.compose.settings import Settings
-from bench.compose.workbench import prepare_run
+from bench.outline import Unclear
+from bench.outline.run import RunOutline, has_shipped_settings, outline_of
 from bench.plan.devices import GPUS, Gpu
 from bench.plan.outlook import Outlook, Size, estimate
-from bench.records.model import ARENA
+from bench.records.model import ARENA, Key
 from bench.records.store import load_run, load_samples
 from bench.show.layout import byte_size
+from bench.show.waiting import announce
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,17 @@ class Planned:
 
 def plan(settings: Settings) -> Planned:
     """What `execute` would do, and what it would take. Fetches nothing and loads no weights."""
+    run = _outline(settings)
+    has_begun = run is not None and (settings.results_dir / "runs" / run.run_id / "run.json").is_file()
+    if not has_begun and not has_shipped_settings(settings):  # a run on disk has passed its constructor
+        announce("loading torch to check the method's settings")
+        for method in settings.methods.values():
+            method.build()
     outlook = estimate(settings)
-    progress = _progress(settings) if outlook.is_startable else _unstarted(settings, outlook.samples)
+    if not outlook.is_startable:
+        progress = _unstarted(settings, outlook.samples)
+    else:
+        progress = _progress(settings, *((run.run_id, run.keys) if run is not None else _loaded(settings)))
     return Planned("\n".join([progress, *outlook_lines(outlook)]), outlook.seconds)
 
 
@@ -50,9 +62,20 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _progress(settings: Settings) -> str:
+def _outline(settings: Settings) -> RunOutline | None:
+    """The run as files describe it; None where they do not, or where they are not here."""
+    try:
+        return outline_of(settings)
+    except Unclear:
+        return None
+
+
+def _loaded(settings: Settings) -> tuple[str, Set[Key]]:
+    """Id and samples of a run that the files do not describe plainly."""
+    announce("loading torch and the tokenizer to name this run")
+    from bench.compose.workbench import prepare_run
+
     prepared = prepare_run(settings)
-    folder = settings.results_dir / "runs" / prepared.run.run_id
     cells = cells_of(
         prepared.task.prompts,
         prepared.arms,
@@ -60,12 +83,16 @@ def _progress(settings: Settings) -> str:
         sessions=range(settings.measure.sessions),
         seed=settings.seed,
     )
-    keys = {key_of(cell, label) for cell in cells for label in cell.labels}
+    return prepared.run.run_id, {key_of(cell, label) for cell in cells for label in cell.labels}
+
+
+def _progress(settings: Settings, run_id: str, keys: Set[Key]) -> str:
+    folder = settings.results_dir / "runs" / run_id
     has_begun = (folder / "run.json").is_file()  # a start that was killed at once leaves an empty folder
     stored = load_samples(folder) if has_begun and load_run(folder) else []
     done = sum(sample.error is None and sample.key in keys for sample in stored)
     state = "complete" if done == len(keys) else "not started" if not stored else "incomplete"
-    return f"{prepared.run.run_id}  {done} of {len(keys)} samples  {state}"
+    return f"{run_id}  {done} of {len(keys)} samples  {state}"
 
 
 def _unstarted(settings: Settings, samples: int) -> str:

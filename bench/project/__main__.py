@@ -119,7 +119,7 @@ def passes_of(settings: Mapping[str, str]) -> Passes:
 def _roofline(settings: Mapping[str, str]) -> Roofline:
     from torch import bfloat16, device
 
-    from bench.plan.outlook import find_empty  # loads torch
+    from bench.plan.empty_model import find_empty  # loads torch
     from bench.runtime.loading import RuntimeOptions
 
     file = MODELS / f"{settings['model']}.yaml"

@@ -12,8 +12,8 @@ from typing import Any
 
 from bench.compose.components import Component
 from bench.compose.workbench import SMALL_MODEL
-from bench.measure.environment import usable_cores
 from bench.measure.isolate import end_with_parent
+from bench.measure.processor import usable_cores
 from bench.prove.certificates import Certificate, Check
 from bench.prove.config import ProveConfig
 from bench.prove.control_run import Outcome, catch

@@ -20,6 +20,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
@@ -134,11 +135,17 @@ def _module_of(target: str) -> str:
 
 
 def _source_file(name: str) -> Path | None:
-    """The file of a module; None for what is no module or has no source."""
+    """The file of a module, found without importing the packages it lies in; None if it has no source."""
+    top, *inner = name.split(".")
     try:
-        spec = find_spec(name)
-    except (ImportError, AttributeError, ValueError):  # a part of the name is no package
+        spec = find_spec(top)
+    except (ImportError, ValueError):
         return None
+    for depth in range(len(inner)):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        full = ".".join((top, *inner[: depth + 1]))
+        spec = PathFinder.find_spec(full, list(spec.submodule_search_locations))
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     return Path(spec.origin)
@@ -150,8 +157,10 @@ def _is_within(name: str, packages: tuple[str, ...]) -> bool:
 
 def _is_beside(name: str, start: str) -> bool:
     """Whether a module lies in the folder of a method that is one file, outside of our packages."""
+    if "." in start:
+        return False
     home, path = _source_file(start), _source_file(name)
-    if "." in start or home is None or path is None or "site-packages" in home.parts:
+    if home is None or path is None or "site-packages" in home.parts:
         return False
     return path.is_relative_to(home.parent) and not _is_within(name, ("bench", "tests", "conf"))
 

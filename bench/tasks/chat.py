@@ -86,7 +86,7 @@ class ChatFormat:
     @property
     def template_hash(self) -> str:
         """16 hex digits of the template's name and text; kept with a run to recognise its template."""
-        return _hash(f"{self.template}\n{self._source}")
+        return template_hash(self.template, self._source)
 
     def prompt_text(self, turns: Sequence[str], answers: Sequence[str], system: str = "") -> str:
         """The conversation as text, up to where the next answer starts.
@@ -267,6 +267,11 @@ def vicuna_text(turns: Sequence[str], answers: Sequence[str], system: str) -> st
         for turn, answer in zip(turns[:-1], answers, strict=True)
     )
     return f"{system} {history}USER: {turns[-1]} ASSISTANT:"
+
+
+def template_hash(template: str, source: str) -> str:
+    """16 hex digits of a template's name, a value of `Template`, and its text."""
+    return _hash(f"{template}\n{source}")
 
 
 def prompt_hash(ids: Sequence[int]) -> str:

@@ -6,14 +6,13 @@ Code in a checkpoint is never run, and every damaged file is named.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import COMPANIONS, CONFIG_FILE, is_gguf, read_json, require_file
-from bench.runtime.gguf import gguf_end_ids, read_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,6 +89,8 @@ def eos_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence
         )
     ends = {tokenizer.eos_token_id, *stop_ids}
     if is_gguf(folder):
+        from bench.runtime.gguf import gguf_end_ids, read_gguf  # imports torch
+
         ends |= gguf_end_ids(read_gguf(folder))
     elif (folder / _GENERATION_FILE).exists():
         ends |= _declared_ends(folder / _GENERATION_FILE)
@@ -124,13 +125,26 @@ def ends_beside_config(
     Raises:
         UserError: As `eos_ids`.
     """
-    ends = eos_ids(folder, tokenizer, stop_ids)
-    if is_gguf(folder) or not (folder / _GENERATION_FILE).exists():
+    eos_ids(folder, tokenizer, stop_ids)  # refuses unknown ones
+    return None if is_gguf(folder) else other_ends(folder, {tokenizer.eos_token_id, *stop_ids})
+
+
+def other_ends(folder: Path, own: Set[int | None]) -> list[int] | None:
+    """The end tokens, sorted, if ``generation_config.json`` makes them others than the config; else None.
+
+    Args:
+        folder: A checkpoint's.
+        own: End tokens that count anyway: the tokenizer's and those that are set.
+
+    Raises:
+        UserError: If a file is damaged.
+    """
+    if not (folder / _GENERATION_FILE).exists():
         return None
-    others = {tokenizer.eos_token_id, *stop_ids}
-    if (folder / CONFIG_FILE).exists():
-        others |= _declared_ends(folder / CONFIG_FILE)
-    return None if ends == others - {None} else sorted(ends)
+    ends = {*own, *_declared_ends(folder / _GENERATION_FILE)}
+    others = {*own, *(_declared_ends(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else ())}
+    known = {token for token in ends if token is not None}
+    return None if known == others - {None} else sorted(known)
 
 
 def _declared_ends(file: Path) -> set[int | None]:
@@ -165,6 +179,8 @@ def _try_out(tokenizer: PreTrainedTokenizerBase) -> None:
 def _gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that a GGUF file describes, converted by transformers."""
     from transformers import PreTrainedTokenizerFast  # slow to import
+
+    from bench.runtime.gguf import read_gguf  # imports torch
 
     read_gguf(file)  # refuses a damaged file with a message of its own
     try:

@@ -234,7 +234,7 @@ def _require_memory(
 
 def _plan(composed: DictConfig, name: str, model: str) -> None:
     """Print the memory that a training needs, without downloading or loading weights."""
-    from bench.plan.outlook import find_empty, planned_options
+    from bench.plan.empty_model import find_empty, planned_options
     from bench.runtime.modules import memory_bytes
     from bench.train.memory.estimate import plan_lines, training_memory
 

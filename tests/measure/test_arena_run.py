@@ -190,7 +190,7 @@ def test_other_repeats_than_those_of_earlier_sessions_are_refused(
 def test_methods_that_do_not_fit_into_memory_together_are_refused_with_the_sum(
     model: Path, questions: Path, results_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.plan.outlook.memory_bytes", lambda device: 1000)
+    monkeypatch.setattr("bench.plan.empty_model.memory_bytes", lambda device: 1000)
     with pytest.raises(UserError, match=r"the 3 methods need .* together \(.* of weights, ") as caught:
         execute(arena_for(model, questions, results_dir, METHODS))
     assert "name fewer methods" in caught.value.fix

@@ -153,7 +153,7 @@ def test_a_method_decodes_on_cuda_as_on_the_cpu_and_waits_as_its_page_says(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_decodes_over_two_devices_as_on_one(name: str, folder: Path) -> None:
-    """Each device refuses operands of the other; home is the GPU for half of the methods, the CPU for the rest."""
+    """Each device refuses operands of the other; home is the GPU for every second method, else the CPU."""
     wanted = expected(name, folder)
     home, other = (CUDA, CPU) if METHODS.index(name) % 2 else (CPU, CUDA)
     first = wanted.depth // 2
