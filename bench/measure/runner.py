@@ -29,20 +29,15 @@ from bench.measure.probes import probe, row_counts
 from bench.measure.progress import Progress
 from bench.measure.verdicts import check_counts, judged
 from bench.measure.warmup import first_prompt, warm_up
-from bench.metrics.arena import arena_figures
-from bench.metrics.summary import summarise
 from bench.plan.outlook import require_room_for_all
-from bench.prove.certificates import badge_of
 from bench.prove.source import source_hash
 from bench.records.codec import to_line
 from bench.records.model import Arm, Run, Sample, Timing
 from bench.records.rounds import Rounds
 from bench.records.store import RunStore, load_samples
-from bench.records.views import of_method
 from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graph.decoder import GraphDecoder
-from bench.show.arena_table import arena_table
-from bench.show.table import run_table
+from bench.show.result import SweepRow, result_of
 from bench.tasks.chat import ChatFormat, prompt_hash
 from bench.tasks.checkers import is_right
 from methods.core.base import Budget
@@ -52,11 +47,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a run: its table as plain text, its folder, and how many samples failed."""
+    """The result of a run: its table as plain text, its folder, and how many samples failed.
+
+    Args:
+        rows: Its lines in the table that ends a sweep, see `bench.show.result.Result`.
+    """
 
     table: str
     run_dir: Path
     failures: int
+    rows: tuple[SweepRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ def execute(settings: Settings, session: int | None = None) -> Outcome:
     """Measure what is still missing of one run and summarise all of it; see `measure`."""
     measured = measure(settings, session)
     failures = sum(sample.error is not None for sample in measured.samples)
-    return Outcome(_table(settings, measured.run, measured.samples), measured.folder, failures)
+    shown = result_of(measured.run, measured.samples, settings.results_dir, settings.measure.level)
+    return Outcome(shown.table, measured.folder, failures, shown.rows)
 
 
 def measure(settings: Settings, session: int | None = None) -> Measured:
@@ -100,16 +101,6 @@ def measure(settings: Settings, session: int | None = None) -> Measured:
         store.require_in_place()
         samples = [_recounted(sample, bench.chat) for sample in load_samples(store.folder)]
         return Measured(store.run, samples, store.folder)
-
-
-def _table(settings: Settings, run: Run, samples: Sequence[Sample]) -> str:
-    """All figures of the run as text."""
-    root, level = settings.results_dir, settings.measure.level
-    if not run.methods:
-        evidence = badge_of(run, root)
-        return run_table(summarise(run, samples, level=level, evidence=evidence))
-    badges = {label: badge_of(of_method(run, label), root) for label in run.methods}
-    return arena_table(arena_figures(run, samples, level=level, evidence=badges))
 
 
 def _recounted(sample: Sample, chat: ChatFormat) -> Sample:
