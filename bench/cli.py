@@ -6,6 +6,7 @@ others. Only jobs import torch, so that ``--help`` and ``--cfg`` answer at once.
 """
 
 import io
+import json
 import logging
 import os
 import signal
@@ -41,6 +42,8 @@ STATUS_FILE = "status"
 """File in Hydra's folder of a sweep's job that holds its exit status, which no launcher returns."""
 PLAN_FILE = "plan_s"
 """File in the same folder that holds the seconds that the job's plan estimates."""
+ROWS_FILE = "rows.json"
+"""File in the same folder that holds the job's lines in the table that ends the sweep."""
 
 
 class SweepTally(Callback):
@@ -51,7 +54,9 @@ class SweepTally(Callback):
         folders = [path for path in Path(str(config.hydra.sweep.dir)).glob("*") if path.is_dir()]
         plans = [folder / PLAN_FILE for folder in folders if (folder / PLAN_FILE).is_file()]
         _print_total([float(path.read_text(encoding="utf-8")) for path in plans])
-        statuses = [_read_status(folder) for folder in folders if folder.name.isdigit()]
+        jobs = sorted((folder for folder in folders if folder.name.isdigit()), key=lambda job: int(job.name))
+        _print_sweep([folder / ROWS_FILE for folder in jobs if (folder / ROWS_FILE).is_file()])
+        statuses = [_read_status(folder) for folder in jobs]
         bad = sum(status != OK for status in statuses)
         if bad:
             sys.stderr.write(
@@ -211,6 +216,9 @@ def _execute(settings: Settings, session: int | None) -> int:
 
         outcome = execute(settings, session)
     say(f"{outcome.table}\n{outcome.run_dir}")
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        rows = json.dumps({"rows": outcome.rows, "results_dir": str(settings.results_dir)})
+        (Path(HydraConfig.get().runtime.output_dir) / ROWS_FILE).write_text(rows, encoding="utf-8")
     return FAILED if outcome.failures else OK
 
 
@@ -283,6 +291,15 @@ def _print_total(estimates: list[float]) -> None:
     if estimates:
         hours = sum(estimates) / 3600
         print(f"{len(estimates)} runs, estimated {hours:.1f} h in all", flush=True)  # noqa: T201 - as above
+
+
+def _print_sweep(files: Sequence[Path]) -> None:
+    """Print the last table of a sweep: a line per run and method, and the commands for their reports."""
+    from bench.show.result import sweep_table
+
+    jobs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    if rows := [tuple(row) for job in jobs for row in job["rows"]]:
+        say("\n" + sweep_table(rows, list(dict.fromkeys(job["results_dir"] for job in jobs))))
 
 
 def _read_status(folder: Path) -> int:

@@ -31,8 +31,6 @@ from bench.metrics.run_figures import (
 from bench.metrics.speedups import baseline_check, costs_of, defined, of_arm, speedup
 from bench.records.model import Arm, Run, Sample, Verdict
 
-FEW_PROMPTS = 10
-"""Below this, a note says that other questions may give another result."""
 LEAST_REPEATS = 2
 """Repeats without which there is no A/A control."""
 UNSTEADY = 0.05
@@ -101,7 +99,7 @@ def summarise(
         failures=_failures(samples),
         excluded=excluded,
         notes=(
-            *_notes(run, ratios.prompts),
+            *_notes(run),
             *_eager_notes(against_eager, ratios.prompts),
             *_repeat_notes(samples, begun),
         ),
@@ -264,16 +262,13 @@ def _repeat_notes(counted: Sequence[Sample], begun: int) -> tuple[str, ...]:
     return (f"{begun - repeats} further repeats are not finished and do not count",)
 
 
-def _notes(run: Run, prompts: int) -> tuple[str, ...]:
-    """The run's labels in words, and a warning where the prompts are few."""
-    notes = [
+def _notes(run: Run) -> tuple[str, ...]:
+    """The run's labels in words."""
+    return tuple(
         _note(name, value)
         for name, value in run.labels.items()
         if name not in _UNNOTED_LABELS and value not in (None, False, "")
-    ]
-    if prompts < FEW_PROMPTS:
-        notes.append(f"only {prompts} prompts, so intervals are missing or wide")
-    return tuple(notes)
+    )
 
 
 def _note(name: str, value: object) -> str:

@@ -12,7 +12,9 @@ from pathlib import Path
 from bench.cli import FAILED, INTERRUPTED, OK, leave_closed_pipe, print_any_text, report_mistake, say
 from bench.errors import UserError
 
-COMMANDS = ("leaderboard", "excerpt", "compare", "timeline", "export-spec-bench", "import-spec-bench")
+COMMANDS = (
+    "leaderboard", "excerpt", "show", "compare", "timeline", "export-spec-bench", "import-spec-bench",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_leaderboard(commands)
     _add_excerpt(commands)
+    _add_show(commands)
     _add_compare(commands)
     _add_timeline(commands)
     _add_spec_bench(commands)
@@ -69,20 +72,28 @@ def _add_excerpt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(command=_excerpt)
 
 
+def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("show", help="the table of a stored run, as it was printed at its end")
+    command.add_argument("run", type=Path, help="folder or id of the run")
+    command.set_defaults(command=_show)
+
+
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser("compare", help="two runs on the same questions, with an interval")
-    command.add_argument("run_a", type=Path, help="folder of run A")
-    command.add_argument("run_b", type=Path, help="folder of run B")
+    command = commands.add_parser(
+        "compare", help="the speed of run B over that of run A on their common questions, with an interval"
+    )
+    command.add_argument("run_a", type=Path, help="folder of run A, the one compared with")
+    command.add_argument("run_b", type=Path, help="folder of run B, whose speed over A's is printed")
     command.set_defaults(command=_compare)
 
 
 def _add_timeline(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser("timeline", help="one answer as HTML: which tokens came from which round")
     command.add_argument("run", type=Path, help="folder of the run")
-    command.add_argument("prompt_id", help="id of the question")
+    command.add_argument("prompt_id", nargs="?", help="id of the question; without it, lists them")
     command.add_argument("--turn", type=int, default=1, help="turn of the conversation, from 1")
     command.add_argument("--ids", action="store_true", help="show token ids; needs no tokenizer")
-    command.add_argument("--output", type=Path, default=Path("timeline.html"), help="file to write")
+    command.add_argument("--output", type=Path, help="file to write (default: in the run's folder)")
     command.set_defaults(command=_timeline)
 
 
@@ -156,16 +167,28 @@ def _compare(options: argparse.Namespace) -> int:
     return OK
 
 
-def _timeline(options: argparse.Namespace) -> int:
-    from bench.report.stored_runs import read_run
-    from bench.report.timeline import find_sample, load_decode, pieces, timeline, timeline_page
+def _show(options: argparse.Namespace) -> int:
+    from bench.report.stored_runs import folder_and_method, load_whole, part_of
+    from bench.show.result import result_of
 
-    stored = read_run(options.run)
-    sample = find_sample(stored.samples, options.prompt_id, options.turn - 1)
-    texts = None if options.ids else pieces(sample.ids, load_decode(stored.run))
-    title = f"{stored.run.method} on {options.prompt_id}, turn {options.turn}"
-    _write_text(options.output, timeline_page(sample, timeline(sample, texts), title))
-    _say(str(options.output))
+    folder, label = folder_and_method(options.run)
+    run, samples = part_of(*load_whole(folder), label)
+    _say(f"{result_of(run, samples, folder.parent.parent).table}\n{folder}")
+    return OK
+
+
+def _timeline(options: argparse.Namespace) -> int:
+    from bench.report.stored_runs import folder_and_method, read_run
+    from bench.report.timeline import listing, timeline_file, timeline_of
+
+    stored, folder = read_run(options.run), folder_and_method(options.run)[0]
+    if options.prompt_id is None:
+        _say(listing(stored, str(options.run)))
+        return OK
+    page = timeline_of(stored, options.prompt_id, options.turn - 1, has_ids=options.ids)
+    path = options.output or folder / timeline_file(stored.label, options.prompt_id, options.turn)
+    _write_text(path, page)
+    _say(str(path))
     return OK
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 
 from bench.metrics.arena import PLAIN, Contest
 from bench.metrics.latency import latency
-from bench.metrics.paired import few
 from bench.metrics.run_figures import speedup
 from bench.metrics.speedups import defined
 from bench.records.model import Arm
@@ -41,8 +40,6 @@ def arena_remarks(section: Section) -> Iterator[str]:
     yield RANKS_NOTE
     for line in contest_lines(section.contests[0]):
         yield f"{line[0].upper()}{line[1:].removesuffix('.')}."
-    if few(len(section.asked)):
-        yield f"Few questions ({len(section.asked)}): intervals are wide, other questions may rank otherwise."
 
 
 def arena_tables(section: Section) -> list[Table]:

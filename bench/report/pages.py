@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.report import document as texts
 from bench.report.document import Chapter, Document, PaperClaims
+from bench.report.fill import fill_template
 from bench.show.layout import markdown_table, markdown_text
 
 
@@ -41,15 +39,6 @@ def html_page(whole: Document, drawings: Mapping[str, str]) -> str:
         claims_title=texts.CLAIMS_TITLE,
         claims_note=texts.CLAIMS_NOTE,
     )
-
-
-def fill_template(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a template shows
-    """A template of ``bench/report/templates`` filled in, with every value escaped."""
-    loader = PackageLoader("bench.report", "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(template).render(**values) + "\n"
 
 
 def _chapter(chapter: Chapter) -> list[str]:

@@ -1,0 +1,89 @@
+"""A section of the board in words: where it was measured, what came of it, and what to doubt."""
+
+from __future__ import annotations
+
+from bench.metrics.intervals import Interval
+from bench.report.board import Ranked, Section
+from bench.show.alarms import Alarm, arena_alarms, machine_alarms, run_alarms
+
+CPU_NAME = " Processor"
+"""A word of processors' names that says nothing."""
+
+
+def place_words(section: Section) -> str:
+    """Model, device, precision and questions: what every figure must name."""
+    setting = section.setting
+    device = setting.device.replace("(R)", "").replace("(TM)", "").replace(CPU_NAME, "")
+    return f"{setting.model} on {device}, {setting.dtype}; {section.questions}"
+
+
+def headline(section: Section) -> str:
+    """The result in one sentence."""
+    if not section.ranked:
+        reasons = dict.fromkeys(row.reason for row in section.unranked)
+        return f"No method has a rank: {'; '.join(reasons)}."
+    lossy = [_lossy_words(max(section.lossy, key=_estimate))] if section.lossy else []
+    return " ".join([*([_lossless_words(section)] if section.lossless else []), *lossy])
+
+
+def section_alarms(section: Section) -> list[Alarm]:
+    """What a reader must know before the numbers, with what to do about it."""
+    summaries = {row.label: row.entry.summary for row in (*section.ranked, *section.unranked)}
+    if section.arena:
+        return arena_alarms(section.contests[0], summaries)
+    if len(summaries) == 1:
+        return run_alarms(*summaries.values())
+    found = [
+        alarm
+        for summary in summaries.values()
+        for alarm in run_alarms(summary)
+        if alarm.name == "FEW QUESTIONS"
+    ]
+    return [*machine_alarms(list(summaries.values())), *found[:1]]
+
+
+def _lossless_words(section: Section) -> str:
+    fastest = max(section.lossless, key=_estimate)
+    speed = f"{fastest.label} decodes {_factor(_interval(fastest))}"
+    if len(section.lossless) == 1:
+        return f"{speed}{_verdict(_interval(fastest))}."
+    alone = [row for row in section.lossless if row.rank == 1] == [fastest]
+    first = (
+        f"{speed}; it is the fastest" if alone else f"{speed}, too close to others to be called the fastest"
+    )
+    faster, slower = (
+        sum(is_so(_interval(row)) for row in section.lossless)
+        for is_so in (lambda speed: speed.low > 1, lambda speed: speed.high < 1)
+    )
+    total = len(section.lossless)
+    return (
+        f"{first}. Of {total} lossless methods {faster} are faster than plain decoding and {slower} slower."
+    )
+
+
+def _lossy_words(row: Ranked) -> str:
+    speed = _factor(_interval(row))
+    return f"Of the lossy methods, whose text is not the model's own, {row.label} is the fastest: {speed}."
+
+
+def _factor(speed: Interval) -> str:
+    interval = f"{100 * speed.level:.0f} % interval {speed.low:.2f} to {speed.high:.2f}"
+    return f"{speed.estimate:.2f} times as fast as plain decoding ({interval})"
+
+
+def _verdict(speed: Interval) -> str:
+    if speed.contains(1.0):
+        return ", which cannot be told apart from plain decoding"
+    return "" if speed.estimate > 1 else ": it loses time"
+
+
+def _interval(row: Ranked) -> Interval:
+    """The decode speedup of an entry with a rank, which always has one."""
+    interval = row.entry.summary.speedup.decode
+    if interval is None:
+        raise ValueError(f"{row.label} has a rank and no speedup")
+    return interval
+
+
+def _estimate(row: Ranked) -> float:
+    return _interval(row).estimate
