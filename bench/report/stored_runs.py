@@ -96,6 +96,20 @@ def read_run(folder: Path) -> StoredRun:
     return StoredRun(of_method(run, label), tuple(samples_of(samples, label)), label=label)
 
 
+def read_whole_run(folder: Path) -> list[StoredRun]:
+    """A run by its folder, every method of a run of several as a run of its own, as `read_runs` reads them.
+
+    Raises:
+        UserError: As `read_run`, except that no method need be named.
+    """
+    if not folder.is_dir():
+        return [read_run(folder)]
+    runs = _read(folder, folder.absolute().parent.parent, is_published=False)
+    if not any(stored.samples for stored in runs):
+        raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
+    return runs
+
+
 def _read(folder: Path, results: Path, is_published: bool) -> list[StoredRun]:
     """A run, or every method of a run of several as a run of its own."""
     run = load_run(folder)
