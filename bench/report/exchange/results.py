@@ -21,6 +21,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.report.answers import Answer, read_answers
 from bench.report.exchange.export import COUNTED
+from bench.report.exchange.per_request import ENGINE
 from bench.report.rescore import OVERALL, scores
 
 AIPERF_SUMMARY, AIPERF_REQUESTS = "profile_export_aiperf.json", "profile_export.jsonl"
@@ -169,6 +170,10 @@ def _aiperf_requests(records: Sequence[Mapping[str, Any]], name: str, model: str
     kept = [record for record in records if _metadata(record).get("benchmark_phase") != "warmup"]
     good = [record for record in kept if not record.get("error")]
     counts = [found for record in good if isinstance(found := record.get("spec_decode_acceptance"), Mapping)]
+    if any(found.get("engine") == ENGINE for found in counts):
+        raise UserError(
+            f"{name} was exported by this harness, so it was measured here", "read the run itself"
+        )
     steps, accepted, drafted = (sum(int(_number(found, key) or 0) for found in counts) for key in _ACCEPTANCE)
     spans = [_metadata(record) for record in good]
     start, end = ([_number(span, f"request_{side}_ns") or 0 for span in spans] for side in ("start", "end"))
@@ -198,7 +203,7 @@ def _answers(answers: Sequence[Answer], name: str) -> Elsewhere:
     tokens = sum(sum(answer.new_tokens) for answer in good)
     return Elsewhere(
         name=name,
-        tool="Spec-Bench's harness",
+        tool="answer file",
         model="",
         requests=len(good),
         failed=len(answers) - len(good),

@@ -81,7 +81,8 @@ def elsewhere_text(rows: Sequence[Elsewhere]) -> str:
 
 def elsewhere_table(rows: Sequence[Elsewhere]) -> Table:
     """The rows as a table of a board."""
-    return Table(TITLE, HEADER, tuple(_cells(row) for row in rows), name=FOLDER)
+    title = "Results of other tools, each by its own counts"
+    return Table(title, HEADER, tuple(_cells(row) for row in rows), name=FOLDER)
 
 
 def elsewhere_chapters(results: Path) -> list[Chapter]:
@@ -99,7 +100,7 @@ def elsewhere_chapters(results: Path) -> list[Chapter]:
             anchor=FOLDER,
             title=TITLE,
             questions=f"{len(rows)} results of other tools",
-            subtitle="Results of other tools, not of this harness.",
+            subtitle="Nothing in this section was measured by this harness.",
             remarks=REMARKS,
             tables=(elsewhere_table(rows),),
             pictures=(),
