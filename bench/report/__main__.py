@@ -11,10 +11,13 @@ from pathlib import Path
 
 from bench.cli import FAILED, INTERRUPTED, OK, leave_closed_pipe, print_any_text, report_mistake, say
 from bench.errors import UserError
+from bench.report.exchange.commands import COMMANDS as EXCHANGE
+from bench.report.exchange.commands import add_commands as add_exchange
 
 COMMANDS = (
-    "leaderboard", "excerpt", "show", "compare", "timeline", "export-spec-bench", "import-spec-bench",
-)  # fmt: skip
+    *("leaderboard", "excerpt", "show", "compare", "timeline", "export-spec-bench", "import-spec-bench"),
+    *EXCHANGE,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_timeline(commands)
     _add_spec_bench(commands)
+    add_exchange(commands)
     return parser
 
 

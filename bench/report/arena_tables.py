@@ -46,7 +46,7 @@ def arena_tables(section: Section) -> list[Table]:
     """The further tables of a run of several methods; none for other sections."""
     if not section.arena:
         return []
-    return [*_pairs(section.contests[0]), _waits(section), _settings(section)]
+    return [*_pairs(section.contests[0]), waits(section), settings(section)]
 
 
 def arena_pictures(section: Section) -> list[Picture]:
@@ -68,11 +68,12 @@ def _pairs(contest: Contest) -> Iterator[Table]:
     if contest.pairs is None:
         return
     title = "Faster by: the row's method over the column's, geometric mean of questions, with 95 % intervals"
-    yield Table(title, ("method", *contest.pairs.names), tuple(pair_rows(contest.pairs, speedup)))
+    rows = tuple(pair_rows(contest.pairs, speedup))
+    yield Table(title, ("method", *contest.pairs.names), rows, "pairwise")
 
 
-def _waits(section: Section) -> Table:
-    """Percentiles of the waits."""
+def waits(section: Section) -> Table:
+    """Percentiles of the waits, of plain decoding as the first entry's run measured it."""
     entries = dict(_labelled(section))
     first = next(iter(entries.values()))
     arms = {PLAIN: [sample for sample in first.samples if sample.arm in (Arm.BASELINE, Arm.CONTROL)]}
@@ -82,7 +83,7 @@ def _waits(section: Section) -> Table:
     }
     rows = wait_rows({label: defined(latency, samples) for label, samples in arms.items()})
     header = ("method", "first token", "per token of an answer", "per round")
-    return Table("Waits in milliseconds: 50th, 90th and 99th percentile", header, tuple(rows))
+    return Table("Waits in milliseconds: 50th, 90th and 99th percentile", header, tuple(rows), "latency")
 
 
 def _labelled(section: Section) -> list[tuple[str, Entry]]:
@@ -91,7 +92,8 @@ def _labelled(section: Section) -> list[tuple[str, Entry]]:
     return ranked + [(row.label, row.entry) for row in section.unranked]
 
 
-def _settings(section: Section) -> Table:
+def settings(section: Section) -> Table:
+    """The settings of each method."""
     rows = [
         (
             label,
@@ -100,7 +102,7 @@ def _settings(section: Section) -> Table:
         )
         for label, entry in _labelled(section)
     ]
-    return Table("Settings of each method", ("method", "settings"), tuple(rows))
+    return Table("Settings of each method", ("method", "settings"), tuple(rows), "settings")
 
 
 def _short(value: object) -> str:

@@ -22,6 +22,7 @@ from bench.report.board import Section, sections
 from bench.report.claims import load_papers
 from bench.report.document import Document, paper_claims, section_chapter
 from bench.report.entries import Entry, entries
+from bench.report.exchange.rows import elsewhere_chapters
 from bench.report.pages import html_page, markdown_page
 from bench.report.profiles import profile_chapters
 from bench.report.stored_runs import read_runs
@@ -68,7 +69,8 @@ def build(results: Path) -> Leaderboard:
     tables = [section_tables(section) for section in board]
 
     chapters = [section_chapter(section, rows) for section, rows in zip(board, tables, strict=True)]
-    whole = Document((*chapters, *profile_chapters(results)), paper_claims(load_papers(), board))
+    others = (*profile_chapters(results), *elsewhere_chapters(results))
+    whole = Document((*chapters, *others), paper_claims(load_papers(), board))
     figures = _figures(whole)
     drawings = {name: svg(figure, name) for name, figure in figures.items()}
     pages = markdown_page(whole), html_page(whole, drawings), csv_text(board)

@@ -128,6 +128,20 @@ def load_whole(folder: Path) -> tuple[Run, tuple[Sample, ...]]:
     return run, samples
 
 
+def read_whole_run(folder: Path) -> list[StoredRun]:
+    """A run by its folder, every method of a run of several as a run of its own, as `read_runs` reads them.
+
+    Raises:
+        UserError: As `read_run`, except that no method need be named.
+    """
+    if not folder.is_dir():
+        return [read_run(folder)]
+    runs = _read(folder, folder.absolute().parent.parent, is_published=False)
+    if not any(stored.samples for stored in runs):
+        raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
+    return runs
+
+
 def _read(folder: Path, results: Path, is_published: bool) -> list[StoredRun]:
     """A run, or every method of a run of several as a run of its own."""
     run = load_run(folder)

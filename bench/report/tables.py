@@ -35,11 +35,15 @@ CSV_EAGER_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A titled table of text; the second column of a ranking and the first of the others names the row."""
+    """A titled table of text; the second column of a ranking and the first of the others names the row.
+
+    `name` is what ``python -m bench.report table --table`` calls it; empty where it is not offered there.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    name: str = ""
 
 
 def section_tables(section: Section) -> list[Table]:
@@ -47,8 +51,11 @@ def section_tables(section: Section) -> list[Table]:
     lossy = "Lossy methods: the output is not the model's own, so a speedup alone says nothing"
     header = (*RANKING_HEADER, EAGER_COLUMN) if has_eager(section) else RANKING_HEADER
     tables = [
-        Table(title, header, tuple(ranking_row(row)[: len(header)] for row in ranked))
-        for title, ranked in (("Lossless methods", section.lossless), (lossy, section.lossy))
+        Table(title, header, tuple(ranking_row(row)[: len(header)] for row in ranked), name)
+        for title, ranked, name in (
+            ("Lossless methods", section.lossless, "ranking"),
+            (lossy, section.lossy, "lossy"),
+        )
     ]
     if len(section.subtasks) > 1:
         tables += _subtask_tables(section)
@@ -57,6 +64,7 @@ def section_tables(section: Section) -> list[Table]:
             "Not ranked",
             ("method", "reason", "decode speedup", "acceptance length", "output"),
             tuple((row.label, row.reason, *_unranked_cells(row.entry)) for row in section.unranked),
+            "unranked",
         )
     )
     return [table for table in tables if table.rows]
@@ -146,8 +154,8 @@ def _subtask_tables(section: Section) -> list[Table]:
     speedups = [(row.label, *_speedups(row.entry, section.subtasks)) for row in section.ranked]
     lengths = [(row.label, *_lengths(row.entry, section.subtasks)) for row in section.ranked]
     return [
-        Table("Decode speedup by subtask, with 95 % intervals", header, tuple(speedups)),
-        Table("Acceptance length by subtask, in tokens per target pass", header, tuple(lengths)),
+        Table("Decode speedup by subtask, with 95 % intervals", header, tuple(speedups), "kinds"),
+        Table("Acceptance length by subtask, in tokens per target pass", header, tuple(lengths), "lengths"),
     ]
 
 

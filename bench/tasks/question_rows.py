@@ -231,5 +231,7 @@ _NEEDED: Mapping[str, Sequence[tuple[str, Callable[[object], bool], str]]] = {
     "reference": (("text", _is_text, "text"),),
     "mentions": (("groups", _are_groups, "a list of lists of texts"),),
     "last_number": (("value", _is_number, "a number"),),
+    "boxed": (("value", _is_text, "text"),),
+    "choice": (("value", _is_text, "text"),),
 }
 """By kind: the keys that a spec must have, with what their values must be."""

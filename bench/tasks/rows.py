@@ -1,4 +1,4 @@
-"""Rows of a data set: from the Hugging Face Hub, from an address, or from a local file in its own format.
+"""Rows of a data set: from the Hugging Face Hub, from an address, or from local files in its own format.
 
 No downloaded code is run: `datasets` reads parquet and JSON, and refuses repositories that come as a script.
 """
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UserError
+from bench.records.files import expanded
+from bench.tasks.row_folders import csv_rows, folder_rows
 from bench.tasks.task import json_rows, read_content
 
 Row = Mapping[str, Any]
@@ -70,22 +72,27 @@ class PublishedRows:
         return rows
 
 
-def read_rows(path: str, key: str = "task.path") -> tuple[list[Row], str]:
-    """The rows of a local file, and the sha256 of its content.
+def read_rows(path: str, key: str = "task.path", split: str = "test") -> tuple[list[Row], str]:
+    """The rows of a local file or folder, and the sha256 of what they were read from.
 
     Args:
-        path: JSONL or JSON, plain or gz, or parquet.
+        path: JSONL, JSON or CSV, plain or gz, or parquet; or a folder, see `bench.tasks.row_folders`.
         key: The setting that names it, for messages.
+        split: Which split of a folder.
 
     Raises:
         UserError: If it cannot be read, holds no rows, or a line is malformed; the message names the line.
     """
+    if expanded(str(path)).is_dir():
+        return folder_rows(expanded(str(path)), split, lambda file: read_rows(file, key))
     content = read_content(path, key)
     rows: list[Row]
     if content.startswith(PARQUET_MAGIC):
         rows = _parquet_rows(content, path)
     elif content.lstrip().startswith(b"["):
         rows = _listed_rows(content, path)
+    elif str(path).endswith((".csv", ".csv.gz")):
+        rows = csv_rows(content, path)
     else:
         rows = [row for _, row in json_rows(content, path)]
     if not rows:

@@ -1,0 +1,94 @@
+"""Any table of a run or a board by its name, for ``python -m bench.report table``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import UserError, nearest
+from bench.metrics.run_figures import number
+from bench.records.model import Arm
+from bench.report.arena_tables import arena_tables, settings, waits
+from bench.report.board import Ranked, Section, Unranked, sections
+from bench.report.entries import entries
+from bench.report.exchange.export import COUNTED, Layout, pooled_length, pooled_steps
+from bench.report.exchange.rows import elsewhere_table, kept_rows
+from bench.report.stored_runs import read_runs, read_whole_run
+from bench.report.tables import Table, section_tables
+
+NAMES = (
+    *("ranking", "lossy", "unranked", "kinds", "lengths", "acceptance", "pairwise", "latency", "settings"),
+    "elsewhere",
+)
+"""Tables that a run or a board may have."""
+
+
+def named_tables(place: Path, name: str) -> list[tuple[str, Table]]:
+    """Every table of that name with what its section is about, in the order of the board.
+
+    Args:
+        place: Folder of a run, ``RUN:METHOD``, or a results folder.
+        name: One of `NAMES`.
+
+    Raises:
+        UserError: If the records cannot be read, or hold no such table.
+    """
+    if name not in NAMES:
+        close = nearest(name, NAMES)
+        fix = f"did you mean {close}?" if close else f"choose one of: {', '.join(NAMES)}"
+        raise UserError(f"there is no table {name!r}", fix)
+    if name == "elsewhere":
+        rows = kept_rows(place)
+        if not rows:
+            raise UserError(
+                f"{place} holds no results of other tools",
+                "import one: python -m bench.report import FILE --into FOLDER",
+            )
+        return [("", elsewhere_table(rows))]
+    board = _board(place)
+    found = [
+        (f"{section.title}; {section.questions}", table)
+        for section in board
+        for table in tables_of(section)
+        if table.name == name and table.rows
+    ]
+    if not found:
+        had = sorted({table.name for section in board for table in tables_of(section) if table.rows})
+        raise UserError(f"{place} has no table {name!r}", f"it has: {', '.join(had)}")
+    return found
+
+
+def tables_of(section: Section) -> list[Table]:
+    """Every table of a section, also those that its page leaves out."""
+    own = arena_tables(section) or [waits(section), settings(section)]
+    return [*section_tables(section), acceptance_table(section), *own]
+
+
+def acceptance_table(section: Section) -> Table:
+    """One method a row: its acceptance length by every count that boards and engines print."""
+    header = (
+        *("method", "acceptance length", "mean of answers", "without prefill", "by Spec-Bench's lists"),
+        *("by vLLM and AIPerf", "by SGLang", "accepted of drafted"),
+    )
+    rows: Sequence[Ranked | Unranked] = (*section.ranked, *section.unranked)
+    cells = [_acceptance_cells(row) for row in rows if not row.entry.summary.is_cost_only]
+    title = f"Acceptance by every count; vLLM: {COUNTED['vllm']}; SGLang: {COUNTED['sglang']}"
+    return Table(title, header, tuple(cells), "acceptance")
+
+
+def _acceptance_cells(row: Ranked | Unranked) -> tuple[str, ...]:
+    figures = row.entry.summary.acceptance
+    samples = [sample for sample in row.entry.samples if sample.arm is Arm.METHOD and sample.error is None]
+    has_rounds = any(len(sample.rounds) for sample in samples)
+    layouts: tuple[Layout, ...] = ("vllm", "sglang")
+    theirs = [pooled_length(samples, layout) if has_rounds else None for layout in layouts]
+    share = pooled_steps(samples).draft_acceptance_rate if has_rounds else None
+    lengths = (figures.pooled, figures.request_mean, figures.steady, figures.spec_bench, *theirs)
+    return (row.label, *map(number, lengths), number(share, ".1%"))
+
+
+def _board(place: Path) -> list[Section]:
+    """The sections of a results folder, or the one of a run."""
+    if (place / "runs").is_dir() or (place / "published" / "runs").is_dir():
+        return sections(entries(read_runs(place).runs))
+    return sections(entries(read_whole_run(place)))
