@@ -2,7 +2,8 @@
 
 RUN is a run's folder; of a run of several methods, RUN:METHOD or all of them. ``device`` is a GPU of the
 table of data sheets, or the file of a profile that ``python -m bench.profile`` measured there: then the model
-is the profile's. The table is a projection and says so.
+is the profile's. The table is a projection and says so. ``as=rates`` prints what the rounds say of each
+method as settings of ``method=synthetic``, whose cost can be measured there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bench.metrics.speedups import speedup
 from bench.plan.devices import GPUS
 from bench.profile.records import load_profile
 from bench.project.passes import LOOPS, Measured, Passes, Roofline
+from bench.project.rates import Rates
 from bench.project.replay import Source, projected
 from bench.records.model import Arm, Run, Sample
 from bench.records.store import load_run, load_samples
@@ -30,7 +32,8 @@ from bench.records.views import of_method, samples_of
 from bench.show.layout import byte_size, markdown_table
 
 MODELS = Path(__file__).parents[2] / "conf" / "model"
-DEFAULTS = {"device": "h100", "model": "vicuna_7b", "batch": "1", "loop": "recorded"}
+DEFAULTS = {"device": "h100", "model": "vicuna_7b", "batch": "1", "loop": "recorded", "as": "speedups"}
+FORMS = ("speedups", "rates")
 EPILOG = "defaults: " + " ".join(f"{key}={value}" for key, value in DEFAULTS.items())
 
 
@@ -38,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.project", description=__doc__, epilog=EPILOG)
     parser.add_argument("run", help="folder of a run, or RUN:METHOD")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="device, model, batch, loop")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="device, model, batch, loop, as")
     options = parser.parse_args(arguments)
     try:
-        print(projection(options.run, settings_of(options.settings)))  # noqa: T201 - the command's result
+        settings = settings_of(options.settings)
+        shown = rates if settings["as"] == "rates" else projection
+        print(shown(options.run, settings))  # noqa: T201 - the command's result
     except UserError as mistake:
         return report_mistake(mistake)
     return 0
@@ -68,6 +73,8 @@ def settings_of(overrides: Sequence[str]) -> dict[str, str]:
         raise UserError(f"unknown device {settings['device']!r}", fix)
     if settings["loop"] not in LOOPS:
         raise UserError(f"unknown loop {settings['loop']!r}", _near(settings["loop"], list(LOOPS)))
+    if settings["as"] not in FORMS:
+        raise UserError(f"unknown form as={settings['as']!r}", _near(settings["as"], FORMS))
     if not all(part.isdecimal() and int(part) for part in settings["batch"].split(",")):
         raise UserError(f"batch must be numbers above 0, got {settings['batch']!r}", "write batch=1,4,16")
     return settings
@@ -91,9 +98,7 @@ def projection(place: str, settings: Mapping[str, str]) -> str:
     """
     passes = passes_of(settings)
     batches = [int(part) for part in settings["batch"].split(",")]
-    folder, _, label = place.partition(":")
-    run, samples = load_run(Path(folder)), load_samples(Path(folder))
-    labels = [label] if label else list(run.methods) or [run.method]
+    folder, run, samples, labels = _stored(place)
     rows = [(name, *_speedups(run, samples, name, passes, batches)) for name in labels]
     header = ("method", *(f"batch {batch}" for batch in batches))
     title = (
@@ -102,6 +107,32 @@ def projection(place: str, settings: Mapping[str, str]) -> str:
         f"Acceptance is that of {run.model}; nothing was run there."
     )
     return "\n".join([title, "", *markdown_table(header, rows)])
+
+
+def rates(place: str, settings: Mapping[str, str]) -> str:
+    """What the rounds say of each method, as settings of ``method=synthetic``.
+
+    Raises:
+        UserError: If a method drafted too little.
+    """
+    _, run, samples, labels = _stored(place)
+    lines = []
+    for label in labels:
+        own = samples_of(samples, label) if run.methods else samples
+        lines.append(f"{label}: {Rates.of([each for each in own if each.arm is Arm.METHOD]).settings()}")
+    return "\n".join(lines)
+
+
+def _stored(place: str) -> tuple[str, Run, list[Sample], list[str]]:
+    """A run's folder, the run, its samples, and which of its methods are meant."""
+    folder, _, label = place.partition(":")
+    run = load_run(Path(folder))
+    return (
+        folder,
+        run,
+        list(load_samples(Path(folder))),
+        [label] if label else list(run.methods) or [run.method],
+    )
 
 
 def passes_of(settings: Mapping[str, str]) -> Passes:

@@ -118,7 +118,7 @@ class Decoder:
         self.cache = cache
         self.placement = placement
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
-        self._parts = parts_of([layer.attention.o.weight.device for layer in self.layers])
+        self._parts = parts_of([store.device for store in cache.stores])
         self._rotated_heads = self.config.heads + self.config.kv_heads
         # Rounded to the rows' precision, as the reference implementation rounds it.
         scale = torch.tensor(self.config.embed_scale, dtype=self.dtype, device=self.device)
