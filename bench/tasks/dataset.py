@@ -22,8 +22,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from bench.compose.components import require_least
 from bench.errors import UserError
 from bench.records.model import Prompt
-from bench.tasks.question_rows import SURROGATE
-from bench.tasks.rows import PublishedRows, Row, read_rows
+from bench.tasks.prompt_files.faults import SURROGATE
+from bench.tasks.prompt_files.files import PromptFile, read_rows
+from bench.tasks.rows import PublishedRows, Row
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select
 
 
@@ -106,7 +107,9 @@ class DatasetTask:
 
     def _rows(self) -> tuple[Sequence[Row], str]:
         """Rows of the questions and the sha256 of their file; an empty hash if they were fetched."""
-        return (self.source.fetch(self.source.split), "") if self.path is None else read_rows(self.path)
+        if self.path is None:
+            return self.source.fetch(self.source.split), ""
+        return _local(self.path, "task.path")
 
     def _examples(self) -> list[str]:
         """Worked examples as text: the first rows of a random order of their split."""
@@ -115,7 +118,7 @@ class DatasetTask:
         if self.shots_path is None:
             rows = self.source.fetch(self.shots_split)
         else:
-            rows = read_rows(self.shots_path, "task.shots_path")[0]
+            rows, _ = _local(self.shots_path, "task.shots_path")
         if len(rows) < self.shots:
             raise UserError(
                 f"task.shots={self.shots}, but split {self.shots_split} holds {len(rows)} rows",
@@ -165,6 +168,12 @@ class DatasetTask:
                 f"task={self.name}: id {repeated[0]!r} belongs to several rows",
                 "Drop the repeated rows, or add task.id=null to number them.",
             )
+
+
+def _local(path: str, key: str) -> tuple[list[Row], str]:
+    """The rows of a local file, and its sha256."""
+    file = read_rows(PromptFile(path, key))
+    return [row.fields for row in file.rows], file.sha256
 
 
 def draw_places(rows: int, count: int | None, seed: int) -> list[int]:

@@ -1,22 +1,17 @@
-"""Rows of a data set: from the Hugging Face Hub, from an address, or from a local file in its own format.
+"""Rows of a data set that is published: on the Hugging Face Hub or at an address.
 
 No downloaded code is run: `datasets` reads parquet and JSON, and refuses repositories that come as a script.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UserError
-from bench.tasks.task import json_rows, read_content
 
 Row = Mapping[str, Any]
-PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,47 +63,3 @@ class PublishedRows:
                 "Connect (and unset HF_HUB_OFFLINE), or download it yourself and add task.path=FILE.",
             ) from error
         return rows
-
-
-def read_rows(path: str, key: str = "task.path") -> tuple[list[Row], str]:
-    """The rows of a local file, and the sha256 of its content.
-
-    Args:
-        path: JSONL or JSON, plain or gz, or parquet.
-        key: The setting that names it, for messages.
-
-    Raises:
-        UserError: If it cannot be read, holds no rows, or a line is malformed; the message names the line.
-    """
-    content = read_content(path, key)
-    rows: list[Row]
-    if content.startswith(PARQUET_MAGIC):
-        rows = _parquet_rows(content, path)
-    elif content.lstrip().startswith(b"["):
-        rows = _listed_rows(content, path)
-    else:
-        rows = [row for _, row in json_rows(content, path)]
-    if not rows:
-        raise UserError(f"{path} holds no rows", "Give a file with one JSON object per line, or parquet.")
-    return rows, hashlib.sha256(content).hexdigest()
-
-
-def _parquet_rows(content: bytes, path: str) -> list[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[Row] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path} is a broken parquet file: {error}", "Download it again.") from error
-    return rows
-
-
-def _listed_rows(content: bytes, path: str) -> list[Row]:
-    try:
-        rows = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}", "Give a list of objects, or JSONL.") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} must hold a list of objects", "Give a list of objects, or JSONL.")
-    return list(rows)
