@@ -33,6 +33,7 @@ from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 from bench.show.waiting import announce
+from bench.tasks.task import require_prompts
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ def _attempt(composed: DictConfig, session: int | None = None) -> int:
     """Run the job and report errors on stderr; only an interrupt is raised again."""
     try:
         settings = _settings(composed)
+        require_prompts(settings.task.build())  # before torch is loaded, which takes seconds
         return _plan(settings) if settings.plan else _execute(settings, session)
     except UserError as mistake:
         return report_mistake(mistake)

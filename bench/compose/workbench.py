@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.compose.identity import checkpoint_hash, module_parameters, run_identity, shape_hash
-from bench.compose.schema import ModelConfig, RuntimeConfig, run_id
+from bench.compose.description import describe_run
+from bench.compose.identity import checkpoint_hash, shape_hash
+from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
 from bench.errors import UserError
-from bench.records.model import ARENA, Arm, Run
+from bench.records.model import Arm, Run
 from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import Keys
@@ -30,7 +30,7 @@ from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
-from bench.tasks.tokenizer import ends_beside_config, eos_ids, ignored_generation_settings, load_tokenizer
+from bench.tasks.tokenizer import ends_beside_config, eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
 from methods.core.base import Exactness, Method, traits_of
 
@@ -109,9 +109,9 @@ def prepare_run(settings: Settings) -> PreparedRun:
     methods: dict[str, Method] = {label: method.build() for label, method in settings.methods.items()}
     target = find_target(settings.model, settings.runtime)  # before the task, whose questions may be fetched
     task: LoadedTask = settings.task.build().load()
-    if target.chat.has_unknown_tokens:
-        for prompt in task.prompts:  # before the first sample, not at the first that fails
-            target.chat.prompt_ids(prompt.turns[:1], ())
+    for prompt in task.prompts:  # before the first sample, not at the first that fails
+        if target.chat.has_unknown_tokens or prompt.opening or prompt.tools:
+            target.chat.ids_of(prompt)
     sampling = Sampling(**asdict(settings.sampling))
     sampler = Sampler(sampling, torch.device("cpu"), 0)  # what a method promises depends on no device
     run = describe_run(settings, task, target, methods, sampler)
@@ -246,60 +246,3 @@ def options_for(
     spread = spread_over(runtime.devices, runtime.tier, device)
     tier = choose_tier(runtime.tier, device, precision, is_spread=bool(spread), has_experts=has_experts)
     return RuntimeOptions(device, precision, length, tier, spread)
-
-
-def describe_run(
-    settings: Settings, task: LoadedTask, target: Target, methods: Mapping[str, Method], sampler: Sampler
-) -> Run:
-    """The record of a run: its names, identity and labels."""
-    identity = run_identity(
-        settings,
-        questions=task.source.sha256,
-        weights=target.weights_hash,
-        template=target.chat.template_hash,
-        tier=target.options.tier,
-        has_system=any(prompt.system for prompt in task.prompts),
-        ends=target.ends_beside_config,
-    )
-    names = ARENA if settings.is_arena else settings.method.name, settings.task.name, str(settings.model.name)
-    own = {label: _own_labels(settings, label, method, sampler) for label, method in methods.items()}
-    parts = {
-        label: {"name": settings.methods[label].name, **identity["methods"][label], "labels": own[label]}
-        for label in (own if settings.is_arena else ())
-    }
-    ignored = ignored_generation_settings(target.folder)
-    return Run(
-        run_id=run_id(*names, identity),
-        method=names[0],
-        task=names[1],
-        model=names[2],
-        identity=identity,
-        config=settings.config,
-        labels={
-            **({} if settings.is_arena else next(iter(own.values()))),
-            "prompts": task.source.name.value,
-            "partial": task.source.partial,
-            "random weights": settings.model.weights == "random",
-            "tier": target.options.tier,
-            **({"not applied": ignored} if ignored else {}),
-        },
-        methods=parts,
-    )
-
-
-def _own_labels(settings: Settings, label: str, method: Method, sampler: Sampler) -> dict[str, Any]:
-    """The labels of a run that belong to one of its methods."""
-    traits = traits_of(method)
-    return {
-        "exactness": method.exactness(sampler).value,
-        "independent re-implementation": traits.is_reimplementation,
-        "cost only": is_cost_only(settings.model, method),
-        "draft cost": traits.draft_cost,
-        "several tokens per row": traits.several_tokens_per_row,
-        "draft parameters": module_parameters(settings.methods[label].params.get("weights")),
-    }
-
-
-def is_cost_only(model: ModelConfig, method: Method) -> bool:
-    """Whether only times mean anything: the method is given its acceptance, or the weights are random."""
-    return model.weights == "random" or traits_of(method).is_cost_only

@@ -146,7 +146,8 @@ def _questions(settings: Settings) -> tuple[int, int, bool]:
         return unfetched, 0, False
     prompts = task.load().prompts
     turns = [turn for prompt in prompts for turn in prompt.turns]
-    return len(turns), sum(map(len, turns)) // len(turns), True
+    given = sum(prompt.first_characters - len(prompt.turns[0]) for prompt in prompts if prompt.opening)
+    return len(turns), (sum(map(len, turns)) + given) // len(turns), True
 
 
 def _missing_modules(settings: Settings, method: Component) -> list[str]:

@@ -23,7 +23,7 @@ from bench.compose.components import require_least
 from bench.errors import UserError
 from bench.records.model import Prompt
 from bench.tasks.checkers import is_right
-from bench.tasks.question_rows import SURROGATE
+from bench.tasks.prompt_files.faults import SURROGATE
 from bench.tasks.rows import PublishedRows, Row, read_rows
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select
 

@@ -16,7 +16,8 @@ from typing import Any
 from bench.errors import UserError
 from bench.records.files import expanded
 from bench.records.model import Prompt
-from bench.tasks.question_rows import RowError, read_prompt
+from bench.tasks.prompt_files.faults import RowError
+from bench.tasks.prompt_files.question import read_prompt
 from bench.tasks.rows import read_rows
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select, suggest
 

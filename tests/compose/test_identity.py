@@ -203,6 +203,28 @@ def test_end_tokens_of_generation_config_count_where_they_are_others(
     assert ends_beside_config(tmp_path, tokenizer) == ends  # type: ignore[arg-type]
 
 
+def test_a_task_whose_column_and_format_are_not_set_has_the_id_it_had_before_they_were_settings() -> None:
+    given = "task=jsonl", "task.path=q.jsonl", "method=layerskip"
+    assert identity_of(composed_settings(*given))["task"] == {
+        "_target_": "bench.tasks.jsonl.JsonlTask",
+        "name": "jsonl",
+        "limit": None,
+        "ids": None,
+    }
+    column = identity_of(composed_settings(*given, "task.column=text"))["task"]
+    whole = identity_of(composed_settings(*given, "task.format=whole"))["task"]
+    assert (column["column"], whole["format"]) == ("text", "whole")
+
+
+def test_messages_before_a_question_make_another_run_and_a_system_message_no_more_than_before() -> None:
+    settings = composed_settings("task=jsonl", "task.path=q.jsonl", "method=layerskip")
+    parts = {"questions": "q", "weights": "w", "template": "t", "tier": "static"}
+    plain = run_identity(settings, **parts)  # type: ignore[arg-type]
+    assert not {"history_messages", "system_messages"} & set(plain)
+    more = run_identity(settings, **parts, has_history=True)  # type: ignore[arg-type]
+    assert more == {**plain, "history_messages": True}
+
+
 def test_other_end_tokens_make_another_run_and_the_same_do_not() -> None:
     settings = composed_settings("task=jsonl", "task.path=q.jsonl", "method=layerskip")
     parts = {"questions": "q", "weights": "w", "template": "t", "tier": "static"}

@@ -18,6 +18,8 @@ from bench.cli import run_composed
 from bench.compose.components import require_choice, require_complete, require_known, require_least
 from bench.compose.schema import ModelConfig, RuntimeConfig, SamplingConfig
 from bench.errors import UserError
+from bench.tasks.prompt_files.files import Format, PromptFile, require_format
+from bench.tasks.prompt_files.reader import first_turn, read_prompts
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ class AnswersConfig:
     """Settings of the answers.
 
     Args:
-        prompts: File of prompts, see `bench.train.data.prompts`.
+        prompts: File or folder of prompts, see `bench.tasks.prompt_files`.
+        column: The key or column that holds the text; None finds it by the usual names.
+        format: ``table``, ``lines`` or ``whole``; None recognises it by its content.
         model: The model that answers.
         runtime: Device, dtype, threads and longest sequence; the tier has no effect.
         sampling: How tokens are chosen.
@@ -45,6 +49,8 @@ class AnswersConfig:
     """
 
     prompts: str = MISSING
+    column: str | None = None
+    format: str | None = None
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -60,6 +66,7 @@ class AnswersConfig:
         for name, least in (("max_new_tokens", 1), ("batch", 1), ("limit", 1), ("seed", 0)):
             require_least(name, getattr(self, name), least)
         require_choice("turns", self.turns, TURNS)
+        require_format("format", self.format)
         require_choice("engine", self.engine, ENGINES)
 
 
@@ -76,9 +83,11 @@ def _job(composed: DictConfig) -> None:
     if settings.model.weights == "random":
         raise UserError("random weights have no answers to learn from", "choose a model with stored weights")
 
-    from bench.train.data.prompts import read_requests
-
-    requests = read_requests(settings.prompts, first_only=settings.turns == "first")[: settings.limit]
+    kind = Format(settings.format or Format.AUTO)
+    file = PromptFile(settings.prompts, "prompts", kind, settings.column, has_settings=True)
+    requests = list(read_prompts(file).prompts[: settings.limit])
+    if settings.turns == "first":
+        requests = [first_turn(request) for request in requests]
     model = str(HydraConfig.get().runtime.choices["model"])
     out = Path(settings.out or f"results/answers/{model}.jsonl")
     _answer(settings, model, requests, out)

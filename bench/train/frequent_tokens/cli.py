@@ -34,7 +34,7 @@ class FrequentTokensConfig:
 
     Args:
         answers: One or several files of conversations, in ShareGPT's or OpenAI's format.
-        prompts: File of further prompts without answers, see `bench.train.data.prompts`; None is none.
+        prompts: File of further prompts without answers, see `bench.tasks.prompt_files`; None is none.
         model: The model whose tokenizer and chat template count.
         runtime: Of no effect but the longest sequence; the model's weights are not loaded.
         length: Tokens listed; None is the whole vocabulary.
@@ -88,16 +88,17 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
     from bench.compose.workbench import find_target
     from bench.runtime.loading import load_config
     from bench.runtime.model_config import decoder_config
-    from bench.tasks.rows import read_rows
-    from bench.train.data.prompts import read_requests
+    from bench.tasks.prompt_files.files import PromptFile, read_rows
+    from bench.tasks.prompt_files.reader import read_prompts
     from bench.train.frequent_tokens.counting import by_frequency, count_tokens, coverage, template_ids
 
     target = find_target(settings.model, settings.runtime)
     vocabulary = decoder_config(load_config(target.folder)).vocab
-    sources = [read_rows(file, "answers") for file in files]
-    requests = [] if settings.prompts is None else read_requests(settings.prompts)
+    sources = [read_rows(PromptFile(file, "answers")) for file in files]
+    asked = settings.prompts and read_prompts(PromptFile(settings.prompts, "prompts")).prompts
+    requests = asked or ()
     questions = (turn for request in requests for turn in request.turns)
-    counts = count_tokens(target.chat, (row for rows, _ in sources for row in rows), questions)
+    counts = count_tokens(target.chat, (row for read in sources for row in read.rows), questions)
     if not counts.answers:
         raise UserError(
             f"{', '.join(files)} holds no conversation of a question and an answer",
@@ -110,8 +111,8 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
         "tokenizer": _tokenizer_hash(target.chat.tokenizer),
         "template": target.chat.template_hash,
         "files": [
-            {"name": Path(file).name, "sha256": digest, "rows": len(rows)}
-            for file, (rows, digest) in zip(files, sources, strict=True)
+            {"name": Path(file).name, "sha256": read.sha256, "rows": len(read.rows)}
+            for file, read in zip(files, sources, strict=True)
         ],
         "prompts": settings.prompts and {"name": Path(settings.prompts).name, "rows": len(requests)},
         "conversations": counts.conversations,

@@ -1,20 +1,32 @@
-"""One row of a question file as a prompt, with the specs that say which answers are right.
+"""One row as a question for a model: what is asked, and the specs that say which answers are right.
 
-A row has its text under exactly one of ``prompt``, ``question``, ``turns``, ``instruction`` (then also
-``input`` or ``context``) or ``messages`` (of the user, after at most one of the system). Optional keys are
-``id`` (or ``question_id``, ``task_id``), ``subtask`` (or ``category``), ``system`` (the system message),
-``references`` (or ``reference``) and ``checks`` (one per turn, see `bench.tasks.checkers`). Other keys are
-ignored.
+All user messages of ``turns``, and of a chat in ShareGPT's format, are asked one after the other; the answers
+in a ShareGPT file are left out. Of a chat in OpenAI's format the last message of the user, or the last
+result of a tool, is answered once; all before it is kept as given. If the chat ends with an answer, that is
+left out: the model gives it anew.
+
+Optional keys of a row are ``id`` (or ``question_id``, ``task_id``), ``subtask`` (or ``category``),
+``references`` (or ``reference``) and ``checks`` (one per turn, see `bench.tasks.checkers`). Keys that neither
+this module nor `bench.tasks.prompt_files.conversation` names are ignored.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from bench.records.model import Prompt
+from bench.records.model import Message, Prompt
+from bench.tasks.prompt_files.conversation import (
+    ASSISTANT,
+    ROLES,
+    SYSTEM,
+    TOOL,
+    USER,
+    Conversation,
+    Shape,
+    read_conversation,
+)
+from bench.tasks.prompt_files.faults import RowError, require_list, require_whole
 
-SURROGATE = re.compile("[\ud800-\udfff]")  # JSON allows half a pair, no tokenizer does
 ID_KEYS = ("id", "question_id", "task_id")
 SUBTASK_KEYS = ("subtask", "category")
 REFERENCE_KEYS = ("references", "reference")
@@ -22,94 +34,85 @@ FORMS = ("prose", "sentence", "list", "email", "free")
 """What a check spec may ask of an answer's form."""
 
 
-class RowError(ValueError):
-    """The fault of one line; the caller adds the file and the line number."""
-
-
-def read_prompt(row: Mapping[str, Any], number: int) -> Prompt:
-    """The prompt of one row.
+def read_prompt(row: Mapping[str, Any], number: int, column: str | None = None) -> Prompt:
+    """The question of one row.
 
     Args:
         row: The row.
         number: Of its line; the id of a row that has none.
+        column: The key that holds the text; None finds it by the usual names.
 
     Raises:
         RowError: If the row is malformed.
     """
-    turns = _turns(row)
+    conversation = read_conversation(row, column)
+    if conversation.system is not None and not conversation.system.strip():
+        raise RowError("system must be text, got an empty one")
+    chat = _until_last(conversation) if conversation.shape is Shape.CHAT else []
+    turns = (chat[-1].text,) if chat else _asked(conversation)
     return Prompt(
         id=_label(row, ID_KEYS) or str(number),
         subtask=_label(row, SUBTASK_KEYS),
         turns=turns,
         references=_references(row, len(turns)),
         checks=_checks(row, len(turns)),
-        system=_system(row),
+        system=conversation.system or "",
+        opening=() if chat == [Message(USER, turns[0])] else tuple(chat),
+        tools=conversation.tools,
     )
 
 
-def _turns(row: Mapping[str, Any]) -> tuple[str, ...]:
-    present = [key for key in READERS if row.get(key) is not None]
-    if not present:
-        raise RowError(f"no text; need one of {', '.join(READERS)}, got keys {', '.join(row) or 'none'}")
-    if len(present) > 1:
-        raise RowError(f"the text is ambiguous: keep one of {', '.join(present)}")
-    turns = tuple(READERS[present[0]](row))
-    for place, turn in enumerate(turns, start=1):
-        if not isinstance(turn, str):
-            raise RowError(f"{present[0]}: turn {place} must be text, got {kind_of(turn)}")
-        if not turn.strip():
-            raise RowError(f"{present[0]}: turn {place} is empty")
-        _require_whole(turn, f"{present[0]}: turn {place}")
+def _asked(conversation: Conversation) -> tuple[str, ...]:
+    """The messages of the user, each of which is answered."""
+    if conversation.tools:
+        raise RowError("tools need a chat in OpenAI's format: write 'messages'")
+    for where, message in conversation.named:
+        if message.role not in (USER, ASSISTANT):
+            raise RowError(f"{where} is of {message.role!r}, expected {_names(USER, ASSISTANT)}")
+        if message.role == USER and not message.text.strip():
+            raise RowError(f"{where} is empty")
+    turns = tuple(message.text for message in conversation.messages if message.role == USER)
     if not turns:
-        raise RowError(f"{present[0]} is empty")
+        held = "holds no message of a human" if conversation.messages else "is empty"
+        raise RowError(f"{conversation.key} {held}")
     return turns
 
 
-def _from_instruction(row: Mapping[str, Any]) -> list[Any]:
-    """The instruction, then the text it is about, which Alpaca and Dolly keep under another key."""
-    parts = [row["instruction"], *(row.get(key) for key in ("input", "context"))]
-    if wrong := [part for part in parts if part is not None and not isinstance(part, str)]:
-        return wrong[:1]
-    return ["\n\n".join(part for part in parts if part)]
+def _until_last(conversation: Conversation) -> list[Message]:
+    """The messages of a chat up to the last one that is to be answered."""
+    if not conversation.messages:
+        raise RowError(f"{conversation.key} is empty")
+    for where, message in conversation.named:
+        _require_sound(message, where)
+    named = list(conversation.named)
+    while named and named[-1][1].role == ASSISTANT:  # the answer, which the model gives anew
+        named.pop()
+    if not named:
+        raise RowError(f"{conversation.key} holds nothing to answer; expected a message with role 'user'")
+    if not named[-1][1].text.strip():
+        raise RowError(f"{named[-1][0]} is to be answered, and it is empty")
+    return [message for _, message in named]
 
 
-def _from_messages(row: Mapping[str, Any]) -> list[Any]:
-    messages = _list(row["messages"], "messages")
-    for place, message in enumerate(messages, start=1):
-        if not isinstance(message, dict):
-            raise RowError(f"messages: message {place} must be an object, got {kind_of(message)}")
-        role = message.get("role")
-        if role != "user" and not (place == 1 and role == "system"):
-            raise RowError(
-                f"messages: message {place} must have role 'user' (the first may be 'system'), got {role!r}"
-            )
-    return [message.get("content") for message in messages if message["role"] == "user"]
+def _require_sound(message: Message, where: str) -> None:
+    if message.role == SYSTEM:
+        raise RowError(f"{where} has role 'system'; only the first message may have it")
+    if message.role not in (USER, ASSISTANT, TOOL):
+        raise RowError(f"{where} has role {message.role!r}, expected {_names(SYSTEM, USER, ASSISTANT, TOOL)}")
+    if "tool_calls" in message.extra and message.role != ASSISTANT:
+        raise RowError(f"{where} has tool_calls, which only role 'assistant' may have")
+    if message.role != TOOL and not message.text.strip() and "tool_calls" not in message.extra:
+        raise RowError(f"{where} is empty, expected text as its content")
 
 
-def _system(row: Mapping[str, Any]) -> str:
-    """The row's system message, from its own key or the first of its messages; empty if it has none."""
-    messages = row.get("messages") or [{}]
-    given = [row.get("system"), messages[0].get("content") if messages[0].get("role") == "system" else None]
-    texts = [text for text in given if text is not None]
-    if len(texts) > 1:
-        raise RowError("the system message is ambiguous: keep 'system' or the message with role 'system'")
-    if not texts:
-        return ""
-    if not isinstance(texts[0], str) or not texts[0].strip():
-        raise RowError(f"system must be text, got {kind_of(texts[0]) if texts[0] else 'an empty one'}")
-    return _require_whole(texts[0], "system")
-
-
-def _require_whole(text: str, key: str) -> str:
-    """The text, if every surrogate pair in it is whole."""
-    if SURROGATE.search(text):
-        raise RowError(f"{key} holds half of a surrogate pair")
-    return text
+def _names(*roles: str) -> str:
+    """What files may call these sides."""
+    return "one of " + ", ".join(name for name, role in ROLES.items() if role in roles)
 
 
 def _references(row: Mapping[str, Any], turns: int) -> tuple[str, ...]:
     value = _first(row, REFERENCE_KEYS)
-    references = [value] if isinstance(value, str) else _list(value, "references")
+    references = [value] if isinstance(value, str) else require_list(value, "references")
     if references and len(references) != turns:
         raise RowError(f"references must number one per turn ({turns}), got {len(references)}")
     return tuple(map(_reference, references))
@@ -121,11 +124,11 @@ def _reference(value: object) -> str:
     parts = [part for part in listed if isinstance(part, str)]
     if len(parts) != len(listed):
         raise RowError("references must be texts, or lists of texts")
-    return _require_whole("\n".join(parts), "references")
+    return require_whole("\n".join(parts), "references")
 
 
 def _checks(row: Mapping[str, Any], turns: int) -> tuple[Mapping[str, Any], ...]:
-    checks = _list(row.get("checks"), "checks")
+    checks = require_list(row.get("checks"), "checks")
     if not all(isinstance(check, dict) for check in checks):
         raise RowError("checks must be objects")
     if checks and len(checks) != turns:
@@ -145,34 +148,11 @@ def _label(row: Mapping[str, Any], keys: tuple[str, ...]) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise RowError(f"{keys[0]} must be text or a whole number, got {value!r}")
-    return _require_whole(str(value), keys[0])
+    return require_whole(str(value), keys[0])
 
 
 def _first(row: Mapping[str, Any], keys: tuple[str, ...]) -> object:
     return next((row[key] for key in keys if row.get(key) is not None), None)
-
-
-def _list(value: object, key: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise RowError(f"{key} must be a list, got {kind_of(value)}")
-    return value
-
-
-def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-READERS: Mapping[str, Callable[[Mapping[str, Any]], list[Any]]] = {
-    "turns": lambda row: _list(row["turns"], "turns"),
-    "prompt": lambda row: [row["prompt"]],
-    "question": lambda row: [row["question"]],
-    "instruction": _from_instruction,
-    "messages": _from_messages,
-}
 
 
 def _require_valid(check: Mapping[str, Any]) -> None:
