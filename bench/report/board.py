@@ -67,6 +67,12 @@ class Section:
         return self.lossless + self.lossy
 
     @property
+    def labelled(self) -> dict[str, Entry]:
+        """Every entry by its label, those with a rank first."""
+        ranked = {row.label: row.entry for row in self.ranked}
+        return ranked | {row.label: row.entry for row in self.unranked}
+
+    @property
     def entries(self) -> tuple[Entry, ...]:
         """Every entry, those with a rank first."""
         return tuple(row.entry for row in self.ranked) + tuple(row.entry for row in self.unranked)

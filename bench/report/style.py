@@ -36,6 +36,7 @@ WIDTH = 5.8
 PNG_DPI = 150
 LABEL_CHARACTERS = 26
 """Longer names of methods continue on a second line."""
+_STAMP_CHARACTERS = 105
 _LEGEND_CHARACTERS = 80
 """What fits into one line of a legend below the axes, symbols included."""
 _LEGEND_LINE = 0.18
@@ -103,6 +104,15 @@ def new_figure(height: float) -> Figure:
     """An empty figure outside pyplot's list of open ones; call inside `styled`."""
     figure = Figure(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
+    return figure
+
+
+def stamped(figure: Figure, place: str) -> Figure:
+    """The figure with a line above it that names model, device and questions."""
+    with styled():
+        lines = textwrap.fill(place, _STAMP_CHARACTERS)
+        figure.set_figheight(figure.get_figheight() + 0.15 * (lines.count("\n") + 1))
+        figure.suptitle(lines, x=0.01, ha="left", fontsize=7.5, alpha=0.8)
     return figure
 
 

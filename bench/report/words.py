@@ -28,7 +28,7 @@ def headline(section: Section) -> str:
 
 def section_alarms(section: Section) -> list[Alarm]:
     """What a reader must know before the numbers, with what to do about it."""
-    summaries = {row.label: row.entry.summary for row in (*section.ranked, *section.unranked)}
+    summaries = {label: entry.summary for label, entry in section.labelled.items()}
     if section.arena:
         return arena_alarms(section.contests[0], summaries)
     if len(summaries) == 1:
@@ -45,20 +45,17 @@ def section_alarms(section: Section) -> list[Alarm]:
 def _lossless_words(section: Section) -> str:
     fastest = max(section.lossless, key=_estimate)
     speed = f"{fastest.label} decodes {_factor(_interval(fastest))}"
-    if len(section.lossless) == 1:
-        return f"{speed}{_verdict(_interval(fastest))}."
-    alone = [row for row in section.lossless if row.rank == 1] == [fastest]
-    first = (
-        f"{speed}; it is the fastest" if alone else f"{speed}, too close to others to be called the fastest"
-    )
-    faster, slower = (
-        sum(is_so(_interval(row)) for row in section.lossless)
-        for is_so in (lambda speed: speed.low > 1, lambda speed: speed.high < 1)
-    )
     total = len(section.lossless)
-    return (
-        f"{first}. Of {total} lossless methods {faster} are faster than plain decoding and {slower} slower."
-    )
+    if total == 1:
+        return f"{speed}{_verdict(_interval(fastest))}."
+    faster = sum(_interval(row).low > 1 for row in section.lossless)
+    slower = sum(_interval(row).high < 1 for row in section.lossless)
+    if not faster:
+        return f"None of {total} lossless methods is faster than plain decoding for certain: {speed}."
+    is_alone = [row for row in section.lossless if row.rank == 1] == [fastest]
+    first = "it is the fastest" if is_alone else "too close to others to be called the fastest"
+    others = f"{faster} are faster than plain decoding, {slower} slower"
+    return f"{speed}; {first}. Of {total} lossless methods {others}."
 
 
 def _lossy_words(row: Ranked) -> str:

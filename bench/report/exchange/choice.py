@@ -8,13 +8,13 @@ from pathlib import Path
 from bench.errors import UserError, nearest
 from bench.metrics.run_figures import number
 from bench.records.model import Arm
-from bench.report.arena_tables import arena_tables, settings, waits
+from bench.report.arena_tables import pair_tables, settings_table, wait_table
 from bench.report.board import Ranked, Section, Unranked, sections
 from bench.report.entries import entries
 from bench.report.exchange.export import COUNTED, Layout, pooled_length, pooled_steps
 from bench.report.exchange.rows import elsewhere_table, kept_rows
 from bench.report.stored_runs import read_runs, read_whole_run
-from bench.report.tables import Table, section_tables
+from bench.report.tables import Table, section_tables, subtask_tables
 
 NAMES = (
     *("ranking", "lossy", "unranked", "kinds", "lengths", "acceptance", "pairwise", "latency", "settings"),
@@ -60,8 +60,8 @@ def named_tables(place: Path, name: str) -> list[tuple[str, Table]]:
 
 def tables_of(section: Section) -> list[Table]:
     """Every table of a section, also those that its page leaves out."""
-    own = arena_tables(section) or [waits(section), settings(section)]
-    return [*section_tables(section), acceptance_table(section), *own]
+    own = [acceptance_table(section), *pair_tables(section), wait_table(section), settings_table(section)]
+    return [*section_tables(section), *subtask_tables(section), *own]
 
 
 def acceptance_table(section: Section) -> Table:

@@ -18,7 +18,7 @@ from bench.compose.schema import NAME
 from bench.errors import UserError
 from bench.metrics.run_figures import number
 from bench.records.files import write_text
-from bench.report.document import Chapter
+from bench.report.document import Chapter, Part
 from bench.report.exchange.results import Elsewhere
 from bench.report.tables import Table
 from bench.show.layout import text_table
@@ -102,8 +102,7 @@ def elsewhere_chapters(results: Path) -> list[Chapter]:
             questions=f"{len(rows)} results of other tools",
             subtitle="Nothing in this section was measured by this harness.",
             remarks=REMARKS,
-            tables=(elsewhere_table(rows),),
-            pictures=(),
+            parts=(Part("Results", (elsewhere_table(rows),)),),
             records=names,
         )
     ]
