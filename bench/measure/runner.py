@@ -42,6 +42,7 @@ from bench.records.views import of_method
 from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.show.arena_table import arena_table
+from bench.show.length_table import length_block
 from bench.show.table import run_table
 from bench.tasks.chat import ChatFormat, prompt_hash
 from bench.tasks.checkers import is_right
@@ -105,11 +106,12 @@ def measure(settings: Settings, session: int | None = None) -> Measured:
 def _table(settings: Settings, run: Run, samples: Sequence[Sample]) -> str:
     """All figures of the run as text."""
     root, level = settings.results_dir, settings.measure.level
+    lengths = length_block(run, samples, level)
     if not run.methods:
         evidence = badge_of(run, root)
-        return run_table(summarise(run, samples, level=level, evidence=evidence))
+        return run_table(summarise(run, samples, level=level, evidence=evidence)) + lengths
     badges = {label: badge_of(of_method(run, label), root) for label in run.methods}
-    return arena_table(arena_figures(run, samples, level=level, evidence=badges))
+    return arena_table(arena_figures(run, samples, level=level, evidence=badges)) + lengths
 
 
 def _recounted(sample: Sample, chat: ChatFormat) -> Sample:

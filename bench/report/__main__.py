@@ -15,7 +15,8 @@ from bench.report.exchange.commands import COMMANDS as EXCHANGE
 from bench.report.exchange.commands import add_commands as add_exchange
 
 COMMANDS = (
-    *("leaderboard", "excerpt", "compare", "timeline", "export-spec-bench", "import-spec-bench"),
+    *("leaderboard", "excerpt", "compare", "timeline", "input-length"),
+    *("export-spec-bench", "import-spec-bench"),
     *EXCHANGE,
 )
 
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_excerpt(commands)
     _add_compare(commands)
     _add_timeline(commands)
+    _add_input_length(commands)
     _add_spec_bench(commands)
     add_exchange(commands)
     return parser
@@ -90,6 +92,18 @@ def _add_timeline(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--ids", action="store_true", help="show token ids; needs no tokenizer")
     command.add_argument("--output", type=Path, default=Path("timeline.html"), help="file to write")
     command.set_defaults(command=_timeline)
+
+
+def _add_input_length(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("input-length", help="speedup and acceptance by length of the prompt")
+    command.add_argument("run", type=Path, help="folder of the run, or RUN:METHOD")
+    command.add_argument(
+        "--edges",
+        metavar="N,N,...",
+        help="where ranges of prompt tokens begin (default: powers of two, small ranges joined)",
+    )
+    command.add_argument("--figure", type=Path, metavar="FILE", help="draw it, as .png or .svg")
+    command.set_defaults(command=_input_length)
 
 
 def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -172,6 +186,13 @@ def _timeline(options: argparse.Namespace) -> int:
     title = f"{stored.run.method} on {options.prompt_id}, turn {options.turn}"
     _write_text(options.output, timeline_page(sample, timeline(sample, texts), title))
     _say(str(options.output))
+    return OK
+
+
+def _input_length(options: argparse.Namespace) -> int:
+    from bench.report.input_length import edges_from, show_lengths
+
+    _say(show_lengths(options.run, edges_from(options.edges), options.figure))
     return OK
 
 
