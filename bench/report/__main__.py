@@ -15,7 +15,8 @@ from bench.report.exchange.commands import COMMANDS as EXCHANGE
 from bench.report.exchange.commands import add_commands as add_exchange
 
 COMMANDS = (
-    *("leaderboard", "excerpt", "show", "compare", "timeline", "export-spec-bench", "import-spec-bench"),
+    *("leaderboard", "excerpt", "show", "compare", "timeline", "input-length"),
+    *("export-spec-bench", "import-spec-bench"),
     *EXCHANGE,
 )
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_show(commands)
     _add_compare(commands)
     _add_timeline(commands)
+    _add_input_length(commands)
     _add_spec_bench(commands)
     add_exchange(commands)
     return parser
@@ -99,6 +101,18 @@ def _add_timeline(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--ids", action="store_true", help="show token ids; needs no tokenizer")
     command.add_argument("--output", type=Path, help="file to write (default: in the run's folder)")
     command.set_defaults(command=_timeline)
+
+
+def _add_input_length(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("input-length", help="speedup and acceptance by length of the prompt")
+    command.add_argument("run", type=Path, help="folder of the run, or RUN:METHOD")
+    command.add_argument(
+        "--edges",
+        metavar="N,N,...",
+        help="where ranges of prompt tokens begin (default: powers of two, small ranges joined)",
+    )
+    command.add_argument("--figure", type=Path, metavar="FILE", help="draw it, as .png or .svg")
+    command.set_defaults(command=_input_length)
 
 
 def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -193,6 +207,13 @@ def _timeline(options: argparse.Namespace) -> int:
     path = options.output or folder / timeline_file(stored.label, options.prompt_id, options.turn)
     _write_text(path, page)
     _say(str(path))
+    return OK
+
+
+def _input_length(options: argparse.Namespace) -> int:
+    from bench.report.input_length import edges_from, show_lengths
+
+    _say(show_lengths(options.run, edges_from(options.edges), options.figure))
     return OK
 
 

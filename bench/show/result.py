@@ -19,6 +19,7 @@ from bench.records.views import of_method
 from bench.show.alarms import Alarm, arena_alarms, run_alarms
 from bench.show.arena_table import arena_table, output_words
 from bench.show.layout import text_table
+from bench.show.length_table import length_block
 from bench.show.table import run_table
 
 SWEEP_HEADER = ("method", "task", "model", "decode speedup", "length", "output", "alarms")
@@ -48,12 +49,13 @@ def result_of(run: Run, samples: Sequence[Sample], results_dir: Path, level: flo
         level: Confidence level of the intervals; None for the one that the run was configured with.
     """
     level = _level(run.config) if level is None else level
+    lengths = length_block(run, samples, level)
     if not run.methods:
         summary = summarise(run, samples, level=level, evidence=badge_of(run, results_dir))
-        return Result(run_table(summary), (_row(run, run.method, summary, run_alarms(summary)),))
+        return Result(run_table(summary) + lengths, (_row(run, run.method, summary, run_alarms(summary)),))
     badges = {label: badge_of(of_method(run, label), results_dir) for label in run.methods}
     arena = arena_figures(run, samples, level=level, evidence=badges)
-    return Result(arena_table(arena), _arena_rows(arena))
+    return Result(arena_table(arena) + lengths, _arena_rows(arena))
 
 
 def sweep_table(rows: Sequence[SweepRow], results_dirs: Sequence[str]) -> str:

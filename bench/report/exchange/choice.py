@@ -13,12 +13,13 @@ from bench.report.board import Ranked, Section, Unranked, sections
 from bench.report.entries import entries
 from bench.report.exchange.export import COUNTED, Layout, pooled_length, pooled_steps
 from bench.report.exchange.rows import elsewhere_table, kept_rows
+from bench.report.input_length import input_length_table
 from bench.report.stored_runs import read_runs, read_whole_run
 from bench.report.tables import Table, section_tables, subtask_tables
 
 NAMES = (
     *("ranking", "lossy", "unranked", "kinds", "lengths", "acceptance", "pairwise", "latency", "settings"),
-    "elsewhere",
+    *("input_length", "elsewhere"),
 )
 """Tables that a run or a board may have."""
 
@@ -61,7 +62,7 @@ def named_tables(place: Path, name: str) -> list[tuple[str, Table]]:
 def tables_of(section: Section) -> list[Table]:
     """Every table of a section, also those that its page leaves out."""
     own = [acceptance_table(section), *pair_tables(section), wait_table(section), settings_table(section)]
-    return [*section_tables(section), *subtask_tables(section), *own]
+    return [*section_tables(section), *subtask_tables(section), *own, input_length_table(section)]
 
 
 def acceptance_table(section: Section) -> Table:

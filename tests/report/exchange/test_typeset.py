@@ -107,7 +107,7 @@ def test_a_wrong_name_lists_what_there_is(results: Path) -> None:
         named_tables(results, "rankings")
     with pytest.raises(UserError, match=f"choose one of: {', '.join(NAMES)}"):
         named_tables(results, "zzz")
-    with pytest.raises(UserError, match="it has: acceptance, kinds"):
+    with pytest.raises(UserError, match="it has: acceptance, input_length, kinds"):
         named_tables(place(results, "kangaroo"), "pairwise")
     with pytest.raises(UserError, match="holds no results of other tools"):
         named_tables(results, "elsewhere")
