@@ -110,7 +110,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.checkpoint_files import resolve
-    from bench.runtime.loading import load_decoder
+    from bench.runtime.loading import load_config, load_decoder
+    from bench.runtime.model_config import decoder_config
     from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
     from bench.train.curves import draw
@@ -122,7 +123,7 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     config: ModelConfig = _object(composed.model)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
-    options = options_for(runtime, config)
+    options = options_for(runtime, config, decoder_config(load_config(folder)).moe is not None)
     _require_memory(trainer, recipe, folder, options)
     decoder = load_decoder(folder, options)
     settle_threads(decoder, runtime.threads)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
-from bench.runtime.linear import rms_norm
+from bench.runtime.linear import head_norm, rms_norm
 from bench.runtime.moe import dense
 from bench.runtime.rows import rotate
 
@@ -31,13 +31,36 @@ def query_key_value(
     heads = qkv.view(rows.shape[0], -1, config.head_dim)
     queries, keys, values = torch.split(heads, [config.heads, config.kv_heads, config.kv_heads], dim=1)
     if weights.query_norm is not None and weights.key_norm is not None:
-        queries = rms_norm(queries, weights.query_norm, config.norm_eps)
-        keys = rms_norm(keys, weights.key_norm, config.norm_eps)
+        queries = head_norm(queries, weights.query_norm, config.norm_eps)
+        keys = head_norm(keys, weights.key_norm, config.norm_eps)
     return (
         rotate(queries, cos, sin).transpose(0, 1),
         rotate(keys, cos, sin).transpose(0, 1),
         values.transpose(0, 1),
     )
+
+
+def attended(
+    index: int,
+    rows: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    sees: Tensor,
+    decoder: Decoder,
+    delta: Delta | None = None,
+) -> Tensor:
+    """Rows after a layer's attention and its residual, shape [R, d]; for the arguments see `finish_layer`."""
+    config, layer = decoder.config, decoder.layers[index]
+    is_grouped = config.heads != config.kv_heads
+    mixed = F.scaled_dot_product_attention(
+        queries[None], keys[None], values[None], attn_mask=sees, enable_gqa=is_grouped
+    )
+    mixed = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1)
+    hidden = rows + F.linear(mixed, layer.attention.o.weight, layer.attention.o.bias)
+    if delta is not None:
+        delta.add(index, "o", mixed, hidden)
+    return hidden
 
 
 def finish_layer(
@@ -65,16 +88,8 @@ def finish_layer(
     Returns:
         Rows leaving the layer, shape [R, d].
     """
-    config, layer = decoder.config, decoder.layers[index]
-    is_grouped = config.heads != config.kv_heads
-    mixed = F.scaled_dot_product_attention(
-        queries[None], keys[None], values[None], attn_mask=sees, enable_gqa=is_grouped
-    )
-    mixed = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1)
-    hidden = rows + F.linear(mixed, layer.attention.o.weight, layer.attention.o.bias)
-    if delta is not None:
-        delta.add(index, "o", mixed, hidden)
-    mlp = dense(layer.mlp)
+    config, mlp = decoder.config, dense(decoder.layers[index].mlp)
+    hidden = attended(index, rows, queries, keys, values, sees, decoder, delta)
     if mlp is None:
         return hidden
     normed = rms_norm(hidden, mlp.norm, config.norm_eps)
