@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.runtime.tiers.compiled.library import Missing, library, required_library
 from bench.runtime.tiers.compiled.structures import Projection
 
@@ -88,6 +89,20 @@ class Linear:
             return torch.add(residual, self(x), alpha=scale)
         return self._multiplier.add_to(residual, x, scale)
 
+    @property
+    def buffer(self) -> Tensor:
+        """The memory that its product reads, in that product's layout; writing to it changes the weights.
+
+        Raises:
+            UserError: If the product is oneDNN's, whose layout is its own.
+        """
+        return self._multiplier.buffer
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of outputs and of inputs, (O, I)."""
+        return self._multiplier.shape
+
     def rows(self, outputs: Tensor) -> Linear:
         """The projection to some outputs alone, given by number [N], int64; a copy of their weights."""
         bias = None if self.bias is None else self.bias[outputs]
@@ -121,6 +136,16 @@ class _Torch:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
             return out
         return x @ self._transposed if self._bias is None else torch.addmm(self._bias, x, self._transposed)
+
+    @property
+    def buffer(self) -> Tensor:
+        if self._packed is not None:
+            raise UserError("experts of this size need compiled products", "install gcc or clang with OpenMP")
+        return self._transposed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._transposed.shape[1], self._transposed.shape[0]
 
     def add_to(self, residual: Tensor, x: Tensor, scale: float) -> Tensor:
         if self._bias is not None or (self._packed is not None and x.shape[0] >= PACKED_ROWS):
@@ -170,6 +195,16 @@ class CompiledProduct:
         if self._is_ragged or scale != 1.0:
             return torch.add(residual, self(x), alpha=scale)
         return self._product(x, residual.contiguous())
+
+    @property
+    def buffer(self) -> Tensor:
+        """See `Linear.buffer`."""
+        return self._packed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `Linear.shape`."""
+        return self._outputs, self._packed.shape[1]
 
     @property
     def weights(self) -> int:

@@ -110,7 +110,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.checkpoint_files import resolve
-    from bench.runtime.loading import load_decoder
+    from bench.runtime.loading import load_config, load_decoder
+    from bench.runtime.model_config import decoder_config
     from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
     from bench.train.curves import draw
@@ -124,7 +125,8 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     runtime: RuntimeConfig = _object(composed.runtime)
     if runtime.devices > 1:
         raise UserError("training runs on one device", "leave out runtime.devices")
-    options = options_for(runtime, config)
+    has_experts = decoder_config(load_config(folder)).moe is not None
+    options = options_for(runtime, config, has_experts=has_experts)
     _require_memory(trainer, recipe, folder, options)
     decoder = load_decoder(folder, options)
     settle_threads(decoder, runtime.threads)

@@ -41,6 +41,31 @@ def query_key_value(
     )
 
 
+def attended(
+    index: int,
+    rows: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    sees: Tensor,
+    decoder: Decoder,
+    delta: Delta | None = None,
+) -> Tensor:
+    """Rows after a layer's attention and its residual, shape [R, d]; for the arguments see `finish_layer`."""
+    config, layer = decoder.config, decoder.layers[index]
+    is_grouped = config.heads != config.kv_heads
+    mixed = F.scaled_dot_product_attention(
+        queries[None],
+        keys[None],
+        values[None],
+        attn_mask=sees,
+        scale=layer.attention.score_scale,
+        enable_gqa=is_grouped,
+    )
+    mixed, by = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1), layer.attention.residual
+    return add_output(rows, mixed, layer.attention.o, by, config.norm_eps, delta, (index, "o"))
+
+
 def finish_layer(
     index: int,
     rows: Tensor,
@@ -66,19 +91,8 @@ def finish_layer(
     Returns:
         Rows leaving the layer, shape [R, d].
     """
-    config, layer = decoder.config, decoder.layers[index]
-    is_grouped = config.heads != config.kv_heads
-    mixed = F.scaled_dot_product_attention(
-        queries[None],
-        keys[None],
-        values[None],
-        attn_mask=sees,
-        scale=layer.attention.score_scale,
-        enable_gqa=is_grouped,
-    )
-    mixed, by = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1), layer.attention.residual
-    hidden = add_output(rows, mixed, layer.attention.o, by, config.norm_eps, delta, (index, "o"))
-    mlp = dense(layer.mlp)
+    config, mlp = decoder.config, dense(decoder.layers[index].mlp)
+    hidden = attended(index, rows, queries, keys, values, sees, decoder, delta)
     if mlp is None:
         return hidden
     normed = normed_rows(hidden, mlp.norm, config.norm_eps)
