@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.compose.arena import arena_settings
 from bench.compose.automatic_model import AUTOMATIC, settle_model
 from bench.compose.mistakes import explain, is_lost_job
+from bench.compose.places import require_places
 from bench.compose.schema import register_schema
 from bench.compose.settings import Settings, settings_from
 from bench.compose.tuned import with_tuned
@@ -82,13 +83,14 @@ def main() -> None:
     run_composed(job, "bench", "everything measured so far is kept, and the same command resumes")
 
 
-def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> None:
+def run_composed(job: Callable[[DictConfig], None], config: str, kept: str, first: str | None = None) -> None:
     """Let Hydra compose the command line and run `job`, with the exit statuses of this module.
 
     Args:
         job: Called with the composed tree.
         config: Name of the primary yaml file.
         kept: What remains after an interrupt, for the message.
+        first: What is loaded first and what comes next, printed at once; None leaves that to the job.
     """
     print_any_text()
     if not _has_working_directory():
@@ -97,20 +99,8 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         )
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
 
-    @wraps(job)
-    def guarded(composed: DictConfig) -> None:
-        try:
-            job(composed)
-        except BrokenPipeError as error:
-            raise SystemExit(leave_closed_pipe()) from error
-        except Exception as error:  # caught here, since Hydra prints a line about what escapes a job
-            mistake = explain(error)
-            if mistake is None:
-                raise
-            raise SystemExit(report_mistake(mistake)) from error
-
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(guarded)()
+        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(_guarded(job, first))()
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted: {kept}\n")
         sys.exit(INTERRUPTED)
@@ -123,6 +113,26 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> N
         first = str(error).partition("\n")[0]
         sys.stderr.write(f"a run was lost: {first}\nits logs are beside that file; {kept}\n")
         sys.exit(FAILED)
+
+
+def _guarded(job: Callable[[DictConfig], None], first: str | None) -> Callable[[DictConfig], None]:
+    """The job with its first line, and with a mistake told here: Hydra prints a line about what escapes."""
+
+    @wraps(job)
+    def guarded(composed: DictConfig) -> None:
+        if first is not None:
+            announce(first)
+        try:
+            job(composed)
+        except BrokenPipeError as error:
+            raise SystemExit(leave_closed_pipe()) from error
+        except Exception as error:
+            mistake = explain(error)
+            if mistake is None:
+                raise
+            raise SystemExit(report_mistake(mistake)) from error
+
+    return guarded
 
 
 def _in_sessions(composed: DictConfig) -> int:
@@ -142,6 +152,7 @@ def _attempt(composed: DictConfig, session: int | None = None) -> int:
     """Run the job and report errors on stderr; only an interrupt is raised again."""
     try:
         settings = _settings(composed)
+        require_places(settings)
         require_prompts(settings.task.build())  # before torch is loaded, which takes seconds
         return _plan(settings) if settings.plan else _execute(settings, session)
     except UserError as mistake:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 import hydra.errors
 import hydra.utils
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench import PACKAGE_PREFIX, PACKAGE_ROOT
@@ -69,7 +71,7 @@ class Component:
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
             raise UserError(
                 f"{group} must name a constructor in _target_, got {node!r}",
-                f"add '_target_: package.module.Class' to conf/{group}/{name}.yaml",
+                f"add '_target_: package.module.Class' to {yaml_place(group, str(name))}",
             )
         params = {str(key): value for key, value in node.items() if key != "_target_"}
         target = str(node["_target_"])
@@ -97,7 +99,7 @@ class Component:
         except Exception as error:  # Hydra passes on whatever the import raised
             raise UserError(
                 f"{self.group}={self.name}: cannot import {self.target} ({_first_line(error)})",
-                f"correct _target_ in conf/{self.group}/{self.name}.yaml, or install its package",
+                f"correct _target_ in {yaml_place(self.group, self.name)}, or install its package",
             ) from error
         if not callable(constructor):
             raise UserError(
@@ -131,6 +133,19 @@ class Component:
             given = ", ".join(f"{self.group}.{key}={value}" for key, value in self.params.items())
             return UserError(f"{self.group}={self.name}: {_first_line(cause)}", f"change one of: {given}")
         return error
+
+
+def yaml_place(group: str, name: str) -> str:
+    """The file that Hydra took for an option, which may lie in a folder of ``--config-dir``."""
+    if not GlobalHydra.instance().is_initialized():
+        return f"conf/{group}/{name}.yaml"
+    for element in GlobalHydra.instance().config_loader().get_search_path().get_path():
+        folder = Path(str(element.path).removeprefix("file://"))
+        for spelling in (name, name.replace("-", "/")):
+            file = folder / group / f"{spelling}.yaml"
+            if file.is_file():
+                return f"conf/{group}/{spelling}.yaml" if folder == PACKAGE_ROOT / "conf" else str(file)
+    return f"conf/{group}/{name}.yaml"
 
 
 def _plain_types(constructor: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
@@ -250,21 +265,6 @@ def require_complete(composed: DictConfig) -> None:
         raise UserError(
             f"{' and '.join(missing)} must be given", f"add {' '.join(f'{key}=...' for key in missing)}"
         )
-
-
-def require_modules(composed: DictConfig, choices: Mapping[str, str | None]) -> None:
-    """Refuse a method whose weights default to a folder that this model does not have."""
-    raw = OmegaConf.to_container(composed.method, resolve=False)
-    if composed.model.modules is not None or not isinstance(raw, dict):
-        return
-    for key, value in ((str(key), value) for key, value in raw.items()):
-        if isinstance(value, str) and "${model.modules}" in value:
-            method, model = choices.get("method"), choices.get("model")
-            raise UserError(
-                f"method={method} needs modules trained for model={model}, and none are shipped",
-                f"add method.{key}=FOLDER: 'python -m bench.train method={method} model={model}' trains it, "
-                "'python -m bench.convert' makes it of published modules",
-            )
 
 
 def _missing(node: object, prefix: str) -> Iterator[str]:

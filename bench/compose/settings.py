@@ -78,8 +78,6 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
     """
     rules.require_known(composed)
     rules.require_complete(composed)
-    if not composed.bench.plan:  # a plan lists what is missing
-        rules.require_modules(composed, choices)
     settled = _settled(composed)
     tree: Config = OmegaConf.to_object(settled)  # type: ignore[assignment]  # the schema's type
     plain: dict[str, Any] = OmegaConf.to_container(settled, resolve=True)  # type: ignore[assignment]
@@ -99,11 +97,17 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
     )
 
 
+def modules_of(modules: str | None, model: str) -> str:
+    """Folder with one subfolder of trained modules per method; by default where ``bench.train`` puts them."""
+    return modules or f"results/train/{model}"
+
+
 def _settled(composed: DictConfig) -> DictConfig:
-    """`composed` with model name and prompt source; unless they are set they follow from ``model.path``."""
+    """`composed` with model name, modules and prompt source; unless set they follow from ``model.path``."""
     settled = copy.deepcopy(composed)
     model, path = settled.model, str(settled.model.path)
     model.name = model.name or plain_name(Path(path.removeprefix(PACKAGE_PREFIX)).resolve().name)
+    model.modules = modules_of(model.modules, model.name)
     followed = {"auto": "builtin"} if path.startswith(PACKAGE_PREFIX) else _PROMPTS_OF_OTHERS
     model.prompts = followed.get(model.prompts, model.prompts)
     model.questions = None if model.prompts == "official" else model.questions

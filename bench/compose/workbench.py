@@ -18,7 +18,7 @@ from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
 from bench.errors import UserError
 from bench.records.model import Arm, Run
-from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve
+from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve, weight_files
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import Keys
 from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
@@ -27,6 +27,8 @@ from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.runtime.tier_choice import choose_tier, soundest, spread_over
 from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.show.layout import byte_size
+from bench.show.waiting import Loading
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.task import LoadedTask
@@ -175,11 +177,19 @@ class Target:
     def load(self, threads: int | None) -> Decoder:
         """The model, ready to decode; sets torch's CPU threads, see `settle_threads`."""
         make = random_decoder if self.is_random else load_decoder
-        decoder = make(self.folder, self.options)
+        with Loading(self._described()):
+            decoder = make(self.folder, self.options)
         if self.is_tier_free and isinstance(decoder, GraphDecoder):
             decoder = soundest(decoder)
         settle_threads(decoder, threads)
         return decoder
+
+    def _described(self) -> str:
+        """Name and size, for a person who waits."""
+        if self.is_random:
+            return f"{self.folder.name}, random weights"
+        size = sum(file.stat().st_size for file in weight_files(self.folder))
+        return f"{self.folder.name}, {byte_size(size)}"
 
     def prompts(self, count: int) -> list[Tensor]:
         """First turns of built-in prompts, spread over the subtasks; ids, each shape [P]."""

@@ -68,7 +68,12 @@ class ConvertConfig:
 def main() -> None:
     """Entry point of ``python -m bench.convert``."""
     ConfigStore.instance().store(name="convert_schema", node=ConvertConfig)
-    run_composed(_job, "convert", "an unfinished result cannot be loaded; run the command again")
+    run_composed(
+        _job,
+        "convert",
+        "an unfinished result cannot be loaded; run the command again",
+        "loading torch, then the source",
+    )
 
 
 def _job(composed: DictConfig) -> None:

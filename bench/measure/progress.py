@@ -6,46 +6,46 @@ import time
 from types import TracebackType
 from typing import Self
 
-from tqdm import tqdm
-
 from bench.records.model import Arm, Sample
 from bench.show.layout import text_table
+from bench.show.waiting import Wait
 
 TABLE_EVERY_S = 60.0
 """Seconds between two tables of the speeds so far."""
 
 
 class Progress:
-    """The progress bar of one start, counted in answers; silent where stderr is no terminal.
+    """The progress bar of one start, counted in answers; a line a minute where stderr is no terminal.
 
     Args:
         answers: How many are still to be measured.
     """
 
     def __init__(self, answers: int) -> None:
-        self._bar = tqdm(total=answers, unit="answer", disable=None, mininterval=0.5)
+        self._bar = Wait("measuring", answers, "answer")
         self._figures = LiveFigures()
         self._shown_at = time.monotonic()
 
     def begin(self, label: str, prompt_id: str) -> None:
         """An arm begins to decode a question."""
-        self._bar.set_postfix_str(", ".join([f"{label} on {prompt_id}", *self._figures.words()]))
+        self._bar.tell(", ".join([f"{label} on {prompt_id}", *self._figures.words()]))
 
     def add(self, sample: Sample) -> None:
         """A sample is on disk."""
         self._figures.add(sample)
-        self._bar.update()
-        if not self._bar.disable and time.monotonic() - self._shown_at > TABLE_EVERY_S:
+        self._bar.add()
+        if self._bar.is_shown and time.monotonic() - self._shown_at > TABLE_EVERY_S:
             self._shown_at = time.monotonic()
             self._bar.write("\n".join(self._figures.table()))
 
     def __enter__(self) -> Self:
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        self._bar.__exit__(kind, error, trace)
 
 
 class LiveFigures:

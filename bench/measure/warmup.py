@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bench.compose.schema import WarmupConfig
 from bench.compose.workbench import Workbench
@@ -16,6 +15,7 @@ from bench.errors import UserError
 from bench.measure.meters import turn_clock
 from bench.records.model import Prompt, Round
 from bench.runtime.sampling import Sampler
+from bench.show.waiting import Wait
 from methods.core.base import Budget, Method, Stateful
 
 log = logging.getLogger(__name__)
@@ -35,18 +35,34 @@ def warm_up(
         The numbers of rows, the root's included, that the rounds had.
     """
     rows = {1}
-    for method in tqdm(bench.arms.values(), "warm-up", unit="arm", disable=None, leave=False):
-        for place, prompt in enumerate(prompts):
-            ids = torch.tensor(first_prompt(bench, prompt), device=bench.decoder.device)
-            room = bench.decoder.capacity - ids.numel()
-            if room >= 1:
-                budget = Budget(min(_WARMUP_TOKENS, max_new_tokens, room), bench.eos_ids)
-                limit = settings if place == 0 else replace(settings, max_rounds=1)
-                rounds = _decode_until_steady(bench, method, ids, budget, limit)
-                rows |= {step.drafted + 1 for step in rounds}
-        if isinstance(method, Stateful):
-            method.reset()
+    with Wait("warm-up", len(bench.arms), "arm") as wait:
+        for label, method in bench.arms.items():
+            wait.tell(label)
+            rows |= _warm(bench, method, prompts, settings, max_new_tokens)
+            wait.add()
     bench.decoder.prepare(_longest(bench, max_new_tokens))
+    return rows
+
+
+def _warm(
+    bench: Workbench,
+    method: Method,
+    prompts: Sequence[Prompt],
+    settings: WarmupConfig,
+    max_new_tokens: int,
+) -> set[int]:
+    """Warm up with one arm; the numbers of rows that its rounds had."""
+    rows: set[int] = set()
+    for place, prompt in enumerate(prompts):
+        ids = torch.tensor(first_prompt(bench, prompt), device=bench.decoder.device)
+        room = bench.decoder.capacity - ids.numel()
+        if room >= 1:
+            budget = Budget(min(_WARMUP_TOKENS, max_new_tokens, room), bench.eos_ids)
+            limit = settings if place == 0 else replace(settings, max_rounds=1)
+            rounds = _decode_until_steady(bench, method, ids, budget, limit)
+            rows |= {step.drafted + 1 for step in rounds}
+    if isinstance(method, Stateful):
+        method.reset()
     return rows
 
 

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from bench.compose.components import Component, resolve_path
 from bench.compose.identity import PROVENANCE_FILE, module_parameters
+from bench.compose.places import training_command
 from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
 from bench.metrics.roofline import ceiling_tokens_per_s, step_bytes
@@ -154,13 +155,10 @@ def _missing_modules(settings: Settings, method: Component) -> list[str]:
     weights = method.params.get("weights")
     if not isinstance(weights, str):
         return []
-    names = method.name.partition("-")[0], settings.model.name
     folder = Path(resolve_path(weights))
-    if settings.model.modules is None and weights.startswith("None/"):
-        folder = Path(f"results/train/{names[1]}/{names[0]}")
     if is_gguf(folder) or any((folder / name).is_file() for name in (PROVENANCE_FILE, "config.json")):
         return []
-    return [f"{folder} holds no modules: python -m bench.train method={names[0]} model={names[1]}"]
+    return [f"{folder} holds no modules: {training_command(method.name, settings.model, weights)}"]
 
 
 def _is_baseline(method: Component) -> bool:

@@ -25,6 +25,7 @@ from bench.compose.components import require_least
 from bench.compose.schema import ModelConfig, RuntimeConfig, register_schema
 from bench.compose.settings import Settings, settings_from
 from bench.errors import UserError
+from bench.show.waiting import Wait
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +85,12 @@ def main() -> None:
     """Entry point of ``python -m bench.profile``."""
     register_schema()  # each method is composed as the benchmark composes it
     ConfigStore.instance().store(name="profile_schema", node=ProfileConfig)
-    run_composed(_job, "profile", "nothing is stored; an earlier profile stays as it is")
+    run_composed(
+        _job,
+        "profile",
+        "nothing is stored; an earlier profile stays as it is",
+        "loading torch and the model; passes are timed next, then the rounds of each method",
+    )
 
 
 def _job(composed: DictConfig) -> None:
@@ -172,12 +178,13 @@ def _measured(
     from bench.profile.measure import measure_level
 
     turns = Turns(settings.turns, settings.limit_s)
-    levels = []
-    for context in sorted(settings.contexts):
-        log.info("timing passes at context %d", context)
-        levels.append(measure_level(decoder, context, settings.rows or ROW_COUNTS, turns))
-    skipped: dict[str, str] = {}
-    methods = list(_methods(settings, decoder, prompts, names, levels[0].costs, skipped))
+    levels, skipped = [], dict[str, str]()
+    with Wait("timing", len(settings.contexts) + len(names), "schedule") as wait:
+        for context in sorted(settings.contexts):
+            wait.tell(f"passes at context {context}")
+            levels.append(measure_level(decoder, context, settings.rows or ROW_COUNTS, turns))
+            wait.add()
+        methods = list(_methods(settings, decoder, prompts, names, levels[0].costs, skipped, wait))
     return replace(profile, levels=tuple(levels), methods=tuple(methods), skipped=skipped)
 
 
@@ -188,6 +195,7 @@ def _methods(
     names: list[str],
     costs: Costs,
     skipped: dict[str, str],
+    wait: Wait,
 ) -> Iterator[MethodCost]:
     """Every method's rounds.
 
@@ -197,7 +205,7 @@ def _methods(
     from bench.profile.measure import measure_method
 
     for name in names:
-        log.info("timing rounds of %s", name)
+        wait.tell(f"rounds of {name}")
         try:
             composed = _composed(name)
             method: Any = composed.method.build()
@@ -209,6 +217,7 @@ def _methods(
         else:
             cost = measure_method(name, method, decoder, prompts, settings.tokens, costs)
             yield replace(cost, is_cost_only=is_cost_only(composed.model, method))
+        wait.add()
 
 
 def _figures(profile: Profile, path: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from bench.compose.mistakes import explain
 from bench.errors import UserError
 from bench.prove.certificates import Check
 from bench.prove.config import ProveConfig
+from bench.show.waiting import Wait, announce
 
 if TYPE_CHECKING:
     from bench.prove.crew import Crew
@@ -102,29 +104,33 @@ def _names(chosen: ChoiceSweep | Glob | None) -> list[str]:
 def _prove(composed: DictConfig, names: list[str]) -> int:
     """Prove or carry over, and print; the exit status."""
     config: ProveConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
-    components = [_component(name) for name in names]
     what = "carrying over certificates of" if config.carry else "proving"
-    log.info("%s %s on %s: loading", what, ", ".join(names), config.model.name or config.model.path)
+    on = config.model.name or config.model.path
+    announce(f"{what} {', '.join(names)} on {on}: loading torch and the model")
+    components = [_component(name) for name in names]
     from bench.prove.crew import Crew
     from bench.prove.models import Models
 
     models = Models(config)
     models.configured("fp32")  # a mistake about the model is reported before the work begins
-    with Crew(config, models, _progress) as crew:
+    with Crew(config, models) as crew:
         return (_carry if config.carry else _certify)(crew, config, components)
 
 
 def _certify(crew: Crew, config: ProveConfig, components: list[Component]) -> int:
+    """Prove every method, and print what became of each."""
     from bench.prove.certificates import save
     from bench.prove.control_run import caught_by
     from bench.prove.listing import certificate_lines, certificate_table, control_lines
 
-    outcomes, certificates = crew.controls(), []
+    with Wait("controls", crew.number_of_controls, "control") as wait:
+        outcomes, certificates = crew.controls(partial(_progress, wait)), []
     _say(control_lines(outcomes))
-    for certificate in crew.certificates(components, caught_by(outcomes)):
-        certificates.append(certificate)
-        path = save(certificate, Path(config.results_dir))
-        _say(f"\n{certificate_lines(certificate, str(path))}")
+    with Wait("checks", crew.number_of_checks(components), "check") as wait:
+        for certificate in crew.certificates(components, caught_by(outcomes), partial(_progress, wait)):
+            certificates.append(certificate)
+            path = save(certificate, Path(config.results_dir))
+            _say(f"\n{certificate_lines(certificate, str(path))}")
     _say(f"\n{certificate_table(certificates)}")
     are_controls_caught = all(outcome.is_as_expected for outcome in outcomes)
     return OK if are_controls_caught and not any(made.failures for made in certificates) else FAILED
@@ -136,16 +142,19 @@ def _carry(crew: Crew, config: ProveConfig, components: list[Component]) -> int:
 
     status = OK
     prover = crew.prover
-    for component, hashes in zip(components, crew.transcripts(components), strict=True):
-        outcome = carry(component, prover, hashes, Path(config.results_dir))
-        _say(outcome.text)
-        status = status if outcome.is_kept else FAILED
+    with Wait("battery", len(components), "method") as wait:
+        for component, hashes in zip(components, crew.transcripts(components), strict=True):
+            outcome = carry(component, prover, hashes, Path(config.results_dir))
+            _say(outcome.text)
+            status = status if outcome.is_kept else FAILED
+            wait.add()
     return status
 
 
-def _progress(what: str, check: Check | None) -> None:
-    """A line of progress on stderr."""
+def _progress(wait: Wait, what: str, check: Check | None) -> None:
+    """A line of progress on stderr, and a step of the bar."""
     log.info("%s: %s", what, check.status if check is not None else "passed all checks")
+    wait.add()
 
 
 def _component(name: str) -> Component:

@@ -31,12 +31,10 @@ class Crew:
     Args:
         config: Sizes of the proof and how many processes; None is one per core where that is sensible.
         models: This process's own.
-        report: See `Report`.
     """
 
-    def __init__(self, config: ProveConfig, models: Models, report: Report) -> None:
+    def __init__(self, config: ProveConfig, models: Models) -> None:
         self._worker = Worker(config, models)
-        self._report = report
         self._pool: ProcessPoolExecutor | None = None
         jobs = config.jobs or sensible_jobs(models)
         if jobs > 1:  # not forked: a fork in a process with running threads may never return
@@ -56,23 +54,42 @@ class Crew:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=error is not None)
 
-    def controls(self) -> tuple[Outcome, ...]:
-        """What became of every control; see `bench.prove.control_run`."""
+    @property
+    def number_of_controls(self) -> int:
+        """How often `controls` reports."""
+        return len(TRIED)
+
+    def number_of_checks(self, components: Sequence[Component]) -> int:
+        """How often `certificates` reports on these methods.
+
+        Raises:
+            UserError: As `bench.prove.prover.Prover.declared`.
+        """
+        prover = self.prover
+        return sum(len(prover.steps(prover.declared(component))) for component in components)
+
+    def controls(self, report: Report) -> tuple[Outcome, ...]:
+        """What became of every control; see `bench.prove.control_run`.
+
+        Args:
+            report: See `Report`.
+        """
         caught = self._results([("catch", index) for index in range(len(TRIED))])
         outcomes = []
         for control, check in zip(TRIED, caught, strict=True):
-            self._report(f"control: {control.name}", check)
+            report(f"control: {control.name}", check)
             outcomes.append(Outcome(control, check))
         return tuple(outcomes)
 
     def certificates(
-        self, components: Sequence[Component], controls: Mapping[str, str | None]
+        self, components: Sequence[Component], controls: Mapping[str, str | None], report: Report
     ) -> Iterator[Certificate]:
         """One certificate per method, in their order, each as soon as it is made.
 
         Args:
             components: The methods.
             controls: By broken variant, which check caught it; goes into every certificate.
+            report: See `Report`.
 
         Raises:
             UserError: As `bench.prove.prover.Prover.declared`.
@@ -85,7 +102,7 @@ class Crew:
             for check in results:
                 if isinstance(check, Check):
                     checks.append(check)
-                    self._report(f"{component.name}: {check.kind}, {check.subject}", check)
+                    report(f"{component.name}: {check.kind}, {check.subject}", check)
                 else:
                     hashes = check
             certificate = prover.certificate(component, declared, checks, hashes)

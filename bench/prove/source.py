@@ -98,10 +98,7 @@ class Module:
     def pieces(self, modules: dict[str, Module]) -> Iterator[str]:
         """Texts that the hash is made of: definitions, what imported names mean, C sources.
 
-        Args:
-            modules: All modules that decode: an import from one of them is known by what it imports, not by
-            where
-                that stands.
+        `modules` are all that decode: an import from one of them is known by what it imports.
         """
         yield from (text for text, _ in self._definitions)
         for source, item, alias in self._imports:
@@ -141,11 +138,10 @@ def _source_file(name: str) -> Path | None:
         spec = find_spec(top)
     except (ImportError, ValueError):
         return None
-    for depth in range(len(inner)):
+    for part in inner:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        full = ".".join((top, *inner[: depth + 1]))
-        spec = PathFinder.find_spec(full, list(spec.submodule_search_locations))
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", list(spec.submodule_search_locations))
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     return Path(spec.origin)
@@ -157,9 +153,7 @@ def _is_within(name: str, packages: tuple[str, ...]) -> bool:
 
 def _is_beside(name: str, start: str) -> bool:
     """Whether a module lies in the folder of a method that is one file, outside of our packages."""
-    if "." in start:
-        return False
-    home, path = _source_file(start), _source_file(name)
+    home, path = _source_file(start), None if "." in start else _source_file(name)
     if home is None or path is None or "site-packages" in home.parts:
         return False
     return path.is_relative_to(home.parent) and not _is_within(name, ("bench", "tests", "conf"))

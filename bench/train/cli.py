@@ -7,6 +7,7 @@ it prints the memory that the training needs, and stops.
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from bench.cli import run_composed
 from bench.compose.components import Component, require_choice, require_types, resolve_path
 from bench.compose.mistakes import unknown_key
+from bench.compose.places import default_out, require_model_place
 from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS
@@ -52,7 +54,7 @@ class TrainConfig:
             runs every dialogue through the model when it is trained on.
         start: Folder of an earlier result to start from, or several, of which the mean is taken; None starts
             from new weights.
-        out: Folder of the result.
+        out: Folder of the result; None is where ``method.weights`` looks, see `bench.compose.places`.
         plan: Print the memory that the training needs and whether it is available, without training.
         gpu: GPU to plan for, one of `bench.plan.devices.GPUS`; None stands for this machine.
     """
@@ -77,7 +79,12 @@ class TrainConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train``."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    run_composed(_job, "train", "the last checkpoint is kept; the same command resumes from it")
+    run_composed(
+        _job,
+        "train",
+        "the last checkpoint is kept; the same command resumes from it",
+        "loading torch, then the model and the data; training comes next",
+    )
 
 
 def _job(composed: DictConfig) -> None:
@@ -119,8 +126,9 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.train.trainers.modules import train_module
     from methods.core.base import ModuleTrainer
 
-    trainer, recipe = _subject(composed, name)
     config: ModelConfig = _object(composed.model)
+    require_model_place(config)
+    trainer, recipe = _subject(composed, name)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
     if runtime.devices > 1:
@@ -131,7 +139,7 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     decoder = load_decoder(folder, options)
     settle_threads(decoder, runtime.threads)
     tokenizer = load_tokenizer(folder)
-    out = Path(composed.out or f"results/train/{model}/{name}")
+    out = Path(composed.out) if composed.out else default_out(name, model, config)
     data = _data(composed)
     facts: dict[str, Any] = {"model": model, "model_weights": checkpoint_hash(folder), "data": data.location}
     chat = ChatFormat(tokenizer, config.template)
@@ -150,6 +158,15 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
         figures = train_joint(trainer, decoder, folder, dialogues, recipe, out, facts, start)
     log.info("%s for %s is in %s: %s", name, model, out, figures)
     log.info("loss and accuracies over steps: %s", ", ".join(map(str, draw([out]))))
+    log.info("measure it: %s", _use(name, model, out))
+
+
+def _use(name: str, model: str, out: Path) -> str:
+    """The command that decodes with what was trained: the settings of method and model as they were given."""
+    given = [text for text in HydraConfig.get().overrides.task if text.startswith(("method.", "model."))]
+    kept = [text for text in given if not text.startswith("method.weights=")]
+    arguments = [f"method={name}", f"model={model}", *kept, f"method.weights={out}"]
+    return f"python -m bench {shlex.join(arguments)}"
 
 
 def _examples(

@@ -24,6 +24,7 @@ from bench.compose.settings import Settings
 from bench.errors import UserError
 from bench.metrics.intervals import Interval
 from bench.records.files import write_text
+from bench.show.waiting import announce
 from bench.tune.descent import LEAST_GAIN, Changes, descend
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ def _job(composed: DictConfig) -> None:
         )
     grids: Any = OmegaConf.to_container(composed.grids)
     for name in _names(composed):
+        announce(
+            f"tuning {name}: loading torch and the model; {len(grids[name])} steps of its grid come next"
+        )
         tuner = Tuner(composed, name)
         best = descend(grids[name], tuner.speedups)
         tuner.store(best, tuner.gain(best) if best else None)

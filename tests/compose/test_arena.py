@@ -10,6 +10,7 @@ import pytest
 
 from bench.cli import main
 from bench.compose.mistakes import explain
+from bench.compose.places import require_places
 from bench.compose.workbench import prepare_run
 from bench.errors import UserError
 from bench.records.model import Arm
@@ -89,8 +90,9 @@ def test_a_misspelt_setting_is_refused_before_a_model_is_loaded() -> None:
 
 
 def test_a_named_method_without_modules_is_refused() -> None:
-    with pytest.raises(UserError, match="method=kangaroo needs modules trained for model=vicuna_7b"):
-        arena_of("[sam,kangaroo]", "model=vicuna_7b")
+    settings = arena_of("[sam,kangaroo]", "model=vicuna_7b")
+    with pytest.raises(UserError, match="method=kangaroo has no modules for model=vicuna_7b"):
+        require_places(settings)
 
 
 def test_method_and_methods_together_are_refused_in_two_lines(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_all_leaves_out_what_is_given_its_acceptance(caplog: pytest.LogCaptureFi
     ("overrides", "reason"),
     [
         (["model=local", "model.path=./mine"], "no modules in ./mine/modules/kangaroo"),
-        (["model=vicuna_7b"], "method=kangaroo needs modules trained for model=vicuna_7b"),
+        (["model=vicuna_7b"], "no modules in results/train/vicuna_7b/kangaroo"),
     ],
     ids=["a folder that is not there", "no folder"],
 )

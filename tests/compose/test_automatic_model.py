@@ -14,6 +14,7 @@ import pytest
 import bench.compose.automatic_model
 import bench.runtime.package_index
 from bench.compose.automatic_model import settle_model
+from bench.compose.places import require_places
 from bench.compose.settings import Settings, settings_from
 from bench.errors import UserError
 from tests.harness import ROOT, composed_settings, composed_tree
@@ -102,8 +103,8 @@ def test_a_method_without_modules_names_the_model_it_would_need_them_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bench.compose.automatic_model, "fetch_model", lambda name: tmp_path)
-    with pytest.raises(UserError, match="needs modules trained for model=smollm2"):
-        settled("model=auto", "method=kangaroo", "model.modules=null")
+    with pytest.raises(UserError, match="method=kangaroo has no modules for model=smollm2"):
+        require_places(settled("model=auto", "method=kangaroo", "model.modules=null"))
 
 
 def command(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -126,4 +126,4 @@ def test_a_wrong_model_is_named_before_questions_are_fetched(
 ) -> None:
     given = ["model=local", "model.path=./nowhere", "model.prompts=official", "task=mt_bench"]
     error, _ = typed([*given, f"hydra.run.dir={tmp_path}"], monkeypatch, capfd)
-    assert "there is no folder ./nowhere" in error
+    assert "model.path=./nowhere: there is no such folder" in error

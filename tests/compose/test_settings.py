@@ -202,11 +202,6 @@ def test_the_record_holds_the_whole_resolved_configuration() -> None:
         (["measure.level=1"], "measure.level must lie in (0, 1), got 1.0", "0.95"),
         (["measure.history=frosen"], "measure.history must be one of free, frozen", "measure.history=free"),
         (["model=local"], "model.path must be given", "add model.path=..."),
-        (
-            ["model=vicuna_7b"],
-            "method=kangaroo needs modules trained for model=vicuna_7b",
-            "python -m bench.train",
-        ),
         (["results_dir=${nope}"], "results_dir: Interpolation key 'nope' not found", "change results_dir"),
     ],
 )

@@ -73,7 +73,12 @@ class AnswersConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.answers``."""
     ConfigStore.instance().store(name="answers_schema", node=AnswersConfig)
-    run_composed(_job, "answers", "all batches but the last are stored, and the same command resumes")
+    run_composed(
+        _job,
+        "answers",
+        "all batches but the last are stored, and the same command resumes",
+        "loading torch and the model; the prompts are answered next",
+    )
 
 
 def _job(composed: DictConfig) -> None:

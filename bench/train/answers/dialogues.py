@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from bench.records.model import Message, Prompt
+from bench.show.waiting import Wait
 from bench.tasks.chat import ChatFormat
 from bench.tasks.messages import said
 from bench.tasks.prompt_files.conversation import ASSISTANT, SYSTEM
@@ -175,8 +174,7 @@ def answer_all(answering: Answering, requests: Sequence[Prompt], size: int, file
         file: Where the rows go.
     """
     tally, missing = Tally(), {request.id for request in file.missing(requests)}
-    done, logged_s = len(requests) - len(missing), 0.0
-    with tqdm(total=len(requests), initial=done, unit="prompt", disable=None) as bar:
+    with Wait("answering", len(requests), "prompt", done=len(requests) - len(missing)) as wait:
         for whole in batches(requests, size, answering):
             batch = [request for request in whole if request.id in missing]
             if not batch:
@@ -185,13 +183,8 @@ def answer_all(answering: Answering, requests: Sequence[Prompt], size: int, file
             rows = answering.answer(batch)
             file.append(rows)
             tally.add(rows, time.perf_counter() - start)
-            bar.update(len(rows))
-            bar.set_postfix({"tokens/s": f"{tally.tokens_per_s:.0f}"})
-            if bar.disable and tally.seconds - logged_s >= LOG_EVERY_S:
-                logged_s = tally.seconds
-                left = len(missing) - tally.rows
-                minutes = left * tally.seconds / tally.rows / 60
-                log.info("%.0f tokens/s, %d prompts left, about %.0f min", tally.tokens_per_s, left, minutes)
+            wait.add(len(rows))
+            wait.tell(f"{tally.tokens_per_s:.0f} tokens/s")
     return tally
 
 

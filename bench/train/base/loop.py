@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed
 from transformers import PreTrainedTokenizerFast
 
+from bench.show.waiting import Wait
 from bench.train.base import layerskip
 from bench.train.base.data import MicroBatch, MicroBatches
 from bench.train.base.evaluation import evaluate_exits
@@ -83,12 +84,14 @@ class Trainer:
     def run(self, must_stop: Callable[[], bool]) -> None:
         """Train to the end, or until any worker must stop; then save."""
         start, tokens = time.perf_counter(), self.tokens
-        while self.step < self.recipe.steps:
-            tally = self.train_step(must_stop())
-            if tally is None:
-                break
-            if self.rank == 0:
-                self._report(tally, (self.tokens - tokens) / (time.perf_counter() - start))
+        with Wait("training", self.recipe.steps, done=self.step) as wait:
+            while self.step < self.recipe.steps:
+                tally = self.train_step(must_stop())
+                if tally is None:
+                    break
+                if self.rank == 0:
+                    self._report(tally, (self.tokens - tokens) / (time.perf_counter() - start))
+                    wait.add()
         if self.rank == 0:
             self._save()
             if self.step == self.recipe.steps:

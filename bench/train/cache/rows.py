@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bench.errors import UserError
 from bench.records.files import write_text
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import DraftHead
 from bench.show.layout import byte_size
+from bench.show.waiting import Wait
 from bench.train.cache.store import array
 from bench.train.same_settings import read_object, require_same_settings
 from bench.train.trainers.loop import Dialogue
@@ -88,14 +88,13 @@ class RowCache:
             byte_size(self.size_bytes(taps)),
             self._folder,
         )
-        bar = tqdm(total=self._starts[-1], initial=self._starts[first], unit="token", disable=None)
-        for place in range(first, count):
-            self._run(place, taps)
-            bar.update(self._ids[place].numel())
-            if place + 1 == count or (place + 1) % _SAVE_EVERY == 0:
-                done |= {name: max(place + 1, done.get(name, 0)) for name in names}
-                write_text(self._folder / INDEX_FILE, json.dumps(self._index, indent=1) + "\n")
-        bar.close()
+        with Wait("cache", self._starts[-1], "token", done=self._starts[first]) as wait:
+            for place in range(first, count):
+                self._run(place, taps)
+                wait.add(self._ids[place].numel())
+                if place + 1 == count or (place + 1) % _SAVE_EVERY == 0:
+                    done |= {name: max(place + 1, done.get(name, 0)) for name in names}
+                    write_text(self._folder / INDEX_FILE, json.dumps(self._index, indent=1) + "\n")
 
     def size_bytes(self, taps: Sequence[int]) -> int:
         """Room on disk of the rows of these layers and of the next tokens."""

@@ -62,7 +62,12 @@ class CalibrateConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.calibrate``."""
     ConfigStore.instance().store(name="calibrate_schema", node=CalibrateConfig)
-    run_composed(_job, "calibrate", "nothing was stored, the earlier tree is kept")
+    run_composed(
+        _job,
+        "calibrate",
+        "nothing was stored, the earlier tree is kept",
+        "loading torch and the model; held-out prompts are continued next, then trees are timed",
+    )
 
 
 def _job(composed: DictConfig) -> None:

@@ -55,7 +55,12 @@ class FrequentTokensConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.frequent_tokens``."""
     ConfigStore.instance().store(name="frequent_tokens_schema", node=FrequentTokensConfig)
-    run_composed(_job, "frequent_tokens", "nothing was written")
+    run_composed(
+        _job,
+        "frequent_tokens",
+        "nothing was written",
+        "loading the tokenizer; the answers are counted next",
+    )
 
 
 def _job(composed: DictConfig) -> None:

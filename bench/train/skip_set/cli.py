@@ -80,7 +80,12 @@ class SkipSetConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.skip_set``."""
     ConfigStore.instance().store(name="skip_set_schema", node=SkipSetConfig)
-    run_composed(_job, "skip_set", "nothing was stored, the earlier set is kept")
+    run_composed(
+        _job,
+        "skip_set",
+        "nothing was stored, the earlier set is kept",
+        "loading torch and the model; held-out prompts are continued next, then sets are tried",
+    )
 
 
 def _job(composed: DictConfig) -> None:

@@ -17,9 +17,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from bench.records.files import acquire, release
+from bench.show.waiting import Wait
 from bench.train.trainers.checkpoint import intact, load_start, load_state, make_folder, save_state
 from bench.train.trainers.course import Course
 from bench.train.trainers.recipe import ModuleRecipe
@@ -87,16 +87,15 @@ class TrainingLoop(ABC, Generic[Item]):
         self._resume()
         recipe, course = self._recipe, self._course
         stream = islice(items, self._step * recipe.batch, None)
-        bar = tqdm(
-            range(self._step, recipe.steps), initial=self._step, total=recipe.steps, unit="step", disable=None
-        )
-        for _ in bar:
-            rate = recipe.lr * recipe.lr_factor(self._step)
-            figures = self.train_step(list(islice(stream, recipe.batch)))
-            if shown := course.passed(self._step, rate, figures):
-                bar.set_postfix(shown)
-            if self._step % recipe.checkpoint_every == 0:
-                self._save()
+        with Wait("training", recipe.steps, done=self._step) as wait:
+            for _ in range(self._step, recipe.steps):
+                rate = recipe.lr * recipe.lr_factor(self._step)
+                figures = self.train_step(list(islice(stream, recipe.batch)))
+                if shown := course.passed(self._step, rate, figures):
+                    wait.tell(", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+                if self._step % recipe.checkpoint_every == 0:
+                    self._save()
+                wait.add()
         return course.figures
 
     def _update(self, *peak_rates: float) -> None:
