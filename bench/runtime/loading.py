@@ -26,9 +26,8 @@ from bench.runtime.gguf_config import gguf_config
 from bench.runtime.linear import Linear
 from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import CheckpointTensors, TensorStore, require_room
+from bench.runtime.placements import make_placement
 from bench.runtime.residual import Residual
-from bench.runtime.rotary import RotaryRule
-from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
 from bench.runtime.stored_tensors import read_tensors, stored_tensors
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
 from bench.runtime.tiers.eager import EagerDecoder
@@ -40,6 +39,12 @@ _KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _NORMS = {
     (True, False): ("input_layernorm", None, "post_attention_layernorm", None),
+    (True, True): (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ),
     (False, True): (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
 }
 """Names of the norms before and after attention, before and after the MLP, by whether a family has them."""
@@ -139,7 +144,7 @@ def build_decoder(
     if vocabulary is not None and vocabulary != shape.vocab:
         weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
-    placement = make_placement(config, shape, capacity, options)
+    placement = make_placement(config, shape, capacity, options.device, options.dtype)
     if options.device.type == "cuda":
         _choose_kernels()
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
@@ -159,18 +164,6 @@ def _choose_kernels() -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
-def make_placement(config: Any, shape: DecoderConfig, capacity: int, options: RuntimeOptions) -> Placement:  # noqa: ANN401
-    """Positions and masks; only a rotary embedding that is scaled for long texts needs a rule of its own."""
-    groups, rope = shape.heads // shape.kv_heads, config.rope_parameters
-    if rope.get("rope_type", "default") != "default":
-        rule = RotaryRule(config, capacity, options.dtype, options.device)
-        return Placement(*rule.tables(), groups, shape.window, rule)
-    width = int(shape.head_dim * rope.get("partial_rotary_factor", 1.0))
-    cos, sin = rotary_tables(plain_frequencies(width, rope["rope_theta"]), capacity)
-    place = (options.device, options.dtype)
-    return Placement(cos.to(*place), sin.to(*place), groups, shape.window)
-
-
 def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.device) -> Weights:
     """The weights of a model from its named tensors, which are removed from the dictionary as they are used.
 
@@ -181,7 +174,8 @@ def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.devic
     names = set(tensors)
     has_head_only = shape.tied_head and _HEAD in names and _EMBEDDING not in names
     embedding = source.take(_HEAD if has_head_only else _EMBEDDING, shape.vocab, shape.width)
-    layers = [_layer(source, shape, f"model.layers.{index}") for index in range(shape.layers)]
+    others = frozenset[int]() if shape.alternate is None else shape.alternate.layers
+    layers = [_layer(source, shape, f"model.layers.{i}", i in others) for i in range(shape.layers)]
     final_norm = source.norm("model.norm.weight", shape.width)
     has_own_head = _HEAD in names and not has_head_only
     head = source.take(_HEAD, shape.vocab, shape.width) if has_own_head or not shape.tied_head else embedding
@@ -232,7 +226,9 @@ def read_layers(
     return layers
 
 
-def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Layer:
+def _layer(
+    tensors: CheckpointTensors, shape: DecoderConfig, prefix: str, is_alternate: bool = False
+) -> Layer:
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = [
@@ -257,6 +253,7 @@ def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Lay
             key_norm=key_norm,
             residual=Residual(norms[1], shape.residual_scale),
             score_scale=shape.score_scale,
+            is_alternate=is_alternate,
         ),
         mlp=Mlp(
             norm=norms[2],
