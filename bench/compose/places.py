@@ -122,6 +122,7 @@ def trained_name(method: str) -> str:
 def model_arguments(model: ModelConfig) -> list[str]:
     """What names this model on a command line."""
     file = _CONF / "model" / f"{model.name}.yaml"
-    if file.is_file() and OmegaConf.load(file).get("path") == model.path:
+    known: Any = OmegaConf.load(file) if file.is_file() else {}
+    if known.get("path") == model.path:
         return [f"model={model.name}"]
     return ["model=local", f"model.path={model.path}"]

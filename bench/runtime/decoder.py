@@ -47,6 +47,7 @@ class Attention:
     key_norm: Tensor | None = None  # [D] or [Hkv D]
     residual: Residual = PLAIN
     score_scale: float | None = None  # 1 / sqrt(D) by default
+    is_alternate: bool = False  # the layer places rows as `Rows.alternate`
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +271,7 @@ class Decoder:
     def _attend(
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None
     ) -> Tensor:
-        config = self.config
+        config, rows = self.config, rows.of(weights.is_alternate)
         normed = normed_rows(hidden, weights.norm, config.norm_eps)
         qkv = weights.qkv(normed)
         if delta is not None:

@@ -28,9 +28,8 @@ from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import CheckpointTensors, TensorStore, memory_bytes, require_room
 from bench.runtime.moe import Moe
 from bench.runtime.moe_weights import read_moe
+from bench.runtime.placements import make_placement
 from bench.runtime.residual import Residual
-from bench.runtime.rotary import RotaryRule
-from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
 from bench.runtime.several_devices import Load, SpreadCache, layer_of, parts_of
 from bench.runtime.stored_tensors import read_tensors, stored_tensors
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
@@ -43,6 +42,12 @@ _KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _NORMS = {
     (True, False): ("input_layernorm", None, "post_attention_layernorm", None),
+    (True, True): (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ),
     (False, True): (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
 }
 """Names of the norms before and after attention, before and after the MLP, by whether a family has them."""
@@ -176,7 +181,7 @@ def build_decoder(
     if vocabulary is not None and vocabulary != shape.vocab:
         weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
-    placement = make_placement(config, shape, capacity, options)
+    placement = make_placement(config, shape, capacity, options.device, options.dtype)
     if options.device.type == "cuda":
         _choose_kernels()
     if parts := parts_of(options.layer_devices):
@@ -197,18 +202,6 @@ def _choose_kernels() -> None:
     """
     torch.backends.cuda.enable_cudnn_sdp(enabled=False)
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-
-
-def make_placement(config: Any, shape: DecoderConfig, capacity: int, options: RuntimeOptions) -> Placement:  # noqa: ANN401
-    """Positions and masks; only a rotary embedding that is scaled for long texts needs a rule of its own."""
-    groups, rope = shape.heads // shape.kv_heads, config.rope_parameters
-    if rope.get("rope_type", "default") != "default":
-        rule = RotaryRule(config, capacity, options.dtype, options.device)
-        return Placement(*rule.tables(), groups, shape.window, rule)
-    width = int(shape.head_dim * rope.get("partial_rotary_factor", 1.0))
-    cos, sin = rotary_tables(plain_frequencies(width, rope["rope_theta"]), capacity)
-    place = (options.device, options.dtype)
-    return Placement(cos.to(*place), sin.to(*place), groups, shape.window)
 
 
 def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.device) -> Weights:
@@ -301,6 +294,7 @@ def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str, index:
             key_norm=key_norm,
             residual=Residual(norms[1], shape.residual_scale),
             score_scale=shape.score_scale,
+            is_alternate=shape.alternate is not None and index in shape.alternate.layers,
         ),
         mlp=mlp,
     )

@@ -6,7 +6,7 @@ because its messages about a wrong type name neither file nor fix. Code in a che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, read_json, require_whole_model
 from bench.runtime.families import FAMILIES, FAMILY_OF, DecoderConfig, supported_families, unsupported
-from bench.runtime.family_options import FAMILY_OPTIONS, no_options, window_of
+from bench.runtime.family_options import FAMILY_OPTIONS, biases, layer_placements, no_options
 from bench.runtime.moe_config import moe_config
 
 _MOST = {
@@ -35,14 +35,18 @@ _MOST = {
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
 _POSITIVE = (
     "rope_theta",
+    "rope_local_base_freq",
     "attention_multiplier",
     "embedding_multiplier",
     "logits_scaling",
+    "query_pre_attn_scalar",
     "residual_multiplier",
 )
 _LISTS = {"short_factor", "long_factor"}
 _WORDS = {"type", "rope_type"}
 _SCALES = ("attention_factor", "mscale")
+_ROPE_BY_LAYER_TYPE = {"gemma3_text"}
+"""Models that hold rotary settings for each type of layer."""
 _HUGE = 1e30
 _MOST_SCALE = 1e3
 """Far more than any checkpoint multiplies its rotary tables by."""
@@ -50,20 +54,6 @@ _REFUSALS = (StrictDataclassError, ValueError, TypeError, LookupError, Attribute
 """What transformers raises about odd values."""
 _FIX = "use the checkpoint's own config.json, as its authors published it"
 
-
-_OPTIONAL_BIAS = {
-    "LlamaForCausalLM",
-    "Qwen3ForCausalLM",
-    "Qwen3MoeForCausalLM",
-    "GemmaForCausalLM",
-    "GraniteForCausalLM",
-    "Olmo2ForCausalLM",
-    "OlmoeForCausalLM",
-}
-"""Families whose modeling code reads ``attention_bias``; the others ignore it."""
-
-_OPTIONAL_MLP_BIAS = {"LlamaForCausalLM", "GraniteForCausalLM"}
-"""Likewise ``mlp_bias``."""
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -120,7 +110,6 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
     family = _family(config)
     _refuse_quantised(config)
     _require_consistent(config)
-    attention_bias = family in _OPTIONAL_BIAS and bool(getattr(config, "attention_bias", False))
     return DecoderConfig(
         family=family,
         layers=config.num_hidden_layers,
@@ -134,11 +123,9 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
         context=_context(config),
         activation=_activation(family, config),
         tied_head=bool(config.tie_word_embeddings),
-        window=window_of(family, config),
-        qkv_bias=attention_bias or family == "Qwen2ForCausalLM" or bool(getattr(config, "qkv_bias", False)),
         moe=moe_config(config),
-        output_bias=attention_bias,
-        mlp_bias=family in _OPTIONAL_MLP_BIAS and bool(getattr(config, "mlp_bias", False)),
+        **layer_placements(family, config),
+        **biases(family, config),
         **FAMILY_OPTIONS.get(family, no_options)(config),
     )
 
@@ -183,11 +170,21 @@ def require_fields(fields: Mapping[str, Any], source: str) -> None:
         is_right = number is None or (_is_number(number) and number > 0)
         _require(is_right, source, name, number, "a number above 0")
     for name in ("rope_parameters", "rope_scaling"):
-        _require_rope(fields.get(name), f"{source}: {name}")
+        for label, rope in _rope_parts(fields, name):
+            _require_rope(rope, f"{source}: {label}")
     tokens = fields.get("eos_token_id")
     tokens = tokens if isinstance(tokens, list) else [tokens]
     is_token = all(token is None or (_is_whole(token) and token >= -1) for token in tokens)
     _require(is_token, source, "eos_token_id", fields.get("eos_token_id"), "a token id, or a list of them")
+
+
+def _rope_parts(fields: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """The rotary settings of a field, by layer type where the model has them so, and what to call them."""
+    rope = fields.get(name)
+    if fields.get("model_type") in _ROPE_BY_LAYER_TYPE and isinstance(rope, dict) and "rope_type" not in rope:
+        yield from ((f"{name}.{kind}", own) for kind, own in rope.items())
+    else:
+        yield name, rope
 
 
 def _require_rope(rope: Any, source: str) -> None:  # noqa: ANN401 - whatever the file holds

@@ -250,4 +250,5 @@ def _rows_on(rows: Rows, device: torch.device) -> Rows:
     if rows.cos.device == device:
         return rows
     mask = None if rows.mask is None else _on(rows.mask, device)
-    return replace(rows, cos=_on(rows.cos, device), sin=_on(rows.sin, device), mask=mask)
+    other = None if rows.alternate is None else _rows_on(rows.alternate, device)
+    return replace(rows, cos=_on(rows.cos, device), sin=_on(rows.sin, device), mask=mask, alternate=other)

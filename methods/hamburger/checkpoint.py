@@ -263,7 +263,7 @@ def _check_fit(tuned: Decoder, target: Decoder, shape: HamburgerShape, folder: P
             "with the number of tokens",
             "set runtime.max_length to the model's original context, or use a model without such scaling",
         )
-    window = tuned.config.window
+    window = tuned.config.shortest_window
     if window is not None and window < tuned.capacity:
         raise UserError(
             f"hamburger's entries stand for several tokens, and a sliding window of {window} counts tokens",

@@ -44,6 +44,8 @@ ASKED_FOR = {
     "mistral": ["7b_instruct"],
     "phi3": ["mini"],
     "gemma": ["2b_it", "7b_it"],
+    "gemma3": ["270m_it", "1b_it"],
+    "smollm3": ["3b"],
     "granite3.3": ["2b_instruct", "8b_instruct"],
     "olmo2": ["1b_instruct", "7b_instruct"],
     "tinyllama": ["1.1b_chat"],
@@ -87,6 +89,7 @@ def test_models_that_are_gated_say_so() -> None:
     gated = [file.stem for file in PUBLISHED if file.read_text().count("Gated:")]
     assert {name.split("_")[0] for name in gated} == {
         "gemma",
+        "gemma3",
         "layerskip",
         "llama2",
         "llama3",

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GraniteConfig,
     LlamaConfig,
     Olmo2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -48,6 +50,8 @@ FAMILIES: dict[str, Any] = {
 UNLIKE_LLAMA: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "granite": (GraniteConfig, GRANITE),
     "olmo2": (Olmo2Config, {}),
+    "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2}),
+    "gemma3": (Gemma3TextConfig, {"sliding_window": 6, "sliding_window_pattern": 3}),
 }
 """Families whose layers do more than Llama's, with their own keys."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -261,12 +261,18 @@ class TestReadOnlyRows:
         places = torch.tensor([*range(len(sequence)), position])
         visible = torch.ones(total, total).tril().bool()
         visible[-1] = torch.arange(total) < seen
-        window = pair.decoder.config.window
-        if window is not None:
-            visible &= places[None, :] > places[:, None] - window
-        mask = torch.zeros(total, total).masked_fill(~visible, torch.finfo(torch.float32).min)
+
+        def mask(window: int | None) -> Tensor:
+            near = places[None, :] > places[:, None] - (CONTEXT if window is None else window)
+            hidden = torch.finfo(torch.float32).min
+            return torch.zeros(total, total).masked_fill(~(visible & near), hidden)[None, None]
+
+        config = pair.decoder.config
+        masks: Any = mask(config.window)
+        if config.alternate is not None and config.alternate.window != config.window:
+            masks = {"full_attention": masks, "sliding_attention": mask(config.alternate.window)}
         return oracle_logits(
-            pair.oracle, [*sequence, extra], attention_mask=mask[None, None], position_ids=places[None]
+            pair.oracle, [*sequence, extra], attention_mask=masks, position_ids=places[None]
         )[-1]
 
     def test_rows_after_written_ones(self, pair: Pair) -> None:

@@ -34,7 +34,7 @@ class EagerDecoder(Decoder):
     def _attend(
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None
     ) -> Tensor:
-        config, count = self.config, hidden.shape[0]
+        config, count, rows = self.config, hidden.shape[0], rows.of(weights.is_alternate)
         normed = hidden if weights.norm is None else self._norm(hidden, weights.norm)
         sizes = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
         ends = [sum(sizes[: part + 1]) for part in range(3)]

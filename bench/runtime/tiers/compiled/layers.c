@@ -100,14 +100,15 @@ static void norm_parts(float *x, int64_t total, const float *weight, float eps, 
 }
 
 /* Rotate queries and keys of row r, after their norms if the family has them; store its keys and values. */
-static void place(const struct model *m, const struct layer *layer, const struct pass *p, int64_t r,
+static void place_row(const struct model *m, const struct layer *layer, const struct pass *p, int64_t r,
                   float *qkv)
 {
     const int64_t size = m->head_dim, turned = m->heads + m->kv_heads;
+    const struct place *at = p->places + layer->place;
     norm_parts(qkv, m->heads * size, layer->query_norm, m->eps, layer->query_norm_width);
     norm_parts(qkv + m->heads * size, m->kv_heads * size, layer->key_norm, m->eps, layer->key_norm_width);
     for (int64_t h = 0; h < turned; h++)
-        rotate(qkv + h * size, p->cos + r * m->rotary, p->sin + r * m->rotary, m->rotary);
+        rotate(qkv + h * size, at->cos + r * at->rotary, at->sin + r * at->rotary, at->rotary);
     if (r >= p->writes) return;
     for (int64_t h = 0; h < m->kv_heads; h++) {
         int64_t slot = (h * m->capacity + p->base + r) * size;
@@ -150,7 +151,7 @@ static void attention(const struct model *m, const struct layer *layer, int64_t 
     const int64_t wide = layer->qkv.outputs, narrow = padded(m->most_inputs);
     const struct matrix rows = entering(m, p, b, layer->attention_norm);
     project_changed(&layer->qkv, QKV, index, p, rows, 0, b.interleaved, b.wide);
-    for (int64_t r = 0; r < p->rows; r++) place(m, layer, p, r, b.wide + r * wide);
+    for (int64_t r = 0; r < p->rows; r++) place_row(m, layer, p, r, b.wide + r * wide);
     attend_rows(m, layer, p, (struct attended){b.wide, b.narrow, b.attention, wide, narrow});
     add_output(m, &layer->o, O, index, p, layer->attention_residual, b);
 }
