@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from methods.core.base import Method, traits_of
 
 if TYPE_CHECKING:
     from bench.compose.workbench import Target
+
+LONGEST = 60
+"""Characters of a setting that tables show."""
 
 
 def describe_run(
@@ -50,6 +54,7 @@ def describe_run(
         labels={
             **({} if settings.is_arena else next(iter(own.values()))),
             "prompts": task.source.name.value,
+            **({"chat": text} if (text := _chat_text(settings)) else {}),
             "partial": task.source.partial,
             "random weights": settings.model.weights == "random",
             "tier": target.options.tier,
@@ -57,6 +62,20 @@ def describe_run(
         },
         methods=parts,
     )
+
+
+def _chat_text(settings: Settings) -> str:
+    """What the chat template is given, for tables; empty if nothing is set."""
+    given = settings.chat.given
+    named = {"chat.system": given["system"]} if "system" in given else {}
+    named |= given.get("template_args", {})
+    return ", ".join(f"{name}={_shown(value)}" for name, value in named.items())
+
+
+def _shown(value: object) -> str:
+    """A setting in JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f'{text[: LONGEST - 4]}..."'
 
 
 def _own_labels(settings: Settings, label: str, method: Method, sampler: Sampler) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def run_identity(
         "model": {key: value for key, value in kept.items() if value or key not in _ADDED},
         "model_weights": weights,
         "template": template,
+        **settings.chat.facts,
         "sampling": plain["sampling"],
         "runtime": runtime | ({"tier": "compiled"} if tier == "compiled" else {}),
         "history": settings.measure.history,

@@ -84,6 +84,40 @@ class ModelConfig:
 
 
 @dataclass
+class ChatConfig:
+    """What the chat template is given beside a question.
+
+    Args:
+        system: System message of questions that have none of their own; None leaves it to the template.
+        template_args: Arguments of the tokenizer's chat template by name, such as ``enable_thinking``; None
+            gives none. Of no declared type, or Hydra would refuse names that it does not know.
+    """
+
+    system: str | None = None
+    template_args: Any = None
+
+    def __post_init__(self) -> None:
+        if self.system is not None and not self.system.strip():
+            what = f"chat.system must hold text, got {self.system!r}"
+            raise UserError(what, "use chat.system=null to leave it to the chat template")
+        args = {} if self.template_args is None else self.template_args
+        if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+            what = f"chat.template_args must map names to values, got {args!r}"
+            raise UserError(what, "write 'chat.template_args={enable_thinking: false}'")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is set, for records: empty where nothing is."""
+        system = {} if self.system is None else {"system": self.system}
+        return {**system, **({"template_args": dict(self.template_args)} if self.template_args else {})}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The entry ``chat`` of a record, only where something is set."""
+        return {"chat": self.given} if self.given else {}
+
+
+@dataclass
 class SamplingConfig:
     """How tokens are chosen: temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token."""
 
@@ -210,6 +244,7 @@ class Config:
     tuned: str | None = None
     task: Any = MISSING
     model: ModelConfig = MISSING  # an instance would settle its name before its path is known
+    chat: ChatConfig = field(default_factory=ChatConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)

@@ -14,7 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from bench import PACKAGE_PREFIX
 from bench.compose import components as rules
 from bench.compose.components import Component
-from bench.compose.schema import Config, MeasureConfig, ModelConfig, RuntimeConfig, SamplingConfig, plain_name
+from bench.compose.schema import (
+    ChatConfig,
+    Config,
+    MeasureConfig,
+    ModelConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    plain_name,
+)
 from bench.records.model import Arm
 
 _PROMPTS_OF_OTHERS = {"auto": "official", "builtin": "natural"}
@@ -36,6 +44,7 @@ class Settings:
     methods: Mapping[str, Component]
     task: Component
     model: ModelConfig
+    chat: ChatConfig
     sampling: SamplingConfig
     runtime: RuntimeConfig
     measure: MeasureConfig
@@ -85,6 +94,7 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
         methods={Arm.METHOD.value: Component.from_node("method", choices.get("method"), plain["method"])},
         task=Component.from_node("task", choices.get("task"), plain["task"]),
         model=tree.model,
+        chat=tree.chat,
         sampling=tree.sampling,
         runtime=tree.runtime,
         measure=tree.measure,

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bench.compose.description import describe_run
 from bench.compose.identity import checkpoint_hash, shape_hash
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
 from bench.errors import UserError
-from bench.records.model import Arm, Run
+from bench.records.model import Arm, Prompt, Run
 from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve, weight_files
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import Keys
@@ -35,6 +36,9 @@ from bench.tasks.task import LoadedTask
 from bench.tasks.tokenizer import ends_beside_config, eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
 from methods.core.base import Exactness, Method, traits_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SMALL_MODEL = 100_000_000
 _TOKENIZER = Keys("model.tokenizer", "model.revision")
@@ -109,15 +113,24 @@ def prepare_run(settings: Settings) -> PreparedRun:
         UserError: If any part of the settings cannot be met.
     """
     methods: dict[str, Method] = {label: method.build() for label, method in settings.methods.items()}
-    target = find_target(settings.model, settings.runtime)  # before the task, whose questions may be fetched
+    # before the task, whose questions may be fetched
+    target = find_target(settings.model, settings.runtime, settings.chat)
     task: LoadedTask = settings.task.build().load()
     for prompt in task.prompts:  # before the first sample, not at the first that fails
-        if target.chat.has_unknown_tokens or prompt.opening or prompt.tools:
-            target.chat.ids_of(prompt)
+        if target.chat.has_unknown_tokens or prompt.opening or prompt.tools or settings.chat.given:
+            _require_prompt(target.chat, prompt)
     sampling = Sampling(**asdict(settings.sampling))
     sampler = Sampler(sampling, torch.device("cpu"), 0)  # what a method promises depends on no device
     run = describe_run(settings, task, target, methods, sampler)
     return PreparedRun(methods, task, target, sampling, settings.has_control, settings.has_eager_arm, run)
+
+
+def _require_prompt(chat: ChatFormat, prompt: Prompt) -> None:
+    """Refuse a question that the chat template cannot write."""
+    try:
+        chat.ids_of(prompt)
+    except UserError as mistake:
+        raise UserError(f"question {prompt.id}: {mistake.what}", mistake.fix) from mistake
 
 
 def build_workbench(settings: Settings) -> Workbench:
@@ -199,8 +212,13 @@ class Target:
         return [torch.tensor(prompt, device=self.options.device) for prompt in ids]
 
 
-def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
+def find_target(model: ModelConfig, runtime: RuntimeConfig, chat: ChatConfig | None = None) -> Target:
     """Find a model and load its tokenizer.
+
+    Args:
+        model: The model.
+        runtime: Where it will run.
+        chat: What its chat template is given; None gives nothing.
 
     Raises:
         UserError: If one of them is missing or not supported.
@@ -215,11 +233,24 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
     return Target(
         folder=folder,
         is_random=is_random,
-        chat=ChatFormat(tokenizer, model.template, shape.vocab),
+        chat=chat_format(tokenizer, model.template, chat or ChatConfig(), shape.vocab),
         eos_ids=eos_ids(folder, tokenizer, model.stop_ids),
         options=options_for(runtime, model, has_experts=shape.moe is not None),
         ends_beside_config=ends_beside_config(folder, tokenizer, model.stop_ids),
         is_tier_free=runtime.tier == "auto",
+    )
+
+
+def chat_format(
+    tokenizer: PreTrainedTokenizerBase, template: str, chat: ChatConfig, vocabulary: int | None = None
+) -> ChatFormat:
+    """The chat format of a model as these settings make it; see `ChatFormat`.
+
+    Raises:
+        UserError: If they do not fit the tokenizer.
+    """
+    return ChatFormat(
+        tokenizer, template, vocabulary, system=chat.system or "", template_args=chat.template_args
     )
 
 

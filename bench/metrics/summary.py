@@ -48,6 +48,7 @@ _NOTES = {
     "tier": "target passes run in tier {}",
     "several tokens per row": "a verified row may yield several tokens",
     "draft parameters": "{} parameters added for drafting",
+    "chat": "prompts with {}",
     "not applied": "generation_config.json sets {}, which no arm applies",
 }
 """Labels of a run as words, where the bare label is not clear; ``{}`` becomes the label's value."""

@@ -79,11 +79,13 @@ class Section:
 
     @property
     def title(self) -> str:
-        """Model, device, precision, sampling, runtime tier and longest sequence."""
+        """Model, device, precision, sampling, runtime tier, longest sequence and what sets it apart."""
         setting = self.setting
         parts = [f"{setting.model} on {setting.device}", setting.dtype, setting.sampling]
         parts += [f"{setting.tier} tier"] if setting.tier else []
         parts += [f"at most {setting.max_length} tokens"] if setting.max_length else []
+        chat = self.entries[0].summary.run.labels.get("chat") if self.entries else None
+        parts += [f"prompts with {chat}"] if chat else []
         parts += ["settings tuned on this machine"] if setting.tuned else []
         parts += [self.apart] if self.apart else []
         return ", ".join(parts)

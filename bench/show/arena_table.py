@@ -44,6 +44,7 @@ def _heading(arena: Arena) -> list[str]:
     return [
         f"{len(summaries)} methods on {run.task}, model {run.model}  (run {run.run_id})",
         f"{questions} prompts complete, {repeats} repeats in all; arms in changing order",
+        *([f"prompts with {run.labels['chat']}"] if run.labels.get("chat") else []),
         *alarm_lines(arena_alarms(arena.lossless, arena.methods)),
         *contest_lines(arena.lossless),
     ]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import UserError
 from bench.records.model import Message, Prompt
 from bench.tasks.chat_template import apply_template, require_known_arguments
-from bench.tasks.messages import require_plain, said, without_parts
+from bench.tasks.messages import changed_parts, require_plain, said
 from bench.tasks.prompt_files.conversation import ASSISTANT, SYSTEM, USER
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ VICUNA_SYSTEM = (
 VICUNA_END = "</s>"
 RAW_SEPARATOR = "\n\n"
 HASH_LENGTH = 16
+NO_FORM = "Use another model, or drop it; model.template=raw writes the text of every message."
 
 
 class Template(StrEnum):
@@ -145,9 +146,12 @@ class ChatFormat:
         text = self._by_template(messages, system, tools, is_prompt=is_prompt)
         if not is_prompt:
             return text
-        for what, others in without_parts(messages, system, tools):
+        for what, others in changed_parts(messages, system, tools):
             if self._is_same(text, *others):
-                raise UserError(f"the chat template drops the {what}", "Add model.template=raw, or drop it.")
+                raise UserError(
+                    f"the chat template has no form for the {what}",
+                    NO_FORM,
+                )
         return text
 
     def _is_same(

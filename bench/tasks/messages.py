@@ -30,10 +30,10 @@ def said(turns: Sequence[str], answers: Sequence[str], opening: Sequence[Message
     return messages
 
 
-def without_parts(
+def changed_parts(
     messages: Sequence[Message], system: str, tools: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, tuple[Sequence[Message], str, Sequence[Mapping[str, Any]]]]]:
-    """Parts that a template may drop, each with a conversation that differs in this part alone.
+    """Parts that a template may have no form for, each with a conversation that differs in this part alone.
 
     Args:
         messages: Of user, model and tools.
@@ -45,15 +45,15 @@ def without_parts(
     if tools:
         yield "tools", (messages, system, ())
     if any(message.role == TOOL for message in messages):
-        others = [_changed(message) if message.role == TOOL else message for message in messages]
-        yield "results of tools", (others, system, tools)
+        for role, more in ((TOOL, "."), (USER, ""), (ASSISTANT, "")):
+            others = [
+                replace(message, role=role, text=message.text + more) if message.role == TOOL else message
+                for message in messages
+            ]
+            yield "results of tools", (others, system, tools)
     if any("tool_calls" in message.extra for message in messages):
         kept = [replace(message, extra=_without_calls(message.extra)) for message in messages]
         yield "calls of tools", (kept, system, tools)
-
-
-def _changed(message: Message) -> Message:
-    return replace(message, text=f"{message.text}.")
 
 
 def _without_calls(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bench.cli import run_composed
 from bench.compose.components import Component, require_choice, require_types, resolve_path
 from bench.compose.mistakes import unknown_key
 from bench.compose.places import default_out, require_model_place
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS
 
@@ -47,6 +47,7 @@ class TrainConfig:
         method: The method whose module, or whole model, is trained.
         model: The model to train it for.
         runtime: Device, dtype and threads.
+        chat: What the model's chat template is given.
         recipe: Settings of `bench.train.trainers.recipe.ModuleRecipe`.
         base: Settings of `bench.train.base.build.BaseRecipe`; if given, the base model is trained instead.
         data: Dialogues to train on.
@@ -62,6 +63,7 @@ class TrainConfig:
     method: Any = MISSING
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
     recipe: dict[str, Any] = field(default_factory=dict)
     base: Any = None
     data: Any = None
@@ -115,11 +117,10 @@ def _train_base(composed: DictConfig, name: str) -> None:
 
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.compose.identity import checkpoint_hash
-    from bench.compose.workbench import options_for, settle_threads
+    from bench.compose.workbench import chat_format, options_for, settle_threads
     from bench.runtime.checkpoint_files import resolve
     from bench.runtime.loading import load_config, load_decoder
     from bench.runtime.model_config import decoder_config
-    from bench.tasks.chat import ChatFormat
     from bench.tasks.tokenizer import load_tokenizer
     from bench.train.curves import draw
     from bench.train.trainers.joint import train_joint
@@ -142,7 +143,9 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     out = Path(composed.out) if composed.out else default_out(name, model, config)
     data = _data(composed)
     facts: dict[str, Any] = {"model": model, "model_weights": checkpoint_hash(folder), "data": data.location}
-    chat = ChatFormat(tokenizer, config.template)
+    settings: ChatConfig = _object(composed.chat)
+    chat = chat_format(tokenizer, config.template, settings)
+    facts |= settings.facts
     if composed.method.get("draft_vocab") is not None:
         facts["draft_vocab"] = composed.method.draft_vocab
     start = _start(composed)

@@ -181,6 +181,11 @@ def test_labels_become_notes() -> None:
     assert row(run_table(got), "note").endswith("a part of the task's questions; built-in questions")
 
 
+def test_what_the_chat_template_was_given_is_noted() -> None:
+    got = summary(both(), exactness="greedy-exact", chat='chat.system="Be {brief}."')
+    assert got.notes == ('prompts with chat.system="Be {brief}."',)
+
+
 def test_an_autoregressive_run_has_a_control_and_no_speedup() -> None:
     got = summary([sample for sample in both() if sample.arm is Arm.BASELINE])
     assert got.is_valid is True

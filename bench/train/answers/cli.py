@@ -16,7 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import require_choice, require_complete, require_known, require_least
-from bench.compose.schema import ModelConfig, RuntimeConfig, SamplingConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig, SamplingConfig
 from bench.errors import UserError
 from bench.tasks.prompt_files.files import Format, PromptFile, require_format
 from bench.tasks.prompt_files.reader import first_turn, read_prompts
@@ -36,6 +36,7 @@ class AnswersConfig:
         column: The key or column that holds the text; None finds it by the usual names.
         format: ``table``, ``lines`` or ``whole``; None recognises it by its content.
         model: The model that answers.
+        chat: What the model's chat template is given.
         runtime: Device, dtype, threads and longest sequence; the tier has no effect.
         sampling: How tokens are chosen.
         out: JSONL file of the answers; None is ``results/answers/<model>.jsonl``.
@@ -53,6 +54,7 @@ class AnswersConfig:
     format: str | None = None
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     out: str | None = None
     max_new_tokens: int = 256
@@ -107,7 +109,7 @@ def _answer(settings: AnswersConfig, model: str, requests: list[Any], out: Path)
     from bench.train.answers.dialogues import Answering, answer_all
     from bench.train.answers.engines import Decoding, load_engine
 
-    target = find_target(settings.model, settings.runtime)
+    target = find_target(settings.model, settings.runtime, settings.chat)
     decoding = Decoding(
         Sampling(**asdict(settings.sampling)), settings.max_new_tokens, settings.runtime.threads
     )
@@ -144,6 +146,7 @@ def _provenance(settings: AnswersConfig, target: Any, decoding: Any) -> dict[str
     return {
         "model_weights": target.weights_hash,
         "template": target.chat.template_hash,
+        **settings.chat.facts,
         "end_tokens": sorted(target.eos_ids),
         "dtype": str(target.options.dtype).removeprefix("torch."),
         "sampling": decoding.label,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import require_complete, require_known, require_least
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class FrequentTokensConfig:
         model: The model whose tokenizer and chat template count.
         runtime: Of no effect but the longest sequence; the model's weights are not loaded.
         length: Tokens listed; None is the whole vocabulary.
+        chat: What the model's chat template is given.
         out: The list; None is ``results/frequent_tokens/<model>.json``.
     """
 
@@ -46,6 +47,7 @@ class FrequentTokensConfig:
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = MISSING
     length: int | None = 16384
+    chat: ChatConfig = field(default_factory=ChatConfig)
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
     from bench.tasks.prompt_files.reader import read_prompts
     from bench.train.frequent_tokens.counting import by_frequency, count_tokens, coverage, template_ids
 
-    target = find_target(settings.model, settings.runtime)
+    target = find_target(settings.model, settings.runtime, settings.chat)
     vocabulary = decoder_config(load_config(target.folder)).vocab
     sources = [read_rows(PromptFile(file, "answers")) for file in files]
     asked = settings.prompts and read_prompts(PromptFile(settings.prompts, "prompts")).prompts
@@ -115,6 +117,7 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
         "vocabulary": vocabulary,
         "tokenizer": _tokenizer_hash(target.chat.tokenizer),
         "template": target.chat.template_hash,
+        **settings.chat.facts,
         "files": [
             {"name": Path(file).name, "sha256": read.sha256, "rows": len(read.rows)}
             for file, read in zip(files, sources, strict=True)
