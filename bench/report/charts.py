@@ -23,7 +23,7 @@ _MOST_TICKS = 7
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A speedup axis from 0; every chart of a section has the same.
+    """A speedup axis from 0.
 
     Args:
         top: Speedup at its right end.
@@ -94,14 +94,15 @@ def overall_chart(section: Section, place: str) -> Chart | None:
     """Every ranked method by rank, on all questions; None where none has a rank."""
     if not section.ranked:
         return None
-    return _chart(section, ALL, place, _axis(section))
+    return _chart(section, ALL, place, _axis(section, (ALL,)))
 
 
 def kind_charts(section: Section, place: str) -> tuple[Chart, ...]:
-    """A chart per kind of question, on the axis of `overall_chart`; none where there is one kind only."""
+    """A chart per kind of question, all on one axis; none where there is one kind only."""
     if not section.ranked or len(section.subtasks) < 2:
         return ()
-    return tuple(_chart(section, kind, place, _axis(section)) for kind in section.subtasks)
+    axis = _axis(section, section.subtasks)
+    return tuple(_chart(section, kind, place, axis) for kind in section.subtasks)
 
 
 def speed_of(row: Ranked, kind: str) -> Interval | None:
@@ -139,8 +140,7 @@ def _mark(row: Ranked, kind: str, axis: Axis) -> Mark | None:
     )
 
 
-def _axis(section: Section) -> Axis:
-    kinds = (ALL, *section.subtasks)
+def _axis(section: Section, kinds: Sequence[str]) -> Axis:
     known = [speed for row in section.ranked for kind in kinds if (speed := speed_of(row, kind))]
     largest = max(speed.estimate for speed in known)
     highest = max((speed.high for speed in known if speed.is_known), default=largest)

@@ -20,7 +20,7 @@ from bench.report.claims import Paper, claim_table
 from bench.report.figure_data import pictures
 from bench.report.style import Picture
 from bench.report.tables import Table, has_eager, subtask_tables
-from bench.report.words import headline, place_words, section_alarms
+from bench.report.words import headline, place_words, section_alarms, setting_words, short_title
 from bench.show.alarms import Alarm
 
 TITLE = "Self-speculative decoding leaderboard"
@@ -43,10 +43,6 @@ NOTES = (
     "comparison with boards that use it.",
     "Each section holds what may be compared: one model, device, precision, sampling, runtime and set of "
     "questions. Compare speedups within a section only.",
-)
-EMBEDDED_NOTE = (
-    "The built-in questions suit the embedded model, whose text is very regular and easy to draft: these "
-    "speedups show that the machinery works and say nothing about a method on a real model."
 )
 EAGER_NOTE = (
     "The column over an eager loop ranks nothing: it is the decode speedup over a textbook loop on the "
@@ -101,7 +97,8 @@ class Chapter:
 
     Args:
         anchor: Name of its files and of its place in the page.
-        title: Setting.
+        title: What was measured on what, in short.
+        setting: What else sets it apart.
         questions: What was asked, for the list of contents.
         subtitle: The same as a sentence, with what else was set.
         remarks: How its numbers are to be read.
@@ -114,6 +111,7 @@ class Chapter:
 
     anchor: str
     title: str
+    setting: str
     questions: str
     subtitle: str
     remarks: tuple[str, ...]
@@ -163,7 +161,8 @@ def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
     part = ", a part of its subtasks' questions" if section.is_partial else ""
     return Chapter(
         anchor=section.anchor,
-        title=f"{section.title}, {len(section.asked)} questions",
+        title=short_title(section),
+        setting=setting_words(section),
         questions=section.questions,
         subtitle=f"Asked: {section.questions}{part}. Up to {section.setting.max_new_tokens} new tokens; "
         f"conversations continue on {'each arm' if history == 'free' else 'the baseline'}'s own answers.",
@@ -207,8 +206,7 @@ def paper_claims(papers: Sequence[Paper], board: Sequence[Section]) -> tuple[Pap
 
 
 def _remarks(section: Section) -> tuple[str, ...]:
-    embedded = [EMBEDDED_NOTE] if section.setting.prompts == "builtin" else []
-    return (*embedded, *arena_remarks(section), *([EAGER_NOTE] if has_eager(section) else []))
+    return (*arena_remarks(section), *([EAGER_NOTE] if has_eager(section) else []))
 
 
 def _sources(paper: Paper) -> str:

@@ -87,8 +87,8 @@ def _of_every_method(section: Section, shown: Sequence[Ranked]) -> list[Picture]
     candidates: list[Candidate] = [
         (
             "time",
-            f"Where the time of a token goes; the dashed line is {BASELINE} decoding, which no bar beyond it "
-            "beats.",
+            f"Where the time of a token goes; a bar that ends left of the dashed line, {BASELINE} decoding, "
+            "is faster.",
             token_times(shown) if baseline else NO_ROWS,
             partial(figures.time_per_token, baseline=baseline or 0.0),
         ),

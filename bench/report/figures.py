@@ -130,7 +130,8 @@ def time_per_token(frame: pd.DataFrame, baseline: float) -> Figure:
             text = f"{total:.3g}" if total < 100 else f"{total:.0f}"
             axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.axvline(baseline, color=INK, linewidth=1.2, linestyle="--")
-        axes.text(baseline, -0.75, f" autoregressive {baseline:.3g} ms", fontsize=8)
+        side = "left" if baseline < right / 2 else "right"
+        axes.text(baseline, -0.75, f" autoregressive {baseline:.3g} ms ", fontsize=8, ha=side)
         axes.set_ylim(len(methods) - 0.4, -1.1)
         axes.set(xlim=(0, right), xlabel="decode time of a token (ms); the sum stands at the right")
         axes.grid(axis="x")

@@ -109,7 +109,7 @@ def _chapter(chapter: Chapter, pages: Mapping[str, str]) -> list[str]:
     lines += [f"**{markdown_text(chapter.headline)}**", ""] if chapter.headline else []
     for alarm in chapter.alarms:
         lines += [f"> **{alarm.name}**: {markdown_text(alarm.what)}. To do: {markdown_text(alarm.fix)}.", ""]
-    lines += [markdown_text(chapter.subtitle), ""]
+    lines += [markdown_text(chapter.setting), "", markdown_text(chapter.subtitle), ""]
     for place, part in enumerate(chapter.parts):
         lines += [] if place == 0 else [f"### {part.title}", ""]
         for picture in part.pictures:

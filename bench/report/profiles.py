@@ -83,10 +83,11 @@ def _chapter(path: Path, anchor: str, note: str) -> Chapter:
     return Chapter(
         anchor=anchor,
         title=f"Cost of passes: {profile.model} on {profile.device}, {profile.environment['dtype']}{note}",
-        questions="a profile",
-        subtitle=f"{profile.parameters / 1e6:.1f} M parameters. A pass reads "
+        setting=f"{profile.parameters / 1e6:.1f} M parameters. A pass reads "
         f"{byte_size(profile.weight_bytes)} of weights; a buffer of that size is read at "
         f"{profile.bandwidth.resident / 1e9:.1f} GB/s.",
+        questions="a profile",
+        subtitle="A profile: passes timed alone, of few prompts, without an A/A control or intervals.",
         remarks=(REMARK,),
         parts=(
             Part(

@@ -166,7 +166,7 @@ def heat_map(
     high = float(np.nanmax(values))
     bottom, top = limits or (float(np.nanmin(values)), high)
     visible = np.ma.masked_invalid(values)
-    axes.pcolormesh(visible, cmap="cividis", vmin=bottom, vmax=top, edgecolors="white", linewidth=0.8)
+    axes.pcolormesh(visible, cmap="cividis", vmin=bottom, vmax=top)
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if value <= (bottom + top) / 2 else "black"

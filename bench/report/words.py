@@ -8,13 +8,31 @@ from bench.show.alarms import Alarm, arena_alarms, machine_alarms, run_alarms
 
 CPU_NAME = " Processor"
 """A word of processors' names that says nothing."""
+EMBEDDED = Alarm(
+    "MACHINERY ONLY",
+    "the built-in questions suit the embedded model, whose text is very regular and easy to draft: these "
+    "speedups say nothing about a method on a real model",
+    "measure a real one: model=smollm2",
+)
 
 
 def place_words(section: Section) -> str:
     """Model, device, precision and questions: what every figure must name."""
     setting = section.setting
-    device = setting.device.replace("(R)", "").replace("(TM)", "").replace(CPU_NAME, "")
-    return f"{setting.model} on {device}, {setting.dtype}; {section.questions}"
+    return f"{setting.model} on {_device(section)}, {setting.dtype}; {section.questions}"
+
+
+def short_title(section: Section) -> str:
+    """Model, device and number of questions; what else sets a section apart stands below it."""
+    return f"{section.setting.model} on {_device(section)}, {len(section.asked)} questions"
+
+
+def setting_words(section: Section) -> str:
+    """What sets a section apart beside model and device, and how many of which questions were asked."""
+    rest = section.title.removeprefix(f"{section.setting.model} on {section.setting.device}, ")
+    kinds = len(section.subtasks)
+    asked = f"{section.questions.partition(' (')[0]}, {kinds} kind{'s' if kinds > 1 else ''}"
+    return f"{rest}; {asked}"
 
 
 def headline(section: Section) -> str:
@@ -28,6 +46,10 @@ def headline(section: Section) -> str:
 
 def section_alarms(section: Section) -> list[Alarm]:
     """What a reader must know before the numbers, with what to do about it."""
+    return [*([EMBEDDED] if section.setting.prompts == "builtin" else []), *_alarms(section)]
+
+
+def _alarms(section: Section) -> list[Alarm]:
     summaries = {label: entry.summary for label, entry in section.labelled.items()}
     if section.arena:
         return arena_alarms(section.contests[0], summaries)
@@ -40,6 +62,11 @@ def section_alarms(section: Section) -> list[Alarm]:
         if alarm.name == "FEW QUESTIONS"
     ]
     return [*machine_alarms(list(summaries.values())), *found[:1]]
+
+
+def _device(section: Section) -> str:
+    """The device's name without trade marks."""
+    return section.setting.device.replace("(R)", "").replace("(TM)", "").replace(CPU_NAME, "")
 
 
 def _lossless_words(section: Section) -> str:
