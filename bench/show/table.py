@@ -25,6 +25,7 @@ from bench.metrics.run_figures import (
     speedup,
 )
 from bench.records.model import Run, Verdict
+from bench.show.expert_rows import expert_rows
 from bench.show.layout import COLUMNS, byte_size, text_table
 
 Row = tuple[str, ...]
@@ -50,6 +51,7 @@ def run_table(summary: Summary) -> str:
         *(_given_rows(summary.run) if summary.is_cost_only else _acceptance_rows(summary.acceptance)),
         ("decode time", _time_split(summary.time_split)),
         *_search_rows(summary.skipped, summary.search),
+        *expert_rows(summary.experts),
         *machine_rows(summary.probe, summary.baseline.decode_tokens_per_s, resources),
         *_output_rows(summary),
         _control_row(summary),
