@@ -15,6 +15,7 @@ import numpy as np
 from bench.metrics import counts as metrics
 from bench.metrics import roofline
 from bench.metrics.counts import accepted_per_step, constructor_of
+from bench.metrics.experts import expert_figures
 from bench.metrics.intervals import Costs, Floats
 from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import (
@@ -105,6 +106,7 @@ def summarise(
             *_repeat_notes(samples, begun),
         ),
         search=defined(search_cost, method),
+        experts=defined(expert_figures, method),
         skipped=defined(skipped_share, all_method),
         evidence=evidence,
         probe=probe,

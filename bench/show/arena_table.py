@@ -16,6 +16,7 @@ from bench.metrics.paired import Pairwise
 from bench.metrics.run_figures import Summary, number, speedup
 from bench.records.model import Verdict
 from bench.show.alarms import alarm_lines, arena_alarms
+from bench.show.expert_rows import arena_expert_rows
 from bench.show.layout import COLUMNS, text_table
 
 Rows = list[tuple[str, ...]]
@@ -31,6 +32,7 @@ def arena_table(arena: Arena) -> str:
         text_table(_ranking(arena)),
         text_table(_kinds(arena)),
         text_table(_waits(arena.latencies)),
+        text_table(arena_expert_rows(arena.methods)),
         text_table(_matrix(arena.lossless)),
         _settings(arena),
     ]

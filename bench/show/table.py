@@ -26,6 +26,7 @@ from bench.metrics.run_figures import (
 )
 from bench.records.model import Run, Verdict
 from bench.show.alarms import alarm_lines, run_alarms
+from bench.show.expert_rows import expert_rows
 from bench.show.layout import COLUMNS, byte_size, text_table
 
 Row = tuple[str, ...]
@@ -51,6 +52,7 @@ def run_table(summary: Summary) -> str:
         *(_given_rows(summary.run) if summary.is_cost_only else _acceptance_rows(summary.acceptance)),
         ("decode time", _time_split(summary.time_split)),
         *_search_rows(summary.skipped, summary.search),
+        *expert_rows(summary.experts),
         *machine_rows(summary.probe, summary.baseline.decode_tokens_per_s, resources),
         *_output_rows(summary),
         _control_row(summary),
