@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from bench.runtime.costs import _seconds
-from bench.runtime.decoder import Decoder, Mlp, Skip
+from bench.runtime.decoder import Decoder, Skip
+from bench.runtime.layers import Mlp
 from bench.runtime.moe import Moe
 from bench.runtime.sampling import DraftHead
 

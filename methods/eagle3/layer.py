@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from bench.runtime.attention import attend
-from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Weights
+from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
 from bench.runtime.families import DecoderConfig
+from bench.runtime.layers import Attention, Layer, Mlp, Weights
 from bench.runtime.linear import Linear, normed_rows, rms_norm
 from bench.runtime.rows import Placement, Rows, plain_frequencies, rotary_tables
 from bench.runtime.sampling import DraftHead

@@ -22,8 +22,9 @@ from bench.runtime.cache import KVCache
 from bench.runtime.checkpoint_files import read_json
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
-from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, read_weights
+from bench.runtime.loading import RuntimeOptions, build_decoder, load_config
 from bench.runtime.modules import fitted
+from bench.runtime.read_weights import read_weights
 from bench.runtime.stored_tensors import read_file, usable
 
 BLOCK = "hamburger"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear, rms_norm
-from bench.runtime.loading import read_layers
+from bench.runtime.read_weights import read_layers
 from bench.runtime.sampling import DraftHead, Sampler
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.hamburger.checkpoint import HamburgerShape

@@ -1,8 +1,8 @@
 """A decoder layer in plain torch, for training: batched, differentiable, tensor names as in checkpoints.
 
 The benchmark's decoder runs frozen, fused weights on rows of one sequence. Trained modules need the same
-layer with gradients and a batch axis. `bench.runtime.loading.read_layers` turns their tensors into decoder
-layers.
+layer with gradients and a batch axis. `bench.runtime.read_weights.read_layers` turns their tensors into
+layers of a decoder.
 
 Shapes: B sequences, S positions, d width, H query heads, D head width.
 """
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.runtime.decoder import Layer
 from bench.runtime.families import DecoderConfig
+from bench.runtime.layers import Layer
 from bench.runtime.linear import Linear
 from bench.runtime.moe import dense
 from bench.runtime.rows import rotate

@@ -19,8 +19,9 @@ from torch import Tensor
 
 import bench.runtime.linear
 from bench.errors import UserError
-from bench.runtime.decoder import Decoder, Layer, Mlp, Skip, Tier
+from bench.runtime.decoder import Decoder, Skip, Tier
 from bench.runtime.delta import Projection
+from bench.runtime.layers import Layer, Mlp
 from bench.runtime.linear import Linear
 from tests.pairwise import pairwise
 from tests.runtime.models import (

@@ -99,6 +99,7 @@ def elsewhere_chapters(results: Path) -> list[Chapter]:
         Chapter(
             anchor=FOLDER,
             title=TITLE,
+            setting="measured elsewhere",
             questions=f"{len(rows)} results of other tools",
             subtitle="Nothing in this section was measured by this harness.",
             remarks=REMARKS,

@@ -8,10 +8,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.runtime.decoder import Decoder, Layer
+from bench.runtime.decoder import Decoder
 from bench.runtime.experts.fast_store import FastStore
 from bench.runtime.experts.prediction import Predictor
 from bench.runtime.experts.slow_memory import Key, SlowMemory
+from bench.runtime.layers import Layer
 from bench.runtime.moe import Expert, Moe
 
 

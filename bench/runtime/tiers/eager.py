@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.decoder import Attention, Decoder, Mlp, Tier
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.delta import Delta
+from bench.runtime.layers import Attention, Mlp
 from bench.runtime.linear import Linear
 from bench.runtime.moe import Moe
 from bench.runtime.residual import Residual

@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier, Weights
+from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier
 from bench.runtime.delta import Delta, LowRankDelta
 from bench.runtime.delta import Projection as ProjectionName
+from bench.runtime.layers import Weights
 from bench.runtime.linear import Linear
 from bench.runtime.moe import dense
 from bench.runtime.residual import Residual
