@@ -92,7 +92,8 @@ READ_BY_TRANSFORMERS = {
     "qwen2": CONFIGS["qwen2-biases"],
     "qwen3": Qwen3Config(**TINY, head_dim=128),  # transformers takes this width whatever the file says
     "phi3": CONFIGS["phi3-fused"],
-    "gemma3": Gemma3TextConfig(**TINY, head_dim=256, sliding_window=5),  # likewise
+    # Its reader scales scores as for heads of this width.
+    "gemma3": Gemma3TextConfig(**TINY, head_dim=256, sliding_window=5),
 }
 
 
