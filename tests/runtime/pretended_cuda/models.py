@@ -14,10 +14,10 @@ SHARPNESS = 8.0
 """Of the head, so that random drafts are confident and last several steps."""
 
 
-def decoder_on(depth: int, device: torch.device, tier: Tier) -> Decoder:
+def decoder_on(depth: int, device: torch.device, tier: Tier, family: str = "llama") -> Decoder:
     """The random model with this many layers, the same on every device."""
     torch.manual_seed(0)
-    config = config_of("llama", vocab_size=VOCABULARY, num_hidden_layers=depth)
+    config = config_of(family, vocab_size=VOCABULARY, num_hidden_layers=depth)
     model = AutoModelForCausalLM.from_config(config)
     values = {name: value.clone() for name, value in model.state_dict().items()}
     values["lm_head.weight"] *= SHARPNESS
