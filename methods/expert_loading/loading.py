@@ -67,11 +67,10 @@ class ExpertLoading(Lossless, ABC):
             UserError: If the model has no mixtures of experts, or runs on a GPU.
         """
         every = sum(moe.config.experts for moe in mixtures_of(decoder).values())
-        predictor = self._predictor(decoder)
         slots = max(1, every // 2) if self._slots is None else self._slots
         self._store = FastStore(slow_memory(decoder, self._bytes_per_s), slots)
         self._plain = Autoregressive()
-        self._plain.attach(with_store(decoder, self._store, predictor))
+        self._plain.attach(with_store(decoder, self._store, self._predictor(decoder)))
 
     def generate(self, prompt_ids: Tensor, budget: Budget, sampler: Sampler, clock: Clock) -> Generation:
         """See `methods.core.base.Method`; the counts are those of decoding, without the prefill."""

@@ -115,7 +115,7 @@ def test_taps_and_rows_come_home() -> None:
     ids = torch.arange(9) % VOCABULARY
     single = decoder_on(6, CPU, "static")
     with PretendedCuda():
-        spread = decoder_on(6, CPU, "static", (CPU, CPU, CUDA, CUDA, CPU, CPU))
+        spread = decoder_on(6, CPU, "static", layer_devices=(CPU, CPU, CUDA, CUDA, CPU, CPU))
         for start, stop in ((0, 6), (2, 3), (4, 6)):
             passes = [_tapped(decoder, ids, start, stop) for decoder in (single, spread)]
             (plain, taps), (hopped, hopped_taps) = passes

@@ -15,11 +15,15 @@ SHARPNESS = 8.0
 
 
 def decoder_on(
-    depth: int, device: torch.device, tier: Tier, layer_devices: tuple[torch.device, ...] = ()
+    depth: int,
+    device: torch.device,
+    tier: Tier,
+    family: str = "llama",
+    layer_devices: tuple[torch.device, ...] = (),
 ) -> Decoder:
     """The random model with this many layers, the same on every device; its layers may lie elsewhere."""
     torch.manual_seed(0)
-    config = config_of("llama", vocab_size=VOCABULARY, num_hidden_layers=depth)
+    config = config_of(family, vocab_size=VOCABULARY, num_hidden_layers=depth)
     model = AutoModelForCausalLM.from_config(config)
     values = {name: value.clone() for name, value in model.state_dict().items()}
     values["lm_head.weight"] *= SHARPNESS
