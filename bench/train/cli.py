@@ -97,7 +97,17 @@ def _job(composed: DictConfig) -> None:
     elif settings.plan:
         _plan(composed, str(choices["method"]), str(choices["model"]))
     else:
+        _require_data(composed)
         _train_method(composed, str(choices["method"]), str(choices["model"]))
+
+
+def _require_data(composed: DictConfig) -> None:
+    """Refuse a file of conversations with a mistake before torch is loaded, and long before the weights are."""
+    from bench.train.data.conversations import Conversations
+
+    data = _data(composed)
+    if isinstance(data, Conversations):
+        data.require_readable()
 
 
 def _train_base(composed: DictConfig, name: str) -> None:

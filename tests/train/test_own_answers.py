@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.compose.workbench import Target, find_target
 from bench.errors import UserError
 from bench.records.model import Message, Prompt
@@ -169,6 +169,26 @@ def test_later_turns_follow_the_models_own_answers_and_given_history(model: Path
     assert engine.prompts[1] == target.chat.prompt_ids(["First", "Hi", "More"], ["Yes.", said], "Be brief.")
     texts = ["Be brief.", "First", "Yes.", "Hi", said.strip(), "More", said.strip()]
     assert [message["content"] for message in row["messages"]] == texts
+
+
+def test_a_row_holds_the_system_message_that_it_was_made_with(model: Path) -> None:
+    target = find_target(ModelConfig(str(model)), RuntimeConfig("cpu"), ChatConfig("Be brief."))
+    engine = Scripted(min(target.eos_ids))
+    requests = [Prompt("q", "", ("Hi",)), Prompt("own", "", ("Hi",), system="Be kind.")]
+    rows = answering(target, engine).answer(requests)
+    assert [row["messages"][0]["content"] for row in rows] == ["Be brief.", "Be kind."]
+    assert engine.prompts[0] == target.chat.prompt_ids(["Hi"], [], "Be brief.")
+
+
+def test_an_answer_of_older_code_is_known_though_that_kept_no_white_space(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    row = {"id": "q", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}]}
+    path.write_text(json.dumps(row) + "\n")
+    settings_path(path).write_text("{}")
+    with AnswerFile(path, {}) as file:
+        assert file.missing([Prompt("q", "", (" Hi\n",)), Prompt("r", "", ("Hi",))]) == [
+            Prompt("r", "", ("Hi",))
+        ]
 
 
 def test_a_prompt_beyond_the_context_becomes_a_row_with_an_error(model: Path) -> None:

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.records.model import Message, Prompt
@@ -54,7 +54,7 @@ class Answering:
 
     def answer(self, batch: Sequence[Prompt]) -> list[dict[str, Any]]:
         """Answer every turn of some requests; a turn that is too long ends its dialogue with an error."""
-        dialogues = [_Dialogue(request) for request in batch]
+        dialogues = [_Dialogue(self._with_system(request)) for request in batch]
         for turn in range(max(len(request.turns) for request in batch)):
             prompts = {}
             for place, dialogue in enumerate(dialogues):
@@ -67,6 +67,10 @@ class Answering:
                 for (place, ids), answer in zip(prompts.items(), answers, strict=True):
                     dialogues[place].add(len(ids), answer, self.chat.text(answer), self.ends)
         return [dialogue.row(self.sampling) for dialogue in dialogues]
+
+    def _with_system(self, request: Prompt) -> Prompt:
+        """The request with the system message that it is asked with, so that its row holds that."""
+        return replace(request, system=request.system or self.chat.system)
 
     def first_length(self, request: Prompt) -> int:
         """Tokens of the first prompt."""

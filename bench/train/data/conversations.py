@@ -80,6 +80,16 @@ class Conversations:
         """Every conversation once, always in the same order; yields as `stream` does."""
         return self._dialogues(chat, self._chosen())
 
+    def require_readable(self) -> None:
+        """Read the local file, if there is one, so that a mistake in it shows before a training begins.
+
+        Raises:
+            UserError: If it cannot be read, or a row is malformed.
+        """
+        if self.path is not None:
+            for row in self._rows():
+                conversation_of(row, self._file)
+
     def _chosen(self) -> list[NumberedRow]:
         rows = self._rows()
         return [

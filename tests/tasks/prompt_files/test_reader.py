@@ -286,13 +286,14 @@ def test_files_are_read_without_torch(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["bench.cli", "bench.train.answers.cli"])
+@pytest.mark.parametrize("command", ["bench.cli", "bench.train.answers.cli", "bench.train.cli"])
 def test_a_mistake_in_a_file_is_said_before_torch_is_loaded(command: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "Hi"}\n{"turns": "Hi"}\n')
-    prompts = {
+    files = {
         "bench.cli": ["task=jsonl", f"task.path={path}"],
         "bench.train.answers.cli": [f"prompts={path}"],
+        "bench.train.cli": ["data=answers", f"data.path={path}"],
     }
     code = (
         "import importlib, sys\n"
@@ -300,7 +301,7 @@ def test_a_mistake_in_a_file_is_said_before_torch_is_loaded(command: str, tmp_pa
         "try: command.main()\n"
         "except SystemExit as stopped: print(stopped.code, 'torch' in sys.modules)"
     )
-    arguments = [*prompts[command], "model=tiny", f"hydra.run.dir={tmp_path}"]
+    arguments = [*files[command], "model=tiny", f"hydra.run.dir={tmp_path}"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     )
