@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import UserError, nearest
@@ -10,16 +11,20 @@ from bench.metrics.run_figures import number
 from bench.records.model import Arm
 from bench.report.arena_tables import pair_tables, settings_table, wait_table
 from bench.report.board import Ranked, Section, Unranked, sections
+from bench.report.claims import claim_table, load_papers
 from bench.report.entries import entries
 from bench.report.exchange.export import COUNTED, Layout, pooled_length, pooled_steps
 from bench.report.exchange.rows import elsewhere_table, kept_rows
 from bench.report.input_length import input_length_table
+from bench.report.profiles import profile_chapters
 from bench.report.stored_runs import read_runs, read_whole_run
 from bench.report.tables import Table, section_tables, subtask_tables
 
+OF_RESULTS = ("claims", "profiles", "elsewhere")
+"""Tables that only a results folder may have."""
 NAMES = (
     *("ranking", "lossy", "unranked", "kinds", "lengths", "acceptance", "pairwise", "latency", "settings"),
-    *("input_length", "elsewhere"),
+    *("input_length", *OF_RESULTS),
 )
 """Tables that a run or a board may have."""
 
@@ -38,14 +43,8 @@ def named_tables(place: Path, name: str) -> list[tuple[str, Table]]:
         close = nearest(name, NAMES)
         fix = f"did you mean {close}?" if close else f"choose one of: {', '.join(NAMES)}"
         raise UserError(f"there is no table {name!r}", fix)
-    if name == "elsewhere":
-        rows = kept_rows(place)
-        if not rows:
-            raise UserError(
-                f"{place} holds no results of other tools",
-                "import one: python -m bench.report import FILE --into FOLDER",
-            )
-        return [("", elsewhere_table(rows))]
+    if name in OF_RESULTS:
+        return _of_results(place, name)
     board = _board(place)
     found = [
         (f"{section.title}; {section.questions}", table)
@@ -57,6 +56,29 @@ def named_tables(place: Path, name: str) -> list[tuple[str, Table]]:
         had = sorted({table.name for section in board for table in tables_of(section) if table.rows})
         raise UserError(f"{place} has no table {name!r}", f"it has: {', '.join(had)}")
     return found
+
+
+def _of_results(place: Path, name: str) -> list[tuple[str, Table]]:
+    """A table of a results folder that belongs to none of its sections."""
+    if (place / "run.json").is_file():
+        raise UserError(f"{place} is a run, and {name!r} belongs to a results folder", "name that folder")
+    if name == "claims":
+        board = _board(place)
+        return [("", replace(claim_table(paper, board), name=name)) for paper in load_papers()]
+    if name == "profiles":
+        found = [
+            (chapter.title, replace(table, name=name))
+            for chapter in profile_chapters(place)
+            for table in chapter.tables
+        ]
+        if not found:
+            raise UserError(f"{place} holds no profiles", "measure one: python -m bench.profile")
+        return found
+    rows = kept_rows(place)
+    if not rows:
+        fix = "import one: python -m bench.report import FILE --into FOLDER"
+        raise UserError(f"{place} holds no results of other tools", fix)
+    return [("", elsewhere_table(rows))]
 
 
 def tables_of(section: Section) -> list[Table]:

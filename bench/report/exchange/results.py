@@ -2,6 +2,8 @@
 
 - ``vllm bench serve --save-result`` (vLLM 0.32): an object of the whole benchmark; with ``--append-result``
   one object a line. Acceptance is the difference of the server's counters before and after.
+- SGLang's ``bench_serving``: an object a line, in nearly the same keys. Acceptance is the average that the
+  server keeps since its start.
 - AIPerf (0.14): a folder, its ``profile_export_aiperf.json``, or its ``profile_export.jsonl`` of requests.
 - Answer files of Spec-Bench, Kangaroo, EAGLE and SWIFT, which `bench.report.answers` reads.
 
@@ -86,7 +88,7 @@ def read_results(path: Path, name: str | None = None) -> list[Elsewhere]:
         return [_aiperf_requests(objects, label, "")]
     if isinstance(first.get("output_throughput"), int | float):
         names = [label] if len(objects) == 1 else [f"{label}-{place}" for place in range(1, len(objects) + 1)]
-        return [_vllm(item, row, path) for item, row in zip(objects, names, strict=True)]
+        return [_serving(item, row, path) for item, row in zip(objects, names, strict=True)]
     if "aiperf_version" in first or isinstance(first.get("request_count"), Mapping):
         return [_aiperf_summary(first, label)]
     raise UserError(f"{path} is no result that is known: its keys are {', '.join(list(first)[:6])}", _FIX)
@@ -116,20 +118,24 @@ def _line(path: Path, number: int, line: str) -> Any:  # noqa: ANN401 - whatever
         raise UserError(f"{path}, line {number} is not JSON: {error}", _FIX) from error
 
 
-def _vllm(found: Mapping[str, Any], name: str, path: Path) -> Elsewhere:
+def _serving(found: Mapping[str, Any], name: str, path: Path) -> Elsewhere:
+    """A benchmark of vLLM, or of SGLang, which alone writes ``accept_length``."""
     completed = _number(found, "completed")
     if completed is None:
         raise UserError(f"{path} lacks 'completed', the number of requests", _FIX)
     rate = _number(found, "spec_decode_acceptance_rate")  # in percent there
+    is_sglang = "accept_length" in found
+    tool = "SGLang bench_serving" if is_sglang else "vllm bench serve"
+    length = _number(found, "accept_length" if is_sglang else "spec_decode_acceptance_length")
     return Elsewhere(
         name=name,
-        tool=f"vllm bench serve, {found['backend']}" if found.get("backend") else "vllm bench serve",
+        tool=f"{tool}, {found['backend']}" if found.get("backend") else tool,
         model=str(found.get("model_id") or ""),
         requests=int(completed),
         failed=int(_number(found, "failed") or 0),
         concurrency=_number(found, "max_concurrency") or _number(found, "max_concurrent_requests"),
-        acceptance_length=_number(found, "spec_decode_acceptance_length"),
-        counted=COUNTED["vllm"],
+        acceptance_length=length,
+        counted="the server's average" if is_sglang else COUNTED["vllm"],
         draft_acceptance=None if rate is None else rate / 100,
         tokens_per_s=_number(found, "output_throughput"),
         first_token_ms=_number(found, "mean_ttft_ms"),

@@ -84,6 +84,13 @@ def test_results_that_were_appended_to_one_file_are_rows_of_their_own(tmp_path: 
     assert rows[1].acceptance_length is None
 
 
+def test_a_result_of_sglangs_benchmark_is_not_taken_for_vllms(tmp_path: Path) -> None:
+    found = {"backend": "sglang", "max_concurrency": 8, "completed": 50, "output_throughput": 900.0}
+    (row,) = read_results(write(tmp_path / "s.jsonl", found | {"accept_length": 2.75, "mean_tpot_ms": 4.0}))
+    assert (row.tool, row.counted) == ("SGLang bench_serving, sglang", "the server's average")
+    assert (row.acceptance_length, row.draft_acceptance, row.per_token_ms) == (2.75, None, 4.0)
+
+
 def test_a_folder_of_aiperf(tmp_path: Path) -> None:
     write(tmp_path / "profile_export_aiperf.json", AIPERF)
     (row,) = read_results(tmp_path, "qwen")

@@ -111,6 +111,17 @@ def test_a_wrong_name_lists_what_there_is(results: Path) -> None:
         named_tables(place(results, "kangaroo"), "pairwise")
     with pytest.raises(UserError, match="holds no results of other tools"):
         named_tables(results, "elsewhere")
+    with pytest.raises(UserError, match="holds no profiles"):
+        named_tables(results, "profiles")
+    with pytest.raises(UserError, match="is a run, and 'claims' belongs to a results folder"):
+        named_tables(place(results, "kangaroo"), "claims")
+
+
+def test_what_papers_claim_is_a_table_per_paper(results: Path) -> None:
+    found = named_tables(results, "claims")
+    assert len(found) > 5
+    assert {table.name for _, table in found} == {"claims"}
+    assert typeset(found, "latex").count("bottomrule") == len(found)
 
 
 @pytest.mark.parametrize("form", FORMS)
