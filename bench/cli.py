@@ -11,28 +11,26 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bench.compose.arena import arena_settings
-from bench.compose.automatic_model import AUTOMATIC, settle_model
+from bench.compose.command_help import further_folders, help_text, schema_of
+from bench.compose.command_line import compose_again, known_methods, prepared
 from bench.compose.mistakes import explain, is_lost_job
 from bench.compose.places import require_places
 from bench.compose.schema import register_schema
 from bench.compose.settings import Settings, settings_from
-from bench.compose.tuned import with_tuned
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
-from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 from bench.show.waiting import announce
 from bench.tasks.task import require_prompts
 
@@ -93,6 +91,8 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str, firs
         first: What is loaded first and what comes next, printed at once; None leaves that to the job.
     """
     print_any_text()
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        sys.exit(_help(config))
     if not _has_working_directory():
         sys.exit(
             report_mistake(UserError("the working directory was deleted", "change to another one: cd ~"))
@@ -113,6 +113,14 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str, firs
         first = str(error).partition("\n")[0]
         sys.stderr.write(f"a run was lost: {first}\nits logs are beside that file; {kept}\n")
         sys.exit(FAILED)
+
+
+def _help(config: str) -> int:
+    try:
+        say(help_text(config, schema_of(config), further_folders(sys.argv[1:])))
+    except BrokenPipeError:
+        return leave_closed_pipe()
+    return OK
 
 
 def _guarded(job: Callable[[DictConfig], None], first: str | None) -> Callable[[DictConfig], None]:
@@ -182,7 +190,7 @@ def _status_of_child(status: int) -> int:
 def _settings(composed: DictConfig) -> Settings:
     choices: Mapping[str, str | None] = HydraConfig.get().runtime.choices
     try:
-        composed, choices = _prepared(composed, choices)
+        composed, choices = prepared(composed, choices)
         if composed.methods is None:
             return settings_from(composed, choices)
         if named := [text for text in HydraConfig.get().overrides.task if text.startswith("method=")]:
@@ -192,39 +200,12 @@ def _settings(composed: DictConfig) -> Settings:
         raise explain(error) or error from error
 
 
-def _prepared(
-    composed: DictConfig, choices: Mapping[str, str | None]
-) -> tuple[DictConfig, Mapping[str, str | None]]:
-    """The tree with its model fetched and with the tuned settings of its method."""
-    if composed.tuned is not None:
-        composed = with_tuned(composed, str(choices.get("method")))
-    path = str(OmegaConf.select(composed, "model.path", default=""))
-    is_settled = choices.get("model") != AUTOMATIC and not path.startswith(FETCH_PREFIX)
-    return (composed, choices) if is_settled else settle_model(composed, choices)
-
-
-def known_methods() -> list[str]:
-    """Names of all methods on the search path."""
-    return list(GlobalHydra.instance().config_loader().get_group_options("method"))
-
-
-def compose_again(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str | None]]:
-    """Hydra's tree for this command line with another method, as if that had been given."""
-    replaced = ("method=", "methods=", "+methods=")
-    given = [text for text in HydraConfig.get().overrides.task if not text.startswith(replaced)]
-    tree = hydra.compose(HydraConfig.get().job.config_name, [*given, *overrides], return_hydra_config=True)
-    choices = dict(tree.hydra.runtime.choices)
-    OmegaConf.set_struct(tree, False)
-    del tree["hydra"]
-    return _prepared(tree, choices)
-
-
 def _execute(settings: Settings, session: int | None) -> int:
     from bench.measure.finished import finished
 
     outcome = finished(settings)
     if outcome is None:
-        announce(_preparation(settings))
+        announce(settings.first_line)
         from bench.measure.runner import execute  # loads torch
 
         outcome = execute(settings, session)
@@ -233,13 +214,6 @@ def _execute(settings: Settings, session: int | None) -> int:
         rows = json.dumps({"rows": outcome.rows, "results_dir": str(settings.results_dir)})
         (Path(HydraConfig.get().runtime.output_dir) / ROWS_FILE).write_text(rows, encoding="utf-8")
     return FAILED if outcome.failures else OK
-
-
-def _preparation(settings: Settings) -> str:
-    """What a run does before its first bar."""
-    names = ", ".join(method.name for method in settings.methods.values())
-    model = settings.model.name
-    return f"{names} on {settings.task.name}: loading torch, then {model}; warm-up and measuring come next"
 
 
 def _plan(settings: Settings) -> int:

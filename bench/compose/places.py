@@ -122,7 +122,6 @@ def trained_name(method: str) -> str:
 def model_arguments(model: ModelConfig) -> list[str]:
     """What names this model on a command line."""
     file = _CONF / "model" / f"{model.name}.yaml"
-    known: Any = OmegaConf.load(file) if file.is_file() else {}
-    if known.get("path") == model.path:
+    if file.is_file() and OmegaConf.select(OmegaConf.load(file), "path") == model.path:
         return [f"model={model.name}"]
     return ["model=local", f"model.path={model.path}"]

@@ -235,8 +235,19 @@ class BenchConfig:
 class Config:
     """Everything that the command line can set; `method` and `task` are checked by their constructors.
 
-    `methods` is for runs of several methods, see `bench.compose.arena`; it takes the place of `method`.
-    `tuned` is a folder of settings that `bench.tune` found, which replace those of the methods' yaml files.
+    Args:
+        method: The method that is measured.
+        methods: Of a run of several, in place of `method`: see `bench.compose.arena`.
+        tuned: Folder of settings that `bench.tune` found, which replace those of the methods' yaml files.
+        task: The questions.
+        model: The target model.
+        sampling: How tokens are chosen.
+        runtime: Where and how the decoder runs.
+        measure: How often to measure, and how sure to be.
+        bench: What the command does with the runs.
+        seed: Of all random numbers.
+        max_new_tokens: Budget of an answer, the end token included.
+        results_dir: Where records go.
     """
 
     method: Any = MISSING

@@ -62,6 +62,13 @@ class Settings:
         return method
 
     @property
+    def first_line(self) -> str:
+        """What a start says before it loads anything."""
+        names = ", ".join(method.name for method in self.methods.values())
+        model = self.model.name
+        return f"{names} on {self.task.name}: loading torch, then {model}; warm-up and measuring come next"
+
+    @property
     def is_arena(self) -> bool:
         """Whether it is a run of several methods, which ``methods=`` names."""
         return list(self.methods) != [Arm.METHOD]

@@ -5,6 +5,7 @@ import sys
 
 from bench.errors import UserError
 from bench.runtime.package_index import MODELS, fetch_model
+from bench.show.spelling import as_arguments
 
 PATIENCE_S = 60.0
 
@@ -14,7 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fetch", description=(__doc__ or "").strip())
     parser.add_argument("model", choices=sorted(MODELS), help="as in model=NAME")
     try:
-        path = fetch_model(parser.parse_args(arguments).model, PATIENCE_S)
+        given = as_arguments(parser, sys.argv[1:] if arguments is None else arguments)
+        path = fetch_model(parser.parse_args(given).model, PATIENCE_S)
     except UserError as mistake:
         sys.stderr.write(f"error: {mistake.what}\nfix: {mistake.fix}\n")
         return 2

@@ -11,6 +11,7 @@ answer that was cut at the token budget is not well-formed, except where its for
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from bench.metrics.run_figures import number
 from bench.records.model import Arm, Prompt, Run, Sample
 from bench.records.store import load_run, load_samples
 from bench.show.layout import text_table
+from bench.show.spelling import as_arguments
 from bench.tasks.checkers import is_right, is_well_formed
 from bench.tasks.spec_bench import read_builtin, read_natural
 from bench.tasks.task import SourceName
@@ -108,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.quality", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("run", type=Path, help="folder of a run whose prompts carry checks")
-    folder = parser.parse_args(arguments).run
     try:
+        folder = parser.parse_args(as_arguments(parser, sys.argv[1:] if arguments is None else arguments)).run
         text = quality_text(load_run(folder), load_samples(folder))
         if not text:
             raise UserError(

@@ -9,6 +9,7 @@ worth nothing, so ours must not be the slow one; and the token ids must be equal
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.runtime.tier_choice import choose_tier
 from bench.show.layout import text_table
+from bench.show.spelling import as_arguments
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.tokenizer import ignored_generation_settings, load_tokenizer
@@ -202,10 +204,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
+        given = parser.parse_args(as_arguments(parser, sys.argv[1:] if arguments is None else arguments))
+        torch.set_num_threads(given.threads)
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         if given.shape is not None:
             with tempfile.TemporaryDirectory() as name:
                 prompts = random_prompts(save_random(given.shape, Path(name)), given.prompts, 64)

@@ -13,6 +13,8 @@ from bench.cli import FAILED, INTERRUPTED, OK, leave_closed_pipe, print_any_text
 from bench.errors import UserError
 from bench.report.exchange.commands import COMMANDS as EXCHANGE
 from bench.report.exchange.commands import add_commands as add_exchange
+from bench.show.spelling import as_arguments
+from bench.show.waiting import announce
 
 COMMANDS = (
     *("leaderboard", "excerpt", "show", "compare", "timeline", "input-length"),
@@ -26,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in (*COMMANDS, "-h", "--help"):
         given.insert(0, "leaderboard")  # the main command needs no name
-    options = _parser().parse_args(given)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
+        options = _parser().parse_args(_spelled(given))
+        command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except UserError as mistake:
         return report_mistake(mistake)
@@ -36,6 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leave_closed_pipe()
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _spelled(given: Sequence[str]) -> list[str]:
+    """The command line with every ``key=value`` as the sub-command's parser spells it."""
+    (choices,) = (action.choices for action in _parser()._actions if isinstance(action.choices, dict))
+    parser = choices.get(given[0])
+    if parser is None:
+        return list(given)
+    return [given[0], *as_arguments(parser, given[1:], {"results_dir": "results"})]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,6 +153,7 @@ def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
+    announce(f"reading the runs in {options.results}; tables and figures come next")
     from bench.report.build import build, differences, write
 
     board = build(options.results)

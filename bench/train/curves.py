@@ -26,6 +26,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from bench.cli import OK, report_mistake
 from bench.errors import UserError
 from bench.report.style import legend_below, looks, new_figure, numbers, png, styled, svg, wrapped
+from bench.show.spelling import as_arguments
 from bench.train.trainers.course import FRAME, read_course
 
 ONE, SEVERAL = "training", "training-together"
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="folder of a training")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="where to write; default: the first OUT")
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(as_arguments(parser, sys.argv[1:] if arguments is None else arguments))
         paths = draw(options.folders, options.into)
     except UserError as mistake:
         return report_mistake(mistake)

@@ -17,8 +17,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from bench.cli import compose_again, known_methods, run_composed
+from bench.cli import run_composed
 from bench.compose.arena import BASELINE, EVERYONE, arena_settings
+from bench.compose.command_line import compose_again, known_methods
 from bench.compose.schema import Config, register_schema
 from bench.compose.settings import Settings
 from bench.errors import UserError

@@ -3,6 +3,9 @@
 import argparse
 import sys
 
+from bench.cli import report_mistake
+from bench.errors import UserError
+from bench.show.spelling import as_arguments
 from bench.train.corpus import heldout_dialogues
 
 
@@ -11,7 +14,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.train.corpus", description=main.__doc__)
     parser.add_argument("--show", type=int, default=2, help="dialogues per subtask")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
-    options = parser.parse_args()
+    try:
+        options = parser.parse_args(as_arguments(parser, sys.argv[1:]))
+    except UserError as mistake:
+        raise SystemExit(report_mistake(mistake)) from mistake
     for dialogue in heldout_dialogues(options.seed, options.show):
         sys.stdout.write(f"== {dialogue.subtask}\n")
         for turn, answer in zip(dialogue.turns, dialogue.answers, strict=True):
