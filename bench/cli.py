@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
@@ -201,11 +201,11 @@ def _settings(composed: DictConfig) -> Settings:
 
 
 def _execute(settings: Settings, session: int | None) -> int:
+    announce(settings.first_line)
     from bench.measure.finished import finished
 
     outcome = finished(settings)
     if outcome is None:
-        announce(settings.first_line)
         from bench.measure.runner import execute  # loads torch
 
         outcome = execute(settings, session)

@@ -22,7 +22,10 @@ from bench.cli import main
 from tests.command import Done, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST_LINE = "kangaroo on mt_bench: loading torch, then tiny; warm-up and measuring come next\n"
+FIRST_LINE = (
+    "kangaroo on mt_bench, model tiny: records are read, torch and model loaded; "
+    "warm-up and measuring come next\n"
+)
 
 RUNNER = '''
 """Stand-in for bench.measure.runner and finished: what it does is spelt in the seed."""

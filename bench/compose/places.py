@@ -19,9 +19,10 @@ from bench.compose.schema import ModelConfig
 from bench.compose.settings import Settings, modules_of
 from bench.errors import UserError
 from bench.records.files import expanded
-from bench.runtime.checkpoint_files import GGUF_SUFFIX, is_gguf
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 
+GGUF_SUFFIX = ".gguf"
+"""As in `bench.runtime.checkpoint_files`, which imports the Hub's client."""
 _CONF = PACKAGE_ROOT / "conf"
 _FILES = ("module.safetensors", "module.json", "config.json")
 """One of them is in every folder of trained modules, or of a whole model of a method's own."""
@@ -106,6 +107,11 @@ def default_out(method: str, choice: str, model: ModelConfig) -> Path:
     if modules.startswith(PACKAGE_PREFIX) or is_gguf(expanded(model.path)):
         modules = modules_of(None, choice)
     return Path(modules) / trained_name(method)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a checkpoint in one GGUF file."""
+    return path.suffix == GGUF_SUFFIX and path.is_file()
 
 
 @cache

@@ -45,7 +45,7 @@ class ModelConfig:
         prompts: Source of the questions, see `bench.tasks.task.SourceName`. If `path` is ``package:``,
             ``auto`` becomes ``builtin``; else ``auto`` becomes ``official`` and ``builtin`` ``natural``.
         template: How turns become a prompt: ``auto`` is the tokenizer's own chat template.
-        modules: Folder with one subfolder of trained modules per method; None when there is none.
+        modules: Folder with one subfolder of trained modules per method; None is ``results/train/NAME``.
         frequent_tokens: File of its tokens by frequency, for ``method.draft_vocab``, or None.
         draft_vocab: How many of these tokens a method drafts if ``method.draft_vocab`` is not given; None is
             the whole vocabulary.

@@ -65,8 +65,8 @@ class Settings:
     def first_line(self) -> str:
         """What a start says before it loads anything."""
         names = ", ".join(method.name for method in self.methods.values())
-        model = self.model.name
-        return f"{names} on {self.task.name}: loading torch, then {model}; warm-up and measuring come next"
+        place = f"{names} on {self.task.name}, model {self.model.name}"
+        return f"{place}: records are read, torch and model loaded; warm-up and measuring come next"
 
     @property
     def is_arena(self) -> bool:

@@ -185,7 +185,7 @@ def parse(module: str, arguments: list[str]) -> None:
 
     main = importlib.import_module(ARGPARSE[module]).main
     with patch.object(argparse.ArgumentParser, "parse_args", only_parse), pytest.raises(Parsed):
-        main() if module == "bench.train.corpus" else main(arguments)
+        main(arguments)
 
 
 @pytest.fixture(scope="module")

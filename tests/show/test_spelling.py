@@ -15,6 +15,7 @@ import pytest
 
 from bench.command import COMMANDS
 from bench.errors import UserError
+from bench.report.__main__ import COMMANDS as COMMANDS_OF_REPORT
 from bench.report.__main__ import _parser, _spelled
 from bench.report.__main__ import main as report
 from bench.show.spelling import as_arguments

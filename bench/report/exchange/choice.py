@@ -69,7 +69,8 @@ def _of_results(place: Path, name: str) -> list[tuple[str, Table]]:
         found = [
             (chapter.title, replace(table, name=name))
             for chapter in profile_chapters(place)
-            for table in chapter.tables
+            for part in chapter.parts
+            for table in part.tables
         ]
         if not found:
             raise UserError(f"{place} holds no profiles", "measure one: python -m bench.profile")
