@@ -95,7 +95,7 @@ def _job(composed: DictConfig) -> None:
 
 
 def _require_data(composed: DictConfig) -> None:
-    """Refuse a file of conversations with a mistake before torch is loaded, and long before the weights are."""
+    """Refuse a file of conversations with a mistake before torch is loaded, which takes seconds."""
     from bench.train.data.conversations import Conversations
 
     data = _data(composed)
