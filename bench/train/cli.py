@@ -95,7 +95,7 @@ def _job(composed: DictConfig) -> None:
 
 
 def _require_data(composed: DictConfig) -> None:
-    """Refuse a file of conversations with a mistake before torch is loaded, which takes seconds."""
+    """Refuse a file of conversations with a mistake before torch and weights are loaded."""
     from bench.train.data.conversations import Conversations
 
     data = _data(composed)
