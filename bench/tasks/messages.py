@@ -41,7 +41,7 @@ def changed_parts(
         tools: What the model may call.
     """
     if system:
-        yield "system message", (messages, "", tools)
+        yield "system message", (messages, f"{system}.", tools)
     if tools:
         yield "tools", (messages, system, ())
     if any(message.role == TOOL for message in messages):

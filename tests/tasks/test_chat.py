@@ -122,6 +122,16 @@ def test_a_question_is_its_given_messages_then_its_answered_turns() -> None:
     assert chat.ids_of(Prompt("q", "", ("b",))) == [B]
 
 
+def test_a_system_message_is_refused_where_it_is_dropped_and_not_where_it_is_the_templates_own() -> None:
+    source = (
+        "{{ messages[0].content if messages[0].role == 'system' else 'Be brief.' }}{{ messages[-1].content }}"
+    )
+    chat = ChatFormat(tokenizer(source))
+    assert chat.prompt_text(["Hi"], [], "Be brief.") == chat.prompt_text(["Hi"], []) == "Be brief.Hi"
+    with pytest.raises(UserError, match="has no form for the system message"):
+        ChatFormat(tokenizer("{{ messages[-1].content }}")).prompt_text(["Hi"], [], "Be brief.")
+
+
 @pytest.mark.parametrize(
     ("source", "given", "what"),
     [
