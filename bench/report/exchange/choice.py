@@ -49,11 +49,11 @@ def named_tables(place: Path, name: str) -> list[tuple[str, Table]]:
     found = [
         (f"{section.title}; {section.questions}", table)
         for section in board
-        for table in tables_of(section)
-        if table.name == name and table.rows
+        for table in tables_of(section, name)
+        if table.rows
     ]
     if not found:
-        had = sorted({table.name for section in board for table in tables_of(section) if table.rows})
+        had = [each for each in sorted(NAMES) if each not in OF_RESULTS and _is_there(board, each)]
         raise UserError(f"{place} has no table {name!r}", f"it has: {', '.join(had)}")
     return found
 
@@ -81,10 +81,18 @@ def _of_results(place: Path, name: str) -> list[tuple[str, Table]]:
     return [("", elsewhere_table(rows))]
 
 
-def tables_of(section: Section) -> list[Table]:
-    """Every table of a section, also those that its page leaves out."""
+def tables_of(section: Section, name: str) -> list[Table]:
+    """The tables of that name of a section, also those that its page leaves out."""
+    if name == "acceptance":
+        return [acceptance_table(section)]
+    if name == "input_length":
+        return [input_length_table(section)]
     own = arena_tables(section) or [waits(section), settings(section)]
-    return [*section_tables(section), acceptance_table(section), *own, input_length_table(section)]
+    return [table for table in (*section_tables(section), *own) if table.name == name]
+
+
+def _is_there(board: Sequence[Section], name: str) -> bool:
+    return any(table.rows for section in board for table in tables_of(section, name))
 
 
 def acceptance_table(section: Section) -> Table:
