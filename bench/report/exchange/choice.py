@@ -49,11 +49,11 @@ def named_tables(place: Path, name: str) -> list[tuple[str, Table]]:
     found = [
         (f"{section.title}; {section.questions}", table)
         for section in board
-        for table in tables_of(section)
-        if table.name == name and table.rows
+        for table in tables_of(section, name)
+        if table.rows
     ]
     if not found:
-        had = sorted({table.name for section in board for table in tables_of(section) if table.rows})
+        had = [each for each in sorted(NAMES) if each not in OF_RESULTS and _is_there(board, each)]
         raise UserError(f"{place} has no table {name!r}", f"it has: {', '.join(had)}")
     return found
 
@@ -82,10 +82,19 @@ def _of_results(place: Path, name: str) -> list[tuple[str, Table]]:
     return [("", elsewhere_table(rows))]
 
 
-def tables_of(section: Section) -> list[Table]:
-    """Every table of a section, also those that its page leaves out."""
-    own = [acceptance_table(section), *pair_tables(section), wait_table(section), settings_table(section)]
-    return [*section_tables(section), *subtask_tables(section), *own, input_length_table(section)]
+def tables_of(section: Section, name: str) -> list[Table]:
+    """The tables of that name of a section, also those that its page leaves out."""
+    if name == "acceptance":
+        return [acceptance_table(section)]
+    if name == "input_length":
+        return [input_length_table(section)]
+    ranked = [*section_tables(section), *subtask_tables(section)]
+    own = [*pair_tables(section), wait_table(section), settings_table(section)]
+    return [table for table in (*ranked, *own) if table.name == name]
+
+
+def _is_there(board: Sequence[Section], name: str) -> bool:
+    return any(table.rows for section in board for table in tables_of(section, name))
 
 
 def acceptance_table(section: Section) -> Table:

@@ -44,7 +44,7 @@ def keep(row: Elsewhere, source: Path, results: Path) -> Path:
     """Store a row under a results folder; the path of its file.
 
     Raises:
-        UserError: If its name is no file name, or the folder cannot be written.
+        UserError: If its name is no file name or that of another result, or the folder cannot be written.
     """
     if not re.fullmatch(NAME, row.name):
         raise UserError(
@@ -52,9 +52,12 @@ def keep(row: Elsewhere, source: Path, results: Path) -> Path:
         )
     path = results / FOLDER / f"{row.name}.json"
     stored = {"schema_version": SCHEMA_VERSION, "source_sha256": _sha256(source), **asdict(row)}
+    text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise UserError(f"{path} holds another result", "give another name with --name, or delete it")
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}", "choose another folder with --into") from error
     return path

@@ -173,6 +173,15 @@ def test_what_was_kept_can_be_read_and_a_damaged_one_is_named(tmp_path: Path) ->
         kept_rows(tmp_path)
 
 
+def test_another_result_does_not_replace_one_of_the_same_name(tmp_path: Path, capsys: Any) -> None:
+    file = write(tmp_path / "eagle3.json", VLLM)
+    assert main(["import", str(file), "--into", str(tmp_path)]) == 0
+    assert main(["import", str(file), "--into", str(tmp_path)]) == 0  # the same again
+    write(file, {**VLLM, "completed": 3})
+    assert main(["import", str(file), "--into", str(tmp_path)]) == 2
+    assert "holds another result" in capsys.readouterr().err
+
+
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, capsys: Any) -> None:
     file = write(tmp_path / "eagle3.json", VLLM)
     assert main(["import", str(file), "--into", str(tmp_path), "--name", "../up"]) == 2
