@@ -86,7 +86,7 @@ class ExpertTrainer:
         """
         assert isinstance(module, ResidualChanges)
         mixtures, eps = mixtures_of(decoder), decoder.config.norm_eps
-        entering = {layer: _entering_experts(layer, rows, decoder) for layer in self.taps(decoder)}
+        entering = {layer: entering_experts(layer, rows, decoder) for layer in self.taps(decoder)}
         losses, recalls, unchanged = [], [], []
         for first, later in self._pairs(decoder):
             moe = mixtures[later]
@@ -117,7 +117,7 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _entering_experts(layer: int, rows: TrainingRows, decoder: Decoder) -> Tensor:
+def entering_experts(layer: int, rows: TrainingRows, decoder: Decoder) -> Tensor:
     """Rows [T, d] entering a layer's mixture of experts: those entering the layer, after its attention."""
     hidden = rows.hidden[layer]
     cos, sin = (table[rows.positions] for table in decoder.placement.rotation(0, max(rows.lengths)))
