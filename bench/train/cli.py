@@ -22,6 +22,7 @@ from bench.compose.places import default_out, require_model_place
 from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS
+from bench.show.waiting import announce
 from bench.train.subject import checked, print_plan, require_memory_for, subject_of
 
 if TYPE_CHECKING:
@@ -80,17 +81,14 @@ class TrainConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train``."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    run_composed(
-        _job,
-        "train",
-        "the last checkpoint is kept; the same command resumes from it",
-        "loading torch, then the model and the data; training comes next",
-    )
+    run_composed(_job, "train", "the last checkpoint is kept; the same command resumes from it")
 
 
 def _job(composed: DictConfig) -> None:
     choices = HydraConfig.get().runtime.choices
     settings: TrainConfig = _object(composed)  # raises if a value is out of range
+    next_ = "its memory is counted next" if settings.plan else "the data and the training come next"
+    announce(f"loading torch, then the model; {next_}")
     if settings.base is not None:
         _train_base(composed, str(choices["base"]))
     elif settings.plan:
