@@ -7,7 +7,7 @@ same for Markdown. Places are in percent of the width, since only the reader's s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.metrics.intervals import Interval
 from bench.report.board import Ranked, Section
@@ -15,6 +15,7 @@ from bench.report.tables import is_reimplemented
 
 ALL = "all questions"
 LOSSY_TITLE = "Lossy: the output is not the model's own, so a speedup alone says nothing"
+UNRANKED_TITLE = "Not ranked: do not compare these speeds"
 _ROOM = 1.5
 """The axis ends at this many times the largest speedup at most; longer intervals are cut."""
 _STEPS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -66,7 +67,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Methods whose output is of one kind: ``lossless`` or ``lossy``."""
+    """Methods whose output is of one kind: ``lossless`` or ``lossy``; or ``unranked`` ones."""
 
     output: str
     title: str
@@ -91,17 +92,26 @@ class Chart:
 
 
 def overall_chart(section: Section, place: str) -> Chart | None:
-    """Every ranked method by rank, on all questions; None where none has a rank."""
-    if not section.ranked:
+    """Every ranked method by rank, on all questions; where none has a rank, those without one.
+
+    None where no speedup is known.
+    """
+    if section.ranked:
+        return _chart(section, ALL, place, _axis(section.ranked, (ALL,)))
+    rows = [Ranked(0, row.label, row.entry) for row in section.unranked]
+    known = [row for row in rows if speed_of(row, ALL)]
+    if not known:
         return None
-    return _chart(section, ALL, place, _axis(section, (ALL,)))
+    axis = _axis(known, (ALL,))
+    marks = tuple(replace(mark, rank="", state="unsure") for row in known if (mark := _mark(row, ALL, axis)))
+    return Chart(ALL, place, (Group("unranked", UNRANKED_TITLE, marks),), axis)
 
 
 def kind_charts(section: Section, place: str) -> tuple[Chart, ...]:
     """A chart per kind of question, all on one axis; none where there is one kind only."""
     if not section.ranked or len(section.subtasks) < 2:
         return ()
-    axis = _axis(section, section.subtasks)
+    axis = _axis(section.ranked, section.subtasks)
     return tuple(_chart(section, kind, place, axis) for kind in section.subtasks)
 
 
@@ -140,8 +150,8 @@ def _mark(row: Ranked, kind: str, axis: Axis) -> Mark | None:
     )
 
 
-def _axis(section: Section, kinds: Sequence[str]) -> Axis:
-    known = [speed for row in section.ranked for kind in kinds if (speed := speed_of(row, kind))]
+def _axis(rows: Sequence[Ranked], kinds: Sequence[str]) -> Axis:
+    known = [speed for row in rows for kind in kinds if (speed := speed_of(row, kind))]
     largest = max(speed.estimate for speed in known)
     highest = max((speed.high for speed in known if speed.is_known), default=largest)
     return make_axis(max(1.2, min(1.02 * highest, _ROOM * largest)))

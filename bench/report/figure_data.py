@@ -32,10 +32,11 @@ Candidate = tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]
 def pictures(section: Section) -> list[Picture]:
     """The figures that a section has data for, each naming model, device and questions.
 
-    A figure that compares methods needs two of them.
+    A figure that compares methods needs two with a rank. Where none has a rank, the others are explained.
     """
     shown, choice = chosen(section.ranked)
-    made = [*_comparisons(section, shown), *_of_every_method(section, shown)]
+    explained = shown or [Ranked(0, row.label, row.entry) for row in section.unranked][:MOST_METHODS]
+    made = [*_comparisons(section, shown), *_of_every_method(section, explained)]
     place = place_words(section)
     return [
         replace(picture, caption=picture.caption + choice, figure=stamped(picture.figure, place))

@@ -115,7 +115,7 @@ def _page(
             (path.stem.removeprefix("timeline-"), os.path.relpath(path, results / FOLDER))
             for path in sorted(folder.glob("timeline-*.html"))
         ),
-        command=f"python -m bench.report timeline {folder}{label}",
+        command=f"python -m bench.report timeline {parts[0].run.run_id}{label}",
     )
 
 

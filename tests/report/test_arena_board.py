@@ -9,7 +9,14 @@ import pytest
 
 from bench.errors import UserError
 from bench.records.model import Sample
-from bench.report.arena_tables import APART_NOTE, RANKS_NOTE, arena_remarks, arena_tables
+from bench.report.arena_tables import (
+    APART_NOTE,
+    RANKS_NOTE,
+    arena_remarks,
+    pair_tables,
+    settings_table,
+    wait_table,
+)
 from bench.report.board import Section, sections
 from bench.report.build import build
 from bench.report.entries import entries
@@ -81,7 +88,7 @@ def test_runs_of_several_methods_come_first_and_others_are_measured_apart(tmp_pa
     assert ranks_of(second) == {"del": 1, "swift": 2}
     assert next(arena_remarks(first)) == RANKS_NOTE
     assert list(arena_remarks(second)) == [APART_NOTE]
-    assert arena_tables(second) == []
+    assert list(pair_tables(second)) == []
     assert first.anchor != second.anchor
 
 
@@ -119,7 +126,7 @@ def without_numbers(sample: Sample) -> Sample:
 
 def test_pairs_waits_and_settings_of_every_method_are_shown(tmp_path: Path) -> None:
     (section,) = board_of(tmp_path, PLAN)
-    pairs, waits, settings = arena_tables(section)
+    (pairs,), waits, settings = pair_tables(section), wait_table(section), settings_table(section)
     names = ["autoregressive", *PLAN.methods]
     assert pairs.header == ("method", *names)
     assert [row[0] for row in pairs.rows] == names
