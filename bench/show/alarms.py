@@ -67,6 +67,10 @@ def machine_alarms(summaries: Sequence[Summary]) -> Iterator[Alarm]:
     if any(_is_gpu_shared(summary.run) for summary in summaries):
         fix = f"nvidia-smi lists the other processes; {AGAIN}"
         yield Alarm("BUSY MACHINE", "other work was on the GPU when the run started", fix)
+    if late := max((_late_recordings(summary.run) for summary in summaries), default=0):
+        what = f"{late} passes were recorded while answers were timed: those answers took longer"
+        fix = "measure.repeats=3 lets them weigh less; runtime.tier=static records none"
+        yield Alarm("LATE RECORDINGS", what, fix)
     waits = [wait for summary in summaries if not is_on_gpu(summary.run) for wait in _waits(summary)]
     if max(waits, default=0.0) > BUSY:
         held = f"the decoding thread took {max(waits):.2f} times as long as it computed"
@@ -118,6 +122,12 @@ def _few(summary: Summary) -> Iterator[Alarm]:
 
 def _is_gpu_shared(run: Run) -> bool:
     return any(bool(attempt.get("gpu_shared")) for attempt in run.attempts)
+
+
+def _late_recordings(run: Run) -> int:
+    """Passes that the graph tier recorded after the first measured turn."""
+    tallies = [attempt.get("graphs") or {} for attempt in run.attempts]
+    return sum(int(tally.get("recorded_while_measuring", 0)) for tally in tallies)
 
 
 def _waits(summary: Summary) -> list[float]:

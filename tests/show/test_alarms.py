@@ -56,6 +56,18 @@ def test_a_shared_gpu_is_a_busy_machine() -> None:
     assert names(summary_of(Plan("kangaroo", is_shared=True))) == ["BUSY MACHINE"]
 
 
+def test_passes_that_were_recorded_late_are_counted(sound: Summary) -> None:
+    gpu = {"gpu": {"name": "H200"}}
+    started = (
+        {**gpu, "graphs": {"recorded_while_measuring": 2}},
+        {**gpu, "graphs": {"recorded_while_measuring": 1}},
+    )
+    run: Run = replace(sound.run, attempts=started)
+    (alarm,) = run_alarms(replace(sound, run=run))
+    assert alarm.name == "LATE RECORDINGS"
+    assert alarm.what.startswith("3 passes were recorded while answers were timed")
+
+
 def test_few_questions_say_how_to_ask_more() -> None:
     few = Plan("kangaroo", subtasks=("qa",), questions=4)
     assert names(summary_of(few)) == ["FEW QUESTIONS"]
