@@ -24,11 +24,11 @@ from omegaconf import DictConfig
 
 from bench.compose.arena import arena_settings
 from bench.compose.command_help import further_folders, help_text, schema_of
-from bench.compose.command_line import compose_again, known_methods, prepared
+from bench.compose.command_line import compose_again, known_methods
 from bench.compose.mistakes import explain, is_lost_job
 from bench.compose.places import require_places
 from bench.compose.schema import register_schema
-from bench.compose.settings import Settings, settings_from
+from bench.compose.settings import Settings, prepared, settings_from
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.show.waiting import announce
@@ -88,7 +88,6 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str, firs
         job: Called with the composed tree.
         config: Name of the primary yaml file.
         kept: What remains after an interrupt, for the message.
-        first: What is loaded first and what comes next, printed at once; None leaves that to the job.
     """
     print_any_text()
     if {"--help", "-h"} & set(sys.argv[1:]):
@@ -100,7 +99,7 @@ def run_composed(job: Callable[[DictConfig], None], config: str, kept: str, firs
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
 
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(_guarded(job, first))()
+        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(_guarded(job))()
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted: {kept}\n")
         sys.exit(INTERRUPTED)
@@ -123,13 +122,11 @@ def _help(config: str) -> int:
     return OK
 
 
-def _guarded(job: Callable[[DictConfig], None], first: str | None) -> Callable[[DictConfig], None]:
-    """The job with its first line, and with a mistake told here: Hydra prints a line about what escapes."""
+def _guarded(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """The job, with a mistake told here: Hydra prints a line about what escapes."""
 
     @wraps(job)
     def guarded(composed: DictConfig) -> None:
-        if first is not None:
-            announce(first)
         try:
             job(composed)
         except BrokenPipeError as error:

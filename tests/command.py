@@ -36,3 +36,8 @@ def run_command(main: Callable[[], None], *arguments: str) -> Done:
             root.handlers[:] = handlers
             root.setLevel(level)
     return Done(status, out.getvalue(), err.getvalue())
+
+
+def mistake_lines(stderr: str) -> list[str]:
+    """The lines on stderr, without the one in which a command says what it loads."""
+    return [line for line in stderr.strip().splitlines() if not line.startswith("loading ")]

@@ -1,4 +1,4 @@
-"""The command line as Hydra composed it, made ready for a run, and composed anew with another method."""
+"""The command line composed anew with another method, as a run of several methods needs it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,20 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from bench.compose.automatic_model import AUTOMATIC, settle_model
-from bench.compose.tuned import with_tuned
-from bench.runtime.package_index import PREFIX as FETCH_PREFIX
-
-
-def prepared(
-    composed: DictConfig, choices: Mapping[str, str | None]
-) -> tuple[DictConfig, Mapping[str, str | None]]:
-    """The tree with its model fetched and with the tuned settings of its method."""
-    if composed.tuned is not None:
-        composed = with_tuned(composed, str(choices.get("method")))
-    path = str(OmegaConf.select(composed, "model.path", default=""))
-    is_settled = choices.get("model") != AUTOMATIC and not path.startswith(FETCH_PREFIX)
-    return (composed, choices) if is_settled else settle_model(composed, choices)
+from bench.compose.settings import prepared
 
 
 def known_methods() -> list[str]:

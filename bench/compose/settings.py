@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import PACKAGE_PREFIX
 from bench.compose import components as rules
+from bench.compose.automatic_model import AUTOMATIC, settle_model
 from bench.compose.components import Component
 from bench.compose.schema import (
     ChatConfig,
@@ -23,7 +24,9 @@ from bench.compose.schema import (
     SamplingConfig,
     plain_name,
 )
+from bench.compose.tuned import with_tuned
 from bench.records.model import Arm
+from bench.runtime.package_index import PREFIX as FETCH_PREFIX
 
 _PROMPTS_OF_OTHERS = {"auto": "official", "builtin": "natural"}
 
@@ -82,6 +85,17 @@ class Settings:
     def has_eager_arm(self) -> bool:
         """Whether there is an eager arm: it is switched on, and the baseline is not that loop already."""
         return self.measure.eager and self.runtime.tier != "eager"
+
+
+def prepared(
+    composed: DictConfig, choices: Mapping[str, str | None]
+) -> tuple[DictConfig, Mapping[str, str | None]]:
+    """The tree with its model fetched and with the tuned settings of its method."""
+    if composed.tuned is not None:
+        composed = with_tuned(composed, str(choices.get("method")))
+    path = str(OmegaConf.select(composed, "model.path", default=""))
+    is_settled = choices.get("model") != AUTOMATIC and not path.startswith(FETCH_PREFIX)
+    return (composed, choices) if is_settled else settle_model(composed, choices)
 
 
 def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Settings:

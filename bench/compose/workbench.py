@@ -28,7 +28,6 @@ from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from bench.runtime.tier_choice import choose_tier, soundest, spread_over
 from bench.runtime.tiers.graph.decoder import GraphDecoder
-from bench.show.layout import byte_size
 from bench.show.waiting import Loading
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
@@ -202,7 +201,7 @@ class Target:
         if self.is_random:
             return f"{self.folder.name}, random weights"
         size = sum(file.stat().st_size for file in weight_files(self.folder))
-        return f"{self.folder.name}, {byte_size(size)}"
+        return f"{self.folder.name}, {size / 1e6:,.0f} MB"
 
     def prompts(self, count: int) -> list[Tensor]:
         """First turns of built-in prompts, spread over the subtasks; ids, each shape [P]."""

@@ -19,6 +19,7 @@ from bench.cli import run_composed
 from bench.compose.components import require_choice, require_complete, require_known
 from bench.compose.schema import ModelConfig
 from bench.errors import UserError
+from bench.show.waiting import announce
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,7 @@ class ConvertConfig:
 def main() -> None:
     """Entry point of ``python -m bench.convert``."""
     ConfigStore.instance().store(name="convert_schema", node=ConvertConfig)
-    run_composed(
-        _job,
-        "convert",
-        "an unfinished result cannot be loaded; run the command again",
-        "loading torch, then the source",
-    )
+    run_composed(_job, "convert", "an unfinished result cannot be loaded; run the command again")
 
 
 def _job(composed: DictConfig) -> None:
@@ -85,6 +81,7 @@ def _job(composed: DictConfig) -> None:
         )
     require_complete(composed)
     config: ConvertConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
+    announce("loading torch, then the source")
     model = [override for override in HydraConfig.get().overrides.task if override.startswith("model")]
     if config.kind == CHECKPOINT:
         result = f"{len(convert_model(config))} weight files"

@@ -18,7 +18,7 @@ from bench.measure.processor import is_same_processor
 from bench.outline import Unclear
 from bench.outline.run import RunOutline, outline_of
 from bench.prove.source import source_hash
-from bench.records.model import Run, Sample, canonical
+from bench.records.model import ARENA, Run, Sample, canonical
 from bench.records.store import load_run, load_samples
 from bench.show.result import SweepRow, result_of
 
@@ -46,6 +46,10 @@ def outcome_of(settings: Settings, run: Run, samples: Sequence[Sample], folder: 
 
 def finished(settings: Settings) -> Outcome | None:
     """The outcome of a run that this machine and code have measured completely; None for any other."""
+    name = ARENA if settings.is_arena else settings.method.name
+    names = f"{name}-{settings.task.name}-{settings.model.name}-*"
+    if not any((settings.results_dir / "runs").glob(names)):
+        return None
     try:
         outline = outline_of(settings)
         folder = settings.results_dir / "runs" / outline.run_id

@@ -25,7 +25,7 @@ from bench.compose.components import require_least
 from bench.compose.schema import ModelConfig, RuntimeConfig, register_schema
 from bench.compose.settings import Settings, settings_from
 from bench.errors import UserError
-from bench.show.waiting import Wait
+from bench.show.waiting import Wait, announce
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,17 +85,13 @@ def main() -> None:
     """Entry point of ``python -m bench.profile``."""
     register_schema()  # each method is composed as the benchmark composes it
     ConfigStore.instance().store(name="profile_schema", node=ProfileConfig)
-    run_composed(
-        _job,
-        "profile",
-        "nothing is stored; an earlier profile stays as it is",
-        "loading torch and the model; passes are timed next, then the rounds of each method",
-    )
+    run_composed(_job, "profile", "nothing is stored; an earlier profile stays as it is")
 
 
 def _job(composed: DictConfig) -> None:
     settings: ProfileConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     names = _method_names(settings)
+    announce("loading torch and the model; passes are timed next, then the rounds of each method")
 
     from bench.compose.workbench import find_target
     from bench.profile.card import measured_card, static_card

@@ -94,6 +94,7 @@ def _job(composed: DictConfig) -> None:
     elif settings.plan:
         print_plan(composed, str(choices["method"]), str(choices["model"]))
     else:
+        require_model_place(settings.model)
         _require_data(composed)
         _train_method(composed, str(choices["method"]), str(choices["model"]))
 
@@ -135,7 +136,6 @@ def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from methods.core.base import ModuleTrainer
 
     config: ModelConfig = _object(composed.model)
-    require_model_place(config)
     trainer, recipe = subject_of(composed, name)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.convert.cli import main
+from tests.command import mistake_lines
 from tests.convert.published import medusa_heads, save_config, save_medusa
 from tests.convert.test_checkpoint import random_state, save_pickles
 from tests.methods.small import random_decoder
@@ -86,7 +87,7 @@ def test_mistakes_take_two_lines(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, err = typed(monkeypatch, capfd, *arguments)
-    lines = err.strip().splitlines()
+    lines = mistake_lines(err)
     assert (status, out, len(lines)) == (2, "", 2), err
     assert what in lines[0]
     assert fix in lines[1]

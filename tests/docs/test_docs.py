@@ -246,7 +246,9 @@ def test_an_example_ends_on_a_board_with_a_certificate(
 def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what other tests cover: controls, all families of random models but one."""
     caught = Check("greedy", "random llama", Status.FAILED, "caught")
-    monkeypatch.setattr("bench.prove.crew.Crew.controls", lambda crew: (Outcome(CONTROLS[0], caught),))
+    monkeypatch.setattr(
+        "bench.prove.crew.Crew.controls", lambda crew, report: (Outcome(CONTROLS[0], caught),)
+    )
     for module in ("prover", "battery"):
         monkeypatch.setattr(f"bench.prove.{module}.FAMILIES", ("llama",))
 

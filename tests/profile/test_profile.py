@@ -13,6 +13,7 @@ from bench.metrics.roofline import Costs, Curve
 from bench.profile.card import measured_card, static_card
 from bench.profile.records import Bandwidth, Level, MethodCost, Profile, load_profile, save_profile
 from bench.report.profiles import draw_profile, layers_figure, passes_figure
+from tests.command import mistake_lines
 from tests.harness import ROOT, save_random_model
 
 COSTS = Costs(100, 8, Curve((1, 2, 8), (0.010, 0.011, 0.016)), Curve((1, 8), (0.001, 0.002)), 0.002)
@@ -126,4 +127,4 @@ def test_mistakes_take_two_lines(override: str, what: str, tmp_path: Path) -> No
     done = profile(tmp_path, override)
     assert done.returncode == 2
     assert what in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 2
+    assert len(mistake_lines(done.stderr)) == 2

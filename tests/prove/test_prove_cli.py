@@ -69,7 +69,7 @@ def myconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def controls(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> None:
     """Let the controls end so, at no cost; that they do is the matter of test_controls.py."""
-    monkeypatch.setattr("bench.prove.crew.Crew.controls", lambda crew: (outcome,))
+    monkeypatch.setattr("bench.prove.crew.Crew.controls", lambda crew, report: (outcome,))
 
 
 def prove(monkeypatch: pytest.MonkeyPatch, results: Path, *arguments: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.train.calibrate.cli import main
-from tests.command import Done, run_command
+from tests.command import Done, mistake_lines, run_command
 from tests.harness import ROOT
 
 MODULES = ROOT / "bench" / "assets" / "tiny" / "modules"
@@ -49,4 +49,4 @@ def test_mistakes_take_two_lines(method: str, overrides: list[str], what: str, t
     got = calibrate(method, MODULES / method, tmp_path, *overrides)
     assert got.returncode == 2
     assert what in got.stderr
-    assert len(got.stderr.strip().splitlines()) == 2
+    assert len(mistake_lines(got.stderr)) == 2

@@ -25,7 +25,7 @@ from bench.train.answers.engines import Decoding, load_engine
 from bench.train.answers.generating import load_model
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget, NoClock
-from tests.command import Done, run_command
+from tests.command import Done, mistake_lines, run_command
 from tests.runtime.models import oracle_logits, tokens
 from tests.runtime.test_gguf import converted
 from tests.train.test_train_cli import train
@@ -251,7 +251,7 @@ def test_a_file_of_other_settings_is_refused(model: Path, prompts: Path) -> None
         got = answer(model, prompts, *overrides)
         assert got.returncode == 2
         assert what in got.stderr
-        assert len(got.stderr.strip().splitlines()) == 2
+        assert len(mistake_lines(got.stderr)) == 2
         assert (prompts.parent / "out.jsonl").read_text() == before
 
 
@@ -288,7 +288,7 @@ def test_mistakes_take_two_lines(overrides: list[str], what: str, model: Path, p
     got = answer(model, prompts, *overrides)
     assert got.returncode == 2
     assert what in got.stderr
-    assert len(got.stderr.strip().splitlines()) == 2
+    assert len(mistake_lines(got.stderr)) == 2
 
 
 def test_what_the_embedded_model_answers_trains_its_modules(tmp_path: Path, prompts: Path) -> None:

@@ -19,7 +19,7 @@ from bench.train.skip_set.cli import SkipSetConfig, main, search_ratios
 from bench.train.skip_set.rating import TextMatch, draft_cost, expected_rate, measured_rate
 from methods.core.autoregressive import Autoregressive
 from methods.skipping.sublayer_skip import SkippedModel, skip_of, sublayers
-from tests.command import Done, run_command
+from tests.command import Done, mistake_lines, run_command
 from tests.harness import ROOT
 from tests.methods.skipping.skips import draft_verify
 from tests.methods.small import prompt, random_decoder
@@ -121,7 +121,7 @@ def test_a_method_without_a_set_is_refused_in_two_lines(tmp_path: Path) -> None:
     got = skip_set(tmp_path, "method=kangaroo")
     assert got.returncode == 2
     assert "method=kangaroo keeps no set of skipped sub-layers" in got.stderr
-    assert len(got.stderr.strip().splitlines()) == 2
+    assert len(mistake_lines(got.stderr)) == 2
 
 
 @pytest.mark.parametrize(

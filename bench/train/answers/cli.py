@@ -18,6 +18,7 @@ from bench.cli import run_composed
 from bench.compose.components import require_choice, require_complete, require_known, require_least
 from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig, SamplingConfig
 from bench.errors import UserError
+from bench.show.waiting import announce
 from bench.tasks.prompt_files.files import Format, PromptFile, require_format
 from bench.tasks.prompt_files.reader import first_turn, read_prompts
 
@@ -75,12 +76,7 @@ class AnswersConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.answers``."""
     ConfigStore.instance().store(name="answers_schema", node=AnswersConfig)
-    run_composed(
-        _job,
-        "answers",
-        "all batches but the last are stored, and the same command resumes",
-        "loading torch and the model; the prompts are answered next",
-    )
+    run_composed(_job, "answers", "all batches but the last are stored, and the same command resumes")
 
 
 def _job(composed: DictConfig) -> None:
@@ -95,6 +91,7 @@ def _job(composed: DictConfig) -> None:
     requests = list(read_prompts(file).prompts[: settings.limit])
     if settings.turns == "first":
         requests = [first_turn(request) for request in requests]
+    announce("loading torch and the model; the prompts are answered next")
     model = str(HydraConfig.get().runtime.choices["model"])
     out = Path(settings.out or f"results/answers/{model}.jsonl")
     _answer(settings, model, requests, out)

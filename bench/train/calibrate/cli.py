@@ -20,6 +20,7 @@ from bench.cli import run_composed
 from bench.compose.components import Component, require_least, resolve_path
 from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
+from bench.show.waiting import announce
 from bench.train.calibrate.tree_search import Node, Path, SizedTree, best_size
 
 log = logging.getLogger(__name__)
@@ -64,22 +65,19 @@ class CalibrateConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.calibrate``."""
     ConfigStore.instance().store(name="calibrate_schema", node=CalibrateConfig)
-    run_composed(
-        _job,
-        "calibrate",
-        "nothing was stored, the earlier tree is kept",
-        "loading torch and the model; held-out prompts are continued next, then trees are timed",
-    )
+    run_composed(_job, "calibrate", "nothing was stored, the earlier tree is kept")
 
 
 def _job(composed: DictConfig) -> None:
+    settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
+    announce("loading torch and the model; held-out prompts are continued next, then trees are timed")
+
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.checkpoint_files import resolve
     from bench.runtime.loading import load_decoder
     from bench.runtime.modules import PROVENANCE_FILE
     from bench.tasks.tokenizer import load_tokenizer
 
-    settings: CalibrateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     folder = resolve(settings.model.path, settings.model.revision)
     decoder = load_decoder(folder, options_for(settings.runtime, settings.model))
     settle_threads(decoder, settings.runtime.threads)  # measure with the threads of the benchmark

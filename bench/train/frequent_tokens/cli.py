@@ -21,6 +21,7 @@ from bench.cli import run_composed
 from bench.compose.components import require_complete, require_known, require_least
 from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
+from bench.show.waiting import announce
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,7 @@ class FrequentTokensConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.frequent_tokens``."""
     ConfigStore.instance().store(name="frequent_tokens_schema", node=FrequentTokensConfig)
-    run_composed(
-        _job,
-        "frequent_tokens",
-        "nothing was written",
-        "loading the tokenizer; the answers are counted next",
-    )
+    run_composed(_job, "frequent_tokens", "nothing was written")
 
 
 def _job(composed: DictConfig) -> None:
@@ -73,6 +69,7 @@ def _job(composed: DictConfig) -> None:
     if not files:
         raise UserError("answers names no file", "add answers=FILE or answers=[FILE,FILE]")
 
+    announce("loading the tokenizer; the answers are counted next")
     from bench.records.files import write_text
 
     content = list_tokens(settings, files)

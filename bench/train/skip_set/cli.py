@@ -20,6 +20,7 @@ from bench.cli import run_composed
 from bench.compose.components import Component, require_choice, require_least, resolve_path
 from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
+from bench.show.waiting import announce
 
 log = logging.getLogger(__name__)
 
@@ -82,15 +83,13 @@ class SkipSetConfig:
 def main() -> None:
     """Entry point of ``python -m bench.train.skip_set``."""
     ConfigStore.instance().store(name="skip_set_schema", node=SkipSetConfig)
-    run_composed(
-        _job,
-        "skip_set",
-        "nothing was stored, the earlier set is kept",
-        "loading torch and the model; held-out prompts are continued next, then sets are tried",
-    )
+    run_composed(_job, "skip_set", "nothing was stored, the earlier set is kept")
 
 
 def _job(composed: DictConfig) -> None:
+    settings: SkipSetConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
+    announce("loading torch and the model; held-out prompts are continued next, then sets are tried")
+
     from bench.compose.identity import checkpoint_hash
     from bench.compose.workbench import options_for, settle_threads
     from bench.runtime.checkpoint_files import resolve
@@ -98,7 +97,6 @@ def _job(composed: DictConfig) -> None:
     from bench.runtime.modules import save_provenance
     from bench.tasks.tokenizer import load_tokenizer
 
-    settings: SkipSetConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     choices = HydraConfig.get().runtime.choices
     name, model = str(choices["method"]), str(choices["model"])
     if "skip_attention" not in settings.method or "weights" not in settings.method:
