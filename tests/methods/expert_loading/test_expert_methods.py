@@ -1,4 +1,4 @@
-"""Methods that load experts: what they count, what they refuse, and that M2R2's maps are trained as decoded."""
+"""Methods that load experts: what they count and refuse, and that M2R2's maps are trained as decoded."""
 
 from __future__ import annotations
 
