@@ -89,13 +89,14 @@ class Decoder:
     @property
     def parameters(self) -> int:
         """Weights of the model without its norms; a tied head counts once."""
-        return self.pass_parameters + (0 if self.config.tied_head else self.embedding.numel())
+        idle = sum(layer.mlp.idle_parameters for layer in self.layers if isinstance(layer.mlp, Moe))
+        return self.pass_parameters + idle + (0 if self.config.tied_head else self.embedding.numel())
 
     @property
     def pass_parameters(self) -> int:
-        """Weights that a pass reads: all but the embedding, of which it reads only one row per token."""
+        """Weights that a pass of one row reads: all but the embedding and the experts that it leaves out."""
         layers = sum(linear.parameters for layer in self.layers for linear in layer.projections())
-        layers += sum(layer.mlp.parameters for layer in self.layers if isinstance(layer.mlp, Moe))
+        layers += sum(layer.mlp.active_parameters for layer in self.layers if isinstance(layer.mlp, Moe))
         return self.lm_head.parameters + layers
 
     @property
@@ -231,8 +232,7 @@ class Decoder:
         self._rotate(weights, qkv.narrow(1, 0, self._rotated_heads), rows)
         # narrow costs half as much as indexing, and this runs for every layer of every step
         fresh = qkv.narrow(1, config.heads, 2 * config.kv_heads)
-        if rows.writes < fresh.shape[0]:
-            fresh = fresh[: rows.writes]
+        fresh = fresh[: rows.writes] if rows.writes < fresh.shape[0] else fresh
         keys, values = self.cache.write(index, rows.base, fresh)
         mixed = attend(qkv.narrow(1, 0, config.heads), keys, values, rows, weights.score_scale)
         return add_output(hidden, mixed, weights.o, weights.residual, config.norm_eps, delta, (index, "o"))

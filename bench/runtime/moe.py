@@ -127,9 +127,9 @@ class Moe:
         return self.router.parameters + self.config.top_k * self.experts.parameters + shared + gate
 
     @property
-    def parameters(self) -> int:
-        """All its weights without the norm."""
-        return self.active_parameters + (self.config.experts - self.config.top_k) * self.experts.parameters
+    def idle_parameters(self) -> int:
+        """Weights of the experts that one row leaves out."""
+        return (self.config.experts - self.config.top_k) * self.experts.parameters
 
     @staticmethod
     def _part(

@@ -102,6 +102,7 @@ class _Watch:
         before, now = self._before, self._store.counts
         loads = now.loads - before.loads
         return {
+            "expert_slots": self._store.capacity,
             "experts_needed": now.needed - before.needed,
             "experts_hit": now.hits - before.hits,
             "experts_late": now.late - before.late,

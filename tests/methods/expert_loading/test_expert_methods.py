@@ -1,4 +1,4 @@
-"""Methods that load experts: what they put out, what they count, and what they refuse."""
+"""Methods that load experts: what they count and refuse, and that M2R2's maps are trained as decoded."""
 
 from __future__ import annotations
 
