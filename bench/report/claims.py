@@ -175,6 +175,8 @@ def _obstacle(claim: Claim, section: Section) -> str:
         return f"not comparable: measured with {setting.sampling}, claimed for {claim.sampling}"
     if claim.questions != "spec_bench" or setting.prompts != "official":
         return f"not comparable: measured on {setting.prompts} questions, claimed on {claim.questions}"
+    if section.chat:
+        return f"not comparable: measured on prompts with {section.chat}"
     if section.is_partial:
         return f"not comparable: measured on {section.questions}, claimed on all"
     if claim.dtype not in ("", setting.dtype):
