@@ -1,7 +1,7 @@
 """Rows of a folder: what ``Dataset.save_to_disk`` of the `datasets` library wrote, or a repository's copy.
 
 Of a copy, the files count whose path names the configuration, such as ``sanitized`` or ``gpqa_diamond``, and
-of these the ones whose name holds the split, such as ``test-00000-of-00001.parquet``. Where no path or no name
+of these the ones whose name holds the split, such as ``test-00000-of-00001.parquet``. Where no path or name
 does, all of them count. Code in a folder is never run.
 """
 
