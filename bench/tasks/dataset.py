@@ -115,7 +115,7 @@ class DatasetTask:
         """Rows of the questions and the sha256 of their file; an empty hash if they were fetched."""
         if self.path is None:
             return self.source.fetch(self.source.split), ""
-        return read_rows(self.path, split=self.source.split)
+        return read_rows(self.path, split=self.source.split, subset=self.source.subset)
 
     def _examples(self) -> list[str]:
         """Worked examples as text: the first rows of a random order of their split."""
@@ -124,7 +124,7 @@ class DatasetTask:
         if self.shots_path is None:
             rows = self.source.fetch(self.shots_split)
         else:
-            rows = read_rows(self.shots_path, "task.shots_path", self.shots_split)[0]
+            rows = read_rows(self.shots_path, "task.shots_path", self.shots_split, self.source.subset)[0]
         if len(rows) < self.shots:
             raise UserError(
                 f"task.shots={self.shots}, but split {self.shots_split} holds {len(rows)} rows",

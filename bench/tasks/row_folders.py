@@ -1,7 +1,8 @@
 """Rows of a folder: what ``Dataset.save_to_disk`` of the `datasets` library wrote, or a repository's copy.
 
-Of a copy, the files whose name holds the split count, such as ``test-00000-of-00001.parquet``; where no name
-does, all files count that hold rows. Code in a folder is never run.
+Of a copy, the files count whose path names the configuration, such as ``sanitized`` or ``gpqa_diamond``, and
+of these the ones whose name holds the split, such as ``test-00000-of-00001.parquet``. Where no path or name
+does, all of them count. Code in a folder is never run.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz")
 _NOT_ROWS = ("dataset_info.json", "state.json", "dataset_infos.json", "dataset_dict.json")
 
 
-def folder_rows(folder: Path, split: str, read: Callable[[str], tuple[Rows, str]]) -> tuple[Rows, str]:
+def folder_rows(
+    folder: Path, split: str, subset: str | None, read: Callable[[str], tuple[Rows, str]]
+) -> tuple[Rows, str]:
     """The rows of a folder, and a hash of the files they come from.
 
     Args:
         folder: The folder.
         split: Which split, where it has several.
+        subset: Which configuration, where it has several; None takes all.
         read: Reads one file; its rows and its SHA-256.
 
     Raises:
@@ -33,7 +37,7 @@ def folder_rows(folder: Path, split: str, read: Callable[[str], tuple[Rows, str]
     """
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _saved_rows(folder, split)
-    files = _files(folder, split)
+    files = _files(folder, split, subset)
     parts = [read(str(file)) for file in files]
     digest = hashlib.sha256("".join(sha256 for _, sha256 in parts).encode())
     rows = [row for part, _ in parts for row in part]
@@ -57,7 +61,7 @@ def csv_rows(content: bytes, path: str) -> Rows:
     return rows
 
 
-def _files(folder: Path, split: str) -> Sequence[Path]:
+def _files(folder: Path, split: str, subset: str | None) -> Sequence[Path]:
     found = sorted(
         path
         for path in folder.rglob("*")
@@ -68,6 +72,8 @@ def _files(folder: Path, split: str) -> Sequence[Path]:
             f"task.path={folder} holds no rows",
             f"Give a folder with files that end in {', '.join(SUFFIXES)}.",
         )
+    if subset is not None:
+        found = [path for path in found if subset in path.relative_to(folder).as_posix()] or found
     named = [path for path in found if split in path.name]
     kinds = {path.name.removesuffix(".gz").rpartition(".")[2] for path in named or found}
     if len(kinds) > 1:

@@ -71,19 +71,21 @@ class PublishedRows:
         return rows
 
 
-def read_rows(path: str, key: str = "task.path", split: str = "test") -> tuple[list[Row], str]:
+def read_rows(
+    path: str, key: str = "task.path", split: str = "test", subset: str | None = None
+) -> tuple[list[Row], str]:
     """The rows of a local file or folder, and the sha256 of what they were read from.
 
     Args:
         path: JSONL, JSON or CSV, plain or gz, or parquet; or a folder, see `bench.tasks.row_folders`.
         key: The setting that names it, for messages.
-        split: Which split of a folder.
+        split, subset: Which split and configuration of a folder.
 
     Raises:
         UserError: If it cannot be read, holds no rows, or a line is malformed; the message names the line.
     """
     if expanded(str(path)).is_dir():
-        return folder_rows(expanded(str(path)), split, lambda file: read_rows(file, key))
+        return folder_rows(expanded(str(path)), split, subset, lambda file: read_rows(file, key))
     if str(path).endswith((".csv", ".csv.gz")):  # columns keep their names, unlike in a file of prompts
         content = read_content(path, key)
         return csv_rows(content, path), hashlib.sha256(content).hexdigest()

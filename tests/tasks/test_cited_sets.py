@@ -175,6 +175,20 @@ def test_a_copy_of_a_repository_is_read_by_its_split(tmp_path: Path) -> None:
     assert read_rows(str(tmp_path))[1] == read_rows(str(data / "test-00000-of-00001.parquet"))[1]
 
 
+def test_a_copy_with_several_configurations_is_read_by_the_tasks_own(tmp_path: Path) -> None:
+    for config, count in (("full", 3), ("sanitized", 2)):
+        (tmp_path / config).mkdir()
+        rows = [{"task_id": n, "text": "Do.", "code": "", "test_list": ["assert f()"]} for n in range(count)]
+        table = pyarrow.Table.from_pylist(rows)
+        pyarrow.parquet.write_table(table, tmp_path / config / "test-00000-of-00001.parquet")
+        pyarrow.parquet.write_table(table, tmp_path / config / "prompt-00000-of-00001.parquet")
+    assert len(load("mbpp", path=str(tmp_path))) == 3
+    for name in ("gpqa_main", "gpqa_diamond"):
+        lines(tmp_path / f"{name}.jsonl", {**GPQA, "Question": f"{name}?"})
+    (prompt,) = load("gpqa", path=str(tmp_path))
+    assert prompt.turns[0].startswith("gpqa_diamond?")
+
+
 def test_a_folder_without_rows_or_with_two_kinds_of_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no rows"):
         read_rows(str(tmp_path))
