@@ -37,6 +37,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from bench.runtime.tier_choice import choose_tier
 from bench.show.layout import text_table
 from bench.show.spelling import as_arguments
+from bench.show.waiting import waited
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
 from bench.tasks.tokenizer import ignored_generation_settings, load_tokenizer
@@ -142,7 +143,7 @@ def decode_on_both_sides(sides: Sides, prompts: Sequence[Tensor]) -> SideBySide:
     seconds: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
     tokens: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
     equal = 0
-    for ids in prompts:
+    for ids in waited(prompts, "decoding on both sides", "prompt"):
         outputs = [(side, *sides.decode(side, ids)) for side in ORDER]
         equal += len({out for _, out, _ in outputs}) == 1
         for side in seconds:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+Item = TypeVar("Item")
 LINE_EVERY_S = 60.0
 """Seconds between two lines of a wait whose bar nobody sees."""
 
@@ -82,6 +84,14 @@ class Wait:
     ) -> None:
         self._bar.close()
         self._inside.close()
+
+
+def waited(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
+    """The items one by one, with a bar that counts those that were dealt with."""
+    with Wait(what, len(items), unit) as wait:
+        for item in items:
+            yield item
+            wait.add()
 
 
 class Loading:

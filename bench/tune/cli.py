@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.cli import run_composed
 from bench.compose.arena import BASELINE, EVERYONE, arena_settings
 from bench.compose.command_line import compose_again, known_methods
+from bench.compose.places import require_places
 from bench.compose.schema import Config, register_schema
 from bench.compose.settings import Settings
 from bench.errors import UserError
@@ -121,10 +122,12 @@ class Tuner:
 
     def _compared(self, candidates: list[Changes]) -> tuple[tuple[Interval, ...], ...]:
         """Every arm over every other; plain decoding is the first."""
+        settings = self._settings(candidates)
+        require_places(settings)
+
         from bench.measure.runner import measure  # loads torch
         from bench.metrics.arena import contest
 
-        settings = self._settings(candidates)
         measured = measure(settings)
         self._runs.append(measured.run.run_id)
         pairs = contest(measured.samples, list(settings.methods)).pairs

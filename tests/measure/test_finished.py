@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.measure.finished import finished
 from bench.measure.processor import is_same_processor
 from bench.measure.runner import execute
+from bench.plan.planning import plan
 from bench.runtime.package_index import cached_model
-from tests.harness import save_prompts, save_random_model, settings_for
+from tests.harness import composed_settings, save_prompts, save_random_model, settings_for
 
 SCRIPT = """
 import sys
@@ -87,6 +89,20 @@ def test_a_plan_of_unshipped_settings_says_that_it_loads_torch_to_check_them(tmp
     planned = command("model=tiny", "method.draft_length=-1", "bench.plan=true", f"results_dir={tmp_path}")
     assert planned.stderr.startswith("loading torch to check the method's settings\nerror: ")
     assert planned.returncode == 2
+
+
+def test_where_there_may_be_a_gpu_a_plan_says_that_it_loads_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = composed_settings("model=tiny", "bench.plan=true", f"results_dir={tmp_path}")
+    without = plan(settings)
+    for module in ("bench.outline.run", "bench.plan.outlook"):
+        monkeypatch.setattr(f"{module}.may_have_gpu", lambda: True)
+    planned = plan(settings)
+    assert torch.cuda.is_available() or planned == without
+    said = capsys.readouterr().err
+    assert "loading torch and the tokenizer to name this run" in said
+    assert "loading torch and transformers for this plan: the GPU must be looked at" in said
 
 
 def test_what_another_machine_or_other_code_measured_is_left_to_a_start_that_says_so(

@@ -20,7 +20,7 @@ from bench.cli import run_composed
 from bench.compose.components import Component, require_least, resolve_path
 from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
-from bench.show.waiting import announce
+from bench.show.waiting import announce, waited
 from bench.train.calibrate.tree_search import Node, Path, SizedTree, best_size
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,10 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     chat = chat_format(tokenizer, settings.model.template, settings.chat)
     prompts = heldout_prompts(settings.prompts, chat, settings.seed, settings.per_subtask, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
-    texts = [continue_greedily(method, prompt, settings.tokens, end) for prompt in prompts]
+    texts = [
+        continue_greedily(method, prompt, settings.tokens, end)
+        for prompt in waited(prompts, "continuing", "prompt")
+    ]
     ranks = [measured_ranks(method, text, settings.width) for text in texts]
     accuracies = rank_accuracies(torch.cat(ranks), settings.width)
     for depth, row in enumerate(accuracies, start=1):

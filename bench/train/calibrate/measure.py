@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.sampling import Sampler, Sampling
+from bench.show.waiting import waited
 from bench.train.calibrate.tree_search import Path
 from bench.train.data.heldout import Continuation
 from methods.core.base import Budget, Method
@@ -83,7 +84,7 @@ def round_seconds(
         _whole_rounds(method, prompts[0], tokens)  # warm-up, not counted
     medians = [  # seconds by size, one entry per prompt
         {size: median(_whole_rounds(method, prompt, tokens)) for size, method in methods.items()}
-        for prompt in prompts
+        for prompt in waited(prompts, "timing trees", "prompt")
     ]
     unit = min(by_size[sizes[0]] for by_size in medians)
     return {size: unit * median(by_size[size] / by_size[sizes[0]] for by_size in medians) for size in sizes}

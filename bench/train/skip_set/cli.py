@@ -20,7 +20,7 @@ from bench.cli import run_composed
 from bench.compose.components import Component, require_choice, require_least, resolve_path
 from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
-from bench.show.waiting import announce
+from bench.show.waiting import announce, waited
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,10 @@ def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: A
     chat = chat_format(tokenizer, settings.model.template, settings.chat)
     prompts = heldout_prompts(settings.prompts, chat, settings.seed, settings.per_subtask, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
-    texts = [continue_greedily(target, prompt, settings.tokens, end) for prompt in prompts]
+    texts = [
+        continue_greedily(target, prompt, settings.tokens, end)
+        for prompt in waited(prompts, "continuing", "prompt")
+    ]
     match = TextMatch(decoder, texts)
     most = int(settings.method["draft_length"])
     size, file = settings.method.get("draft_vocab"), settings.method.get("frequent_tokens")
@@ -162,7 +165,7 @@ def search_ratios(settings: SkipSetConfig, depth: int, rate: Rate) -> tuple[Any,
 
     candidates = Candidates.of(depth, keep_first_last=False)
     best, score, tries = candidates.odd_layers(), -math.inf, 0
-    for ratio in settings.ratios:
+    for ratio in waited(settings.ratios, "searching", "ratio"):
         rules = SearchRules(
             bayes_interval=settings.bayes_interval,
             max_iter=settings.max_iter,
