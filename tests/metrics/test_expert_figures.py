@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
 from bench.metrics.counts import UndefinedError
 from bench.metrics.experts import ExpertFigures, expert_figures
+from bench.metrics.run_figures import Summary
 from bench.records.model import Arm, Sample, Timing
-from bench.show.expert_rows import expert_rows
+from bench.show.expert_rows import arena_expert_rows, expert_rows
 
 COUNTS = {
     "experts_needed": 40,
@@ -47,3 +49,10 @@ def test_the_table_shows_hits_waste_bytes_and_waiting() -> None:
         ("experts when needed", "75.0% in the fast store, 10.0% on their way; 10.0% of loads never used"),
         ("experts read", "2.0 kB per token; 125.00 ms of waiting per token, 25% of decoding"),
     ]
+
+
+def test_the_arena_has_a_row_for_each_method_that_loads_experts() -> None:
+    loading = Mock(spec=Summary, experts=expert_figures([SAMPLE]))
+    rows = arena_expert_rows({"moe_lru": loading, "layerskip": Mock(spec=Summary, experts=None)})
+    assert rows[1:] == [("moe_lru", "75.0%", "10.0%", "10.0%", "2.0 kB", "125.00 ms (25%)")]
+    assert arena_expert_rows({"layerskip": Mock(spec=Summary, experts=None)}) == []

@@ -216,6 +216,24 @@ def test_a_demand_overtakes_predictions(olmoe: Decoder) -> None:
         assert order[:2] == [every[0], every[6]]
 
 
+def test_a_predicted_expert_that_is_needed_is_read_next(olmoe: Decoder) -> None:
+    memory, order = slow_memory(olmoe, 2e5), list[Key]()
+    read = memory.read
+
+    def noted(key: Key, into: Expert) -> None:
+        order.append(key)
+        read(key, into)
+
+    memory.read = noted  # type: ignore[method-assign]
+    every = keys_of(memory)
+    with FastStore(memory, 8) as store:
+        store.predict(every[:4])
+        time.sleep(0.03)
+        store.demand(every[3:4])
+        list(store.take(every[3:4]))
+        assert (order[:2], store.counts.late) == ([every[0], every[3]], 1)
+
+
 def test_predictions_of_a_layer_that_was_computed_are_cancelled(olmoe: Decoder) -> None:
     memory = slow_memory(olmoe, 2e5)
     with FastStore(memory, 8) as store:

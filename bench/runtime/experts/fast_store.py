@@ -208,7 +208,7 @@ class FastStore:
         for key in keys:
             slot = self._slots.get(key)
             if slot is None and not self._reserve(key, spare=needed):
-                break
+                continue  # there will be room once one of the others was used
             self._slots[key].is_pinned = True
             if self._slots[key].state is _State.QUEUED and key not in self._queues.demanded:
                 self._queues.discard(key)

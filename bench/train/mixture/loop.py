@@ -1,7 +1,8 @@
 """Trains the embedded mixture of experts on one core until a time is up, whatever it has reached by then.
 
 The loss is the next token's cross-entropy, in which prompts of synthetic dialogues weigh a tenth, plus
-transformers' load-balancing loss, without which a few experts would win every row.
+transformers' load-balancing loss, without which a few experts would win every row. That loss pools all
+layers: a single layer may still prefer some of its experts.
 
 Shapes: B dialogues of a batch, S positions.
 """
