@@ -107,6 +107,7 @@ class Chapter:
         headline: The result in one sentence; empty for a profile.
         alarms: What to doubt, and what to do about it.
         device: Where it was measured, for the page's filter.
+        kinds: Kinds of questions that were asked, for the same; none for a profile.
     """
 
     anchor: str
@@ -120,6 +121,7 @@ class Chapter:
     headline: str = ""
     alarms: tuple[Alarm, ...] = ()
     device: str = ""
+    kinds: tuple[str, ...] = ()
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -172,6 +174,7 @@ def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
         headline=headline(section),
         alarms=tuple(section_alarms(section)),
         device=section.setting.device,
+        kinds=section.subtasks,
     )
 
 
