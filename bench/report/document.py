@@ -76,14 +76,12 @@ class Part:
         title: What it is about.
         tables, pictures, charts: In reading order; a page of HTML shows the charts, Markdown the pictures of
             the same figures (`SHOWN_AS_CHARTS`).
-        note: What a reader must know about them.
     """
 
     title: str
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     charts: tuple[Chart, ...] = ()
-    note: str = ""
 
     @property
     def has_content(self) -> bool:
