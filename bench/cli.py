@@ -6,7 +6,6 @@ others. Only jobs import torch, so that ``--help`` and ``--cfg`` answer at once.
 """
 
 import io
-import json
 import logging
 import os
 import signal
@@ -42,8 +41,6 @@ STATUS_FILE = "status"
 """File in Hydra's folder of a sweep's job that holds its exit status, which no launcher returns."""
 PLAN_FILE = "plan_s"
 """File in the same folder that holds the seconds that the job's plan estimates."""
-ROWS_FILE = "rows.json"
-"""File in the same folder that holds the job's lines in the table that ends the sweep."""
 
 
 class SweepTally(Callback):
@@ -55,7 +52,7 @@ class SweepTally(Callback):
         plans = [folder / PLAN_FILE for folder in folders if (folder / PLAN_FILE).is_file()]
         _print_total([float(path.read_text(encoding="utf-8")) for path in plans])
         jobs = sorted((folder for folder in folders if folder.name.isdigit()), key=lambda job: int(job.name))
-        _print_sweep([folder / ROWS_FILE for folder in jobs if (folder / ROWS_FILE).is_file()])
+        _print_sweep(jobs)
         statuses = [_read_status(folder) for folder in jobs]
         bad = sum(status != OK for status in statuses)
         if bad:
@@ -208,8 +205,9 @@ def _execute(settings: Settings, session: int | None) -> int:
         outcome = execute(settings, session)
     say(f"{outcome.table}\n{outcome.run_dir}")
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        rows = json.dumps({"rows": outcome.rows, "results_dir": str(settings.results_dir)})
-        (Path(HydraConfig.get().runtime.output_dir) / ROWS_FILE).write_text(rows, encoding="utf-8")
+        from bench.show.sweep import store_rows
+
+        store_rows(Path(HydraConfig.get().runtime.output_dir), outcome.rows, settings.results_dir)
     return FAILED if outcome.failures else OK
 
 
@@ -277,13 +275,13 @@ def _print_total(estimates: list[float]) -> None:
         print(f"{len(estimates)} runs, estimated {hours:.1f} h in all", flush=True)  # noqa: T201 - as above
 
 
-def _print_sweep(files: Sequence[Path]) -> None:
-    """Print the last table of a sweep: a line per run and method, and the commands for their reports."""
-    from bench.show.result import sweep_table
+def _print_sweep(jobs: Sequence[Path]) -> None:
+    """Print the last table of a sweep that measured something: a line per run and method."""
+    from bench.show.sweep import sweep_end
 
-    jobs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    if rows := [tuple(row) for job in jobs for row in job["rows"]]:
-        say("\n" + sweep_table(rows, list(dict.fromkeys(job["results_dir"] for job in jobs))))
+    failed = [folder for folder in jobs if _read_status(folder) != OK]
+    if text := sweep_end(jobs, failed):
+        say(text)
 
 
 def _read_status(folder: Path) -> int:

@@ -76,14 +76,12 @@ class Part:
         title: What it is about.
         tables, pictures, charts: In reading order; a page of HTML shows the charts, Markdown the pictures of
             the same figures (`SHOWN_AS_CHARTS`).
-        note: What a reader must know about them.
     """
 
     title: str
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     charts: tuple[Chart, ...] = ()
-    note: str = ""
 
     @property
     def has_content(self) -> bool:
@@ -107,6 +105,7 @@ class Chapter:
         headline: The result in one sentence; empty for a profile.
         alarms: What to doubt, and what to do about it.
         device: Where it was measured, for the page's filter.
+        kinds: Kinds of questions that were asked, for the same; none for a profile.
     """
 
     anchor: str
@@ -120,6 +119,7 @@ class Chapter:
     headline: str = ""
     alarms: tuple[Alarm, ...] = ()
     device: str = ""
+    kinds: tuple[str, ...] = ()
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -172,6 +172,7 @@ def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
         headline=headline(section),
         alarms=tuple(section_alarms(section)),
         device=section.setting.device,
+        kinds=section.subtasks,
     )
 
 

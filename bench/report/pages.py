@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.report import document as texts
-from bench.report.charts import ALL
 from bench.report.document import Chapter, Document, PaperClaims
 from bench.report.fill import fill_template
 from bench.report.run_pages import FOLDER, RunPage
@@ -99,7 +98,7 @@ def html_claims(claims: Sequence[PaperClaims], board: str) -> str:
 def _choices(chapters: Sequence[Chapter]) -> dict[str, Any]:
     """What the filters of a page offer: kinds of questions, and whether some output is lossy."""
     charts = [chart for chapter in chapters for part in chapter.parts for chart in part.charts]
-    kinds = dict.fromkeys(chart.kind for chart in charts if chart.kind != ALL)
+    kinds = dict.fromkeys(kind for chapter in chapters for kind in chapter.kinds)
     has_lossy = any(group.output == "lossy" for chart in charts for group in chart.groups)
     return {"kinds": list(kinds), "has_lossy": has_lossy}
 

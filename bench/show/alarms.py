@@ -114,7 +114,7 @@ def _few(summary: Summary) -> Iterator[Alarm]:
     asked = summary.speedup.prompts
     if not few(asked):
         return
-    what = f"only {asked} are complete; other questions may give another result, intervals are wide"
+    what = f"only {asked} complete; other questions may give another result, intervals are wide"
     is_part = bool(summary.run.labels.get("partial"))
     fix = "task.limit=null asks all of this task's" if is_part else "choose a task with more of them"
     yield Alarm("FEW QUESTIONS", what, fix)

@@ -18,11 +18,8 @@ from bench.records.model import Run, Sample
 from bench.records.views import of_method
 from bench.show.alarms import Alarm, arena_alarms, run_alarms
 from bench.show.arena_table import arena_table, output_words
-from bench.show.layout import text_table
 from bench.show.length_table import length_block
 from bench.show.table import run_table
-
-SWEEP_HEADER = ("method", "task", "model", "decode speedup", "length", "output", "alarms")
 
 SweepRow = tuple[str, ...]
 
@@ -33,7 +30,7 @@ class Result:
 
     Args:
         table: The run's own table.
-        rows: Its lines in the table of a sweep, one per method: the cells of `SWEEP_HEADER`.
+        rows: Its lines in the table of a sweep, one per method: the cells of `bench.show.sweep.HEADER`.
     """
 
     table: str
@@ -56,17 +53,6 @@ def result_of(run: Run, samples: Sequence[Sample], results_dir: Path, level: flo
     badges = {label: badge_of(of_method(run, label), results_dir) for label in run.methods}
     arena = arena_figures(run, samples, level=level, evidence=badges)
     return Result(arena_table(arena) + lengths, _arena_rows(arena))
-
-
-def sweep_table(rows: Sequence[SweepRow], results_dirs: Sequence[str]) -> str:
-    """The runs of a sweep, a line each, and the commands that turn their folders into a report.
-
-    Args:
-        rows: Cells of `SWEEP_HEADER`.
-        results_dirs: The results folders of the sweep, without repetition.
-    """
-    reports = [f"the report of all runs: python -m bench.report {folder}" for folder in results_dirs]
-    return "\n".join([*text_table([SWEEP_HEADER, *rows]), *reports])
 
 
 def _level(config: Mapping[str, Any]) -> float:

@@ -165,7 +165,7 @@ def test_one_repeat_cannot_be_controlled_and_says_so() -> None:
 @pytest.mark.parametrize("prompts", [1, 3])
 def test_few_prompts_stand_above_the_numbers(prompts: int) -> None:
     text = run_table(summary(both(prompts=prompts)))
-    assert f"FEW QUESTIONS: only {prompts} are complete" in text
+    assert f"FEW QUESTIONS: only {prompts} complete" in text
     assert "nan" not in text
 
 

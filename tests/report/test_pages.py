@@ -108,9 +108,9 @@ def test_the_board_shows_the_alarms_with_what_to_do(tmp_path: Path) -> None:
     with undrawn():
         built = build(tmp_path)
     for name in ("leaderboard.html", "pages/" + next(iter(tmp_path.glob("runs/*"))).name + ".html"):
-        assert "<b>FEW QUESTIONS</b>: only 5 are complete" in built.texts[name]
+        assert "<b>FEW QUESTIONS</b>: only 5 complete" in built.texts[name]
         assert "<b>To do:</b> task.limit=null asks all of this task&#39;s." in built.texts[name]
-    assert "> **FEW QUESTIONS**: only 5 are complete" in built.texts["leaderboard.md"]
+    assert "> **FEW QUESTIONS**: only 5 complete" in built.texts["leaderboard.md"]
 
 
 def test_the_embedded_models_speedups_are_called_what_they_are() -> None:
@@ -204,3 +204,15 @@ def test_a_run_without_ranks_shows_its_speeds_as_not_to_be_compared() -> None:
     assert (group.output, group.title) == ("unranked", "Not ranked: do not compare these speeds")
     assert {(mark.rank, mark.state) for mark in group.marks} == {("", "unsure")}
     assert [picture.name for picture in pictures(section)] == ["time", "waits"]
+
+
+def test_the_filter_by_kind_knows_a_section_of_one_kind_and_skips_profiles(tmp_path: Path) -> None:
+    save(stored(Plan("kangaroo", subtasks=("qa",), questions=20)), tmp_path)
+    save(stored(Plan("medusa", device="H100")), tmp_path)
+    with undrawn():
+        page = build(tmp_path).texts["leaderboard.html"]
+    assert page.count("data-slot=") == 2
+    assert page.count('data-only="qa"') == 1
+    assert 'data-filter="device"' in page
+    offered = page.split('data-filter="kind"')[1].split("</select>")[0]
+    assert offered.count("<option>") == 6

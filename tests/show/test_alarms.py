@@ -95,4 +95,4 @@ def test_a_run_of_several_methods_says_the_same_above_its_ranks() -> None:
     lines = arena_table(arena).splitlines()
     assert lines[2].startswith("NOT RANKED: ")
     assert lines[3].startswith("  fix: ")
-    assert lines[6].startswith("FEW QUESTIONS: only 6 are complete")
+    assert lines[6].startswith("FEW QUESTIONS: only 6 complete")

@@ -10,7 +10,8 @@ import pytest
 
 from bench.records.store import load_run, load_samples
 from bench.report.__main__ import main
-from bench.show.result import SWEEP_HEADER, result_of, sweep_table
+from bench.show.result import result_of
+from bench.show.sweep import HEADER, store_rows, sweep_end
 from tests.report.boards import ArenaPlan, Plan, save, stored, stored_arena
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,10 +47,19 @@ def test_show_needs_no_torch_and_finds_a_run_by_its_id() -> None:
     assert last == "False"
 
 
-def test_a_sweep_ends_with_a_line_per_method_and_the_command_for_its_report() -> None:
-    single, several = stored(Plan("kangaroo")), stored_arena(ArenaPlan({"sam": 1.4, "medusa": 1.2}))
-    rows = [row for run in (single, several) for row in result_of(run.run, run.samples, Path()).rows]
-    header, *lines, report = sweep_table(rows, ["results"]).splitlines()
-    assert header.split() == " ".join(SWEEP_HEADER).split()
+def test_a_sweep_ends_with_a_line_per_method_what_failed_and_the_command_for_its_report(
+    tmp_path: Path,
+) -> None:
+    jobs = [tmp_path / str(number) for number in range(3)]
+    runs = (stored(Plan("kangaroo")), stored_arena(ArenaPlan({"sam": 1.4, "medusa": 1.2})))
+    for job, run in zip(jobs, runs, strict=False):
+        job.mkdir()
+        store_rows(job, result_of(run.run, run.samples, Path()).rows, Path("results"))
+    (jobs[2] / ".hydra").mkdir(parents=True)
+    (jobs[2] / ".hydra" / "overrides.yaml").write_text("- method=swift\n- task=qa\n")
+    empty, header, *lines, failed, report = sweep_end(jobs, jobs[2:]).splitlines()
+    assert (empty, header.split()) == ("", " ".join(HEADER).split())
     assert [line.split()[0] for line in lines] == ["kangaroo", "sam", "medusa"]
+    assert failed == "failed: method=swift task=qa"
     assert report == "the report of all runs: python -m bench.report results"
+    assert sweep_end(jobs[2:], jobs[2:]) == ""  # as for a plan
