@@ -18,6 +18,7 @@ from bench.report.board import Section
 from bench.report.charts import Chart, kind_charts, overall_chart
 from bench.report.claims import Paper, claim_table
 from bench.report.figure_data import pictures
+from bench.report.input_length import compact_tables
 from bench.report.style import Picture
 from bench.report.tables import Table, has_eager, subtask_tables
 from bench.report.words import headline, place_words, section_alarms, setting_words, short_title
@@ -190,6 +191,7 @@ def _parts(section: Section, tables: Sequence[Table]) -> Iterator[Part]:
         "Acceptance": (lengths, ()),
         "Time of a token, by phase": ((), ()),
         "Latency": ((wait_table(section),), ()),
+        "Length of the prompt": (tuple(compact_tables(section)), ()),
         "Methods compared with each other": (tuple(pair_tables(section)), ()),
         "Settings and machine": ((settings_table(section),), ()),
     }

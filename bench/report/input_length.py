@@ -16,7 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench.errors import UserError
-from bench.metrics.input_length import LengthRange, by_input_length, filled_edges, prompt_lengths
+from bench.metrics.input_length import (
+    LengthRange,
+    by_input_length,
+    filled_edges,
+    prompt_lengths,
+    spans_lengths,
+)
 from bench.metrics.run_figures import number, speedup
 from bench.records.files import write_bytes
 from bench.report.board import Section, sections
@@ -36,6 +42,7 @@ from bench.report.style import (
 )
 from bench.report.tables import Table
 from bench.show.layout import text_table
+from bench.show.length_table import speed_and_length
 
 HEADER = (
     *("prompt tokens", "method", "turns", "questions"),
@@ -85,6 +92,21 @@ def input_length_table(section: Section, edges: Sequence[int] | None = None) -> 
         if part.low == low
     ]
     return Table("Speedup and acceptance length by prompt tokens", HEADER, tuple(rows), "input_length")
+
+
+def compact_tables(section: Section) -> list[Table]:
+    """One method a row and one range a column, where prompts differ enough in length; else none."""
+    by_label = section_ranges(section)
+    if not any(map(spans_lengths, by_label.values())):
+        return []
+    parts = {part.low: part.name for ranges in by_label.values() for part in ranges}
+    rows = [
+        (label, *(speed_and_length({part.low: part for part in ranges}.get(low)) for low in sorted(parts)))
+        for label, ranges in by_label.items()
+    ]
+    header = ("method", *(f"{parts[low]} tokens" for low in sorted(parts)))
+    title = "Decode speedup, and acceptance length, by prompt tokens; long prompts are often of other kinds"
+    return [Table(title, header, tuple(rows))]
 
 
 def input_length_frame(section: Section, edges: Sequence[int] | None = None) -> pd.DataFrame:

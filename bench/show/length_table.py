@@ -65,9 +65,12 @@ def arena_header(ranges: Sequence[LengthRange]) -> tuple[str, ...]:
 
 def arena_rows(by_label: Mapping[str, Sequence[LengthRange]]) -> list[tuple[str, ...]]:
     """One method a row: its decode speedup and its acceptance length in every range."""
-    return [(label, *map(_cell, ranges)) for label, ranges in by_label.items()]
+    return [(label, *map(speed_and_length, ranges)) for label, ranges in by_label.items()]
 
 
-def _cell(part: LengthRange) -> str:
+def speed_and_length(part: LengthRange | None) -> str:
+    """``1.18x, 1.36``: decode speedup and acceptance length of a range; a dash for none."""
+    if part is None:
+        return "-"
     decode = part.speedup.decode
     return f"{number(decode.estimate if decode else None, unit='x')}, {number(part.acceptance_length)}"
