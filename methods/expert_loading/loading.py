@@ -53,6 +53,8 @@ class ExpertLoading(Lossless, ABC):
         megabytes_per_s: Rate at which experts are read from slow memory.
     """
 
+    traits = Traits(needs_experts=True)
+
     def __init__(self, *, slots: int | None, megabytes_per_s: float) -> None:
         if slots is not None and slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
@@ -159,7 +161,7 @@ class AcceleratedExperts(ExpertLoading):
     """
 
     name = "m2r2_moe"
-    traits = Traits(is_reimplementation=True)
+    traits = Traits(is_reimplementation=True, needs_experts=True)
 
     def __init__(
         self,
