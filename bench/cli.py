@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
@@ -31,6 +31,7 @@ from bench.compose.settings import Settings, prepared, settings_from
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.show.waiting import announce
+from bench.tasks.task import require_prompts
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ class SweepTally(Callback):
         folders = [path for path in Path(str(config.hydra.sweep.dir)).glob("*") if path.is_dir()]
         plans = [folder / PLAN_FILE for folder in folders if (folder / PLAN_FILE).is_file()]
         _print_total([float(path.read_text(encoding="utf-8")) for path in plans])
-        statuses = [_read_status(folder) for folder in folders if folder.name.isdigit()]
+        jobs = sorted((folder for folder in folders if folder.name.isdigit()), key=lambda job: int(job.name))
+        _print_sweep(jobs)
+        statuses = [_read_status(folder) for folder in jobs]
         bad = sum(status != OK for status in statuses)
         if bad:
             sys.stderr.write(
@@ -154,6 +157,7 @@ def _attempt(composed: DictConfig, session: int | None = None) -> int:
     try:
         settings = _settings(composed)
         require_places(settings)
+        require_prompts(settings.task.build())  # before torch is loaded, which takes seconds
         return _plan(settings) if settings.plan else _execute(settings, session)
     except UserError as mistake:
         return report_mistake(mistake)
@@ -203,6 +207,10 @@ def _execute(settings: Settings, session: int | None) -> int:
 
         outcome = execute(settings, session)
     say(f"{outcome.table}\n{outcome.run_dir}")
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        from bench.show.sweep import store_rows
+
+        store_rows(Path(HydraConfig.get().runtime.output_dir), outcome.rows, settings.results_dir)
     return FAILED if outcome.failures else OK
 
 
@@ -268,6 +276,15 @@ def _print_total(estimates: list[float]) -> None:
     if estimates:
         hours = sum(estimates) / 3600
         print(f"{len(estimates)} runs, estimated {hours:.1f} h in all", flush=True)  # noqa: T201 - as above
+
+
+def _print_sweep(jobs: Sequence[Path]) -> None:
+    """Print the last table of a sweep that measured something: a line per run and method."""
+    from bench.show.sweep import sweep_end
+
+    failed = [folder for folder in jobs if _read_status(folder) != OK]
+    if text := sweep_end(jobs, failed):
+        say(text)
 
 
 def _read_status(folder: Path) -> int:

@@ -22,7 +22,7 @@ from hydra.plugins.config_source import ConfigResult
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, OlmoeConfig
 
 from bench.compose.arena import arena_settings
 from bench.compose.schema import register_schema
@@ -37,12 +37,14 @@ TEXTS = [
 ] * 20
 
 
-def save_random_model(folder: Path, layers: int = 4, context: int = 256) -> Path:
+def save_random_model(
+    folder: Path, layers: int = 4, context: int = 256, kind: type[LlamaConfig | OlmoeConfig] = LlamaConfig
+) -> Path:
     """A checkpoint with random weights and a tokenizer that chats."""
     tokenizer = train_tokenizer(TEXTS, 300)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = kind(
         vocab_size=300,
         hidden_size=32,
         intermediate_size=64,
@@ -54,7 +56,7 @@ def save_random_model(folder: Path, layers: int = 4, context: int = 256) -> Path
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 

@@ -34,6 +34,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from bench.errors import UserError
 
+ROW = ["kangaroo", "mt_bench", "tiny", "2.00x [1.90, 2.10]", "3.00", "exact 4 of 4", "none"]
 DONE, PARTLY, BROKEN, REFUSED, UNKNOWN_KEY, FOREVER, KILLED, PROCESS, CRASHED, PREEMPTED = range(10)
 
 def execute(settings, session=None):
@@ -57,7 +58,7 @@ def execute(settings, session=None):
         os.kill(os.getpid(), signal.SIGUSR2)
         time.sleep(60)
     return SimpleNamespace(table=f"table of {settings.method.name}", run_dir=Path("results/runs/x"),
-                           failures=int(settings.seed == PARTLY))
+                           failures=int(settings.seed == PARTLY), rows=[ROW] * (settings.seed != CRASHED))
 
 def finished(settings):
     return None
@@ -265,6 +266,11 @@ def test_a_failing_run_of_a_sweep_does_not_stop_the_others(
 ) -> None:
     done = here("-m", f"seed={seeds}")
     assert "table of kangaroo" in done.stdout  # of the second
+    *_, row, report = done.stdout.splitlines()
+    shown = row if status == 0 else done.stdout.splitlines()[-3]
+    assert shown.split()[:3] == ["kangaroo", "mt_bench", "tiny"]
+    assert row.startswith("failed: ") == (status != 0)
+    assert report == "the report of all runs: python -m bench.report results"
     assert done.returncode == status
     assert ("1 of 2 runs failed" in done.stderr) == (status != 0)
 
@@ -306,7 +312,7 @@ def test_isolated_runs_fail_one_by_one_each_in_its_own_process(folder: Path) -> 
     assert done.returncode == 1
     assert "3 of 4 runs failed" in done.stderr
     assert "the run was killed by SIGKILL; what it measured is kept" in done.stderr
-    assert done.stdout == "table of kangaroo\nresults/runs/x\n"  # the last one, after a crash
+    assert done.stdout.startswith("table of kangaroo\nresults/runs/x\n\n")  # the last one, after a crash
 
 
 def test_isolated_runs_share_no_process_and_see_the_gpus_of_their_parent(

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bench.compose.components import resolve_path
+from bench.compose.schema import ModelConfig
 from bench.compose.settings import Settings, settings_from
 from bench.errors import UserError
 from bench.records.model import Arm
@@ -87,7 +88,23 @@ def _obstacle(settings: Settings) -> str | None:
     weights = settings.method.params.get("weights")
     if isinstance(weights, str) and not Path(resolve_path(weights)).exists():
         return f"no modules in {weights}"
-    return "its acceptance is given" if traits_of(settings.method.build()).is_cost_only else None
+    traits = traits_of(settings.method.build())
+    if traits.needs_experts and not _has_experts(settings.model):
+        return "the model has no mixtures of experts"
+    return "its acceptance is given" if traits.is_cost_only else None
+
+
+def _has_experts(model: ModelConfig) -> bool:
+    """Whether the model's configuration says so; it is fetched if necessary.
+
+    Raises:
+        UserError: If there is none.
+    """
+    from bench.runtime.checkpoint_files import COMPANIONS, fetch  # loads torch
+    from bench.runtime.loading import load_config
+    from bench.runtime.model_config import decoder_config
+
+    return decoder_config(load_config(fetch(model.path, model.revision, COMPANIONS))).moe is not None
 
 
 def _entry(entry: object) -> tuple[str, Mapping[str, Any]]:

@@ -25,6 +25,11 @@ _PLACES = ("path", "modules", "frequent_tokens", "draft_vocab", "questions")
 """Keys of a model that say where things are or how many, and make no other run."""
 _ADDED = ("dtype", "stop_ids")
 """Keys of a model that came later: they count only where they are set, so that older run ids stay valid."""
+_ADDED_TO_TASK = ("column", "format")
+"""Keys of a task that came later, and count only where they are set."""
+
+_LEFT_OUT = (("tier", "auto"), ("devices", 1))
+"""Settings of the runtime that came later, with what older runs had: left out, so that their ids stay."""
 
 
 def run_identity(
@@ -35,6 +40,7 @@ def run_identity(
     template: str,
     tier: str,
     has_system: bool = False,
+    has_history: bool = False,
     ends: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """What a run id is the hash of; ``measure`` and folders of results are not part of it.
@@ -47,27 +53,37 @@ def run_identity(
         tier: Tier of the decoder. ``auto`` depends on the machine, so the tier is written out for compiled
             passes, which may end in other ids.
         has_system: Whether a question has a system message; older code left those out of the prompt.
+        has_history: Whether a question gives more than a system message before its first turn; older code
+            left that out.
         ends: End tokens of `bench.tasks.tokenizer.ends_beside_config`; None where the config gives them.
     """
     plain = settings.config
     parts = {label: method_identity(method) for label, method in settings.methods.items()}
     kept = {key: value for key, value in plain["model"].items() if key not in _PLACES}
-    runtime = {key: value for key, value in plain["runtime"].items() if (key, value) != ("tier", "auto")}
+    runtime = {key: value for key, value in plain["runtime"].items() if (key, value) not in _LEFT_OUT}
     return {
         **({"methods": parts} if settings.is_arena else next(iter(parts.values()))),
-        "task": {key: value for key, value in plain["task"].items() if key != "path"},
+        "task": _task_identity(plain["task"]),
         "questions": questions,
         "model": {key: value for key, value in kept.items() if value or key not in _ADDED},
         "model_weights": weights,
         "template": template,
+        **settings.chat.facts,
         "sampling": plain["sampling"],
         "runtime": runtime | ({"tier": "compiled"} if tier == "compiled" else {}),
         "history": settings.measure.history,
         "max_new_tokens": settings.max_new_tokens,
         "seed": settings.seed,
         **({"system_messages": True} if has_system else {}),
+        **({"history_messages": True} if has_history else {}),
         **({} if ends is None else {"end_tokens": list(ends)}),
     }
+
+
+def _task_identity(task: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a task without the place of its questions."""
+    kept = {key: value for key, value in task.items() if key != "path"}
+    return {key: value for key, value in kept.items() if value is not None or key not in _ADDED_TO_TASK}
 
 
 def method_identity(method: Component) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from bench.errors import UserError, nearest
 NODELESS_GROUPS = ("experiment", "launch")
 """Config groups without a key of their own name in the composed tree: they set keys elsewhere."""
 
-_NOT_YET = {
+_OTHER_TOOLS = {
     "device_map": (
-        "a model cannot be spread over several devices yet: {key} does not exist",
-        "leave it out: one device must hold the whole model; runtime.dtype=bfloat16 halves what fp32 needs",
+        "{key} does not exist",
+        "runtime.devices=2 spreads the layers over two GPUs; runtime.dtype=bfloat16 halves what fp32 needs",
     )
 }
-"""Keys that users know from other tools, for what this one cannot do yet, with the two lines to print."""
+"""Keys that users know from other tools, with the two lines to print."""
 
 _DISK = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -62,7 +62,7 @@ def explain(error: BaseException) -> UserError | None:
 
 def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
     """What to print about a key that does not exist: the nearest key first, then all there are."""
-    refused = _NOT_YET.get(key.rpartition(".")[2])
+    refused = _OTHER_TOOLS.get(key.rpartition(".")[2])
     if refused is not None:
         return refused[0].format(key=key), refused[1]
     near = nearest(key, known)

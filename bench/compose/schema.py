@@ -84,6 +84,40 @@ class ModelConfig:
 
 
 @dataclass
+class ChatConfig:
+    """What the chat template is given beside a question.
+
+    Args:
+        system: System message of questions that have none of their own; None leaves it to the template.
+        template_args: Arguments of the tokenizer's chat template by name, such as ``enable_thinking``; None
+            gives none. Of no declared type, or Hydra would refuse names that it does not know.
+    """
+
+    system: str | None = None
+    template_args: Any = None
+
+    def __post_init__(self) -> None:
+        if self.system is not None and not self.system.strip():
+            what = f"chat.system must hold text, got {self.system!r}"
+            raise UserError(what, "use chat.system=null to leave it to the chat template")
+        args = {} if self.template_args is None else self.template_args
+        if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+            what = f"chat.template_args must map names to values, got {args!r}"
+            raise UserError(what, "write 'chat.template_args={enable_thinking: false}'")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is set, for records: empty where nothing is."""
+        system = {} if self.system is None else {"system": self.system}
+        return {**system, **({"template_args": dict(self.template_args)} if self.template_args else {})}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The entry ``chat`` of a record, only where something is set."""
+        return {"chat": self.given} if self.given else {}
+
+
+@dataclass
 class SamplingConfig:
     """How tokens are chosen: temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token."""
 
@@ -111,6 +145,7 @@ class RuntimeConfig:
         tier: How passes run: ``eager`` as in a textbook, ``static`` fused and kernel by kernel, ``compiled``
             in one call (float32 on a CPU; needs a C compiler), ``graph`` by replaying CUDA graphs; ``auto``
             takes the fastest there is.
+        devices: GPUs that the layers are spread over, for a model that one cannot hold.
     """
 
     device: str = "auto"
@@ -118,8 +153,10 @@ class RuntimeConfig:
     threads: int | None = None
     max_length: int = 8192
     tier: str = "auto"
+    devices: int = 1
 
     def __post_init__(self) -> None:
+        rules.require_least("runtime.devices", self.devices, 1)
         rules.require_choice("runtime.device", self.device, DEVICES)
         rules.require_choice("runtime.dtype", self.dtype or DTYPES[0], DTYPES)
         rules.require_choice("runtime.tier", self.tier, TIERS)
@@ -218,6 +255,7 @@ class Config:
     tuned: str | None = None
     task: Any = MISSING
     model: ModelConfig = MISSING  # an instance would settle its name before its path is known
+    chat: ChatConfig = field(default_factory=ChatConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)

@@ -15,7 +15,15 @@ from bench import PACKAGE_PREFIX
 from bench.compose import components as rules
 from bench.compose.automatic_model import AUTOMATIC, settle_model
 from bench.compose.components import Component
-from bench.compose.schema import Config, MeasureConfig, ModelConfig, RuntimeConfig, SamplingConfig, plain_name
+from bench.compose.schema import (
+    ChatConfig,
+    Config,
+    MeasureConfig,
+    ModelConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    plain_name,
+)
 from bench.compose.tuned import with_tuned
 from bench.records.model import Arm
 from bench.runtime.package_index import PREFIX as FETCH_PREFIX
@@ -39,6 +47,7 @@ class Settings:
     methods: Mapping[str, Component]
     task: Component
     model: ModelConfig
+    chat: ChatConfig
     sampling: SamplingConfig
     runtime: RuntimeConfig
     measure: MeasureConfig
@@ -106,6 +115,7 @@ def settings_from(composed: DictConfig, choices: Mapping[str, str | None]) -> Se
         methods={Arm.METHOD.value: Component.from_node("method", choices.get("method"), plain["method"])},
         task=Component.from_node("task", choices.get("task"), plain["task"]),
         model=tree.model,
+        chat=tree.chat,
         sampling=tree.sampling,
         runtime=tree.runtime,
         measure=tree.measure,

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from bench.compose.description import describe_run
 from bench.compose.identity import checkpoint_hash, shape_hash
-from bench.compose.run_record import describe_run
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
 from bench.errors import UserError
-from bench.records.model import Arm, Run
+from bench.records.model import Arm, Prompt, Run
 from bench.runtime.checkpoint_files import COMPANIONS, fetch, resolve, weight_files
 from bench.runtime.decoder import Decoder
 from bench.runtime.hub import Keys
@@ -25,7 +26,7 @@ from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
 from bench.runtime.model_config import decoder_config
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tier_choice import choose_tier, soundest
+from bench.runtime.tier_choice import choose_tier, soundest, spread_over
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.show.waiting import Loading
 from bench.tasks.chat import ChatFormat
@@ -34,6 +35,9 @@ from bench.tasks.task import LoadedTask
 from bench.tasks.tokenizer import ends_beside_config, eos_ids, load_tokenizer
 from methods.core.autoregressive import Autoregressive, EagerLoop
 from methods.core.base import Exactness, Method, traits_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SMALL_MODEL = 100_000_000
 _TOKENIZER = Keys("model.tokenizer", "model.revision")
@@ -108,15 +112,24 @@ def prepare_run(settings: Settings) -> PreparedRun:
         UserError: If any part of the settings cannot be met.
     """
     methods: dict[str, Method] = {label: method.build() for label, method in settings.methods.items()}
-    target = find_target(settings.model, settings.runtime)  # before the task, whose questions may be fetched
+    # before the task, whose questions may be fetched
+    target = find_target(settings.model, settings.runtime, settings.chat)
     task: LoadedTask = settings.task.build().load()
-    if target.chat.has_unknown_tokens:
-        for prompt in task.prompts:  # before the first sample, not at the first that fails
-            target.chat.prompt_ids(prompt.turns[:1], ())
+    for prompt in task.prompts:  # before the first sample, not at the first that fails
+        if target.chat.has_unknown_tokens or prompt.opening or prompt.tools or settings.chat.given:
+            _require_prompt(target.chat, prompt)
     sampling = Sampling(**asdict(settings.sampling))
     sampler = Sampler(sampling, torch.device("cpu"), 0)  # what a method promises depends on no device
     run = describe_run(settings, task, target, methods, sampler)
     return PreparedRun(methods, task, target, sampling, settings.has_control, settings.has_eager_arm, run)
+
+
+def _require_prompt(chat: ChatFormat, prompt: Prompt) -> None:
+    """Refuse a question that the chat template cannot write."""
+    try:
+        chat.ids_of(prompt)
+    except UserError as mistake:
+        raise UserError(f"question {prompt.id}: {mistake.what}", mistake.fix) from mistake
 
 
 def build_workbench(settings: Settings) -> Workbench:
@@ -198,25 +211,45 @@ class Target:
         return [torch.tensor(prompt, device=self.options.device) for prompt in ids]
 
 
-def find_target(model: ModelConfig, runtime: RuntimeConfig) -> Target:
+def find_target(model: ModelConfig, runtime: RuntimeConfig, chat: ChatConfig | None = None) -> Target:
     """Find a model and load its tokenizer.
+
+    Args:
+        model: The model.
+        runtime: Where it will run.
+        chat: What its chat template is given; None gives nothing.
 
     Raises:
         UserError: If one of them is missing or not supported.
     """
-    place, is_random = (model.path, model.revision), model.weights == "random"
-    folder = fetch(*place, COMPANIONS) if is_random else resolve(*place)
-    vocabulary = decoder_config(load_config(folder)).vocab  # read first: a fault of it is not the tokenizer's
+    is_random = model.weights == "random"
+    folder = (
+        fetch(model.path, model.revision, COMPANIONS) if is_random else resolve(model.path, model.revision)
+    )
+    shape = decoder_config(load_config(folder))  # read first: a fault of it is not the tokenizer's
     other = model.tokenizer
     tokenizer = load_tokenizer(folder if other is None else fetch(other, None, COMPANIONS, _TOKENIZER))
     return Target(
         folder=folder,
         is_random=is_random,
-        chat=ChatFormat(tokenizer, model.template, vocabulary),
+        chat=chat_format(tokenizer, model.template, chat or ChatConfig(), shape.vocab),
         eos_ids=eos_ids(folder, tokenizer, model.stop_ids),
-        options=options_for(runtime, model),
+        options=options_for(runtime, model, has_experts=shape.moe is not None),
         ends_beside_config=ends_beside_config(folder, tokenizer, model.stop_ids),
         is_tier_free=runtime.tier == "auto",
+    )
+
+
+def chat_format(
+    tokenizer: PreTrainedTokenizerBase, template: str, chat: ChatConfig, vocabulary: int | None = None
+) -> ChatFormat:
+    """The chat format of a model as these settings make it; see `ChatFormat`.
+
+    Raises:
+        UserError: If they do not fit the tokenizer.
+    """
+    return ChatFormat(
+        tokenizer, template, vocabulary, system=chat.system or "", template_args=chat.template_args
     )
 
 
@@ -232,11 +265,13 @@ def settle_threads(decoder: Decoder, threads: int | None) -> None:
         torch.set_num_threads(1)
 
 
-def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> RuntimeOptions:
+def options_for(
+    runtime: RuntimeConfig, model: ModelConfig | None = None, *, has_experts: bool = False
+) -> RuntimeOptions:
     """Device, precision, length and tier for this configuration, and for `model` if it is given.
 
     Raises:
-        UserError: If CUDA is required and there is none, or graphs without CUDA.
+        UserError: If CUDA is required and there is none, or graphs without CUDA, or there are too few GPUs.
     """
     has_gpu = torch.cuda.is_available()
     if runtime.device == "cuda" and not has_gpu:
@@ -248,4 +283,6 @@ def options_for(runtime: RuntimeConfig, model: ModelConfig | None = None) -> Run
     dtype = runtime.dtype or ("float32" if device.type == "cpu" else published or "bfloat16")
     length = min(runtime.max_length, context or runtime.max_length)
     precision: torch.dtype = getattr(torch, dtype)
-    return RuntimeOptions(device, precision, length, choose_tier(runtime.tier, device, precision))
+    spread = spread_over(runtime.devices, runtime.tier, device)
+    tier = choose_tier(runtime.tier, device, precision, is_spread=bool(spread), has_experts=has_experts)
+    return RuntimeOptions(device, precision, length, tier, spread)

@@ -15,32 +15,33 @@ from pathlib import Path
 from bench.compose.settings import Settings
 from bench.errors import UserError
 from bench.measure.processor import is_same_processor
-from bench.metrics.arena import arena_figures
-from bench.metrics.summary import summarise
 from bench.outline import Unclear
 from bench.outline.run import RunOutline, outline_of
-from bench.prove.certificates import badge_of
 from bench.prove.source import source_hash
 from bench.records.model import ARENA, Run, Sample, canonical
 from bench.records.store import load_run, load_samples
-from bench.records.views import of_method
-from bench.show.arena_table import arena_table
-from bench.show.table import run_table
+from bench.show.result import SweepRow, result_of
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a run: its table as plain text, its folder, and how many samples failed."""
+    """The result of a run: its table as plain text, its folder, and how many samples failed.
+
+    Args:
+        rows: Its lines in the table that ends a sweep, see `bench.show.result.Result`.
+    """
 
     table: str
     run_dir: Path
     failures: int
+    rows: tuple[SweepRow, ...] = ()
 
 
 def outcome_of(settings: Settings, run: Run, samples: Sequence[Sample], folder: Path) -> Outcome:
     """What a command prints about a run."""
     failures = sum(sample.error is not None for sample in samples)
-    return Outcome(_table(settings, run, samples), folder, failures)
+    shown = result_of(run, samples, settings.results_dir, settings.measure.level)
+    return Outcome(shown.table, folder, failures, shown.rows)
 
 
 def finished(settings: Settings) -> Outcome | None:
@@ -89,16 +90,6 @@ def _is_from_here(settings: Settings, outline: RunOutline, run: Run, samples: Se
     (tier,) = tiers
     sources = {label: source_hash(method.target, tier) for label, method in settings.methods.items()}
     return {block.get("source") for block in blocks} == {joined(sources)}
-
-
-def _table(settings: Settings, run: Run, samples: Sequence[Sample]) -> str:
-    """All figures of the run as text."""
-    root, level = settings.results_dir, settings.measure.level
-    if not run.methods:
-        evidence = badge_of(run, root)
-        return run_table(summarise(run, samples, level=level, evidence=evidence))
-    badges = {label: badge_of(of_method(run, label), root) for label in run.methods}
-    return arena_table(arena_figures(run, samples, level=level, evidence=badges))
 
 
 def joined(sources: Mapping[str, str]) -> str:

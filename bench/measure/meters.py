@@ -7,7 +7,7 @@ between events on the current stream, which are read after the turn. Besides the
 
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
@@ -226,27 +226,27 @@ def _nothing() -> None:
 
 
 class MemoryMeter:
-    """Peak memory that PyTorch had allocated on a GPU, weights included.
+    """Peak memory that PyTorch had allocated on the GPUs of a model, weights included, summed over them.
 
     None on a CPU: the process's peak resident size (`ru_maxrss`) never falls, so all arms would share the
     highest peak.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, devices: Iterable[torch.device]) -> None:
+        self._gpus = [device for device in devices if device.type == "cuda"]
 
     def reset(self) -> None:
         """Start a new peak, as between two arms."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
 
     def peak_bytes(self) -> int | None:
         """Highest allocation since `reset`, in bytes."""
-        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
+        return sum(map(torch.cuda.max_memory_allocated, self._gpus)) if self._gpus else None
 
     def peak_reserved_bytes(self) -> int | None:
         """Most that PyTorch's allocator held since `reset`, in bytes: what other programs cannot have."""
-        return torch.cuda.max_memory_reserved(self._device) if self._device.type == "cuda" else None
+        return sum(map(torch.cuda.max_memory_reserved, self._gpus)) if self._gpus else None
 
 
 class EnergyMeter:
@@ -272,6 +272,7 @@ class EnergyMeter:
         return None if self._device is None else self._device.energy_j()
 
 
-def energy_meter(device: torch.device) -> EnergyMeter:
-    """A meter for this device."""
-    return EnergyMeter(nvml_device(device)[0] if device.type == "cuda" else None)
+def energy_meter(devices: Sequence[torch.device]) -> EnergyMeter:
+    """A meter for the GPU that a model lies on; of several GPUs nothing is measured."""
+    home = devices[0]
+    return EnergyMeter(nvml_device(home)[0] if home.type == "cuda" and len(devices) == 1 else None)

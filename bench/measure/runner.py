@@ -106,8 +106,8 @@ class Session:
     ) -> None:
         self._settings, self._bench, self._store, self._sources = settings, bench, store, sources
         self._clock = turn_clock(bench.decoder.device)
-        self._memory = MemoryMeter(bench.decoder.device)
-        self._energy = energy_meter(bench.decoder.device)
+        self._memory = MemoryMeter(bench.decoder.cache.devices)
+        self._energy = energy_meter(bench.decoder.cache.devices)
         self._before = ""
 
     def run(self, sessions: Sequence[int]) -> None:
@@ -118,7 +118,7 @@ class Session:
         cells = [cell for cell in every if self._missing(cell)]
         if not cells:
             return
-        longest = max(prompts, key=lambda prompt: len(prompt.system) + len(prompt.turns[0]))
+        longest = max(prompts, key=lambda prompt: prompt.first_characters)
         warmup, most = self._settings.measure.warmup, self._settings.max_new_tokens
         rows = warm_up(bench, (prompts[0], longest), warmup, most)
         context = len(first_prompt(bench, prompts[0])) + most // 2
@@ -235,8 +235,7 @@ class Session:
             if before is None:
                 raise UserError(f"turn {turn + 1} of this prompt failed", "see the error of that turn")
             answers.append(before.text)
-        prompt = cell.prompt
-        ids = self._bench.chat.prompt_ids(prompt.turns[: cell.turn + 1], answers, prompt.system)
+        ids = self._bench.chat.ids_of(cell.prompt, answers)
         return torch.tensor(ids, dtype=torch.int64, device=self._bench.decoder.device)
 
     def _sampler(self, sample: Sample) -> Sampler:

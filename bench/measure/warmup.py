@@ -68,15 +68,16 @@ def _warm(
 
 def first_prompt(bench: Workbench, prompt: Prompt) -> list[int]:
     """Token ids of a conversation's first turn."""
-    return bench.chat.prompt_ids(prompt.turns[:1], (), prompt.system)
+    return bench.chat.ids_of(prompt)
 
 
 def _longest(bench: Workbench, max_new_tokens: int) -> int:
     """Tokens of the conversation with the most characters, its answers included; at most the context."""
-    longest = max(bench.task.prompts, key=lambda prompt: sum(map(len, (prompt.system, *prompt.turns))))
-    tokens = sum(
-        len(bench.chat.prompt_ids((turn,), (), longest.system)) + max_new_tokens for turn in longest.turns
+    longest = max(
+        bench.task.prompts, key=lambda prompt: prompt.first_characters + sum(map(len, prompt.turns[1:]))
     )
+    later = [bench.chat.prompt_ids((turn,), (), longest.system) for turn in longest.turns[1:]]
+    tokens = sum(len(ids) + max_new_tokens for ids in (bench.chat.ids_of(longest), *later))
     return min(tokens, bench.decoder.capacity)
 
 

@@ -166,8 +166,7 @@ class Drift:
         """A sentence for the top of the table where the baseline moved by more than `MOST_DRIFT`."""
         if self.moved <= MOST_DRIFT:
             return None
-        moved = f"The baseline's speed moved by {100 * self.moved:.0f} % during this run"
-        return f"{moved}: the machine was not steady."
+        return f"the baseline's speed moved by {100 * self.moved:.0f} %: the machine was not steady"
 
 
 def drift(costs: Costs, order: Order, baselines: tuple[str, ...] = ("baseline", "control")) -> Drift:

@@ -16,6 +16,7 @@ from math import isnan
 
 from bench.metrics import lossy
 from bench.metrics.counts import Position, UndefinedError, decode_speed
+from bench.metrics.experts import ExpertFigures
 from bench.metrics.intervals import AaCheck, Interval
 from bench.metrics.roofline import Probe
 from bench.records.model import Arm, Run, Sample, Verdict
@@ -166,6 +167,7 @@ class Summary:
     """Only of methods that search while they decode."""
     skipped: float | None = None
     """Share of sub-layers left out while drafting, of methods that skip any."""
+    experts: ExpertFigures | None = None
     evidence: str | None = None
     """What may be said of the output: proved by a certificate, declared only, or lossy."""
     probe: Probe | None = None
@@ -216,7 +218,6 @@ def search_cost(samples: Sequence[Sample]) -> SearchCost:
     searching = [sample for sample in samples if "searching_rounds" in sample.counts]
     if not searching:
         raise UndefinedError("search_cost needs samples of a method that searches")
-    rounds = sum(sample.counts["searching_rounds"] for sample in searching)
     cold = [sample for sample in searching if sample.counts["searching_rounds"]]
     warm = [sample for sample in searching if sample.rounds and not sample.counts["searching_rounds"]]
     timings = [sample.timing for sample in searching if sample.timing is not None]
@@ -226,7 +227,7 @@ def search_cost(samples: Sequence[Sample]) -> SearchCost:
         warm=decode_speed(warm) if warm else None,
         total=decode_speed(searching),
         share=search_s / sum(timing.decode_s for timing in timings),
-        rounds=rounds,
+        rounds=sum(sample.counts["searching_rounds"] for sample in searching),
         steps=sum(sample.counts["search_steps"] for sample in searching),
         has_ended=bool(warm),
     )
@@ -249,9 +250,8 @@ def lossy_figures(run: Run, samples: Sequence[Sample]) -> LossyFigures | None:
     if run.labels.get("exactness") != "lossy":
         return None
     good = [sample for sample in samples if sample.error is None]
-    baseline, method = (
-        [sample for sample in good if sample.arm is arm] for arm in (Arm.BASELINE, Arm.METHOD)
-    )
+    baseline = [sample for sample in good if sample.arm is Arm.BASELINE]
+    method = [sample for sample in good if sample.arm is Arm.METHOD]
     sizes, weights = lossy.group_sizes(method), run.labels.get("pass_weights")
     return LossyFigures(
         baseline_answers=lossy.answers(baseline),

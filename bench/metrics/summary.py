@@ -15,6 +15,7 @@ import numpy as np
 from bench.metrics import counts as metrics
 from bench.metrics import roofline
 from bench.metrics.counts import accepted_per_step, constructor_of
+from bench.metrics.experts import expert_figures
 from bench.metrics.intervals import Costs, Floats
 from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import (
@@ -31,8 +32,6 @@ from bench.metrics.run_figures import (
 from bench.metrics.speedups import baseline_check, costs_of, defined, of_arm, speedup
 from bench.records.model import Arm, Run, Sample, Verdict
 
-FEW_PROMPTS = 10
-"""Below this, a note says that other questions may give another result."""
 LEAST_REPEATS = 2
 """Repeats without which there is no A/A control."""
 UNSTEADY = 0.05
@@ -50,6 +49,7 @@ _NOTES = {
     "tier": "target passes run in tier {}",
     "several tokens per row": "a verified row may yield several tokens",
     "draft parameters": "{} parameters added for drafting",
+    "chat": "prompts with {}",
     "not applied": "generation_config.json sets {}, which no arm applies",
 }
 """Labels of a run as words, where the bare label is not clear; ``{}`` becomes the label's value."""
@@ -101,11 +101,12 @@ def summarise(
         failures=_failures(samples),
         excluded=excluded,
         notes=(
-            *_notes(run, ratios.prompts),
+            *_notes(run),
             *_eager_notes(against_eager, ratios.prompts),
             *_repeat_notes(samples, begun),
         ),
         search=defined(search_cost, method),
+        experts=defined(expert_figures, method),
         skipped=defined(skipped_share, all_method),
         evidence=evidence,
         probe=probe,
@@ -264,16 +265,13 @@ def _repeat_notes(counted: Sequence[Sample], begun: int) -> tuple[str, ...]:
     return (f"{begun - repeats} further repeats are not finished and do not count",)
 
 
-def _notes(run: Run, prompts: int) -> tuple[str, ...]:
-    """The run's labels in words, and a warning where the prompts are few."""
-    notes = [
+def _notes(run: Run) -> tuple[str, ...]:
+    """The run's labels in words."""
+    return tuple(
         _note(name, value)
         for name, value in run.labels.items()
         if name not in _UNNOTED_LABELS and value not in (None, False, "")
-    ]
-    if prompts < FEW_PROMPTS:
-        notes.append(f"only {prompts} prompts, so intervals are missing or wide")
-    return tuple(notes)
+    )
 
 
 def _note(name: str, value: object) -> str:

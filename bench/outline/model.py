@@ -45,6 +45,8 @@ _GGUF_FAMILIES = {
     "phi3": "Phi3ForCausalLM",
     "gemma": "GemmaForCausalLM",
 }
+_COUNTED = (*_GGUF_FAMILIES.values(), "MistralForCausalLM")
+"""Families whose weights `pass_parameters` counts: dense, with plain attention."""
 _ROPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 _LONGER = ("linear", "dynamic")
 """Rotary rules that extend the trained length, which stands in the config."""
@@ -66,13 +68,13 @@ def model_shape(folder: Path) -> DecoderConfig:
 
 
 def stated_shape(fields: Mapping[str, Any]) -> DecoderConfig:
-    """The shape that fields state, by the names of ``config.json``.
+    """The shape that fields state, by the names of ``config.json``; of a dense family alone.
 
     Raises:
         Unclear: If they leave a part of it to transformers, or have a value that it might refuse.
     """
     family = FAMILY_OF.get(str(fields.get("model_type")))
-    if family is None or fields.get("quantization_config") is not None:
+    if family not in _COUNTED or fields.get("quantization_config") is not None:
         raise Unclear("an architecture that only transformers can judge")
     _require_plain(family, fields)
     sizes = {own: _size(fields, name) for name, own in _SIZES.items()}

@@ -85,6 +85,7 @@ def _outline_of(settings: Settings) -> RunOutline:
         template=template,
         tier=tier,
         has_system=any(prompt.system for prompt in task.prompts),
+        has_history=any(prompt.opening or prompt.tools for prompt in task.prompts),
         ends=ends,
     )
     first = ARENA if settings.is_arena else settings.method.name

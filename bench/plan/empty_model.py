@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,21 @@ def require_room_for_all(settings: Settings) -> None:
     Raises:
         UserError: If they need more memory than there is, with the sum.
     """
-    size, device = estimate(settings).size, options_for(settings.runtime, settings.model).device
-    if size is None or size.total_bytes <= (room := memory_bytes(device)):
+    size, options = estimate(settings).size, options_for(settings.runtime, settings.model)
+    room = sum(map(memory_bytes, options.spread or (options.device,)))
+    if size is None or size.total_bytes <= room:
         return
     parts = f"{byte_size(size.weight_bytes)} of weights, {byte_size(size.module_bytes)} of modules"
     raise UserError(
         f"the {len(settings.methods)} methods need {byte_size(size.total_bytes)} together ({parts}), "
-        f"and {device.type} has {byte_size(room)}",
+        f"and {options.device.type} has {byte_size(room)}",
         "name fewer methods, or measure them apart: -m method=A,B launch=isolated",
     )
 
 
 def planned_options(runtime: RuntimeConfig, model: ModelConfig, gpu: Gpu | None) -> RuntimeOptions:
     """Where and how the model would lie in memory, on this machine or on a GPU that it may not have."""
-    options = options_for(runtime, model)
+    options = options_for(replace(runtime, devices=1), model)  # a plan needs no GPU to be here
     if gpu is None or runtime.dtype is not None:
         return options
     dtype = getattr(torch, model.dtype or "bfloat16")

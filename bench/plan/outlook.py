@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from bench.compose.components import Component, resolve_path
 from bench.compose.identity import PROVENANCE_FILE, module_parameters
 from bench.compose.places import training_command
-from bench.compose.schema import ModelConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
 from bench.metrics.roofline import ceiling_tokens_per_s, step_bytes
 from bench.outline import Unclear
@@ -83,6 +83,7 @@ class Outlook:
         context: Mean number of tokens in the cache at half an answer; includes the prompt if it is here.
         size: None if the model's shape is unknown.
         gpu: The GPU that time is estimated for; None if there is none, or it is not in the table.
+        gpus: How many of them the layers are spread over.
         missing: What has to be fetched or trained first, one sentence each.
         is_startable: Whether everything that identifies the run is on this machine.
     """
@@ -92,6 +93,7 @@ class Outlook:
     context: int
     size: Size | None
     gpu: Gpu | None
+    gpus: int
     missing: tuple[str, ...]
     is_startable: bool
 
@@ -131,8 +133,9 @@ def estimate(settings: Settings) -> Outlook:
         context=longest // 2 + characters // CHARACTERS_PER_TOKEN,
         size=size,
         gpu=gpu,
+        gpus=settings.runtime.devices,
         missing=tuple(missing),
-        is_startable=is_task_here and is_model_here,
+        is_startable=is_task_here and is_model_here and _has_devices(settings.runtime),
     )
 
 
@@ -144,7 +147,8 @@ def _questions(settings: Settings) -> tuple[int, int, bool]:
         return unfetched, 0, False
     prompts = task.load().prompts
     turns = [turn for prompt in prompts for turn in prompt.turns]
-    return len(turns), sum(map(len, turns)) // len(turns), True
+    given = sum(prompt.first_characters - len(prompt.turns[0]) for prompt in prompts if prompt.opening)
+    return len(turns), (sum(map(len, turns)) + given) // len(turns), True
 
 
 def _missing_modules(settings: Settings, method: Component) -> list[str]:
@@ -188,6 +192,15 @@ def _gpu(settings: Settings) -> Gpu | None:
     import torch  # asks the driver
 
     return recognised(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+
+
+def _has_devices(runtime: RuntimeConfig) -> bool:
+    """Whether this machine has the GPUs that the layers are to be spread over."""
+    if runtime.devices == 1:
+        return True
+    import torch  # asks the driver
+
+    return runtime.devices <= torch.cuda.device_count()
 
 
 def _size(settings: Settings, gpu: Gpu | None) -> Size | None:

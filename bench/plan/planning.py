@@ -51,7 +51,7 @@ def outlook_lines(outlook: Outlook) -> list[str]:
     first = [f"  first   {task}" for task in outlook.missing]
     if outlook.size is None:
         return ["  memory  unknown: neither the checkpoint nor its shape is here", *first]
-    return [_memory_line(outlook.size, outlook.gpu), _time_line(outlook), *first]
+    return [_memory_line(outlook.size, outlook.gpu, outlook.gpus), _time_line(outlook), *first]
 
 
 def duration(seconds: float) -> str:
@@ -102,14 +102,15 @@ def _unstarted(settings: Settings, samples: int) -> str:
     return f"{'-'.join(names)}  0 of {samples} samples  not started"
 
 
-def _memory_line(size: Size, gpu: Gpu | None) -> str:
+def _memory_line(size: Size, gpu: Gpu | None, gpus: int) -> str:
     modules = byte_size(size.module_bytes)
     parts = f"weights {byte_size(size.weight_bytes)}, modules {modules}, cache {byte_size(size.cache_bytes)}"
     line = f"  memory  about {byte_size(size.total_bytes)}: {parts} for {size.capacity} tokens"
     if gpu is None:
         return line
-    verdict = "has" if size.total_bytes <= gpu.memory_bytes else "DOES NOT FIT:"
-    return f"{line}; {gpu.title}: {verdict} {byte_size(gpu.memory_bytes)}"
+    room = gpus * gpu.memory_bytes
+    verdict = "has" if size.total_bytes <= room else "DOES NOT FIT:"
+    return f"{line}; {f'{gpus} x ' if gpus > 1 else ''}{gpu.title}: {verdict} {byte_size(room)}"
 
 
 def _time_line(outlook: Outlook) -> str:

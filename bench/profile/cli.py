@@ -197,7 +197,7 @@ def _methods(
 
     A method that is not ready goes to `skipped` with the reason, or raises if the settings name it.
     """
-    from bench.compose.run_record import is_cost_only
+    from bench.compose.description import is_cost_only
     from bench.profile.measure import measure_method
 
     for name in names:

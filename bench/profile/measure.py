@@ -37,7 +37,7 @@ def measure_bandwidth(decoder: Decoder, buffer_bytes: int, turns: Turns) -> Band
 
 def measure_level(decoder: Decoder, context: int, rows: Sequence[int], turns: Turns) -> Level:
     """Time of passes and layer ranges with `context` tokens in the cache, and the memory they needed."""
-    memory = MemoryMeter(decoder.device)
+    memory = MemoryMeter(decoder.cache.devices)
     memory.reset()
     costs = measure_costs(decoder, context, rows, turns)
     ranges = measure_ranges(decoder, context, turns)
@@ -59,7 +59,7 @@ def measure_method(
     """
     baseline = Autoregressive()
     baseline.attach(decoder)
-    memory, energy = MemoryMeter(decoder.device), energy_meter(decoder.device)
+    memory, energy = MemoryMeter(decoder.cache.devices), energy_meter(decoder.cache.devices)
     _decode(baseline, decoder, prompts[0], tokens, Arm.BASELINE)  # warms up, and is not counted
     _decode(method, decoder, prompts[0], tokens, Arm.METHOD)
     memory.reset()

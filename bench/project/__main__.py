@@ -1,7 +1,9 @@
 """``python -m bench.project RUN device=h100 model=vicuna_7b batch=1,4,16``: a run's rounds on another device.
 
-RUN is a run's folder; of a run of several methods, RUN:METHOD or all of them. The table is a projection and
-says so.
+RUN is a run's folder; of a run of several methods, RUN:METHOD or all of them. ``device`` is a GPU of the
+table of data sheets, or the file of a profile that ``python -m bench.profile`` measured there: then the model
+is the profile's. The table is a projection and says so. ``as=rates`` prints what the rounds say of each
+method as settings of ``method=synthetic``, whose cost can be measured there.
 """
 
 from __future__ import annotations
@@ -20,15 +22,19 @@ from bench.errors import UserError, nearest
 from bench.metrics.run_figures import speedup as shown
 from bench.metrics.speedups import speedup
 from bench.plan.devices import GPUS
-from bench.project.replay import LOOPS, Passes, Source, projected
+from bench.profile.records import load_profile
+from bench.project.passes import LOOPS, Measured, Passes, Roofline
+from bench.project.rates import Rates
+from bench.project.replay import Source, projected
 from bench.records.model import Arm, Run, Sample
 from bench.records.store import load_run, load_samples
 from bench.records.views import of_method, samples_of
-from bench.show.layout import markdown_table
+from bench.show.layout import byte_size, markdown_table
 from bench.show.waiting import announce
 
 MODELS = Path(__file__).parents[2] / "conf" / "model"
-DEFAULTS = {"device": "h100", "model": "vicuna_7b", "batch": "1", "loop": "recorded"}
+DEFAULTS = {"device": "h100", "model": "vicuna_7b", "batch": "1", "loop": "recorded", "as": "speedups"}
+FORMS = ("speedups", "rates")
 EPILOG = "defaults: " + " ".join(f"{key}={value}" for key, value in DEFAULTS.items())
 
 
@@ -36,11 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.project", description=__doc__, epilog=EPILOG)
     parser.add_argument("run", help="folder of a run, or RUN:METHOD")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="device, model, batch, loop")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="device, model, batch, loop, as")
     options = parser.parse_args(arguments)
     announce(f"reading {options.run}; loading torch to count the passes")
     try:
-        print(projection(options.run, settings_of(options.settings)))  # noqa: T201 - the command's result
+        settings = settings_of(options.settings)
+        shown = rates if settings["as"] == "rates" else projection
+        print(shown(options.run, settings))  # noqa: T201 - the command's result
     except UserError as mistake:
         return report_mistake(mistake)
     return 0
@@ -50,20 +58,33 @@ def settings_of(overrides: Sequence[str]) -> dict[str, str]:
     """The settings, with what is given over the defaults.
 
     Raises:
-        UserError: If one is unknown.
+        UserError: If one is unknown, or does not go with a profile.
     """
-    settings = dict(DEFAULTS)
+    given: dict[str, str] = {}
     for text in overrides:
         key, is_set, value = text.partition("=")
         if not is_set or key not in DEFAULTS:
             raise UserError(f"unknown setting {text!r}", f"known: {', '.join(DEFAULTS)}")
-        settings[key] = value
-    for key, known in (("device", list(GPUS)), ("loop", list(LOOPS))):
-        if settings[key] not in known:
-            raise UserError(f"unknown {key} {settings[key]!r}", _near(settings[key], known))
+        given[key] = value
+    settings = DEFAULTS | given
+    if is_profile(settings["device"]):
+        if beside := [key for key in ("model", "loop") if key in given]:
+            raise UserError(f"{beside[0]} cannot be set: it is the profile's", f"leave out {beside[0]}=")
+    elif settings["device"] not in GPUS:
+        fix = f"{_near(settings['device'], list(GPUS))}; or the .json file of a profile"
+        raise UserError(f"unknown device {settings['device']!r}", fix)
+    if settings["loop"] not in LOOPS:
+        raise UserError(f"unknown loop {settings['loop']!r}", _near(settings["loop"], list(LOOPS)))
+    if settings["as"] not in FORMS:
+        raise UserError(f"unknown form as={settings['as']!r}", _near(settings["as"], FORMS))
     if not all(part.isdecimal() and int(part) for part in settings["batch"].split(",")):
         raise UserError(f"batch must be numbers above 0, got {settings['batch']!r}", "write batch=1,4,16")
     return settings
+
+
+def is_profile(device: str) -> bool:
+    """Whether the device is given as the file of a profile."""
+    return device.endswith(".json")
 
 
 def _near(wrong: str, known: Sequence[str]) -> str:
@@ -75,30 +96,60 @@ def projection(place: str, settings: Mapping[str, str]) -> str:
     """The table as text.
 
     Raises:
-        UserError: If the run or the model's shape is not known.
+        UserError: If the run, the profile or the model's shape is not known.
     """
     passes = passes_of(settings)
     batches = [int(part) for part in settings["batch"].split(",")]
-    folder, _, label = place.partition(":")
-    run, samples = load_run(Path(folder)), load_samples(Path(folder))
-    labels = [label] if label else list(run.methods) or [run.method]
+    folder, run, samples, labels = _stored(place)
     rows = [(name, *_speedups(run, samples, name, passes, batches)) for name in labels]
     header = ("method", *(f"batch {batch}" for batch in batches))
-    step_ms = 1e3 * passes.seconds(1, 256)
     title = (
-        f"PROJECTION of {folder} to {settings['model']} on {passes.gpu.title}: decode speedups by a\n"
-        f"roofline of its data sheet, {settings['loop']} loop; plain decoding: {step_ms:.1f} ms a token.\n"
+        f"PROJECTION of {folder} to {passes.describe()}.\n"
+        f"Decode speedups; plain decoding: {1e3 * passes.seconds(1, 256):.1f} ms a token.\n"
         f"Acceptance is that of {run.model}; nothing was run there."
     )
     return "\n".join([title, "", *markdown_table(header, rows)])
+
+
+def rates(place: str, settings: Mapping[str, str]) -> str:
+    """What the rounds say of each method, as settings of ``method=synthetic``.
+
+    Raises:
+        UserError: If a method drafted too little.
+    """
+    _, run, samples, labels = _stored(place)
+    lines = []
+    for label in labels:
+        own = samples_of(samples, label) if run.methods else samples
+        lines.append(f"{label}: {Rates.of([each for each in own if each.arm is Arm.METHOD]).settings()}")
+    return "\n".join(lines)
+
+
+def _stored(place: str) -> tuple[str, Run, list[Sample], list[str]]:
+    """A run's folder, the run, its samples, and which of its methods are meant."""
+    folder, _, label = place.partition(":")
+    run = load_run(Path(folder))
+    return (
+        folder,
+        run,
+        list(load_samples(Path(folder))),
+        [label] if label else list(run.methods) or [run.method],
+    )
 
 
 def passes_of(settings: Mapping[str, str]) -> Passes:
     """Cost of the model's passes on the device.
 
     Raises:
-        UserError: If the model or its shape is not known.
+        UserError: If the profile, the model or its shape is not known.
     """
+    if is_profile(settings["device"]):
+        place = Path(settings["device"])
+        return Measured(load_profile(place), place)
+    return _roofline(settings)
+
+
+def _roofline(settings: Mapping[str, str]) -> Roofline:
     from torch import bfloat16, device
 
     from bench.plan.empty_model import find_empty  # loads torch
@@ -117,12 +168,14 @@ def passes_of(settings: Mapping[str, str]) -> Passes:
             f"the shape of {settings['model']} is not known here",
             "fetch its config.json, or name another model",
         )
-    return Passes(
+    return Roofline(
         GPUS[settings["device"]],
+        settings["model"],
         decoder.pass_parameters,
         decoder.dtype.itemsize,
         decoder.cache.token_bytes,
         LOOPS[settings["loop"]],
+        decoder.parameters * decoder.dtype.itemsize,
     )
 
 
@@ -140,14 +193,28 @@ def _speedups(
         int(probes[-1]["costs"]["depth"]),
         several_tokens_per_row=bool(part.labels.get("several tokens per row")),
     )
+    tokens = max(sample.prompt_tokens + len(sample.ids) for sample in own)
     return [
-        shown(
+        lack
+        if (lack := lacking_memory(passes, tokens, batch))
+        else shown(
             speedup(
                 projected(baseline, passes, source, batch), projected(method, passes, source, batch)
             ).decode
         )
         for batch in batches
     ]
+
+
+def lacking_memory(passes: Passes, tokens: int, batch: int) -> str | None:
+    """Why a batch of sequences of so many tokens does not fit the device; None if it does.
+
+    Counted are the model's weights and caches; modules and activations come on top.
+    """
+    needed, memory = passes.needed_bytes(tokens, batch), passes.memory_bytes
+    if memory is None or needed <= memory:
+        return None
+    return f"does not fit: {byte_size(needed)} of {byte_size(memory)}"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
-"""A run's rounds on another device: what each pass would cost there, by a roofline, and what that gives.
+"""A run's rounds on another device: what each pass would cost there, and what that gives.
 
 The tokens of a run, and how many each round drafted and accepted, belong to the model and the method; the
-time of a pass belongs to the device. So a round is priced anew: a pass of M rows reads all weights and the
-cache once and multiplies M rows, whichever takes longer. Drafting and committing keep the share that they had
-of a one-row pass where the run was measured. Every number is a projection: no kernel reaches the data sheet,
-and acceptance differs between models.
-
-Shapes: M rows of a pass, B sequences of a batch.
+time of a pass belongs to the device. So every round is priced anew with the passes of the other device, see
+`bench.project.passes`. Drafting and committing keep the share that they had of a one-row pass where the run
+was measured. Every number is a projection: acceptance differs between models, and no kernel reaches a data
+sheet.
 """
 
 from __future__ import annotations
@@ -16,53 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.errors import UserError
-from bench.plan.devices import Gpu
+from bench.project.passes import Passes
 from bench.records.model import Sample, Timing
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """What the host adds that the device does not hide, in seconds.
-
-    Args:
-        pass_s: To every pass: launching its kernels one by one.
-        round_s: To every round that drafts.
-    """
-
-    pass_s: float
-    round_s: float
-
-
-LOOPS = {"recorded": Loop(0.0, 0.0), "eager": Loop(0.0183, 0.0057)}
-"""``recorded`` replays whole passes, as the tier ``graph`` does. ``eager`` is the loop of Spec-Bench's board
-for Vicuna 7B on an A100. Its two numbers were set by that board: the first by plain decoding at 40 tokens/s,
-the second by Token Recycling alone; set by prompt lookup or Medusa, it would miss others by a fifth.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Passes:
-    """Cost of a model's passes on a device.
-
-    Args:
-        gpu: The device.
-        parameters: Weights that a pass reads.
-        width: Bytes of a number.
-        token_bytes: Keys and values of a token in the cache.
-        loop: What the host adds.
-    """
-
-    gpu: Gpu
-    parameters: int
-    width: int
-    token_bytes: int
-    loop: Loop
-
-    def seconds(self, rows: int, context: int, batch: int = 1) -> float:
-        """A pass of so many rows of each sequence, with so many tokens of each in the cache."""
-        read = self.parameters * self.width + batch * context * self.token_bytes
-        products = 2.0 * self.parameters * batch * rows
-        return max(read / self.gpu.bytes_per_s, products / self.gpu.flops_per_s) + self.loop.pass_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +62,6 @@ def _priced(sample: Sample, passes: Passes, source: Source, batch: int) -> Sampl
     for step in rounds:
         rows = 1 if source.several_tokens_per_row else step.drafted + 1 + beside
         left = 1.0 if step.exit_layer is None else 1 - step.exit_layer / source.depth
-        decode_s += left * passes.seconds(rows, context, batch) + passes.loop.round_s * (step.drafted > 0)
+        decode_s += left * passes.seconds(rows, context, batch) + passes.round_s * (step.drafted > 0)
     prefill_s = passes.seconds(max(1, sample.prompt_tokens), 0, batch)
     return replace(sample, timing=Timing(prefill_s, decode_s, {}, prefill_s + decode_s, array("d")))

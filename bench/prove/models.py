@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from bench.compose.components import Component, resolve_path
 from bench.compose.workbench import options_for, settle_threads
+from bench.errors import UserError
 from bench.prove.config import ProveConfig
 from bench.prove.sampling import Toy
 from bench.prove.subject import first_fit
-from bench.prove.targets import CONTEXT, Target, model_target, random_target
+from bench.prove.targets import CONTEXT, SPARSE, Target, model_target, random_target
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions
 from methods.core.base import Method
 
+Place = TypeVar("Place", Target, Toy)
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RANDOM_TOKENS = 40
@@ -40,7 +44,7 @@ class Models:
         self.device = self._options.device
         self._configured: dict[Precision, Target] = {}
         self._random: dict[tuple[str, int, Precision], Target] = {}
-        self._toys: dict[int, Toy] = {}
+        self._toys: dict[tuple[str, int], Toy] = {}
 
     @property
     def name(self) -> str:
@@ -83,25 +87,46 @@ class Models:
     def fitted(self, component: Component, family: str, precision: Precision) -> tuple[Method, Target]:
         """A method with random modules on the shallowest random model of a family that it accepts.
 
+        One that needs mixtures of experts gets a model of `SPARSE` in place of a llama.
+
         Raises:
             UserError: If it accepts none.
         """
+        kinds = (family, SPARSE) if family == "llama" else (family,)
+        return self._first_fit(component, [partial(self.random, kind, precision=precision) for kind in kinds])
 
-        def build(depth: int) -> Target:
-            return self.random(family, depth, precision)
+    def enumerated(self, component: Component) -> tuple[Method, Toy]:
+        """A method with random modules on the smallest enumerated model that it accepts.
 
-        depth, method = first_fit(component, lambda depth: build(depth).decoder, self._config.seed)
-        return method, build(depth)
+        Raises:
+            UserError: If it accepts none.
+        """
+        return self._first_fit(component, [self.toy, partial(self.toy, family=SPARSE)])
 
-    def toy(self, depth: int) -> Toy:
+    def toy(self, depth: int, family: str = "llama") -> Toy:
         """A random model whose answers are enumerated."""
-        if depth not in self._toys:
+        key = family, depth
+        if key not in self._toys:
             config = self._config
-            self._toys[depth] = Toy(
-                depth, self._small("fp32"), draws=config.draws, tokens=config.tokens, seed=config.seed
+            self._toys[key] = Toy(
+                *key, self._small("fp32"), draws=config.draws, tokens=config.tokens, seed=config.seed
             )
-            self._settle(self._toys[depth].decoder)
-        return self._toys[depth]
+            self._settle(self._toys[key].decoder)
+        return self._toys[key]
+
+    def _first_fit(
+        self, component: Component, kinds: Sequence[Callable[[int], Place]]
+    ) -> tuple[Method, Place]:
+        """The method on the shallowest model that it accepts, of the first kind that it accepts at all."""
+        refusals = []
+        for make in kinds:
+            try:
+                depth, method = first_fit(component, lambda depth: make(depth).decoder, self._config.seed)  # noqa: B023
+            except UserError as refusal:
+                refusals.append(refusal)
+            else:
+                return method, make(depth)
+        raise refusals[0]
 
     def _settle(self, decoder: Decoder) -> None:
         """A method runs with the threads that a benchmark of this model runs with."""

@@ -24,9 +24,9 @@ from bench.prove.greedy import check_exact, check_verdicts
 from bench.prove.models import DTYPES, Models, Precision
 from bench.prove.premises import check_premises
 from bench.prove.rules import check_rules
-from bench.prove.sampling import SETTINGS, check_sampling, words_of
+from bench.prove.sampling import SETTINGS, Toy, check_sampling, words_of
 from bench.prove.source import source_hash
-from bench.prove.subject import attach_shipped, first_fit
+from bench.prove.subject import attach_shipped
 from bench.prove.targets import FAMILIES, Target
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Exactness, Method
@@ -163,16 +163,11 @@ class Prover:
 
     def _sampling(self, component: Component, sampling: Sampling) -> Check:
         """On the smallest enumerated model that the method fits."""
-        models, config = self._models, self._config
 
-        def attach() -> tuple[Method, int]:
-            depth, method = first_fit(component, lambda depth: models.toy(depth).decoder, config.seed)
-            return method, depth
+        def check(method: Method, toy: Toy) -> Check:
+            return check_sampling(method, toy, sampling, self._config.alpha)
 
-        def check(method: Method, depth: int) -> Check:
-            return check_sampling(method, models.toy(depth), sampling, config.alpha)
-
-        return _guarded("sampling", words_of(sampling), check, attach)
+        return _guarded("sampling", words_of(sampling), check, lambda: self._models.enumerated(component))
 
     def _shipped(self, precision: Precision, component: Component) -> tuple[Method, Target]:
         target = self._models.configured(precision)

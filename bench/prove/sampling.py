@@ -37,6 +37,7 @@ class Toy:
     """A model whose answers are enumerated once for all methods.
 
     Args:
+        family: See `bench.prove.targets.random_model`.
         depth: Its layers.
         options: Device and length; a proof about distributions runs in fp32.
         draws: Generations per setting.
@@ -44,9 +45,11 @@ class Toy:
         seed: Of its weights and of all draws.
     """
 
-    def __init__(self, depth: int, options: RuntimeOptions, *, draws: int, tokens: int, seed: int) -> None:
-        self.name = f"random llama of {depth} layers, {VOCABULARY} ids"
-        model = random_model("llama", depth, options, vocabulary=VOCABULARY, seed=seed, spread=SPREAD)
+    def __init__(
+        self, family: str, depth: int, options: RuntimeOptions, *, draws: int, tokens: int, seed: int
+    ) -> None:
+        self.name = f"random {family} of {depth} layers, {VOCABULARY} ids"
+        model = random_model(family, depth, options, vocabulary=VOCABULARY, seed=seed, spread=SPREAD)
         self.decoder: Decoder = as_decoder(model, options)
         self.prompt: Tensor = torch.tensor(PROMPT, device=options.device)
         self.draws, self.tokens, self.seed = draws, tokens, seed

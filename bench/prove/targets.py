@@ -20,6 +20,7 @@ from transformers import (
     GemmaConfig,
     LlamaConfig,
     MistralConfig,
+    OlmoeConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -31,7 +32,8 @@ from bench.prove.oracle import Oracle
 from bench.records.model import Generation
 from bench.runtime.checkpoint_files import resolve
 from bench.runtime.decoder import Decoder
-from bench.runtime.loading import RuntimeOptions, build_decoder, load_decoder
+from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, load_decoder
+from bench.runtime.model_config import decoder_config
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
@@ -48,6 +50,10 @@ FAMILIES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "gemma": (GemmaConfig, {"head_dim": 8, "tie_word_embeddings": True}),
 }
 """A random model of each: all with grouped heads; window; biases; query and key norms; fused; tied."""
+
+SPARSE = "olmoe"
+"""A family with mixtures of experts, for methods that refuse all others."""
+_SPARSE_MODEL = (OlmoeConfig, {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True})
 
 CONTEXT = 128
 SCRATCH = 256
@@ -103,7 +109,8 @@ def model_target(name: str, model: ModelConfig, options: RuntimeOptions, *, coun
     chosen = [questions[index * len(questions) // count] for index in range(min(count, len(questions)))]
     ids = [chat.prompt_ids(question.turns[:1], ()) for question in chosen]
     length = max(map(len, ids)) + new + SCRATCH
-    decoder = load_decoder(path, replace(options, max_length=min(options.max_length, length)))
+    options = _runnable(replace(options, max_length=min(options.max_length, length)), load_config(path))
+    decoder = load_decoder(path, options)
     room = decoder.capacity - max(map(len, ids))
     if room < 2:
         raise UserError(
@@ -136,7 +143,7 @@ def random_model(
     family: str, depth: int, options: RuntimeOptions, *, vocabulary: int, seed: int, spread: float = 0.25
 ) -> Any:  # noqa: ANN401 - transformers' classes are not typed
     """A model of transformers with random weights of deviation `spread`, the same on every device."""
-    build, flags = FAMILIES[family]
+    build, flags = _SPARSE_MODEL if family == SPARSE else FAMILIES[family]
     config = build(**_shape(vocabulary, depth, spread), **flags)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -151,7 +158,13 @@ def random_model(
 def as_decoder(model: Any, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
     """The decoder under test with a copy of the weights of a model of transformers."""
     tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return build_decoder(model.config, tensors, options)
+    return build_decoder(model.config, tensors, _runnable(options, model.config))
+
+
+def _runnable(options: RuntimeOptions, config: Any) -> RuntimeOptions:  # noqa: ANN401
+    """The options on the tier static for a model with mixtures of experts, which faster tiers do not run."""
+    has_experts = decoder_config(config).moe is not None
+    return replace(options, tier="static") if has_experts and options.tier != "eager" else options
 
 
 def _shape(vocabulary: int, depth: int, spread: float) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Shares of well-formed and of right answers by subtask, from records alone.
 
-Only prompts that carry checks count: the shipped ones, that is the sources ``builtin`` and ``natural``.
+Only prompts that carry checks count. Of the shipped ones, that is the sources ``builtin`` and ``natural``,
+both shares are known; of other tasks, such as ``math500`` or ``gpqa``, the right answers that the records
+hold.
 
 Definitions are those of `bench.tasks.checkers`. A sample that failed is neither well-formed nor right. An
 answer that was cut at the token budget is not well-formed, except where its form is free.
@@ -14,10 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cli import report_mistake
+from bench.cli import leave_closed_pipe, report_mistake, say
 from bench.errors import UserError
 from bench.metrics.run_figures import number
-from bench.records.model import Arm, Prompt, Sample
+from bench.records.model import Arm, Prompt, Run, Sample
 from bench.records.store import load_run, load_samples
 from bench.show.layout import text_table
 from bench.show.spelling import as_arguments
@@ -61,15 +63,45 @@ def _judge(sample: Sample, check: Mapping[str, object]) -> Quality:
     return Quality(1, int(is_usable), int(verdict is not None), int(bool(verdict)))
 
 
-def quality_table(by_subtask: Mapping[str, Quality]) -> str:
-    """A plain table, one row per subtask and one for all."""
+def recorded_by_subtask(samples: Iterable[Sample], arm: Arm) -> dict[str, Quality]:
+    """Right answers of one arm's first repeat by subtask, as the run judged them; answers without a check are
+    left out, and nothing is said of their form.
+    """
+    by_subtask: dict[str, Quality] = {}
+    for sample in samples:
+        if sample.arm is arm and sample.repeat == 0 and sample.is_right is not None:
+            judged = Quality(answers=1, checkable=1, right=int(sample.is_right))
+            by_subtask[sample.subtask] = by_subtask.get(sample.subtask, Quality()) + judged
+    return by_subtask
+
+
+def quality_table(by_subtask: Mapping[str, Quality], *, has_form: bool = True) -> str:
+    """A plain table, one row per subtask and one for all.
+
+    Args:
+        by_subtask: Counts by subtask.
+        has_form: Whether `Quality.well_formed` is known.
+    """
     total = sum(by_subtask.values(), Quality())
     rows = [("subtask", "answers", "well-formed", "checkable", "right of these")]
     for name, quality in [*by_subtask.items(), ("all", total)]:
-        well_formed = f"{quality.well_formed / quality.answers:.1%}"
+        well_formed = f"{quality.well_formed / quality.answers:.1%}" if has_form else "-"
         right = number(quality.right / quality.checkable if quality.checkable else None, ".1%")
         rows.append((name, str(quality.answers), well_formed, str(quality.checkable), right))
     return "\n".join(text_table(rows, align="right"))
+
+
+def quality_text(run: Run, samples: Sequence[Sample]) -> str:
+    """A table for every arm that answered prompts with checks, under its name; empty if there is none."""
+    shipped = {str(SourceName.NATURAL): read_natural, str(SourceName.BUILTIN): read_builtin}
+    read = shipped.get(str(run.labels.get("prompts")))
+    prompts = read().prompts if read else ()
+    blocks = []
+    for arm in Arm:
+        found = quality_by_subtask(samples, prompts, arm) if read else recorded_by_subtask(samples, arm)
+        if found:
+            blocks.append(f"{arm.value}\n{quality_table(found, has_form=read is not None)}")
+    return "\n".join(blocks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,15 +109,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("run", type=Path, help="folder of a run on shipped prompts")
+    parser.add_argument("run", type=Path, help="folder of a run whose prompts carry checks")
     try:
         folder = parser.parse_args(as_arguments(parser, sys.argv[1:] if arguments is None else arguments)).run
-        is_natural = load_run(folder).labels.get("prompts") == SourceName.NATURAL
-        samples, prompts = load_samples(folder), (read_natural if is_natural else read_builtin)().prompts
-        for arm in Arm:
-            by_subtask = quality_by_subtask(samples, prompts, arm)
-            if by_subtask:
-                print(f"{arm.value}\n{quality_table(by_subtask)}")  # noqa: T201 - the command's result
+        text = quality_text(load_run(folder), load_samples(folder))
+        if not text:
+            raise UserError(
+                f"no prompt of {folder} carries a check", "ask shipped questions, math500, gpqa, ..."
+            )
+        say(text)
     except UserError as mistake:
         return report_mistake(mistake)
+    except BrokenPipeError:
+        return leave_closed_pipe()
     return 0

@@ -51,6 +51,18 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """What one side said: `role` is ``system``, ``user``, ``assistant`` or ``tool``.
+
+    `extra` holds what chat templates read beside the text, such as ``tool_calls``.
+    """
+
+    role: str
+    text: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One question of a task, possibly with several turns.
 
@@ -61,6 +73,8 @@ class Prompt:
         references: Reference answer per turn where the task has them.
         system: System message before the first turn; empty leaves it to the chat template.
         checks: Specification for `bench.tasks.checkers`, one per turn, where answers can be checked.
+        opening: Messages given before the first answer, of which the first turn is the last; or none.
+        tools: Descriptions of the tools that the model may call, in OpenAI's format.
     """
 
     id: str
@@ -69,10 +83,20 @@ class Prompt:
     references: tuple[str, ...] = ()
     checks: tuple[Mapping[str, Any], ...] = ()
     system: str = ""
+    opening: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.turns or not all(turn.strip() for turn in self.turns):
             raise ValueError(f"prompt {self.id}: turns must hold text, got {self.turns!r}")
+        if self.opening and self.opening[-1].text != self.turns[0]:
+            raise ValueError(f"prompt {self.id}: the opening must end in the first turn")
+
+    @property
+    def first_characters(self) -> int:
+        """Characters of all that is given before the first answer."""
+        given = [message.text for message in self.opening] or [self.turns[0]]
+        return len(self.system) + sum(map(len, given))
 
 
 @dataclass(frozen=True, slots=True)

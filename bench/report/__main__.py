@@ -11,10 +11,16 @@ from pathlib import Path
 
 from bench.cli import FAILED, INTERRUPTED, OK, leave_closed_pipe, print_any_text, report_mistake, say
 from bench.errors import UserError
+from bench.report.exchange.commands import COMMANDS as EXCHANGE
+from bench.report.exchange.commands import add_commands as add_exchange
 from bench.show.spelling import as_arguments
 from bench.show.waiting import announce
 
-COMMANDS = ("leaderboard", "excerpt", "compare", "timeline", "export-spec-bench", "import-spec-bench")
+COMMANDS = (
+    *("leaderboard", "excerpt", "show", "compare", "timeline", "input-length"),
+    *("export-spec-bench", "import-spec-bench"),
+    *EXCHANGE,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_leaderboard(commands)
     _add_excerpt(commands)
+    _add_show(commands)
     _add_compare(commands)
     _add_timeline(commands)
+    _add_input_length(commands)
     _add_spec_bench(commands)
+    add_exchange(commands)
     return parser
 
 
@@ -80,21 +89,41 @@ def _add_excerpt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(command=_excerpt)
 
 
+def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("show", help="the table of a stored run, as it was printed at its end")
+    command.add_argument("run", type=Path, help="folder or id of the run")
+    command.set_defaults(command=_show)
+
+
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser("compare", help="two runs on the same questions, with an interval")
-    command.add_argument("run_a", type=Path, help="folder of run A")
-    command.add_argument("run_b", type=Path, help="folder of run B")
+    command = commands.add_parser(
+        "compare", help="the speed of run B over that of run A on their common questions, with an interval"
+    )
+    command.add_argument("run_a", type=Path, help="folder of run A, the one compared with")
+    command.add_argument("run_b", type=Path, help="folder of run B, whose speed over A's is printed")
     command.set_defaults(command=_compare)
 
 
 def _add_timeline(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser("timeline", help="one answer as HTML: which tokens came from which round")
     command.add_argument("run", type=Path, help="folder of the run")
-    command.add_argument("prompt_id", help="id of the question")
+    command.add_argument("prompt_id", nargs="?", help="id of the question; without it, lists them")
     command.add_argument("--turn", type=int, default=1, help="turn of the conversation, from 1")
     command.add_argument("--ids", action="store_true", help="show token ids; needs no tokenizer")
-    command.add_argument("--output", type=Path, default=Path("timeline.html"), help="file to write")
+    command.add_argument("--output", type=Path, help="file to write (default: in the run's folder)")
     command.set_defaults(command=_timeline)
+
+
+def _add_input_length(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("input-length", help="speedup and acceptance by length of the prompt")
+    command.add_argument("run", type=Path, help="folder of the run, or RUN:METHOD")
+    command.add_argument(
+        "--edges",
+        metavar="N,N,...",
+        help="where ranges of prompt tokens begin (default: powers of two, small ranges joined)",
+    )
+    command.add_argument("--figure", type=Path, metavar="FILE", help="draw it, as .png or .svg")
+    command.set_defaults(command=_input_length)
 
 
 def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -170,17 +199,36 @@ def _compare(options: argparse.Namespace) -> int:
     return OK
 
 
+def _show(options: argparse.Namespace) -> int:
+    from bench.report.stored_runs import folder_and_method, load_whole, part_of
+    from bench.show.result import result_of
+
+    folder, label = folder_and_method(options.run)
+    run, samples = part_of(*load_whole(folder), label)
+    _say(f"{result_of(run, samples, folder.parent.parent).table}\n{folder}")
+    return OK
+
+
 def _timeline(options: argparse.Namespace) -> int:
     announce(f"reading {options.run}")
-    from bench.report.stored_runs import read_run
-    from bench.report.timeline import find_sample, load_decode, pieces, timeline, timeline_page
+    from bench.report.stored_runs import folder_and_method, read_run
+    from bench.report.timeline import listing, timeline_file, timeline_of
 
-    stored = read_run(options.run)
-    sample = find_sample(stored.samples, options.prompt_id, options.turn - 1)
-    texts = None if options.ids else pieces(sample.ids, load_decode(stored.run))
-    title = f"{stored.run.method} on {options.prompt_id}, turn {options.turn}"
-    _write_text(options.output, timeline_page(sample, timeline(sample, texts), title))
-    _say(str(options.output))
+    stored, folder = read_run(options.run), folder_and_method(options.run)[0]
+    if options.prompt_id is None:
+        _say(listing(stored, str(options.run)))
+        return OK
+    page = timeline_of(stored, options.prompt_id, options.turn - 1, has_ids=options.ids)
+    path = options.output or folder / timeline_file(stored.label, options.prompt_id, options.turn)
+    _write_text(path, page)
+    _say(str(path))
+    return OK
+
+
+def _input_length(options: argparse.Namespace) -> int:
+    from bench.report.input_length import edges_from, show_lengths
+
+    _say(show_lengths(options.run, edges_from(options.edges), options.figure))
     return OK
 
 

@@ -23,7 +23,7 @@ from bench.errors import UserError
 from bench.records.files import write_text
 from bench.records.model import Arm, Sample
 from bench.report.stored_runs import StoredRun
-from bench.tasks.question_rows import SURROGATE
+from bench.tasks.prompt_files.faults import SURROGATE
 from bench.tasks.spec_bench import MT_BENCH_CATEGORIES
 
 MT_BENCH = "mt_bench"

@@ -6,17 +6,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from bench.metrics.arena import PLAIN, Contest
-from bench.metrics.latency import latency
-from bench.metrics.paired import few
 from bench.metrics.run_figures import speedup
-from bench.metrics.speedups import defined
-from bench.records.model import Arm
 from bench.report import curves
 from bench.report.board import Section
-from bench.report.entries import Entry
-from bench.report.style import Picture
+from bench.report.figure_data import latencies
+from bench.report.style import Picture, stamped
 from bench.report.tables import Table
+from bench.report.words import place_words
 from bench.show.arena_table import contest_lines, pair_rows, wait_rows
 
 RANKS_NOTE = (
@@ -41,15 +37,6 @@ def arena_remarks(section: Section) -> Iterator[str]:
     yield RANKS_NOTE
     for line in contest_lines(section.contests[0]):
         yield f"{line[0].upper()}{line[1:].removesuffix('.')}."
-    if few(len(section.asked)):
-        yield f"Few questions ({len(section.asked)}): intervals are wide, other questions may rank otherwise."
-
-
-def arena_tables(section: Section) -> list[Table]:
-    """The further tables of a run of several methods; none for other sections."""
-    if not section.arena:
-        return []
-    return [*_pairs(section.contests[0]), _waits(section), _settings(section)]
 
 
 def arena_pictures(section: Section) -> list[Picture]:
@@ -63,47 +50,37 @@ def arena_pictures(section: Section) -> list[Picture]:
         "Speed of the two equal baselines over the run, each dot an answer, the line a running median: "
         "how steady the machine was."
     )
-    return [Picture("machine", caption, curves.speed_over_time(frame))]
+    figure = stamped(curves.speed_over_time(frame), place_words(section))
+    return [Picture("machine", caption, figure)]
 
 
-def _pairs(contest: Contest) -> Iterator[Table]:
-    """Every method over every other, with intervals."""
-    if contest.pairs is None:
+def pair_tables(section: Section) -> Iterator[Table]:
+    """Every method over every other, with intervals; none for runs of single methods."""
+    pairs = section.contests[0].pairs if section.contests else None
+    if pairs is None:
         return
     title = "Faster by: the row's method over the column's, geometric mean of questions, with 95 % intervals"
-    yield Table(title, ("method", *contest.pairs.names), tuple(pair_rows(contest.pairs, speedup)))
+    yield Table(title, ("method", *pairs.names), tuple(pair_rows(pairs, speedup)), "pairwise")
 
 
-def _waits(section: Section) -> Table:
-    """Percentiles of the waits."""
-    entries = dict(_labelled(section))
-    first = next(iter(entries.values()))
-    arms = {PLAIN: [sample for sample in first.samples if sample.arm in (Arm.BASELINE, Arm.CONTROL)]}
-    arms |= {
-        label: [sample for sample in entry.samples if sample.arm is Arm.METHOD]
-        for label, entry in entries.items()
-    }
-    rows = wait_rows({label: defined(latency, samples) for label, samples in arms.items()})
+def wait_table(section: Section) -> Table:
+    """Percentiles of the waits, plain decoding first."""
+    rows = wait_rows(latencies(section))
     header = ("method", "first token", "per token of an answer", "per round")
-    return Table("Waits in milliseconds: 50th, 90th and 99th percentile", header, tuple(rows))
+    return Table("Waits in milliseconds: 50th, 90th and 99th percentile", header, tuple(rows), "latency")
 
 
-def _labelled(section: Section) -> list[tuple[str, Entry]]:
-    """Every entry with its label, those with a rank first."""
-    ranked = [(row.label, row.entry) for row in section.ranked]
-    return ranked + [(row.label, row.entry) for row in section.unranked]
-
-
-def _settings(section: Section) -> Table:
+def settings_table(section: Section) -> Table:
+    """What every method was set to."""
     rows = [
         (
             label,
             ", ".join(f"{key}={_short(value)}" for key, value in entry.params.items() if value is not None)
             or "none",
         )
-        for label, entry in _labelled(section)
+        for label, entry in section.labelled.items()
     ]
-    return Table("Settings of each method", ("method", "settings"), tuple(rows))
+    return Table("Settings of each method", ("method", "settings"), tuple(rows), "settings")
 
 
 def _short(value: object) -> str:

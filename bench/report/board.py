@@ -67,17 +67,29 @@ class Section:
         return self.lossless + self.lossy
 
     @property
+    def labelled(self) -> dict[str, Entry]:
+        """Every entry by its label, those with a rank first."""
+        ranked = {row.label: row.entry for row in self.ranked}
+        return ranked | {row.label: row.entry for row in self.unranked}
+
+    @property
     def entries(self) -> tuple[Entry, ...]:
         """Every entry, those with a rank first."""
         return tuple(row.entry for row in self.ranked) + tuple(row.entry for row in self.unranked)
 
     @property
+    def chat(self) -> str:
+        """What the chat template was given beside the questions, cut where it is long; empty for nothing."""
+        return str(self.entries[0].summary.run.labels.get("chat", "")) if self.entries else ""
+
+    @property
     def title(self) -> str:
-        """Model, device, precision, sampling, runtime tier and longest sequence."""
+        """Model, device, precision, sampling, runtime tier, longest sequence and what sets it apart."""
         setting = self.setting
         parts = [f"{setting.model} on {setting.device}", setting.dtype, setting.sampling]
         parts += [f"{setting.tier} tier"] if setting.tier else []
         parts += [f"at most {setting.max_length} tokens"] if setting.max_length else []
+        parts += [f"prompts with {self.chat}"] if self.chat else []
         parts += ["settings tuned on this machine"] if setting.tuned else []
         parts += [self.apart] if self.apart else []
         return ", ".join(parts)

@@ -3,6 +3,9 @@
 The same records give the same bytes: no dates, fixed float formats, and seeded ids. Drawings may differ
 between versions of matplotlib, so `differences` compares Markdown, CSV, and HTML without its drawings; figure
 files must only be there.
+
+The board lies in ``leaderboard.md``, ``.html`` and ``.csv``, what papers claim in ``claims.md`` and
+``.html``, and every run has a page in ``pages``.
 """
 
 from __future__ import annotations
@@ -20,15 +23,17 @@ from bench.errors import UserError
 from bench.records.files import write_bytes, write_text
 from bench.report.board import Section, sections
 from bench.report.claims import load_papers
-from bench.report.document import Document, paper_claims, section_chapter
+from bench.report.document import SHOWN_AS_CHARTS, Chapter, Document, paper_claims, section_chapter
 from bench.report.entries import Entry, entries
-from bench.report.pages import html_page, markdown_page
+from bench.report.exchange.rows import elsewhere_chapters
+from bench.report.pages import html_claims, html_page, html_run, markdown_claims, markdown_page
 from bench.report.profiles import profile_chapters
+from bench.report.run_pages import FOLDER, RunPage, run_pages
 from bench.report.stored_runs import read_runs
 from bench.report.style import png, svg
 from bench.report.tables import csv_rows, section_tables
 
-TEXTS = ("leaderboard.md", "leaderboard.html", "leaderboard.csv")
+LEADERBOARD, LEADERBOARD_CSV = "leaderboard.html", "leaderboard.csv"
 _OWN_FIGURE = re.compile(r".+-[0-9a-f]{8}-[^/]+\.(png|svg)")
 """A chapter's anchor, which ends in 8 hex digits, and the picture's name."""
 
@@ -68,17 +73,46 @@ def build(results: Path) -> Leaderboard:
     tables = [section_tables(section) for section in board]
 
     chapters = [section_chapter(section, rows) for section, rows in zip(board, tables, strict=True)]
-    whole = Document((*chapters, *profile_chapters(results)), paper_claims(load_papers(), board))
-    figures = _figures(whole)
+    others = (*profile_chapters(results), *elsewhere_chapters(results))
+    papers = load_papers()
+    alone = {
+        chapter.records[0]: (section, chapter)
+        for section, chapter in zip(board, chapters, strict=True)
+        if len(chapter.records) == 1
+    }
+    pages = run_pages(read.runs, every_entry, alone, papers, results)
+    names = {
+        page.run_id: page.name for page in reversed(pages)
+    }  # of a published run and its copy, the former
+    whole = Document((*chapters, *others), paper_claims(papers, board), names)
+    figures = _figures(whole.chapters)
     drawings = {name: svg(figure, name) for name, figure in figures.items()}
-    pages = markdown_page(whole), html_page(whole, drawings), csv_text(board)
-    texts = dict(zip(TEXTS, pages, strict=True))
-    pictures = _pictures(figures, drawings)
-    return Leaderboard(tuple(every_entry), texts, pictures, tuple(read.unreadable.values()))
+    texts = _texts(whole, drawings) | {LEADERBOARD_CSV: csv_text(board)}
+    texts |= {f"{FOLDER}/{page.name}.html": _run_text(page, chapters, drawings) for page in pages}
+    return Leaderboard(
+        tuple(every_entry), texts, _pictures(figures, drawings), tuple(read.unreadable.values())
+    )
+
+
+def _texts(whole: Document, drawings: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "leaderboard.md": markdown_page(whole),
+        LEADERBOARD: html_page(whole, drawings),
+        "claims.md": markdown_claims(whole.claims),
+        "claims.html": html_claims(whole.claims, LEADERBOARD),
+    }
+
+
+def _run_text(page: RunPage, chapters: Sequence[Chapter], drawings: Mapping[str, str]) -> str:
+    """The page of a run, with the board's drawings where it shows the same chapter."""
+    if not any(page.chapter is chapter for chapter in chapters):
+        own = _figures([page.chapter]).items()
+        drawings = {name: svg(figure, name) for name, figure in own if not name.endswith(SHOWN_AS_CHARTS)}
+    return html_run(page, drawings, LEADERBOARD)
 
 
 def write(board: Leaderboard, results: Path) -> list[Path]:
-    """Write every file, remove our own figures of sections that are gone; the paths of the texts.
+    """Write every file, remove our own figures and pages of what is gone; the paths of the board's texts.
 
     Raises:
         UserError: If the folder cannot be written.
@@ -90,18 +124,22 @@ def write(board: Leaderboard, results: Path) -> list[Path]:
             (figures / old).unlink()
         for name, picture in board.pictures.items():
             write_bytes(figures / name, picture)
+        (results / FOLDER).mkdir(exist_ok=True)
+        for old in _own_pages(results) - set(board.texts):
+            (results / old).unlink()
         for name, text in board.texts.items():
             write_text(results / name, text)
     except OSError as error:
         raise UserError(
             f"{results} cannot be written: {error}", "choose another folder, or free space"
         ) from error
-    return [results / name for name in board.texts]
+    return [results / name for name in board.texts if not name.startswith(FOLDER)]
 
 
 def differences(board: Leaderboard, results: Path) -> list[str]:
-    """Files on disk that do not follow from the records: texts that differ, figures missing or left over."""
+    """Files on disk that do not follow from the records: texts that differ, files missing or left over."""
     texts = [name for name, text in board.texts.items() if _stored(results / name) != _comparable(text)]
+    texts += sorted(_own_pages(results) - set(board.texts))
     return texts + [
         f"figures/{name}" for name in sorted(_own_figures(results / "figures") ^ set(board.pictures))
     ]
@@ -112,12 +150,19 @@ def _own_figures(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*") if _OWN_FIGURE.fullmatch(path.name)}
 
 
+def _own_pages(results: Path) -> set[str]:
+    """Names of the pages of runs in a results folder."""
+    return {f"{FOLDER}/{path.name}" for path in (results / FOLDER).glob("*-*-*-*.html")}
+
+
 def _stored(path: Path) -> str | None:
     return _comparable(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _comparable(text: str) -> str:
-    return re.sub(r"<svg.*?</svg>", "<svg></svg>", text, flags=re.DOTALL)
+    """A text without what may differ: drawings, and links to answers that somebody drew round by round."""
+    text = re.sub(r"<svg.*?</svg>", "<svg></svg>", text, flags=re.DOTALL)
+    return re.sub(r'<ul class="timelines">.*?</ul>', "", text, flags=re.DOTALL)
 
 
 def csv_text(board: Sequence[Section]) -> str:
@@ -127,11 +172,11 @@ def csv_text(board: Sequence[Section]) -> str:
     return buffer.getvalue()
 
 
-def _figures(whole: Document) -> dict[str, Figure]:
+def _figures(chapters: Sequence[Chapter]) -> dict[str, Figure]:
     """Every figure by the name of its files."""
     return {
         f"{chapter.anchor}-{picture.name}": picture.figure
-        for chapter in whole.chapters
+        for chapter in chapters
         for picture in chapter.pictures
     }
 

@@ -133,14 +133,17 @@ def match_claim(claim: Claim, board: Sequence[Section]) -> MatchedClaim:
 
 def claim_table(paper: Paper, board: Sequence[Section]) -> Table:
     """A row per claim: what it says, what we measured or why we did not."""
-    rows = []
-    for claim in paper.claims:
-        matched = match_claim(claim, board)
-        ours = _listed(matched.measured, claim.metric) or matched.reason
-        where = f"{claim.model}, {claim.device}; {claim.setting}"
-        metric = claim.metric.replace("_", " ")
-        rows.append((claim.claim, metric, _listed(claim.figures, claim.metric), ours, where, _source(claim)))
-    return Table(f"{paper.title} ({paper.reference})", CLAIM_HEADER, tuple(rows))
+    rows = tuple(claim_row(match_claim(claim, board)) for claim in paper.claims)
+    return Table(f"{paper.title} ({paper.reference})", CLAIM_HEADER, rows)
+
+
+def claim_row(matched: MatchedClaim) -> tuple[str, ...]:
+    """The cells of `CLAIM_HEADER`."""
+    claim = matched.claim
+    ours = _listed(matched.measured, claim.metric) or matched.reason
+    where = f"{claim.model}, {claim.device}; {claim.setting}"
+    metric = claim.metric.replace("_", " ")
+    return (claim.claim, metric, _listed(claim.figures, claim.metric), ours, where, _source(claim))
 
 
 def _source(claim: Claim) -> str:
@@ -172,6 +175,8 @@ def _obstacle(claim: Claim, section: Section) -> str:
         return f"not comparable: measured with {setting.sampling}, claimed for {claim.sampling}"
     if claim.questions != "spec_bench" or setting.prompts != "official":
         return f"not comparable: measured on {setting.prompts} questions, claimed on {claim.questions}"
+    if section.chat:
+        return f"not comparable: measured on prompts with {section.chat}"
     if section.is_partial:
         return f"not comparable: measured on {section.questions}, claimed on all"
     if claim.dtype not in ("", setting.dtype):

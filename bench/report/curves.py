@@ -5,7 +5,9 @@ Frames:
 - cost curve: ``M, seconds, context`` (rows verified at once, seconds of a pass, tokens in the cache), and the
   roofline: ``seconds, context`` (least time of a pass, by the bytes that it reads)
 - layer cost: ``layers, seconds, context`` (seconds of one row through that many layers; 0 is the head alone)
-- prediction: ``method, predicted, measured, low, high`` (speedups and the measured interval, NaN without one)
+- prediction: ``method, lossy, predicted, measured, low, high`` (speedups and the measured interval, NaN
+  without one)
+- waits: ``method, wait, p50, p90, p99`` (milliseconds)
 - speed over time: ``hours, tokens_per_s, running`` (since the start; of one answer, and its running median)
 - quality: ``method, confidence, speedup, right, right_of_target, nats, nats_of_target`` (shares of right
   answers, and nats per token of the output under the target, each beside the baseline's; NaN where unknown)
@@ -20,11 +22,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from bench.report.figures import named_points
 from bench.report.style import (
     COLOURS,
     INK,
     MARKERS,
     heat_map,
+    in_order,
     legend_below,
     looks,
     new_figure,
@@ -38,6 +42,8 @@ QUALITIES = {
     "nats": "output under the target\n(nats per token, less is better)",
 }
 UNITS = {"draft_length": "tokens"}
+_CUT = 5.0
+"""Waits beyond this many medians are cut."""
 
 
 def cost_curve(frame: pd.DataFrame, roofline: pd.DataFrame | None = None) -> Figure:
@@ -86,17 +92,34 @@ def predicted_against_measured(frame: pd.DataFrame) -> Figure:
     with styled():
         figure = new_figure(4.4)
         axes = figure.subplots()
-        top = float(frame[["predicted", "measured", "high"]].max().max()) * 1.1
+        top = float(frame[["predicted", "measured"]].max().max()) * 1.25
         axes.plot([0, top], [0, top], color=INK, linestyle="--", linewidth=0.8, zorder=0)
-        rows = numbers(frame, "predicted", "measured", "low", "high")
-        for (name, look), (predicted, measured, low, high) in zip(looks(frame).items(), rows, strict=True):
-            errors = None if np.isnan(low) else [[measured - low], [high - measured]]
-            label = wrapped(name)
-            axes.errorbar(predicted, measured, yerr=errors, capsize=2, linestyle="none", label=label, **look)
         axes.set(xlabel="predicted decode speedup (x)", ylabel="measured decode speedup (x)")
         axes.set(xlim=(0, top), ylim=(0, top))
         axes.grid()
-        legend_below(figure)
+        named_points(axes, frame, "predicted", "measured")
+    return figure
+
+
+def waits(frame: pd.DataFrame) -> Figure:
+    """A row per method: the 50th, 90th and 99th percentile of its waits, per token and per round."""
+    methods, kinds = in_order(frame, "method"), in_order(frame, "wait")
+    with styled():
+        figure = new_figure(1.0 + 0.22 * len(methods))
+        panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+        for axes, kind in zip(panels, kinds, strict=True):
+            part = frame[frame["wait"] == kind].set_index("method").reindex(methods)
+            for place, (p50, p90, p99) in enumerate(numbers(part, "p50", "p90", "p99")):
+                axes.plot([p50, p99], [place, place], color=COLOURS[0], linewidth=1)
+                axes.plot([p50], [place], "o", color=COLOURS[0])
+                axes.plot([p90, p99], [place, place], "|", color=COLOURS[0], markersize=8)
+            axes.set(title=kind, xlabel="wait (ms)")
+            most = max(_CUT * float(part["p50"].median()), 1.3 * float(part["p50"].max()))
+            axes.set_xlim(0, min(float(part["p99"].max()) * 1.05, most))
+            axes.grid(axis="x")
+        figure.supxlabel("dot: 50th percentile; marks: 90th and 99th", fontsize=9)
+        panels[0].set_yticks(range(len(methods)), [wrapped(name) for name in methods])
+        panels[0].set_ylim(len(methods) - 0.4, -0.6)
     return figure
 
 

@@ -4,17 +4,31 @@ HTML.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.report.arena_tables import arena_pictures, arena_remarks, arena_tables
+from bench.report.arena_tables import (
+    arena_pictures,
+    arena_remarks,
+    pair_tables,
+    settings_table,
+    wait_table,
+)
 from bench.report.board import Section
+from bench.report.charts import Chart, kind_charts, overall_chart
 from bench.report.claims import Paper, claim_table
 from bench.report.figure_data import pictures
+from bench.report.input_length import compact_tables
 from bench.report.style import Picture
-from bench.report.tables import Table, has_eager
+from bench.report.tables import Table, has_eager, subtask_tables
+from bench.report.words import headline, place_words, section_alarms, setting_words, short_title
+from bench.show.alarms import Alarm
 
 TITLE = "Self-speculative decoding leaderboard"
+LEAD = (
+    "How many times as fast each method decodes as plain autoregressive decoding by the same runtime, on the "
+    "same questions; beyond the line at 1x it is faster. Compare within a section only."
+)
 NOTES = (
     "Speedups are over plain autoregressive decoding by the same runtime, interleaved with the method on "
     "the same questions: the ratio of seconds per token over all questions, with its 95 % interval over "
@@ -31,15 +45,23 @@ NOTES = (
     "Each section holds what may be compared: one model, device, precision, sampling, runtime and set of "
     "questions. Compare speedups within a section only.",
 )
-EMBEDDED_NOTE = (
-    "The built-in questions suit the embedded model, whose text is very regular and easy to draft: these "
-    "speedups show that the machinery works and say nothing about a method on a real model."
-)
 EAGER_NOTE = (
     "The column over an eager loop ranks nothing: it is the decode speedup over a textbook loop on the "
     "same weights and the first repeat of the same questions. Papers mostly report such a figure; it "
     "includes how much faster this runtime's own baseline is than that loop."
 )
+RESULT = "Result"
+PICTURES = {
+    RESULT: ("overall",),
+    "Kinds of questions": ("speedup",),
+    "Acceptance": ("acceptance", "positions"),
+    "Time of a token, by phase": ("time", "prediction"),
+    "Latency": ("waits",),
+    "Settings and machine": ("machine",),
+}
+"""Names of the figures of every part; the others stand in the last one."""
+SHOWN_AS_CHARTS = ("overall", "speedup")
+"""Figures for Markdown; a page of HTML has charts in their place."""
 CLAIMS_TITLE = "Published claims"
 CLAIMS_NOTE = (
     "What papers and boards report, beside what was measured here in the same setting. Speedups compare only "
@@ -48,28 +70,62 @@ CLAIMS_NOTE = (
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What a chapter says about one thing.
+
+    Args:
+        title: What it is about.
+        tables, pictures, charts: In reading order; a page of HTML shows the charts, Markdown the pictures of
+            the same figures (`SHOWN_AS_CHARTS`).
+    """
+
+    title: str
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    charts: tuple[Chart, ...] = ()
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.tables or self.pictures or self.charts)
+
+
+@dataclass(frozen=True, slots=True)
 class Chapter:
     """A section of the leaderboard, or a profile, with all of its text.
 
     Args:
         anchor: Name of its files and of its place in the page.
-        title: Setting.
+        title: What was measured on what, in short.
+        setting: What else sets it apart.
         questions: What was asked, for the list of contents.
         subtitle: The same as a sentence, with what else was set.
-        remarks: What a reader must know.
-        tables: In reading order.
-        pictures: In reading order.
+        remarks: How its numbers are to be read.
+        parts: What it shows, the result first.
         records: Ids of the runs, or of the profile, that it rests on.
+        headline: The result in one sentence; empty for a profile.
+        alarms: What to doubt, and what to do about it.
+        device: Where it was measured, for the page's filter.
+        kinds: Kinds of questions that were asked, for the same; none for a profile.
     """
 
     anchor: str
     title: str
+    setting: str
     questions: str
     subtitle: str
     remarks: tuple[str, ...]
-    tables: tuple[Table, ...]
-    pictures: tuple[Picture, ...]
+    parts: tuple[Part, ...]
     records: tuple[str, ...]
+    headline: str = ""
+    alarms: tuple[Alarm, ...] = ()
+    device: str = ""
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The figures of all parts."""
+        return tuple(picture for part in self.parts for picture in part.pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +138,67 @@ class PaperClaims:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The whole leaderboard: sections, then profiles, then claims."""
+    """The whole leaderboard: sections, then profiles.
+
+    Args:
+        chapters: In reading order.
+        claims: A file of its own.
+        pages: Name of the page of every run that has one, by run id.
+    """
 
     chapters: tuple[Chapter, ...]
     claims: tuple[PaperClaims, ...]
+    pages: Mapping[str, str]
 
 
 def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
-    """A section with its tables, its remarks and its figures."""
+    """A section with its remarks and figures.
+
+    Args:
+        section: The section.
+        tables: Its rankings, see `bench.report.tables.section_tables`.
+    """
     history = section.setting.history
     part = ", a part of its subtasks' questions" if section.is_partial else ""
     return Chapter(
         anchor=section.anchor,
-        title=f"{section.title}, {len(section.asked)} questions",
+        title=short_title(section),
+        setting=setting_words(section),
         questions=section.questions,
         subtitle=f"Asked: {section.questions}{part}. Up to {section.setting.max_new_tokens} new tokens; "
         f"conversations continue on {'each arm' if history == 'free' else 'the baseline'}'s own answers.",
         remarks=_remarks(section),
-        tables=(*tables, *arena_tables(section)),
-        pictures=(*pictures(section), *arena_pictures(section)),
+        parts=tuple(part for part in _parts(section, tables) if part.has_content),
         records=tuple(sorted({stored.run.run_id for entry in section.entries for stored in entry.stored})),
+        headline=headline(section),
+        alarms=tuple(section_alarms(section)),
+        device=section.setting.device,
+        kinds=section.subtasks,
     )
+
+
+def _parts(section: Section, tables: Sequence[Table]) -> Iterator[Part]:
+    """The result, then what explains it."""
+    place = place_words(section)
+    drawn = {picture.name: picture for picture in (*pictures(section), *arena_pictures(section))}
+    named = {name for names in PICTURES.values() for name in names}
+    overall = overall_chart(section, place)
+    by_kind = subtask_tables(section)
+    speeds, lengths = tuple(by_kind[:1]), tuple(by_kind[1:])
+    contents: dict[str, tuple[tuple[Table, ...], tuple[Chart, ...]]] = {
+        RESULT: (tuple(tables), () if overall is None else (overall,)),
+        "Kinds of questions": (speeds, kind_charts(section, place)),
+        "Acceptance": (lengths, ()),
+        "Time of a token, by phase": ((), ()),
+        "Latency": ((wait_table(section),), ()),
+        "Length of the prompt": (tuple(compact_tables(section)), ()),
+        "Methods compared with each other": (tuple(pair_tables(section)), ()),
+        "Settings and machine": ((settings_table(section),), ()),
+    }
+    for title, (shown, charts) in contents.items():
+        own = tuple(drawn[name] for name in PICTURES.get(title, ()) if name in drawn)
+        yield Part(title, shown, own, charts)
+    yield Part("Output and sweeps", (), tuple(drawn[name] for name in drawn if name not in named))
 
 
 def paper_claims(papers: Sequence[Paper], board: Sequence[Section]) -> tuple[PaperClaims, ...]:
@@ -113,8 +209,7 @@ def paper_claims(papers: Sequence[Paper], board: Sequence[Section]) -> tuple[Pap
 
 
 def _remarks(section: Section) -> tuple[str, ...]:
-    embedded = [EMBEDDED_NOTE] if section.setting.prompts == "builtin" else []
-    return (*embedded, *arena_remarks(section), *([EAGER_NOTE] if has_eager(section) else []))
+    return (*arena_remarks(section), *([EAGER_NOTE] if has_eager(section) else []))
 
 
 def _sources(paper: Paper) -> str:

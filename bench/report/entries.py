@@ -18,6 +18,7 @@ from typing import Any
 from bench.metrics.run_figures import Subtask, Summary
 from bench.metrics.summary import summarise
 from bench.records.model import Arm, Run, Sample, Verdict
+from bench.report.inputs import questions_of, template_of
 from bench.report.stored_runs import StoredRun
 from bench.tasks.spec_bench import QUESTIONS_PER_SUBTASK
 
@@ -174,8 +175,8 @@ def setting_of(stored: StoredRun) -> Setting:
         max_new_tokens=int(identity.get("max_new_tokens", 0)),
         history=str(identity.get("history", "free")),
         model_weights=str(identity.get("model_weights", "")),
-        template=str(identity.get("template", "")),
-        questions=str(identity.get("questions", "")),
+        template=template_of(identity),
+        questions=questions_of(identity),
         runtime=json.dumps(others, sort_keys=True),
         torch=" with CUDA ".join(str(part) for part in (versions.get("torch"), versions.get("cuda")) if part),
         tuned=bool(run.config.get("tuned")),

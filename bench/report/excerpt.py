@@ -20,7 +20,7 @@ from bench.report.stored_runs import read_runs
 from bench.report.tables import method_cell, output_cell
 from bench.show.layout import markdown_table
 
-FIGURES = ("speedup", "acceptance")
+FIGURES = ("overall", "acceptance")
 """Names of the figures to show, if the section has them."""
 HEADER = ("rank", "method", "output", "decode speedup [95 %]", "acceptance length", "verdict")
 _END = "<!-- end of excerpt -->"

@@ -3,31 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bench.metrics.latency import Latency, latency
+from bench.metrics.speedups import defined
 from bench.records.model import PHASES, Arm, Sample
 from bench.report import curves, figures
 from bench.report.board import Ranked, Section, Unranked
-from bench.report.style import Picture
+from bench.report.style import Picture, stamped
 from bench.report.sweeps import quality, sweep_pictures
+from bench.report.words import place_words
 
 MOST_METHODS = 20
 """A figure with more rows is unreadable; the caption says which are shown."""
 MOST_POSITIONS = 16
 LEAST_ROUNDS = 20
 BASELINE = "autoregressive"
+NO_ROWS = pd.DataFrame()
+
+Candidate = tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]
+"""Name, caption, data and drawing of a figure; without rows there is none."""
 
 
 def pictures(section: Section) -> list[Picture]:
-    """The figures that a section has data for."""
+    """The figures that a section has data for, each naming model, device and questions.
+
+    A figure that compares methods needs two with a rank. Where none has a rank, the others are explained.
+    """
     shown, choice = chosen(section.ranked)
-    candidates: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
+    explained = shown or [Ranked(0, row.label, row.entry) for row in section.unranked][:MOST_METHODS]
+    made = [*_comparisons(section, shown), *_of_every_method(section, explained)]
+    place = place_words(section)
+    return [
+        replace(picture, caption=picture.caption + choice, figure=stamped(picture.figure, place))
+        for picture in made
+    ] + [
+        replace(picture, figure=stamped(picture.figure, place))
+        for picture in (*_of_all(section), *sweep_pictures(section))
+    ]
+
+
+def _comparisons(section: Section, shown: Sequence[Ranked]) -> list[Picture]:
+    if len(shown) < 2:
+        return []
+    candidates: list[Candidate] = [
+        (
+            "overall",
+            "Decode speedup on all questions with its 95 % interval, methods by rank; left of the dashed "
+            "line a method loses time.",
+            by_rank(section),
+            figures.overall,
+        ),
         (
             "speedup",
-            "Decode speedup by subtask with its 95 % interval; left of the dashed line a method loses time.",
-            speedups(shown, section.subtasks),
+            "Decode speedup by kind of question with its 95 % interval; left of the dashed line a method "
+            "loses time.",
+            speedups(shown, section.subtasks) if len(section.subtasks) > 1 else NO_ROWS,
             figures.speedup_by_subtask,
         ),
         (
@@ -38,17 +73,25 @@ def pictures(section: Section) -> list[Picture]:
             figures.acceptance_against_speedup,
         ),
         (
-            "time",
-            f"Where the time of a round goes; a round of {BASELINE} decoding is one token.",
-            round_times(shown),
-            figures.time_per_round,
-        ),
-        (
             "prediction",
             "Decode speedup predicted from the measured time of target passes, against the measured "
             "speedup; below the dashed line a method loses time that these passes do not explain.",
             predictions(shown),
             curves.predicted_against_measured,
+        ),
+    ]
+    return _drawn(candidates)
+
+
+def _of_every_method(section: Section, shown: Sequence[Ranked]) -> list[Picture]:
+    baseline = baseline_ms(shown)
+    candidates: list[Candidate] = [
+        (
+            "time",
+            f"Where the time of a token goes; a bar that ends left of the dashed line, {BASELINE} decoding, "
+            "is faster.",
+            token_times(shown) if baseline else NO_ROWS,
+            partial(figures.time_per_token, baseline=baseline or 0.0),
         ),
         (
             "positions",
@@ -57,18 +100,23 @@ def pictures(section: Section) -> list[Picture]:
             positions(shown),
             figures.acceptance_by_position,
         ),
+        (
+            "waits",
+            "How long a reader waits: per token of an answer, and for the next piece of text (a round).",
+            wait_percentiles(section) if shown else NO_ROWS,
+            curves.waits,
+        ),
     ]
-    made = [
-        Picture(name, caption + choice, draw(frame))
-        for name, caption, frame, draw in candidates
-        if len(frame)
-    ]
-    return [*made, *_of_all(section), *sweep_pictures(section)]
+    return _drawn(candidates)
+
+
+def _drawn(candidates: Sequence[Candidate]) -> list[Picture]:
+    return [Picture(name, caption, draw(frame)) for name, caption, frame, draw in candidates if len(frame)]
 
 
 def _of_all(section: Section) -> list[Picture]:
     """The figures that show every method."""
-    candidates: list[tuple[str, str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]] = [
+    candidates: list[Candidate] = [
         (
             "margins",
             "Logit gaps of outputs that differ from the baseline's; rounding explains small ones.",
@@ -83,7 +131,7 @@ def _of_all(section: Section) -> list[Picture]:
             curves.quality_against_speed,
         ),
     ]
-    return [Picture(name, caption, draw(frame)) for name, caption, frame, draw in candidates if len(frame)]
+    return _drawn(candidates)
 
 
 def chosen(ranked: Sequence[Ranked]) -> tuple[list[Ranked], str]:
@@ -104,47 +152,84 @@ def chosen(ranked: Sequence[Ranked]) -> tuple[list[Ranked], str]:
     return list(best.values())[:MOST_METHODS], words
 
 
+def by_rank(section: Section) -> pd.DataFrame:
+    """``method, rank, lossy, speedup, low, high`` over all questions, lossless methods first, by rank."""
+    shown, _ = chosen(section.ranked)
+    ranked = [row for row in section.ranked if row in shown]
+    rows = [
+        (row.label, row.rank, row.entry.summary.is_lossy, speed.estimate, speed.low, speed.high)
+        for row in ranked
+        if (speed := row.entry.summary.speedup.decode) and speed.is_known
+    ]
+    return pd.DataFrame(rows, columns=["method", "rank", "lossy", "speedup", "low", "high"])
+
+
 def speedups(shown: Sequence[Ranked], subtasks: Sequence[str]) -> pd.DataFrame:
-    """``method, subtask, speedup, low, high``, where an interval is known."""
+    """``method, lossy, subtask, speedup, low, high``, where an interval is known."""
     rows = []
     for row in shown:
         for name in subtasks:
             part = row.entry.subtasks.get(name)
-            if part and (interval := part.speedup.decode) and interval.is_known:
-                rows.append((row.label, name, interval.estimate, interval.low, interval.high))
-    return _frame(shown, rows, "subtask", "speedup", "low", "high")
+            if part and (speed := part.speedup.decode) and speed.is_known:
+                bounds = (speed.estimate, speed.low, speed.high)
+                rows.append((row.label, row.entry.summary.is_lossy, name, *bounds))
+    return pd.DataFrame(rows, columns=["method", "lossy", "subtask", "speedup", "low", "high"])
 
 
 def acceptance(shown: Sequence[Ranked]) -> pd.DataFrame:
-    """``method, acceptance_length, speedup, low, high`` over all questions."""
+    """``method, lossy, acceptance_length, speedup, low, high`` over all questions."""
     rows = [
-        (row.label, summary.acceptance.pooled, interval.estimate, interval.low, interval.high)
+        (row.label, summary.is_lossy, summary.acceptance.pooled, speed.estimate, speed.low, speed.high)
         for row in shown
-        if (interval := (summary := row.entry.summary).speedup.decode) and summary.acceptance.pooled
+        if (speed := (summary := row.entry.summary).speedup.decode) and summary.acceptance.pooled
     ]
-    return _frame(shown, rows, "acceptance_length", "speedup", "low", "high")
+    return pd.DataFrame(rows, columns=["method", "lossy", "acceptance_length", "speedup", "low", "high"])
 
 
 def predictions(shown: Sequence[Ranked]) -> pd.DataFrame:
-    """``method, predicted, measured, low, high`` of the methods whose runs measured the time of passes."""
+    """``method, lossy, predicted, measured, low, high`` of methods whose runs measured the time of passes."""
     rows = [
-        (row.label, predicted, interval.estimate, interval.low, interval.high)
+        (row.label, row.entry.summary.is_lossy, predicted, speed.estimate, speed.low, speed.high)
         for row in shown
-        if (interval := row.entry.summary.speedup.decode) and (predicted := row.entry.summary.predicted)
+        if (speed := row.entry.summary.speedup.decode) and (predicted := row.entry.summary.predicted)
     ]
-    return _frame(shown, rows, "predicted", "measured", "low", "high")
+    return pd.DataFrame(rows, columns=["method", "lossy", "predicted", "measured", "low", "high"])
 
 
-def round_times(shown: Sequence[Ranked]) -> pd.DataFrame:
-    """``method, phase, milliseconds`` of a mean round; the first rows are the first entry's baseline."""
+def token_times(shown: Sequence[Ranked]) -> pd.DataFrame:
+    """``method, phase, milliseconds``: decode time of a token by phase; no phases that nobody has."""
     rows: list[tuple[str, str, float]] = []
-    for place, row in enumerate(shown):
-        if place == 0:
-            rows += _phases(BASELINE, [s for s in row.entry.samples if s.arm is Arm.BASELINE])
+    for row in shown:
         rows += _phases(row.label, [s for s in row.entry.samples if s.arm is Arm.METHOD])
     frame = pd.DataFrame(rows, columns=["method", "phase", "milliseconds"])
     used = frame.groupby("phase")["milliseconds"].sum()
     return frame[frame["phase"].isin(used[used > 0].index)]
+
+
+def baseline_ms(shown: Sequence[Ranked]) -> float | None:
+    """Decode time of a token of plain decoding, of the first entry shown; None where it is unknown."""
+    speeds = [row.entry.summary.baseline.decode_tokens_per_s for row in shown]
+    return 1e3 / speeds[0] if speeds and speeds[0] else None
+
+
+def wait_percentiles(section: Section) -> pd.DataFrame:
+    """``method, wait, p50, p90, p99`` in milliseconds, per token and per round, plain decoding first."""
+    rows = []
+    for label, waits in latencies(section).items():
+        if waits is not None:
+            for name, part in (("per token", waits.per_token), ("per round", waits.per_round)):
+                if part is not None:
+                    rows.append((label, name, 1e3 * part.p50, 1e3 * part.p90, 1e3 * part.p99))
+    return pd.DataFrame(rows, columns=["method", "wait", "p50", "p90", "p99"])
+
+
+def latencies(section: Section) -> dict[str, Latency | None]:
+    """The waits of plain decoding, as the first entry's run measured it, and of every entry."""
+    every = section.labelled
+    first = next(iter(every.values()))
+    arms = {BASELINE: [s for s in first.samples if s.arm in (Arm.BASELINE, Arm.CONTROL)]}
+    arms |= {label: [s for s in entry.samples if s.arm is Arm.METHOD] for label, entry in every.items()}
+    return {label: defined(latency, samples) for label, samples in arms.items()}
 
 
 def positions(shown: Sequence[Ranked]) -> pd.DataFrame:
@@ -155,7 +240,7 @@ def positions(shown: Sequence[Ranked]) -> pd.DataFrame:
         for place in row.entry.summary.acceptance.positions[:MOST_POSITIONS]
         if place.reached >= LEAST_ROUNDS
     ]
-    return _frame(shown, rows, "position", "rate", "reached")
+    return pd.DataFrame(rows, columns=["method", "position", "rate", "reached"])
 
 
 def margins(shown: Sequence[Ranked | Unranked]) -> pd.DataFrame:
@@ -170,23 +255,17 @@ def margins(shown: Sequence[Ranked | Unranked]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "margin"])
 
 
-def _frame(shown: Sequence[Ranked], rows: Sequence[tuple[object, ...]], *columns: str) -> pd.DataFrame:
-    """Rows by method; the methods shown are its categories, so that each looks the same in every figure."""
-    frame = pd.DataFrame(rows, columns=["method", *columns])
-    known = pd.CategoricalDtype([row.label for row in shown])
-    return frame.astype({"method": known})
-
-
 def _phases(label: str, samples: Sequence[Sample]) -> list[tuple[str, str, float]]:
+    """Decode time by phase over decoded tokens: an answer's first token is the prefill's."""
     timings = [sample.timing for sample in samples if sample.timing]
-    rounds = sum(len(sample.rounds) for sample in samples)
-    if not rounds:
+    tokens = sum(len(sample.ids) - 1 for sample in samples if sample.timing)
+    if not tokens:
         return []
     totals: dict[str, float] = {
         name: sum(timing.phases_s.get(name, 0.0) for timing in timings) for name in PHASES
     }
     totals["host"] = sum(timing.host_s for timing in timings)
-    return [(label, name, 1e3 * total / rounds) for name, total in totals.items()]
+    return [(label, name, 1e3 * total / tokens) for name, total in totals.items()]
 
 
 def _estimate(row: Ranked) -> float:

@@ -2,32 +2,33 @@
 
 Frames, one row per bar or point (`bench.report.figure_data` makes them from entries):
 
-- speedups: ``method, subtask, speedup, low, high``
-- acceptance: ``method, acceptance_length, speedup, low, high``
-- time: ``method, phase, milliseconds`` (per round; for the baseline per token)
+- overall: ``method, rank, lossy, speedup, low, high``
+- speedups: ``method, lossy, subtask, speedup, low, high``
+- acceptance: ``method, lossy, acceptance_length, speedup, low, high``
+- time: ``method, phase, milliseconds`` (of decoding, per token)
 - positions: ``method, position, rate, reached`` (position counts from 1)
 - margins: ``method, margin`` (logits; one row per differing output)
 
-A categorical ``method`` keeps its colour and marker over all figures, see `bench.report.style.looks`.
+A method is named beside its row or point. Colour and marker say whether its output is the model's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from bench.report.direct_labels import label_points
 from bench.report.style import (
+    COLOURS,
     INK,
     fill,
     heat_map,
     in_order,
-    legend_below,
-    looks,
     new_figure,
     numbers,
     styled,
@@ -37,24 +38,55 @@ from bench.report.style import (
 ISO_EFFICIENCY = (1.0, 0.8, 0.6, 0.4)
 """Speedup over acceptance length: the share of a round's tokens that becomes speed."""
 _PANELS = 2
-_BINS = 20
+_MOST_ROOM = 1.8
+"""An axis of speedups ends at this many times the largest speedup at most."""
+LOOKS: dict[bool, dict[str, Any]] = {
+    False: {"color": COLOURS[0], "marker": "o"},
+    True: {"color": COLOURS[3], "marker": "D"},
+}
+"""Of lossless and of lossy methods."""
 _CUT = 4.0
 """Bars longer than this many medians are cut."""
 
 
+def overall(frame: pd.DataFrame) -> Figure:
+    """A row per method by rank: decode speedup with its interval and in figures; lossy methods below."""
+    groups = [part for _, part in frame.groupby("lossy", sort=True)]
+    names = [str(name) for name in frame["method"]]
+    heights = [len(part) + 1 for part in groups]
+    right = _right_end(frame)
+    with styled():
+        figure = new_figure(0.7 + _row_height(names) * (len(frame) + len(groups)) + 0.25 * len(groups))
+        panels = figure.subplots(
+            len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+        )[:, 0]
+        for axes, part in zip(panels, groups, strict=True):
+            _intervals(axes, part, [f"{row.rank}  {row.method}" for row in part.itertuples()])
+            for place, (speed, low, high) in enumerate(numbers(part, "speedup", "low", "high")):
+                text = f"{speed:.2f}x [{low:.2f}, {high:.2f}]"
+                axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+            is_lossy = bool(part["lossy"].iloc[0])
+            axes.set_title("lossy: not the model's own output" if is_lossy else "lossless", loc="left")
+            axes.set_xlim(0, right)
+        panels[-1].set_xlabel("decode speedup over autoregressive decoding (x), 95 % interval")
+    return figure
+
+
 def speedup_by_subtask(frame: pd.DataFrame) -> Figure:
     """A panel per subtask, a row per method: decode speedup with its interval, and the line of no gain."""
-    subtasks, styles = in_order(frame, "subtask"), looks(frame)
+    subtasks, methods = in_order(frame, "subtask"), in_order(frame, "method")
     columns = min(_PANELS, len(subtasks))
     lines = -(-len(subtasks) // columns)
     with styled():
-        figure = new_figure(lines * (0.7 + _row_height(list(styles)) * len(styles)) + 0.3)
+        figure = new_figure(lines * (0.7 + _row_height(methods) * len(methods)) + 0.3)
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(subtasks) :]:
             axes.set_visible(False)
         for axes, subtask in zip(grid.flat, subtasks, strict=False):
-            _intervals(axes, frame[frame["subtask"] == subtask], styles)
+            part = frame[frame["subtask"] == subtask].set_index("method").reindex(methods).reset_index()
+            _intervals(axes, part, methods)
             axes.set_title(subtask)
+        grid[0, 0].set_xlim(0, _right_end(frame))
         figure.supxlabel("decode speedup over autoregressive decoding (x), 95 % interval", fontsize=9)
     return figure
 
@@ -62,53 +94,48 @@ def speedup_by_subtask(frame: pd.DataFrame) -> Figure:
 def acceptance_against_speedup(frame: pd.DataFrame) -> Figure:
     """Where each method stands between tokens per pass and speedup, with lines of equal efficiency."""
     with styled():
-        figure = new_figure(5.0)
+        figure = new_figure(4.6)
         axes = figure.subplots()
-        right = max(2.0, float(frame["acceptance_length"].max())) * 1.08
-        top = max(1.5, float(frame[["speedup", "high"]].max().max())) * 1.12
+        right = max(2.0, float(frame["acceptance_length"].max())) * 1.1
+        top = max(1.5, min(float(frame["high"].max()), _MOST_ROOM * float(frame["speedup"].max()))) * 1.08
         _iso_lines(axes, right, top)
-        rows = numbers(frame, "acceptance_length", "speedup", "low", "high")
-        for (name, look), (length, speedup, low, high) in zip(looks(frame).items(), rows, strict=True):
-            errors, label = [[speedup - low], [high - speedup]], wrapped(name)
-            axes.errorbar(length, speedup, yerr=errors, capsize=2, linestyle="none", label=label, **look)
         axes.set(xlabel="acceptance length (tokens per target pass)", ylabel="decode speedup (x)")
         axes.set(xlim=(0.9, right), ylim=(0, top))
-        legend_below(figure)
+        named_points(axes, frame, "acceptance_length", "speedup")
     return figure
 
 
-def time_per_round(frame: pd.DataFrame) -> Figure:
-    """Stacked bars: what a round costs, by phase; the baseline's round is one token.
+def time_per_token(frame: pd.DataFrame, baseline: float) -> Figure:
+    """Stacked bars: what a token of output costs, by phase, and the baseline's as a line.
 
     Bars far beyond the others are cut, and say how long they are.
+
+    Args:
+        frame: See this module.
+        baseline: Milliseconds per token of autoregressive decoding.
     """
     methods, phases = in_order(frame, "method"), in_order(frame, "phase")
     table = frame.pivot(index="method", columns="phase", values="milliseconds").fillna(0.0).reindex(methods)
     totals = table.sum(axis="columns").to_numpy()
-    right = min(1.08 * totals.max(), _CUT * float(np.median(totals)))
+    right = min(1.12 * max(totals.max(), baseline), max(_CUT * float(np.median(totals)), 1.5 * baseline))
     with styled():
-        figure = new_figure(1.1 + (0.07 + _row_height(methods)) * len(methods))
+        figure = new_figure(1.3 + (0.09 + _row_height(methods)) * len(methods))
         axes = figure.subplots()
         left = np.zeros(len(methods))
         for i, phase in enumerate(phases):
             widths = np.minimum(table[phase].to_numpy(), np.maximum(right - left, 0))
             axes.barh([wrapped(name) for name in methods], widths, left=left, label=phase, **fill(i))
             left += widths
-        for place in np.flatnonzero(totals > right):
-            axes.text(
-                0.97 * right,
-                float(place),
-                f"{totals[place]:.0f} ms",
-                color="black",
-                ha="right",
-                va="center",
-                fontsize=8,
-                bbox={"facecolor": "white", "pad": 1},
-            )
-        axes.invert_yaxis()
-        axes.set(xlim=(0, right), xlabel="time of a round (ms)")
+        for place, total in enumerate(totals):
+            text = f"{total:.3g}" if total < 100 else f"{total:.0f}"
+            axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        axes.axvline(baseline, color=INK, linewidth=1.2, linestyle="--")
+        side = "left" if baseline < right / 2 else "right"
+        axes.text(baseline, -0.75, f" autoregressive {baseline:.3g} ms ", fontsize=8, ha=side)
+        axes.set_ylim(len(methods) - 0.4, -1.1)
+        axes.set(xlim=(0, right), xlabel="decode time of a token (ms); the sum stands at the right")
         axes.grid(axis="x")
-        figure.legend(loc="outside upper center", ncols=len(phases))
+        figure.legend(loc="outside lower center", ncols=len(phases))
     return figure
 
 
@@ -127,25 +154,39 @@ def acceptance_by_position(frame: pd.DataFrame) -> Figure:
 
 
 def divergence_margins(frame: pd.DataFrame) -> Figure:
-    """How far below the target's best token the emitted ones were, where outputs differ."""
+    """How far below the target's best token the emitted ones were, where outputs differ: a row per method."""
     methods = in_order(frame, "method")
-    edges = np.linspace(0.0, max(float(frame["margin"].max()), 1e-6), _BINS + 1)
-    bottom = np.zeros(_BINS)
     with styled():
-        figure = new_figure(3.9)
+        figure = new_figure(0.9 + 0.1 + (0.06 + _row_height(methods)) * len(methods))
         axes = figure.subplots()
-        for i, name in enumerate(methods):
-            counts, _ = np.histogram(frame.loc[frame["method"] == name, "margin"].to_numpy(), edges)
-            label = wrapped(name)
-            axes.bar(edges[:-1], counts, np.diff(edges), bottom, align="edge", label=label, **fill(i))
-            bottom += counts
-        axes.set(
-            xlabel="largest logit gap to the target's best token (logits)",
-            ylabel="outputs that differ (count)",
-        )
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        legend_below(figure)
+        for place, name in enumerate(methods):
+            gaps = frame.loc[frame["method"] == name, "margin"].to_numpy()
+            axes.plot(gaps, np.full(len(gaps), place), "|", color=COLOURS[0], markersize=9)
+            text = f"{len(gaps)} differ"
+            axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        axes.set_yticks(range(len(methods)), [wrapped(name) for name in methods])
+        axes.set_ylim(len(methods) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("largest logit gap to the target's best token (logits); a line per output")
+        axes.grid(axis="x")
     return figure
+
+
+def named_points(axes: Axes, frame: pd.DataFrame, across: str, up: str) -> None:
+    """A point per method with the interval of `up` and its name beside it; call last."""
+    rows = numbers(frame, across, up, "low", "high")
+    kinds = frame["lossy"].astype(bool)
+    for (x, y, low, high), is_lossy in zip(rows, kinds, strict=True):
+        errors = None if np.isnan(low) else [[y - low], [high - y]]
+        axes.errorbar(x, y, yerr=errors, capsize=2, linestyle="none", **LOOKS[bool(is_lossy)])
+    if kinds.any() and not kinds.all():
+        axes.plot([], [], linestyle="none", label="lossless", **LOOKS[False])
+        axes.plot([], [], linestyle="none", label="lossy", **LOOKS[True])
+        axes.legend(loc="lower right")
+    names = [str(name) for name in frame["method"]]
+    points = [(name, row[0], row[1]) for name, row in zip(names, rows, strict=True)]
+    spans = [(row[1], row[1]) if np.isnan(row[2]) else (row[2], row[3]) for row in rows]
+    label_points(axes, points, spans)
 
 
 def _row_height(methods: list[str]) -> float:
@@ -153,14 +194,24 @@ def _row_height(methods: list[str]) -> float:
     return 0.08 + 0.13 * max((wrapped(name).count("\n") + 1 for name in methods), default=1)
 
 
-def _intervals(axes: Axes, frame: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
-    for place, (name, look) in enumerate(styles.items()):
-        for speedup, low, high in numbers(frame[frame["method"] == name], "speedup", "low", "high"):
-            errors = [[speedup - low], [high - speedup]]
-            axes.errorbar(speedup, place, xerr=errors, capsize=2, linestyle="none", **look)
+def _right_end(frame: pd.DataFrame) -> float:
+    """Where an axis of speedups ends: intervals far beyond all estimates are cut."""
+    highest, largest = float(frame["high"].max()), float(frame["speedup"].max())
+    return max(1.2, 1.05 * min(highest, _MOST_ROOM * largest))
+
+
+def _intervals(axes: Axes, frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """A row per row of the frame, in its order."""
+    rows = zip(numbers(frame, "speedup", "low", "high"), frame["lossy"], strict=True)
+    for place, ((speedup, low, high), is_lossy) in enumerate(rows):
+        if not np.isnan(speedup):
+            look = LOOKS[bool(is_lossy)]
+            axes.errorbar(
+                speedup, place, xerr=[[speedup - low], [high - speedup]], capsize=2, linestyle="none", **look
+            )
     axes.axvline(1.0, color=INK, linewidth=0.8, linestyle="--")
-    axes.set_yticks(range(len(styles)), [wrapped(name) for name in styles])
-    axes.set_ylim(len(styles) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x")
 
 

@@ -6,6 +6,7 @@ measurement of few prompts, without an A/A control or intervals: it explains spe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +15,8 @@ from matplotlib.figure import Figure
 from bench.profile.card import METHOD_HEADER, SHOWN_ROWS, method_row
 from bench.profile.records import Profile, load_profile
 from bench.report import curves
-from bench.report.document import Chapter
-from bench.report.style import Picture, png
+from bench.report.document import Chapter, Part
+from bench.report.style import Picture, png, stamped
 from bench.report.tables import Table
 from bench.show.layout import byte_size
 
@@ -82,14 +83,21 @@ def _chapter(path: Path, anchor: str, note: str) -> Chapter:
     return Chapter(
         anchor=anchor,
         title=f"Cost of passes: {profile.model} on {profile.device}, {profile.environment['dtype']}{note}",
-        questions="a profile",
-        subtitle=f"{profile.parameters / 1e6:.1f} M parameters. A pass reads "
+        setting=f"{profile.parameters / 1e6:.1f} M parameters. A pass reads "
         f"{byte_size(profile.weight_bytes)} of weights; a buffer of that size is read at "
         f"{profile.bandwidth.resident / 1e9:.1f} GB/s.",
+        questions="a profile",
+        subtitle="A profile: passes timed alone, of few prompts, without an A/A control or intervals.",
         remarks=(REMARK,),
-        tables=tuple(table for table in (_passes(profile), _methods(profile)) if table.rows),
-        pictures=tuple(_pictures(profile)),
+        parts=(
+            Part(
+                "Cost of passes",
+                tuple(table for table in (_passes(profile), _methods(profile)) if table.rows),
+                tuple(_pictures(profile)),
+            ),
+        ),
         records=(path.stem,),
+        device=profile.device,
     )
 
 
@@ -123,12 +131,13 @@ def _pictures(profile: Profile) -> list[Picture]:
         Picture("layers", layers, layers_figure(profile)),
     ]
     rows = [
-        (cost.name, cost.predicted, cost.measured, float("nan"), float("nan"))
+        (cost.name, False, cost.predicted, cost.measured, float("nan"), float("nan"))
         for cost in profile.methods
         if cost.predicted is not None
     ]
     if rows:
-        frame = pd.DataFrame(rows, columns=["method", "predicted", "measured", "low", "high"])
+        frame = pd.DataFrame(rows, columns=["method", "lossy", "predicted", "measured", "low", "high"])
         caption = "Decode speedup predicted from pass times, against the measured one; without intervals."
         pictures.append(Picture("prediction", caption, curves.predicted_against_measured(frame)))
-    return pictures
+    place = f"{profile.model} on {profile.device}, {profile.environment['dtype']}; passes timed alone"
+    return [replace(picture, figure=stamped(picture.figure, place)) for picture in pictures]

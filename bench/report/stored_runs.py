@@ -82,18 +82,64 @@ def read_run(folder: Path) -> StoredRun:
     Raises:
         UserError: If it is no run, holds no samples, or holds several methods of which none is named.
     """
-    name, _, label = folder.name.partition(":")
-    folder = folder if folder.is_dir() else folder.with_name(name)
+    folder, label = folder_and_method(folder)
+    run, samples = load_whole(folder)
+    if run.methods and not label:
+        names = ", ".join(f"{folder.name}:{method}" for method in run.methods)
+        raise UserError(f"{folder} is a run of {len(run.methods)} methods", f"name one: {names}")
+    part, own = part_of(run, samples, label)
+    return StoredRun(part, own, label=label if run.methods else "")
+
+
+def part_of(run: Run, samples: Sequence[Sample], label: str) -> tuple[Run, tuple[Sample, ...]]:
+    """One method's part of a run of several; the run itself where there is no label.
+
+    Raises:
+        UserError: If the run has no such method.
+    """
+    if not label or (not run.methods and label == run.method):
+        return run, tuple(samples)
+    return of_method(run, label), tuple(samples_of(samples, label))
+
+
+def folder_and_method(given: Path) -> tuple[Path, str]:
+    """The folder and the method that ``FOLDER`` or ``FOLDER:METHOD`` names; the method may be empty.
+
+    A bare run id is looked for under ``results`` as well.
+    """
+    name, _, label = given.name.partition(":")
+    folder = given if given.is_dir() else given.with_name(name)
+    if folder.parent == Path() and not folder.is_dir():
+        places = [root / "runs" / name for root in (Path("results"), Path("results/published"))]
+        folder = next((place for place in places if place.is_dir()), folder)
+    return folder, "" if given.is_dir() else label
+
+
+def load_whole(folder: Path) -> tuple[Run, tuple[Sample, ...]]:
+    """A run with its samples, of every method and arm.
+
+    Raises:
+        UserError: If it is no run, or holds no samples.
+    """
     run = load_run(folder)
     samples = recounted(run, load_samples(folder))
     if not samples:
         raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
-    if not run.methods:
-        return StoredRun(run, samples)
-    if not label:
-        names = ", ".join(f"{folder.name}:{method}" for method in run.methods)
-        raise UserError(f"{folder} is a run of {len(run.methods)} methods", f"name one: {names}")
-    return StoredRun(of_method(run, label), tuple(samples_of(samples, label)), label=label)
+    return run, samples
+
+
+def read_whole_run(folder: Path) -> list[StoredRun]:
+    """A run by its folder, every method of a run of several as a run of its own, as `read_runs` reads them.
+
+    Raises:
+        UserError: As `read_run`, except that no method need be named.
+    """
+    if not folder.is_dir():
+        return [read_run(folder)]
+    runs = _read(folder, folder.absolute().parent.parent, is_published=False)
+    if not any(stored.samples for stored in runs):
+        raise UserError(f"{folder} holds no samples", "measure it first: the command that made it resumes")
+    return runs
 
 
 def _read(folder: Path, results: Path, is_published: bool) -> list[StoredRun]:

@@ -36,6 +36,7 @@ WIDTH = 5.8
 PNG_DPI = 150
 LABEL_CHARACTERS = 26
 """Longer names of methods continue on a second line."""
+_STAMP_CHARACTERS = 105
 _LEGEND_CHARACTERS = 80
 """What fits into one line of a legend below the axes, symbols included."""
 _LEGEND_LINE = 0.18
@@ -106,6 +107,15 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
+def stamped(figure: Figure, place: str) -> Figure:
+    """The figure with a line above it that names model, device and questions."""
+    with styled():
+        lines = textwrap.fill(place, _STAMP_CHARACTERS)
+        figure.set_figheight(figure.get_figheight() + 0.15 * (lines.count("\n") + 1))
+        figure.suptitle(lines, x=0.01, ha="left", fontsize=7.5, alpha=0.8)
+    return figure
+
+
 def in_order(frame: pd.DataFrame, column: str) -> list[str]:
     """The values of a column in order of appearance."""
     return [str(value) for value in frame[column].drop_duplicates()]
@@ -156,7 +166,7 @@ def heat_map(
     high = float(np.nanmax(values))
     bottom, top = limits or (float(np.nanmin(values)), high)
     visible = np.ma.masked_invalid(values)
-    axes.pcolormesh(visible, cmap="cividis", vmin=bottom, vmax=top, edgecolors="white", linewidth=0.8)
+    axes.pcolormesh(visible, cmap="cividis", vmin=bottom, vmax=top)
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if value <= (bottom + top) / 2 else "black"

@@ -12,10 +12,13 @@ from bench.records.model import Verdict
 from bench.report.board import Ranked, Section
 from bench.report.entries import Entry
 
+EAGER_COLUMN = "over an eager loop"
 RANKING_HEADER: tuple[str, ...] = (
     "rank", "method", "decode speedup", "end-to-end speedup", "by Spec-Bench's formula", "tokens/s",
-    "acceptance length", "output", "peak memory", "draft parameters",
+    "acceptance length", "output",
 )  # fmt: skip
+MEASURED_HEADER: tuple[str, ...] = ("peak memory", "energy", "draft parameters", EAGER_COLUMN)
+"""Further columns of a ranking, each only where some method of the section has a figure."""
 CSV_HEADER: tuple[str, ...] = (
     "section", "model", "device", "dtype", "sampling", "tier", "max_length", "questions_asked",
     "question_source", "method", "class", "rank", "subtask", "questions",
@@ -24,48 +27,68 @@ CSV_HEADER: tuple[str, ...] = (
     "acceptance_length", "decode_tokens_per_s", "output", "peak_memory_bytes", "draft_parameters",
     "not_ranked_because", "runs",
 )  # fmt: skip
-EAGER_COLUMN = "over an eager loop"
 CSV_EAGER_COLUMNS = (
     "against_eager_questions", "against_eager_decode", "against_eager_decode_low",
     "against_eager_decode_high", "against_eager_end_to_end", "against_eager_end_to_end_low",
     "against_eager_end_to_end_high",
 )  # fmt: skip
-"""Both last, and only where some entry was measured against an eager loop, since no rank depends on it."""
+"""Last, and only where some entry was measured against an eager loop, since no rank depends on it."""
+ACCEPTANCE_TITLE = "Acceptance length by subtask, in tokens per target pass"
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A titled table of text; the second column of a ranking and the first of the others names the row."""
+    """A titled table of text; the second column of a ranking and the first of the others names the row.
+
+    `name` is what ``python -m bench.report table --table`` calls it; empty where it is not offered there.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    name: str = ""
 
 
 def section_tables(section: Section) -> list[Table]:
-    """The tables of a section that have rows, in reading order; the rankings come first."""
-    lossy = "Lossy methods: the output is not the model's own, so a speedup alone says nothing"
-    header = (*RANKING_HEADER, EAGER_COLUMN) if has_eager(section) else RANKING_HEADER
-    tables = [
-        Table(title, header, tuple(ranking_row(row)[: len(header)] for row in ranked))
-        for title, ranked in (("Lossless methods", section.lossless), (lossy, section.lossy))
+    """The rankings of a section, then what has no rank."""
+    return [*ranking_tables(section), *unranked_tables(section)]
+
+
+def ranking_tables(section: Section) -> list[Table]:
+    """The rankings: lossless methods, then lossy ones, with the columns that some method has a figure for."""
+    further = {id(row): _measured(row.entry) for row in section.ranked}
+    shown = [
+        place
+        for place in range(len(MEASURED_HEADER))
+        if any(cells[place] != "-" for cells in further.values())
     ]
-    if len(section.subtasks) > 1:
-        tables += _subtask_tables(section)
-    tables.append(
+    header = (*RANKING_HEADER, *(MEASURED_HEADER[place] for place in shown))
+    lossy = "Lossy methods: the output is not the model's own, so a speedup alone says nothing"
+    return [
         Table(
-            "Not ranked",
-            ("method", "reason", "decode speedup", "acceptance length", "output"),
-            tuple((row.label, row.reason, *_unranked_cells(row.entry)) for row in section.unranked),
+            title,
+            header,
+            tuple((*ranking_row(row), *(further[id(row)][place] for place in shown)) for row in ranked),
+            name,
         )
-    )
-    return [table for table in tables if table.rows]
+        for title, ranked, name in (
+            ("Lossless methods", section.lossless, "ranking"),
+            (lossy, section.lossy, "lossy"),
+        )
+        if ranked
+    ]
+
+
+def unranked_tables(section: Section) -> list[Table]:
+    """What has no rank, and why; none where everything has one."""
+    header = ("method", "reason", "decode speedup", "acceptance length", "output")
+    rows = tuple((row.label, row.reason, *_unranked_cells(row.entry)) for row in section.unranked)
+    return [Table("Not ranked", header, rows, "unranked")] if rows else []
 
 
 def ranking_row(row: Ranked) -> tuple[str, ...]:
-    """The cells of `RANKING_HEADER` and `EAGER_COLUMN`."""
+    """The cells of `RANKING_HEADER`."""
     summary = row.entry.summary
-    memory, parameters = row.entry.peak_memory_bytes, row.entry.draft_parameters
     return (
         str(row.rank),
         method_cell(row),
@@ -75,16 +98,17 @@ def ranking_row(row: Ranked) -> tuple[str, ...]:
         number(summary.method.decode_tokens_per_s, ".1f"),
         number(summary.acceptance.pooled),
         output_cell(summary),
-        number(None if memory is None else memory / 2**30, ".2f", " GiB"),
-        number(None if parameters is None else parameters / 1e6, ".1f", " M"),
-        _against_eager(row.entry),
     )
 
 
 def method_cell(row: Ranked) -> str:
     """The entry's label; for a method whose authors published no code it says so."""
-    is_reimplementation = bool(row.entry.summary.run.labels.get("independent re-implementation"))
-    return f"{row.label} (re-implementation)" if is_reimplementation else row.label
+    return f"{row.label} (re-implementation)" if is_reimplemented(row.entry) else row.label
+
+
+def is_reimplemented(entry: Entry) -> bool:
+    """Whether the method's authors published no code."""
+    return bool(entry.summary.run.labels.get("independent re-implementation"))
 
 
 def output_cell(summary: Summary) -> str:
@@ -141,14 +165,28 @@ def _lossy_words(summary: Summary) -> str:
     return f"lossy: {own:.0%} of answers right, the target's {target:.0%}"
 
 
-def _subtask_tables(section: Section) -> list[Table]:
+def subtask_tables(section: Section) -> list[Table]:
+    """Speedup and acceptance length by kind of question; none where there is one kind only."""
+    if len(section.subtasks) < 2 or not section.ranked:
+        return []
     header = ("method", *section.subtasks)
     speedups = [(row.label, *_speedups(row.entry, section.subtasks)) for row in section.ranked]
     lengths = [(row.label, *_lengths(row.entry, section.subtasks)) for row in section.ranked]
     return [
-        Table("Decode speedup by subtask, with 95 % intervals", header, tuple(speedups)),
-        Table("Acceptance length by subtask, in tokens per target pass", header, tuple(lengths)),
+        Table("Decode speedup by subtask, with 95 % intervals", header, tuple(speedups), "kinds"),
+        Table(ACCEPTANCE_TITLE, header, tuple(lengths), "lengths"),
     ]
+
+
+def _measured(entry: Entry) -> tuple[str, ...]:
+    """The cells of `MEASURED_HEADER`."""
+    memory, parameters = entry.peak_memory_bytes, entry.draft_parameters
+    return (
+        number(None if memory is None else memory / 2**30, ".2f", " GiB"),
+        number(entry.summary.method.resources.joules_per_token, ".2f", " J/token"),
+        number(None if parameters is None else parameters / 1e6, ".1f", " M"),
+        _against_eager(entry),
+    )
 
 
 def _is_against_eager(entry: Entry) -> bool:

@@ -4,16 +4,21 @@ A token is *first* (from the prefill), *accepted* (drafted, and the target agree
 target's own, after it disagreed), *bonus* (the target's own, after it agreed to the whole draft) or *plain*
 (a round without a draft). The last token of a tree round counts as a bonus only if the accepted path is as
 deep as the tree: records do not say whether a shorter path ended at a leaf.
+
+A *rejected* token was drafted and not accepted. Records hold the number of rejected tokens, not their ids.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.errors import UserError
 from bench.records.model import Arm, Run, Sample
+from bench.report.stored_runs import StoredRun
+from bench.show.layout import text_table
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer shows for half a character."""
@@ -93,24 +98,94 @@ def find_sample(samples: Sequence[Sample], prompt_id: str, turn: int) -> Sample:
     )
 
 
-def timeline_page(sample: Sample, tokens: Sequence[Token], title: str) -> str:
-    """The timeline as one HTML file: the answer with its tokens marked, then a table of rounds."""
-    from bench.report.pages import fill_template  # loads matplotlib
+def timeline_of(stored: StoredRun, prompt_id: str, turn: int, *, has_ids: bool) -> str:
+    """The page of one answer, with its question where that can be read.
 
-    rounds = [
-        (number, round_, [token for token in tokens if token.round == number])
+    Args:
+        stored: A run of one method.
+        prompt_id: Id of the question.
+        turn: Turn of the conversation, from 0.
+        has_ids: Show token ids, which needs no tokenizer.
+
+    Raises:
+        UserError: If the run holds no such answer, or its tokenizer cannot be found.
+    """
+    from bench.report.questions import question_text
+
+    sample = find_sample(stored.samples, prompt_id, turn)
+    texts = None if has_ids else pieces(sample.ids, load_decode(stored.run))
+    question, reason = question_text(stored.run, prompt_id, turn)
+    title = f"{stored.run.method} on {prompt_id}, turn {turn + 1}"
+    where = f"{stored.run.model}; run {stored.run.run_id}"
+    return timeline_page(sample, timeline(sample, texts), title, question=question or reason, where=where)
+
+
+def timeline_page(
+    sample: Sample, tokens: Sequence[Token], title: str, *, question: str = "", where: str = ""
+) -> str:
+    """The timeline as one HTML file: the answer with its tokens marked, then a table of rounds.
+
+    Args:
+        sample: The answer.
+        tokens: Its tokens, see `timeline`.
+        title: Heading of the page.
+        question: What was asked, or why it is not shown.
+        where: Model and run.
+    """
+    from bench.report.fill import fill_template
+
+    timing = sample.timing
+    seconds = list(timing.rounds_s) if timing else []
+    rows = [
+        (number, round_, f"{1e3 * seconds[number - 1]:.1f}" if len(seconds) == len(sample.rounds) else "-")
         for number, round_ in enumerate(sample.rounds, start=1)
     ]
-    counts = {origin.value: sum(token.origin is origin for token in tokens) for origin in Origin}
+    by_round: dict[int, list[Token]] = {number: [] for number, _, _ in rows}
+    for token in tokens[1:]:
+        by_round[token.round].append(token)
     return fill_template(
         "timeline.html",
         title=title,
-        sample=sample,
+        where=where,
+        question=question,
         tokens=tokens,
-        rounds=rounds,
-        counts=counts,
+        rounds=[(number, round_, taken, by_round[number]) for number, round_, taken in rows],
+        counts={origin.value: sum(token.origin is origin for token in tokens) for origin in Origin},
+        rejected=sum(round_.drafted - round_.accepted for round_ in sample.rounds),
+        prefill_ms="-" if timing is None else f"{1e3 * timing.prefill_s:.1f}",
+        decode_ms="-" if timing is None else f"{1e3 * timing.decode_s:.0f}",
         first=tokens[0],
     )
+
+
+def timeline_file(label: str, prompt_id: str, turn: int) -> str:
+    """Name of the file of one answer in the run's folder; the turn counts from 1."""
+    parts = ["timeline", *([label] if label else []), prompt_id, f"turn{turn}"]
+    return re.sub(r"[^\w.-]", "_", "-".join(parts)) + ".html"
+
+
+def listing(stored: StoredRun, given: str) -> str:
+    """The answers that a run holds, a line each, and the command that shows one.
+
+    Args:
+        stored: A run of one method.
+        given: How the run was named on the command line.
+    """
+    answers: dict[tuple[str, int], Sample] = {}
+    for sample in stored.samples:
+        if sample.arm is Arm.METHOD and sample.error is None:
+            answers.setdefault((sample.prompt_id, sample.turn), sample)
+    rows = [
+        (prompt, str(turn + 1), sample.subtask, str(len(sample.ids)), str(len(sample.rounds)), _pace(sample))
+        for (prompt, turn), sample in answers.items()
+    ]
+    header = ("prompt id", "turn", "kind", "tokens", "rounds", "tokens per pass")
+    command = f"show one: python -m bench.report timeline {given} {rows[0][0] if rows else 'ID'} --turn 1"
+    return "\n".join([*text_table([header, *rows]), command])
+
+
+def _pace(sample: Sample) -> str:
+    return f"{len(sample.ids) / (1 + len(sample.rounds)):.2f}"
 
 
 def pieces(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[str]:

@@ -10,7 +10,7 @@ Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,11 @@ class KVCache:
     def stores(self) -> list[Tensor]:
         """Keys and values of each layer, shape [2, Hkv, S + spare, D]; only valid slots mean anything."""
         return self._stores
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Where the layers lie, each device once, the first layer's first."""
+        return list(dict.fromkeys(store.device for store in self._stores))
 
     @property
     def length(self) -> int:
@@ -139,15 +144,20 @@ class KVCache:
         chosen = range(len(self._stores)) if layers is None else layers
         if any(self.lengths[layer] < end for layer in chosen):
             raise RuntimeError(f"cannot keep slots {base}..{end - 1} of layers that hold {self.lengths}")
-        block = self._block[chosen.start : chosen.stop : chosen.step]  # [l, 2, Hkv, S, D]
-        block[:, :, :, base:end] = block.index_select(3, upload(base + path, block.device))
+        self._move(base, path, chosen)
         for layer in chosen:
             self.lengths[layer] = end
 
-    def sibling(self, layers: int, capacity: int) -> Self:
-        """An empty cache of the same kind, head count and head width, for other layers."""
+    def sibling(self, layers: int, capacity: int) -> KVCache:
+        """An empty cache of the same head count and head width, for other layers, on the first device."""
         store = self._stores[0]
-        return type(self)(layers, store.shape[1], capacity, store.shape[3], store.dtype, store.device)
+        return KVCache(layers, store.shape[1], capacity, store.shape[3], store.dtype, store.device)
+
+    def _move(self, base: int, path: Tensor, layers: range) -> None:
+        """Copy slots ``base + path[i]`` of these layers to ``base + i``."""
+        block = self._block[layers.start : layers.stop : layers.step]  # [l, 2, Hkv, S, D]
+        moved = block.index_select(3, upload(base + path, block.device))
+        block[:, :, :, base : base + path.numel()] = moved
 
     def _misplaced(self, layer: int, base: int, end: int) -> RuntimeError:
         return RuntimeError(

@@ -11,8 +11,9 @@ N visible slots, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -23,58 +24,16 @@ from bench.runtime.attention import attend
 from bench.runtime.cache import KVCache
 from bench.runtime.delta import Delta
 from bench.runtime.draft_step import DraftStepper, Head
-from bench.runtime.families import DecoderConfig
-from bench.runtime.linear import Linear, rms_norm
+from bench.runtime.layers import Attention, Layer, Mlp, Weights
+from bench.runtime.linear import Linear, normed_heads, normed_rows, rms_norm
+from bench.runtime.moe import Moe
+from bench.runtime.residual import add_output
 from bench.runtime.rows import Placement, Rows, rotate
+from bench.runtime.several_devices import parts_of, run_across
 
 Tier = Literal["eager", "static", "compiled", "graph"]
 Taps = MutableMapping[int, Tensor]
 """Rows entering chosen layers, by layer; the caller puts the keys, a pass the values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """Weights of an attention sub-layer; q, k and v are fused along the outputs."""
-
-    norm: Tensor  # [d]
-    qkv: Linear  # [(H + 2 Hkv) D, d]
-    o: Linear  # [d, H D]
-    query_norm: Tensor | None = None  # [D]
-    key_norm: Tensor | None = None  # [D]
-
-
-@dataclass(frozen=True, slots=True)
-class Mlp:
-    """Weights of a gated MLP sub-layer; gate and up are fused along the outputs."""
-
-    norm: Tensor  # [d]
-    gate_up: Linear  # [2 f, d]
-    down: Linear  # [d, f]
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One decoder layer; a drafter's may have no MLP."""
-
-    attention: Attention
-    mlp: Mlp | None
-
-    def projections(self) -> Iterator[Linear]:
-        """Its two or four projections, in the order of the arithmetic."""
-        yield from (self.attention.qkv, self.attention.o)
-        if self.mlp is not None:
-            yield from (self.mlp.gate_up, self.mlp.down)
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A model's shape and all its weights."""
-
-    config: DecoderConfig
-    embedding: Tensor  # [V, d]
-    layers: Sequence[Layer]
-    final_norm: Tensor  # [d]; of the norm before the head
-    lm_head: Linear  # [V, d]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +53,8 @@ NO_SKIP = Skip()
 class Decoder:
     """A loaded model with its cache. This class is the tier ``static``: a pass is launched kernel by kernel.
 
-    All tensors that are passed in or out lie on `device` and, token ids apart, have the dtype `dtype`.
+    All tensors that are passed in or out lie on `device` and, token ids apart, have the dtype `dtype`. Layers
+    may lie on other devices, see `bench.runtime.several_devices`.
 
     Args:
         weights: The model; its parts become attributes of the decoder.
@@ -110,6 +70,7 @@ class Decoder:
         self.cache = cache
         self.placement = placement
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self._parts = parts_of([store.device for store in cache.stores])
         self._rotated_heads = self.config.heads + self.config.kv_heads
         # Rounded to the rows' precision, as the reference implementation rounds it.
         scale = torch.tensor(self.config.embed_scale, dtype=self.dtype, device=self.device)
@@ -128,12 +89,14 @@ class Decoder:
     @property
     def parameters(self) -> int:
         """Weights of the model without its norms; a tied head counts once."""
-        return self.pass_parameters + (0 if self.config.tied_head else self.embedding.numel())
+        idle = sum(layer.mlp.idle_parameters for layer in self.layers if isinstance(layer.mlp, Moe))
+        return self.pass_parameters + idle + (0 if self.config.tied_head else self.embedding.numel())
 
     @property
     def pass_parameters(self) -> int:
-        """Weights that a pass reads: all but the embedding, of which it reads only one row per token."""
+        """Weights that a pass of one row reads: all but the embedding and the experts that it leaves out."""
         layers = sum(linear.parameters for layer in self.layers for linear in layer.projections())
+        layers += sum(layer.mlp.active_parameters for layer in self.layers if isinstance(layer.mlp, Moe))
         return self.lm_head.parameters + layers
 
     @property
@@ -175,7 +138,11 @@ class Decoder:
         Raises:
             RuntimeError: If the rows would leave a gap in the cache of one of these layers.
         """
-        return self._pass(hidden, rows, range(start, self.depth if stop is None else stop), skip, delta, taps)
+        layers = range(start, self.depth if stop is None else stop)
+        if not self._parts:
+            return self._pass(hidden, rows, layers, skip, delta, taps)
+        part = partial(self._pass, skip=skip, taps=taps)
+        return run_across(self._parts, part, hidden, rows, layers, delta, taps)
 
     def head(self, hidden: Tensor, lm_head: Linear | None = None) -> Tensor:
         """Final norm and LM head, or another in its place: logits [R, V] of rows [R, d], shallow or not."""
@@ -224,8 +191,7 @@ class Decoder:
             capacity: Slots of its own, empty cache; as many as here by default.
         """
         cache = self.cache.sibling(len(layers), self.capacity if capacity is None else capacity)
-        weights = replace(self.weights, layers=layers, final_norm=final_norm)
-        return type(self)(weights, cache, self.placement)
+        return type(self)(replace(self.weights, layers=layers, final_norm=final_norm), cache, self.placement)
 
     def stepper(self, exit_layer: int, head: Head, drafter: Decoder | None = None) -> DraftStepper:
         """What drafts greedily with the first `exit_layer` layers; see `DraftStepper`."""
@@ -257,8 +223,8 @@ class Decoder:
     def _attend(
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None
     ) -> Tensor:
-        config = self.config
-        normed = rms_norm(hidden, weights.norm, config.norm_eps)
+        config, rows = self.config, rows.of(weights.is_alternate)
+        normed = normed_rows(hidden, weights.norm, config.norm_eps)
         qkv = weights.qkv(normed)
         if delta is not None:
             delta.add(index, "qkv", normed, qkv)
@@ -266,34 +232,28 @@ class Decoder:
         self._rotate(weights, qkv.narrow(1, 0, self._rotated_heads), rows)
         # narrow costs half as much as indexing, and this runs for every layer of every step
         fresh = qkv.narrow(1, config.heads, 2 * config.kv_heads)
-        if rows.writes < fresh.shape[0]:
-            fresh = fresh[: rows.writes]
+        fresh = fresh[: rows.writes] if rows.writes < fresh.shape[0] else fresh
         keys, values = self.cache.write(index, rows.base, fresh)
-        mixed = attend(qkv.narrow(1, 0, config.heads), keys, values, rows)
-        out = weights.o.add_to(hidden, mixed)
-        if delta is not None:
-            delta.add(index, "o", mixed, out)
-        return out
+        mixed = attend(qkv.narrow(1, 0, config.heads), keys, values, rows, weights.score_scale)
+        return add_output(hidden, mixed, weights.o, weights.residual, config.norm_eps, delta, (index, "o"))
 
     def _rotate(self, weights: Attention, heads: Tensor, rows: Rows) -> None:
         """Rotate queries and keys [R, H + Hkv, D] in place, after their norms if the family has them."""
         if weights.query_norm is not None and weights.key_norm is not None:
-            queries = rms_norm(heads[:, : self.config.heads], weights.query_norm, self.config.norm_eps)
-            keys = rms_norm(heads[:, self.config.heads :], weights.key_norm, self.config.norm_eps)
+            queries = normed_heads(heads[:, : self.config.heads], weights.query_norm, self.config.norm_eps)
+            keys = normed_heads(heads[:, self.config.heads :], weights.key_norm, self.config.norm_eps)
             rotate(torch.cat([queries, keys], dim=1), rows.cos, rows.sin, out=heads)
         else:
             rotate(heads, rows.cos, rows.sin, out=heads)
 
-    def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
-        normed = rms_norm(hidden, weights.norm, self.config.norm_eps)
+    def _feed_forward(self, index: int, weights: Mlp | Moe, hidden: Tensor, delta: Delta | None) -> Tensor:
+        if isinstance(weights, Moe):
+            return weights(hidden, self.config.norm_eps, self.config.activation)
+        normed = normed_rows(hidden, weights.norm, self.config.norm_eps)
         both = weights.gate_up(normed)
         if delta is not None:
             delta.add(index, "gate_up", normed, both)
-        width = both.shape[1] // 2
-        gate, up = both.narrow(1, 0, width), both.narrow(1, width, width)
+        gate, up = both.chunk(2, dim=1)
         inner = F.silu(gate) if self.config.activation == "silu" else F.gelu(gate, approximate="tanh")
-        inner = inner.mul_(up)
-        out = weights.down.add_to(hidden, inner)
-        if delta is not None:
-            delta.add(index, "down", inner, out)
-        return out
+        inner, eps = inner.mul_(up), self.config.norm_eps
+        return add_output(hidden, inner, weights.down, weights.residual, eps, delta, (index, "down"))

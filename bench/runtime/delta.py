@@ -18,8 +18,8 @@ class Delta(Protocol):
     def add(self, layer: int, projection: Projection, inputs: Tensor, outputs: Tensor) -> None:
         """Add to `outputs` [R, O] in place, depending on `inputs` [R, I].
 
-        Called once per layer and projection. The outputs of ``o`` and ``down`` already contain the residual
-        stream: add to them, never scale or overwrite them.
+        Called once per layer and projection. The outputs of ``o`` and ``down`` may already contain the
+        residual stream: add to them, never scale or overwrite them.
         """
 
 

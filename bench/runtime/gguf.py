@@ -1,16 +1,16 @@
 """Checkpoints in one GGUF file, as llama.cpp writes them: the header, and the weights by transformers' names.
 
 The library `gguf` reads the file and dequantises. Undone here is what llama.cpp's converter does to tensors:
-it renames them, orders the rows of Llama's queries and keys for its own rotary embedding, and adds one to
-Gemma's norms. Tensors are dequantised when they are taken, one after the other. What is not in the tables is
-refused by name.
+it renames them, orders the rows of some families' queries and keys for its own rotary embedding, and adds one
+to Gemma's norms. Tensors are dequantised when they are taken, one after the other. What is not in the tables
+is refused by name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from bench.runtime.gguf_header import require_bounded
 from bench.runtime.stored_tensors import finite, hash_pieces
 
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "gemma")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma3", "smollm3", "granite", "olmo2")
 """Values of ``general.architecture``; llama.cpp converts Mistral as ``llama``."""
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _INSIDE = {
@@ -45,6 +45,19 @@ _INSIDE = {
     "ffn_down": "mlp.down_proj",
 }
 """Parts of the model and of a layer: their names in GGUF and in transformers."""
+_OWN = {
+    ("phi3", "ffn_up"): "mlp.gate_up_proj",  # gate and up in one matrix, as in its checkpoint
+    ("gemma3", "post_attention_norm"): "post_attention_layernorm",
+    ("gemma3", "ffn_norm"): "pre_feedforward_layernorm",
+    ("gemma3", "post_ffw_norm"): "post_feedforward_layernorm",
+    ("olmo2", "post_attention_norm"): "post_attention_layernorm",
+    ("olmo2", "post_ffw_norm"): "post_feedforward_layernorm",
+}
+"""Likewise, of single architectures."""
+_AS_NEIGHBOURS = ("llama", "smollm3", "granite")
+"""Architectures whose queries and keys are stored with the two channels of a rotated pair as neighbours."""
+_RAISED_NORMS = ("gemma", "gemma3")
+"""Architectures whose norms are stored with one added."""
 ROTARY = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 """Tensors that belong to the configuration, see `bench.runtime.gguf_config`."""
 _END_TOKENS = ("eos", "eot", "eom")
@@ -91,12 +104,12 @@ class GgufTensors:
 
     Args:
         file: The file.
-        device: Of the tensors.
+        place: Where the tensor of a name goes.
         dtype: Of the tensors.
     """
 
-    def __init__(self, file: GgufFile, device: torch.device, dtype: torch.dtype) -> None:
-        self._file, self._device, self._dtype = file, device, dtype
+    def __init__(self, file: GgufFile, place: Callable[[str], torch.device], dtype: torch.dtype) -> None:
+        self._file, self._place, self._dtype = file, place, dtype
         names = [name for name in file.tensors if name not in ROTARY]
         self._left = {transformers_name(name, file.architecture): name for name in names}
 
@@ -109,15 +122,15 @@ class GgufTensors:
         if stored is None:
             return default
         values = gguf_values(self._file.tensors[stored])
-        if self._file.architecture == "llama" and re.search(r"\.attn_[qk]\.", stored):
+        if self._file.architecture in _AS_NEIGHBOURS and re.search(r"\.attn_[qk]\.", stored):
             is_query = ".attn_q." in stored
             heads = self._file.require("attention.head_count")
             values = _as_halves(
                 values, heads if is_query else self._file.get("attention.head_count_kv", heads)
             )
-        if self._file.architecture == "gemma" and stored.endswith("norm.weight"):
+        if self._file.architecture in _RAISED_NORMS and stored.endswith("norm.weight"):
             values = values - 1
-        tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self._device, self._dtype)
+        tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self._place(name), self._dtype)
         return finite(tensor, f"{self._file.path}: {stored}")
 
 
@@ -188,11 +201,9 @@ def transformers_name(name: str, architecture: str) -> str:
     if part in _OUTSIDE:
         return f"{_OUTSIDE[part]}.{kind}"
     layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", part)
-    if layer is None or layer[2] not in _INSIDE:
+    inside = None if layer is None else _OWN.get((architecture, layer[2]), _INSIDE.get(layer[2]))
+    if layer is None or inside is None:
         return name
-    inside = _INSIDE[layer[2]]
-    if (architecture, layer[2]) == ("phi3", "ffn_up"):  # gate and up in one matrix, as in its checkpoint
-        inside = "mlp.gate_up_proj"
     return f"model.layers.{layer[1]}.{inside}.{kind}"
 
 

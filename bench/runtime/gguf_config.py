@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import GemmaConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
+from transformers import (
+    Gemma3TextConfig,
+    GemmaConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from bench.errors import UserError
 from bench.runtime.gguf import ROTARY, GgufFile, gguf_values
@@ -21,8 +32,18 @@ _CONFIGS: Mapping[str, tuple[type[Any], str]] = {
     "qwen3": (Qwen3Config, "Qwen3ForCausalLM"),
     "phi3": (Phi3Config, "Phi3ForCausalLM"),
     "gemma": (GemmaConfig, "GemmaForCausalLM"),
+    "gemma3": (Gemma3TextConfig, "Gemma3ForCausalLM"),
+    "smollm3": (SmolLM3Config, "SmolLM3ForCausalLM"),
+    "granite": (GraniteConfig, "GraniteForCausalLM"),
+    "olmo2": (Olmo2Config, "Olmo2ForCausalLM"),
 }
 """By ``general.architecture``: the transformers configuration, and the architecture's name there."""
+_FIXED_OPTIONS: Mapping[str, dict[str, Any]] = {
+    "gemma": {"hidden_act": "gelu_pytorch_tanh"},
+    "smollm3": {"no_rope_layer_interval": 4},
+}
+"""Options that files do not hold, because llama.cpp has them as constants."""
+_LAYERS_OF_GEMMA3_27B = 62
 _SPECIAL = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 
 
@@ -79,7 +100,39 @@ def _family_options(file: GgufFile) -> dict[str, Any]:
         return {"sliding_window": window}
     if file.architecture == "phi3":
         return {"sliding_window": window, "original_max_position_embeddings": _original_context(file)}
-    return {"hidden_act": "gelu_pytorch_tanh"} if file.architecture == "gemma" else {}
+    if file.architecture == "gemma3":
+        return _gemma3_options(file)
+    if file.architecture == "granite":
+        return _granite_options(file)
+    return _FIXED_OPTIONS.get(file.architecture, {})
+
+
+def _gemma3_options(file: GgufFile) -> dict[str, Any]:
+    """Window, pattern and the two rotary embeddings; files leave out what llama.cpp has as constants."""
+    width, heads = file.require("embedding_length"), file.require("attention.head_count")
+    head_dim = file.require("attention.key_length")
+    rope = _rope_parameters(file, head_dim)
+    is_27b = file.require("block_count") == _LAYERS_OF_GEMMA3_27B
+    return {
+        "sliding_window": file.require("attention.sliding_window"),
+        "sliding_window_pattern": file.get("attention.sliding_window_pattern", 6),
+        "query_pre_attn_scalar": width // heads if is_27b else head_dim,
+        "rope_parameters": None,
+        "rope_theta": rope.pop("rope_theta"),
+        "rope_local_base_freq": file.get("rope.freq_base_swa", 10000.0),
+        "rope_scaling": rope,
+    }
+
+
+def _granite_options(file: GgufFile) -> dict[str, Any]:
+    """Its four factors; llama.cpp's converter leaves out those that are zero."""
+    width, heads = file.require("embedding_length"), file.require("attention.head_count")
+    return {
+        "embedding_multiplier": file.get("embedding_scale", 1.0),
+        "residual_multiplier": file.get("residual_scale", 1.0),
+        "attention_multiplier": file.get("attention.scale", (width // max(1, heads)) ** -0.5),
+        "logits_scaling": file.get("logit_scale", 1.0),
+    }
 
 
 def _original_context(file: GgufFile) -> int:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.runtime.tiers.compiled.library import Missing, library, required_library
 from bench.runtime.tiers.compiled.structures import Projection
 
@@ -82,11 +83,25 @@ class Linear:
             return F.linear(x, self.weight, self.bias)
         return self._multiplier(x)
 
-    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """``residual + self(x)`` as a new tensor, shape [R, O]; in one kernel where one exists."""
+    def add_to(self, residual: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
+        """``residual + scale * self(x)`` as a new tensor, shape [R, O]; in one kernel where one exists."""
         if x.requires_grad and torch.is_grad_enabled():
-            return residual + self(x)
-        return self._multiplier.add_to(residual, x)
+            return torch.add(residual, self(x), alpha=scale)
+        return self._multiplier.add_to(residual, x, scale)
+
+    @property
+    def buffer(self) -> Tensor:
+        """The memory that its product reads, in that product's layout; writing to it changes the weights.
+
+        Raises:
+            UserError: If the product is oneDNN's, whose layout is its own.
+        """
+        return self._multiplier.buffer
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of outputs and of inputs, (O, I)."""
+        return self._multiplier.shape
 
     def rows(self, outputs: Tensor) -> Linear:
         """The projection to some outputs alone, given by number [N], int64; a copy of their weights."""
@@ -122,10 +137,20 @@ class _Torch:
             return out
         return x @ self._transposed if self._bias is None else torch.addmm(self._bias, x, self._transposed)
 
-    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+    @property
+    def buffer(self) -> Tensor:
+        if self._packed is not None:
+            raise UserError("experts of this size need compiled products", "install gcc or clang with OpenMP")
+        return self._transposed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._transposed.shape[1], self._transposed.shape[0]
+
+    def add_to(self, residual: Tensor, x: Tensor, scale: float) -> Tensor:
         if self._bias is not None or (self._packed is not None and x.shape[0] >= PACKED_ROWS):
-            return self(x).add_(residual)
-        return torch.addmm(residual, x, self._transposed)
+            return torch.add(residual, self(x), alpha=scale)
+        return torch.addmm(residual, x, self._transposed, alpha=scale)
 
 
 class CompiledProduct:
@@ -165,11 +190,21 @@ class CompiledProduct:
         out = self._product(x, None)
         return out[:, : self._outputs].contiguous() if self._is_ragged else out
 
-    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """``residual + self(x)`` as a new tensor, shape [R, O]."""
-        if self._is_ragged:
-            return self(x).add_(residual)
+    def add_to(self, residual: Tensor, x: Tensor, scale: float) -> Tensor:
+        """``residual + scale * self(x)`` as a new tensor, shape [R, O]."""
+        if self._is_ragged or scale != 1.0:
+            return torch.add(residual, self(x), alpha=scale)
         return self._product(x, residual.contiguous())
+
+    @property
+    def buffer(self) -> Tensor:
+        """See `Linear.buffer`."""
+        return self._packed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `Linear.shape`."""
+        return self._outputs, self._packed.shape[1]
 
     @property
     def weights(self) -> int:
@@ -235,6 +270,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     # the length of a row, the square root of its square plus eps, a product and a division.
     length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), _constant((width * eps) ** 0.5))
     return torch.addcdiv(_constant(0.0), torch.mul(x, weight), length, value=width**0.5)
+
+
+def normed_rows(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """`rms_norm` of rows [R, d]; the rows themselves where there is no weight."""
+    return x if weight is None else rms_norm(x, weight, eps)
+
+
+def normed_heads(heads: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`rms_norm` of heads [R, H, D]: of each for a weight [D], of a row's together for a weight [H D]."""
+    count, _, width = heads.shape
+    return rms_norm(heads.view(count, -1, weight.numel()), weight, eps).view(count, -1, width)
 
 
 @cache

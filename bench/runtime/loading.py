@@ -13,21 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.cache import KVCache
 from bench.runtime.checkpoint_files import is_gguf, weight_files
-from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Tier, Weights
-from bench.runtime.families import DecoderConfig
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.gguf import GgufTensors, gguf_shapes, read_gguf
 from bench.runtime.gguf_config import gguf_config
-from bench.runtime.linear import Linear
 from bench.runtime.model_config import decoder_config, read_config
-from bench.runtime.modules import CheckpointTensors, TensorStore, require_room
-from bench.runtime.rotary import RotaryRule
-from bench.runtime.rows import Placement, plain_frequencies, rotary_tables
+from bench.runtime.modules import TensorStore, memory_bytes, require_room
+from bench.runtime.placements import make_placement
+from bench.runtime.read_weights import read_weights, with_vocabulary
+from bench.runtime.several_devices import Load, SpreadCache, layer_of, parts_of
 from bench.runtime.stored_tensors import read_tensors, stored_tensors
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
 from bench.runtime.tiers.eager import EagerDecoder
@@ -36,7 +34,6 @@ from bench.runtime.tiers.graph.recorder import CudaRecorder
 from bench.runtime.tiers.graph.slot_cache import SlotCache
 
 _KINDS = {"eager": EagerDecoder, "static": Decoder, "compiled": CompiledDecoder}
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +45,41 @@ class RuntimeOptions:
         dtype: Of weights and cache.
         max_length: Most tokens of prompt and output together; the model's context is a limit too.
         tier: How passes run: ``eager``, ``static``, ``compiled`` (fp32 on a CPU) or ``graph`` (CUDA).
+        spread: The devices of a model that is spread over several, `device` first; else empty.
+        layer_devices: Of such a model, the device of every layer, see `over_devices`.
     """
 
     device: torch.device
     dtype: torch.dtype
     max_length: int
     tier: Tier = "static"
+    spread: tuple[torch.device, ...] = ()
+    layer_devices: tuple[torch.device, ...] = ()
+
+    def place(self, name: str) -> torch.device:
+        """Where the checkpoint's tensor of that name lies."""
+        layer = layer_of(name) if self.layer_devices else None
+        return self.device if layer is None else self.layer_devices[layer]
+
+
+def over_devices(options: RuntimeOptions, config: Any, shapes: Mapping[str, Sequence[int]]) -> RuntimeOptions:  # noqa: ANN401
+    """The options with a device for every layer; the same if the model lies on one device.
+
+    Args:
+        options: Where and how the model runs.
+        config: The transformers configuration.
+        shapes: Of the checkpoint's tensors, by name.
+
+    Raises:
+        UserError: If the model does not fit the devices.
+    """
+    if not options.spread:
+        return options
+    shape, width = decoder_config(config), options.dtype.itemsize
+    slots = min(options.max_length, shape.context)
+    load = Load.of(shapes, width, 2 * shape.kv_heads * shape.head_dim * slots * width)
+    rooms = [memory_bytes(device) for device in options.spread]
+    return replace(options, layer_devices=tuple(load.share(options.spread, rooms)))
 
 
 def load_decoder(folder: Path, options: RuntimeOptions, vocabulary: int | None = None) -> Decoder:
@@ -69,14 +95,19 @@ def load_decoder(folder: Path, options: RuntimeOptions, vocabulary: int | None =
             memory, or do not fit the config.
     """
     config = load_config(folder)
-    require_room(weight_files(folder), options.device, options.dtype)
+    if not options.spread:
+        require_room(weight_files(folder), options.device, options.dtype)
     if is_gguf(folder):
-        _require_fit(config, gguf_shapes(read_gguf(folder)))
-        tensors = GgufTensors(read_gguf(folder), options.device, options.dtype)
+        shapes = gguf_shapes(read_gguf(folder))
+        _require_fit(config, shapes)
+        options = over_devices(options, config, shapes)
+        tensors = GgufTensors(read_gguf(folder), options.place, options.dtype)
         return build_decoder(config, tensors, options, vocabulary)
     stored = stored_tensors(folder)
-    _require_fit(config, {name: tensor.shape for name, tensor in stored.items()})
-    values = dict(read_tensors(stored, options.device, options.dtype))
+    sizes = {name: tensor.shape for name, tensor in stored.items()}
+    _require_fit(config, sizes)
+    options = over_devices(options, config, sizes)
+    values = dict(read_tensors(stored, options.place, options.dtype))
     return build_decoder(config, values, options, vocabulary)
 
 
@@ -133,9 +164,12 @@ def build_decoder(
     if vocabulary is not None and vocabulary != shape.vocab:
         weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
-    placement = make_placement(config, shape, capacity, options)
+    placement = make_placement(config, shape, capacity, options.device, options.dtype)
     if options.device.type == "cuda":
         _choose_kernels()
+    if parts := parts_of(options.layer_devices):
+        cache = SpreadCache(parts, shape.kv_heads, capacity, shape.head_dim, options.dtype)
+        return _KINDS[options.tier](weights, cache, placement)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
@@ -151,103 +185,3 @@ def _choose_kernels() -> None:
     """
     torch.backends.cuda.enable_cudnn_sdp(enabled=False)
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-
-
-def make_placement(config: Any, shape: DecoderConfig, capacity: int, options: RuntimeOptions) -> Placement:  # noqa: ANN401
-    """Positions and masks; only a rotary embedding that is scaled for long texts needs a rule of its own."""
-    groups, rope = shape.heads // shape.kv_heads, config.rope_parameters
-    if rope.get("rope_type", "default") != "default":
-        rule = RotaryRule(config, capacity, options.dtype, options.device)
-        return Placement(*rule.tables(), groups, shape.window, rule)
-    width = int(shape.head_dim * rope.get("partial_rotary_factor", 1.0))
-    cos, sin = rotary_tables(plain_frequencies(width, rope["rope_theta"]), capacity)
-    place = (options.device, options.dtype)
-    return Placement(cos.to(*place), sin.to(*place), groups, shape.window)
-
-
-def read_weights(shape: DecoderConfig, tensors: TensorStore, device: torch.device) -> Weights:
-    """The weights of a model from its named tensors, which are removed from the dictionary as they are used.
-
-    Raises:
-        UserError: If the tensors do not fit the shape.
-    """
-    source = CheckpointTensors(tensors, shape.norm_offset, device)
-    names = set(tensors)
-    has_head_only = shape.tied_head and _HEAD in names and _EMBEDDING not in names
-    embedding = source.take(_HEAD if has_head_only else _EMBEDDING, shape.vocab, shape.width)
-    layers = [_layer(source, shape, f"model.layers.{index}") for index in range(shape.layers)]
-    final_norm = source.norm("model.norm.weight", shape.width)
-    has_own_head = _HEAD in names and not has_head_only
-    head = source.take(_HEAD, shape.vocab, shape.width) if has_own_head or not shape.tied_head else embedding
-    source.finish()
-    if shape.tied_head and _is_same(head, embedding):
-        return Weights(shape, embedding, layers, final_norm, Linear(embedding))
-    return Weights(replace(shape, tied_head=False), embedding, layers, final_norm, Linear(head))
-
-
-def with_vocabulary(weights: Weights, rows: int) -> Weights:
-    """The same model with more or fewer rows of padding after its tokens.
-
-    Rows that are missing are never chosen: their logits are the lowest.
-
-    Args:
-        weights: The model.
-        rows: Rows of its embedding and head.
-    """
-    missing = max(0, rows - weights.config.vocab)
-    embedding = F.pad(weights.embedding[:rows], (0, 0, 0, missing))
-    head = F.pad(weights.lm_head.weight[:rows], (0, 0, 0, missing))
-    bias = head.new_zeros(rows)
-    bias[rows - missing :] = torch.finfo(bias.dtype).min
-    config = replace(weights.config, vocab=rows)
-    return replace(
-        weights, config=config, embedding=embedding, lm_head=Linear(head, bias if missing else None)
-    )
-
-
-def _is_same(head: Tensor, embedding: Tensor) -> bool:
-    """Whether a head that the config ties is the embedding; another one is kept, as in transformers."""
-    return head is embedding or head.is_meta or torch.equal(head, embedding)
-
-
-def read_layers(
-    shape: DecoderConfig, tensors: Mapping[str, Tensor], prefixes: Sequence[str], device: torch.device
-) -> list[Layer]:
-    """Single layers from those of the tensors whose names start with the layers' prefixes.
-
-    Raises:
-        UserError: If tensors are missing, left over or misshapen.
-    """
-    starts = tuple(f"{prefix}." for prefix in prefixes)
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(starts)}
-    source = CheckpointTensors(own, shape.norm_offset, device)
-    layers = [_layer(source, shape, prefix) for prefix in prefixes]
-    source.finish()
-    return layers
-
-
-def _layer(tensors: CheckpointTensors, shape: DecoderConfig, prefix: str) -> Layer:
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    if shape.fused:
-        qkv = tensors.linear(f"{attention}.qkv_proj", (queries + 2 * keys,), shape.width, shape.qkv_bias)
-        gate_up = tensors.linear(f"{mlp}.gate_up_proj", (2 * shape.mlp_width,), shape.width, shape.mlp_bias)
-    else:
-        names = [f"{attention}.{name}_proj" for name in "qkv"]
-        qkv = tensors.linear(names, (queries, keys, keys), shape.width, shape.qkv_bias)
-        names = [f"{mlp}.gate_proj", f"{mlp}.up_proj"]
-        gate_up = tensors.linear(names, (shape.mlp_width,) * 2, shape.width, shape.mlp_bias)
-    return Layer(
-        attention=Attention(
-            norm=tensors.norm(f"{prefix}.input_layernorm.weight", shape.width),
-            qkv=qkv,
-            o=tensors.linear(f"{attention}.o_proj", (shape.width,), queries, shape.output_bias),
-            query_norm=tensors.norm(f"{attention}.q_norm.weight", shape.head_dim) if shape.qk_norm else None,
-            key_norm=tensors.norm(f"{attention}.k_norm.weight", shape.head_dim) if shape.qk_norm else None,
-        ),
-        mlp=Mlp(
-            norm=tensors.norm(f"{prefix}.post_attention_layernorm.weight", shape.width),
-            gate_up=gate_up,
-            down=tensors.linear(f"{mlp}.down_proj", (shape.width,), shape.mlp_width, shape.mlp_bias),
-        ),
-    )

@@ -6,7 +6,7 @@ because its messages about a wrong type name neither file nor fix. Code in a che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from transformers import CONFIG_MAPPING
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, read_json, require_whole_model
 from bench.runtime.families import FAMILIES, FAMILY_OF, DecoderConfig, supported_families, unsupported
+from bench.runtime.family_options import FAMILY_OPTIONS, biases, layer_placements, no_options
+from bench.runtime.moe_config import moe_config
 
 _MOST = {
     "num_hidden_layers": 1 << 12,
@@ -31,8 +33,20 @@ _MOST = {
 }
 """Sizes, with bounds far above any model's."""
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
+_POSITIVE = (
+    "rope_theta",
+    "rope_local_base_freq",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "logits_scaling",
+    "query_pre_attn_scalar",
+    "residual_multiplier",
+)
 _LISTS = {"short_factor", "long_factor"}
 _WORDS = {"type", "rope_type"}
+_SCALES = ("attention_factor", "mscale")
+_ROPE_BY_LAYER_TYPE = {"gemma3_text"}
+"""Models that hold rotary settings for each type of layer."""
 _HUGE = 1e30
 _MOST_SCALE = 1e3
 """Far more than any checkpoint multiplies its rotary tables by."""
@@ -40,12 +54,6 @@ _REFUSALS = (StrictDataclassError, ValueError, TypeError, LookupError, Attribute
 """What transformers raises about odd values."""
 _FIX = "use the checkpoint's own config.json, as its authors published it"
 
-
-_OPTIONAL_BIAS = {"LlamaForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"}
-"""Families whose modeling code reads ``attention_bias``; the others ignore it."""
-
-_WITHOUT_WINDOW = {"LlamaForCausalLM", "GemmaForCausalLM"}
-"""Families whose layers ignore ``sliding_window``; but transformers' cache drops old entries by it."""
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -102,7 +110,6 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
     family = _family(config)
     _refuse_quantised(config)
     _require_consistent(config)
-    attention_bias = family in _OPTIONAL_BIAS and bool(getattr(config, "attention_bias", False))
     return DecoderConfig(
         family=family,
         layers=config.num_hidden_layers,
@@ -116,14 +123,10 @@ def decoder_config(config: Any) -> DecoderConfig:  # noqa: ANN401
         context=_context(config),
         activation=_activation(family, config),
         tied_head=bool(config.tie_word_embeddings),
-        qk_norm=family == "Qwen3ForCausalLM",
-        norm_offset=1.0 if family == "GemmaForCausalLM" else 0.0,
-        embed_scale=config.hidden_size**0.5 if family == "GemmaForCausalLM" else 1.0,
-        window=_window(family, config),
-        fused=family == "Phi3ForCausalLM",
-        qkv_bias=attention_bias or family == "Qwen2ForCausalLM",
-        output_bias=attention_bias,
-        mlp_bias=family == "LlamaForCausalLM" and bool(getattr(config, "mlp_bias", False)),
+        moe=moe_config(config),
+        **layer_placements(family, config),
+        **biases(family, config),
+        **FAMILY_OPTIONS.get(family, no_options)(config),
     )
 
 
@@ -157,18 +160,31 @@ def require_fields(fields: Mapping[str, Any], source: str) -> None:
         value: Any = fields.get(name)
         if name in fields and not (value is None and name in _MAY_BE_NULL):
             least = 2 if name == "sliding_window" else 1  # transformers' cache keeps all for a window of one
+            least = 0 if least == 2 and fields.get("use_sliding_window") is False else least
             is_size = _is_whole(value) and least <= value <= most
             _require(is_size, source, name, value, f"a whole number in {least}..{most}")
-    epsilon, theta = fields.get("rms_norm_eps", 0.0), fields.get("rope_theta")
+    epsilon = fields.get("rms_norm_eps", 0.0)
     _require(_is_number(epsilon) and epsilon >= 0, source, "rms_norm_eps", epsilon, "a number from 0")
-    is_theta = theta is None or (_is_number(theta) and theta > 0)
-    _require(is_theta, source, "rope_theta", theta, "a number above 0")
+    for name in _POSITIVE:
+        number = fields.get(name)
+        is_right = number is None or (_is_number(number) and number > 0)
+        _require(is_right, source, name, number, "a number above 0")
     for name in ("rope_parameters", "rope_scaling"):
-        _require_rope(fields.get(name), f"{source}: {name}")
+        for label, rope in _rope_parts(fields, name):
+            _require_rope(rope, f"{source}: {label}")
     tokens = fields.get("eos_token_id")
     tokens = tokens if isinstance(tokens, list) else [tokens]
     is_token = all(token is None or (_is_whole(token) and token >= -1) for token in tokens)
     _require(is_token, source, "eos_token_id", fields.get("eos_token_id"), "a token id, or a list of them")
+
+
+def _rope_parts(fields: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """The rotary settings of a field, by layer type where the model has them so, and what to call them."""
+    rope = fields.get(name)
+    if fields.get("model_type") in _ROPE_BY_LAYER_TYPE and isinstance(rope, dict) and "rope_type" not in rope:
+        yield from ((f"{name}.{kind}", own) for kind, own in rope.items())
+    else:
+        yield name, rope
 
 
 def _require_rope(rope: Any, source: str) -> None:  # noqa: ANN401 - whatever the file holds
@@ -184,19 +200,14 @@ def _require_rope(rope: Any, source: str) -> None:  # noqa: ANN401 - whatever th
             is_list = isinstance(value, list) and all(_is_number(factor) and factor > 0 for factor in value)
             _require(is_list, source, name, value, "a list of numbers above 0")
         elif name in _MOST:
-            _require(
-                _is_whole(value) and 1 <= value <= _MOST[name], source, name, value, "a whole number above 0"
-            )
+            is_size = _is_whole(value) and 1 <= value <= _MOST[name]
+            _require(is_size, source, name, value, "a whole number above 0")
         elif value is not None and not isinstance(value, bool):
             _require(_is_number(value), source, name, value, "a finite number")
     for name in ("factor", "rope_theta"):
         value = rope.get(name)
         _require(value is None or value > 0, source, name, value, "above 0")
-    for name, most in (
-        ("partial_rotary_factor", 1),
-        ("attention_factor", _MOST_SCALE),
-        ("mscale", _MOST_SCALE),
-    ):
+    for name, most in (("partial_rotary_factor", 1), *((name, _MOST_SCALE) for name in _SCALES)):
         value = rope.get(name)
         _require(value is None or 0 < value <= most, source, name, value, f"above 0 and at most {most:g}")
 
@@ -275,26 +286,3 @@ def _activation(family: str, config: Any) -> str:  # noqa: ANN401
             f"supported: {', '.join(sorted(_ACTIVATIONS))}",
         )
     return _ACTIVATIONS[name]
-
-
-def _window(family: str, config: Any) -> int | None:  # noqa: ANN401
-    """Sliding window in tokens if all layers slide; mixed layer types are refused."""
-    window = getattr(config, "sliding_window", None)
-    if window is None or getattr(config, "use_sliding_window", True) is False:
-        return None
-    if family in _WITHOUT_WINDOW:
-        if window < config.max_position_embeddings:
-            raise UserError(
-                f"{family} has no sliding window, and its config sets one of {window} tokens",
-                "remove sliding_window from config.json, or convert the model to Mistral",
-            )
-        return None
-    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-    if kinds == {"full_attention"}:
-        return None
-    if len(kinds) > 1:
-        raise UserError(
-            f"layers of different attention types {sorted(kinds)} are not supported",
-            "use a checkpoint whose layers all attend alike (for Qwen2: use_sliding_window false)",
-        )
-    return int(window)

@@ -184,6 +184,11 @@ class CheckpointTensors:
         self._norm_offset = norm_offset
         self._device = device
         self._problems: list[str] = []
+        self._names = frozenset(tensors)
+
+    def holds(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor called `name`."""
+        return name in self._names
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor called `name`; zeros if it is missing or misshapen, which `finish` reports."""
@@ -246,8 +251,8 @@ def require_room(files: Iterable[Path], device: torch.device, dtype: torch.dtype
         raise UserError(
             f"the weights need {needed / GIB:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
             f"and {where} {room / GIB:.1f} GiB",
-            "use a smaller model or a larger device, or runtime.dtype=bfloat16 for float32; spreading a "
-            "model over several devices (device_map) is not supported yet",
+            "use a smaller model or a larger device, runtime.dtype=bfloat16 for float32, or "
+            "runtime.devices=2 to spread the layers over two GPUs",
         )
 
 
@@ -262,7 +267,7 @@ def weight_bytes(files: Iterable[Path], device: torch.device, dtype: torch.dtype
         size, is_embedding = prod(shape), name.endswith(_EMBEDDING)
         if is_embedding or len(shape) < 2 or keeps_stored_layout(device, dtype):
             numbers += size
-        if len(shape) == 2 and not (is_embedding and any(other.endswith(_HEAD) for other in shapes)):
+        if len(shape) >= 2 and not (is_embedding and any(other.endswith(_HEAD) for other in shapes)):
             numbers += size * rearranged_copies(size, device, dtype)  # of a tied embedding: for the head
     return numbers * dtype.itemsize
 

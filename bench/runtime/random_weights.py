@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.loading import RuntimeOptions, build_decoder, load_config
+from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, over_devices
 
 SPREAD = 0.02
 """Standard deviation of a weight, as checkpoints are initialised."""
@@ -28,6 +28,9 @@ def random_decoder(folder: Path, options: RuntimeOptions, seed: int = 0) -> Deco
         UserError: If there is no such file or its architecture is not supported.
     """
     config = load_config(folder)
+    options = over_devices(
+        options, config, {name: empty.shape for name, empty in _empty_tensors(config).items()}
+    )
     return build_decoder(config, random_tensors(config, options, seed), options)
 
 
@@ -65,9 +68,13 @@ def random_tensors(config: Any, options: RuntimeOptions, seed: int) -> dict[str,
 
     The same seed gives the same tensors.
     """
-    generator = torch.Generator(options.device).manual_seed(seed)
+    devices = {options.device, *options.layer_devices}
+    generators = {device: torch.Generator(device).manual_seed(seed) for device in devices}
     shapes = {name: tensor.shape for name, tensor in _empty_tensors(config).items()}
-    return {name: _draw(name, shape, options, generator) for name, shape in shapes.items()}
+    return {
+        name: _draw(name, shape, options.dtype, generators[options.place(name)])
+        for name, shape in shapes.items()
+    }
 
 
 def _empty_tensors(config: Any) -> dict[str, Tensor]:  # noqa: ANN401
@@ -80,8 +87,8 @@ def _empty_tensors(config: Any) -> dict[str, Tensor]:  # noqa: ANN401
     return tensors
 
 
-def _draw(name: str, shape: torch.Size, options: RuntimeOptions, generator: torch.Generator) -> Tensor:
-    tensor = torch.empty(shape, dtype=options.dtype, device=options.device)
+def _draw(name: str, shape: torch.Size, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    tensor = torch.empty(shape, dtype=dtype, device=generator.device)
     if len(shape) > 1:
         return tensor.normal_(0.0, SPREAD, generator=generator)
     return tensor.fill_(float("norm" in name))

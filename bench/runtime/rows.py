@@ -37,6 +37,7 @@ class Rows:
         is_chain: The rows are consecutive tokens, their slots equal their positions, and each sees all tokens
             before it (in a sliding window, the nearest of them), so that `base` determines positions and
             mask.
+        alternate: The same rows as the model's alternate layers place them; None where all layers are alike.
     """
 
     base: int
@@ -46,6 +47,11 @@ class Rows:
     mask: Tensor | None
     is_causal: bool = False
     is_chain: bool = False
+    alternate: Rows | None = None
+
+    def of(self, is_alternate: bool) -> Rows:
+        """The rows as a layer places them."""
+        return self.alternate if is_alternate and self.alternate is not None else self
 
 
 class Placement:
@@ -74,9 +80,13 @@ class Placement:
         self._template = self._additive(columns <= limits)
 
     @property
-    def rotary(self) -> int:
-        """Channels of a head that are rotated."""
-        return self._cos.shape[-1]
+    def window(self) -> int | None:
+        """Sliding-window length in tokens, or None."""
+        return self._window
+
+    def of(self, is_alternate: bool) -> Placement:
+        """What places the rows of a layer."""
+        return self
 
     @property
     def follows_length(self) -> bool:
@@ -256,7 +266,7 @@ def rotary_tables(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Rotate heads by their positions; channels past the rotary width stay.
+    """Rotate heads by their positions; channels past the rotary width stay, all of them at width 0.
 
     Args:
         x: Heads, shape [R, heads, D].
@@ -265,6 +275,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor | None = None) ->
         out: Where to write the result; may be `x`.
     """
     width = cos.shape[-1]
+    if width == 0:
+        return x if out is None else out.copy_(x)
     if width == x.shape[-1]:
         return torch.addcmul(x * cos, x.roll(width // 2, -1), sin, out=out)
     if out is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -166,17 +166,22 @@ def _require_floats(tensors: Iterable[StoredTensor]) -> None:
 
 
 def read_tensors(
-    stored: Mapping[str, StoredTensor], device: torch.device, dtype: torch.dtype
+    stored: Mapping[str, StoredTensor], place: Callable[[str], torch.device], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors with their numbers, file by file.
+
+    Args:
+        stored: What to read, by name.
+        place: Where the tensor of a name goes.
+        dtype: Their precision.
 
     Raises:
         UserError: If a file is damaged, or numbers are not finite.
     """
-    by_file: dict[Path, list[tuple[str, str]]] = {}
+    by_file: dict[tuple[Path, torch.device], list[tuple[str, str]]] = {}
     for name, tensor in stored.items():
-        by_file.setdefault(tensor.file, []).append((name, tensor.name))
-    for file, names in by_file.items():
+        by_file.setdefault((tensor.file, place(name)), []).append((name, tensor.name))
+    for (file, device), names in by_file.items():
         try:
             with safe_open(file, framework="pt", device=str(device)) as opened:
                 for name, old in names:

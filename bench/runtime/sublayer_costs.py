@@ -16,6 +16,8 @@ import torch
 
 from bench.runtime.costs import _seconds
 from bench.runtime.decoder import Decoder, Skip
+from bench.runtime.layers import Mlp
+from bench.runtime.moe import Moe
 from bench.runtime.sampling import DraftHead
 
 SHARES = (0.1, 0.4, 0.7, 0.95)
@@ -45,13 +47,20 @@ class SublayerCosts:
         """In numbers that a row reads: weights, keys and values."""
         config, layer = decoder.config, decoder.layers[0]
         attention = layer.attention.qkv.parameters + layer.attention.o.parameters
-        mlp = 0 if layer.mlp is None else layer.mlp.gate_up.parameters + layer.mlp.down.parameters
+        mlp = mlp_parameters(layer.mlp)
         per_token = 2 * config.kv_heads * config.head_dim
         return cls(float(attention), float(per_token), float(mlp), float(draft_head.lm_head.parameters))
 
     def attention_at(self, length: int) -> float:
         """Cost of one attention sub-layer over `length` cached tokens."""
         return self.attention + self.attention_per_token * length
+
+
+def mlp_parameters(mlp: Mlp | Moe | None) -> int:
+    """Weights of an MLP, or of a mixture of experts, that one row reads."""
+    if isinstance(mlp, Moe):
+        return mlp.active_parameters
+    return 0 if mlp is None else mlp.gate_up.parameters + mlp.down.parameters
 
 
 @torch.inference_mode()

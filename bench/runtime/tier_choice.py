@@ -29,14 +29,55 @@ HALF_SLACK = 0.03
 log = logging.getLogger(__name__)
 
 
-def choose_tier(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tier:
-    """The tier called `name`; for ``auto`` the fastest one that runs on this device in this precision.
+def spread_over(count: int, tier: str, device: torch.device) -> tuple[torch.device, ...]:
+    """The GPUs that a model's layers are spread over, the home first; empty for one device.
 
-    Logs a warning if ``auto`` is slower only because the C library is missing.
+    Args:
+        count: How many, the key ``runtime.devices``.
+        tier: The key ``runtime.tier``.
+        device: Of a model that is not spread.
 
     Raises:
-        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run.
+        UserError: If there are fewer GPUs, or the tier runs on one device.
     """
+    if count == 1:
+        return ()
+    found = torch.cuda.device_count() if device.type == "cuda" else 0
+    if found < count:
+        known = f"PyTorch finds {found} GPU{'s' * (found != 1)}" if found else "this run is on the CPU"
+        fix = f"use runtime.devices={found}" if found > 1 else "leave out runtime.devices"
+        raise UserError(f"runtime.devices={count}, but {known}", fix)
+    if tier in ("graph", "compiled"):
+        what = f"runtime.tier={tier} runs on one device"
+        raise UserError(what, "use runtime.tier=static with several GPUs")
+    return tuple(torch.device("cuda", index) for index in range(count))
+
+
+def choose_tier(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    is_spread: bool = False,
+    has_experts: bool = False,
+) -> Tier:
+    """The tier called `name`; for ``auto`` the fastest one that runs on this device in this precision.
+
+    Logs a line if ``auto`` is slower only because the C library is missing, or because the model has mixtures
+    of experts, which are run kernel by kernel. So is a model whose layers are spread over several devices.
+
+    Raises:
+        UserError: If ``graph`` is chosen without CUDA, or ``compiled`` where compiled passes cannot run, or
+            either for a model with mixtures of experts.
+    """
+    if has_experts and name in ("graph", "compiled"):
+        raise UserError(
+            f"runtime.tier={name} does not run mixtures of experts, and this model has some",
+            "use runtime.tier=auto, which takes the tier static, or runtime.tier=eager",
+        )
+    if has_experts and name == "auto":
+        log.info("runtime.tier=auto takes static: the faster tiers do not run mixtures of experts yet")
+        return "static"
     if name == "graph" and device.type != "cuda":
         raise UserError(
             "runtime.tier=graph replays CUDA graphs, and this run is on the CPU",
@@ -45,7 +86,9 @@ def choose_tier(name: str, device: torch.device, dtype: torch.dtype = torch.floa
     if name == "compiled":
         _require_compiled(device, dtype)
     tiers: dict[str, Tier] = {tier: tier for tier in get_args(Tier)}
-    return tiers[name] if name != "auto" else _fastest(device, dtype)
+    if name != "auto":
+        return tiers[name]
+    return "static" if is_spread else _fastest(device, dtype)
 
 
 def _require_compiled(device: torch.device, dtype: torch.dtype) -> None:

@@ -2,5 +2,6 @@
 
 `layout` holds the one plain-text table, the one Markdown table, and how numbers, intervals and bytes are
 written; every command imports it. `table` is the table that a run ends with: start reading at `run_table`.
-Nothing here computes a figure.
+`alarms` holds what stands above the numbers, `result` makes all of a run's text, for its end and for
+``bench.report show``, and `sweep` is the table that ends a sweep. Nothing here computes a figure.
 """

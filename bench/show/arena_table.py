@@ -15,6 +15,8 @@ from bench.metrics.latency import Latency, Percentiles
 from bench.metrics.paired import Pairwise
 from bench.metrics.run_figures import Summary, number, speedup
 from bench.records.model import Verdict
+from bench.show.alarms import alarm_lines, arena_alarms
+from bench.show.expert_rows import arena_expert_rows
 from bench.show.layout import COLUMNS, text_table
 
 Rows = list[tuple[str, ...]]
@@ -30,6 +32,7 @@ def arena_table(arena: Arena) -> str:
         text_table(_ranking(arena)),
         text_table(_kinds(arena)),
         text_table(_waits(arena.latencies)),
+        text_table(arena_expert_rows(arena.methods)),
         text_table(_matrix(arena.lossless)),
         _settings(arena),
     ]
@@ -43,34 +46,22 @@ def _heading(arena: Arena) -> list[str]:
     return [
         f"{len(summaries)} methods on {run.task}, model {run.model}  (run {run.run_id})",
         f"{questions} prompts complete, {repeats} repeats in all; arms in changing order",
+        *([f"prompts with {run.labels['chat']}"] if run.labels.get("chat") else []),
+        *alarm_lines(arena_alarms(arena.lossless, arena.methods)),
         *contest_lines(arena.lossless),
-        *_alarms(arena.methods),
     ]
 
 
 def contest_lines(contest: Contest) -> Iterator[str]:
-    """What must be known before the ranks are read: resolution, drift, and who slows whom."""
-    if contest.reason:
-        yield f"NOT RANKED: {contest.reason}"
+    """How fine a difference the run can see, and which methods slow whatever follows them."""
     if contest.resolution is not None:
         ratios = [speedup(check.interval) for check in (contest.resolution.arms, contest.resolution.places)]
         yield (
             f"two equal baselines: {ratios[0]} by name, {ratios[1]} by place; {contest.resolution.sentence}"
         )
-    if contest.moved is not None and contest.moved.warning:
-        yield contest.moved.warning
     for label, interval in contest.carried.items():
         if interval.is_known and not interval.contains(1.0):
             yield f"whatever follows {label} takes {speedup(interval)} as long as after others"
-
-
-def _alarms(methods: Mapping[str, Summary]) -> Iterator[str]:
-    for label, summary in methods.items():
-        if not summary.is_lossy and (count := summary.verdicts[Verdict.VIOLATION]):
-            yield f"VIOLATION: {count} output(s) of {label} are neither the baseline's nor explained by a tie"
-        if summary.failures:
-            first = next(iter(summary.failures))
-            yield f"FAILED: {sum(summary.failures.values())} sample(s) of {label} or its baseline ({first})"
 
 
 def _ranking(arena: Arena) -> Rows:
@@ -107,10 +98,11 @@ def _cells(summary: Summary | None, tokens_per_s: float | None) -> tuple[str, ..
         return ("1", "1", speed, "1", "the reference")
     ratio = summary.speedup
     length = "given" if summary.is_cost_only else number(summary.acceptance.pooled)
-    return (speedup(ratio.decode), speedup(ratio.end_to_end), speed, length, _output(summary))
+    return (speedup(ratio.decode), speedup(ratio.end_to_end), speed, length, output_words(summary))
 
 
-def _output(summary: Summary) -> str:
+def output_words(summary: Summary) -> str:
+    """What comparing the answers gave, in a few words."""
     if summary.is_lossy:
         return "lossy"
     checked = sum(summary.verdicts.values()) - summary.verdicts[Verdict.UNCHECKED]

@@ -1,7 +1,7 @@
 """The table that a run prints at its end: which numbers it shows, and in which words.
 
 Plain text, at most `bench.show.layout.COLUMNS` characters wide. What a reader must not miss comes first
-(``INVALID``, ``LOSSY``). `docs/reading-the-table.md` explains every line.
+(``INVALID``, ``BUSY MACHINE``, ``LOSSY``). `docs/reading-the-table.md` explains every line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from bench.metrics.run_figures import (
     speedup,
 )
 from bench.records.model import Run, Verdict
+from bench.show.alarms import alarm_lines, run_alarms
+from bench.show.expert_rows import expert_rows
 from bench.show.layout import COLUMNS, byte_size, text_table
 
 Row = tuple[str, ...]
@@ -50,6 +52,7 @@ def run_table(summary: Summary) -> str:
         *(_given_rows(summary.run) if summary.is_cost_only else _acceptance_rows(summary.acceptance)),
         ("decode time", _time_split(summary.time_split)),
         *_search_rows(summary.skipped, summary.search),
+        *expert_rows(summary.experts),
         *machine_rows(summary.probe, summary.baseline.decode_tokens_per_s, resources),
         *_output_rows(summary),
         _control_row(summary),
@@ -67,8 +70,6 @@ def _heading(summary: Summary) -> list[str]:
         f"{run.method} on {run.task}, model {run.model}  (run {run.run_id})",
         f"output {promise}; {summary.speedup.prompts} prompts complete, {summary.repeats} repeats",
     ]
-    if summary.is_valid is False:
-        lines.append("INVALID: the baseline differs from itself (see A/A below); do not use these speeds")
     if summary.is_cost_only:
         lines.append(
             "COST ONLY: acceptance was set by hand or weights are random; only the times mean anything"
@@ -77,9 +78,7 @@ def _heading(summary: Summary) -> list[str]:
         lines.append(
             "LOSSY: the output is not the model's own; a speedup alone says nothing about its quality"
         )
-    if not summary.is_lossy and (count := summary.verdicts[Verdict.VIOLATION]):
-        lines.append(f"VIOLATION: {count} output(s) neither the baseline's nor explained by a numerical tie")
-    return lines
+    return [*lines, *alarm_lines(run_alarms(summary))]
 
 
 def _speed_rows(summary: Summary) -> list[Row]:

@@ -11,37 +11,27 @@ Shapes: P prompt tokens.
 from __future__ import annotations
 
 import hashlib
-import re
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import cache
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
+from bench.records.model import Message, Prompt
+from bench.tasks.chat_template import apply_template, require_known_arguments
+from bench.tasks.messages import changed_parts, require_plain, said
+from bench.tasks.prompt_files.conversation import ASSISTANT, SYSTEM, USER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATE_S = 20.0
-"""Seconds that a chat template may take: its loops can go on for ever."""
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 VICUNA_END = "</s>"
-TEMPLATE_TIME = datetime(2024, 7, 26)
-"""What templates that print the date or the time print, such as Llama 3's: with the clock's time, both arms
-would get other prompts, and a resumed run too."""
-_CLOCK_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
-TEMPLATE_DATE = f"{TEMPLATE_TIME:%d %b %Y}"
 RAW_SEPARATOR = "\n\n"
-_TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
-"""What the code in a template may raise, beside the errors of its own language."""
 HASH_LENGTH = 16
+NO_FORM = "Use another model, or drop it; model.template=raw writes the text of every message."
 
 
 class Template(StrEnum):
@@ -62,13 +52,21 @@ class ChatFormat:
         tokenizer: The model's tokenizer.
         template: ``auto``, ``vicuna`` or ``raw``; the key ``model.template``.
         vocabulary: Rows of the model's embedding; None if they are not known.
+        system: System message of conversations that have none of their own; the key ``chat.system``.
+        template_args: Arguments of the tokenizer's template by name; the key ``chat.template_args``.
 
     Raises:
-        UserError: If the template is unknown or does not fit the tokenizer.
+        UserError: If the template is unknown, does not fit the tokenizer, or does not know an argument.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str = Template.AUTO, vocabulary: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str = Template.AUTO,
+        vocabulary: int | None = None,
+        *,
+        system: str = "",
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
         if template not in set(Template):
             raise UserError(f"model.template={template} is unknown", f"Choose from: {', '.join(Template)}.")
@@ -77,6 +75,8 @@ class ChatFormat:
         self._vocabulary = len(tokenizer) if vocabulary is None else vocabulary
         self._source = self._template_source()
         self._bos = _used_bos(tokenizer)
+        self.system, self.template_args = system, dict(template_args or {})
+        self._check_arguments()
 
     @property
     def has_unknown_tokens(self) -> bool:
@@ -94,27 +94,13 @@ class ChatFormat:
         Args:
             turns: User messages; the last is the one to answer.
             answers: Answers to all turns but the last; white space around them is dropped, as in Spec-Bench.
-            system: System message; empty leaves it to the template.
+            system: System message; empty takes that of the settings, or leaves it to the template.
 
         Raises:
             ValueError: If there is not exactly one turn more than answers.
             UserError: If the tokenizer's template rejects the conversation.
         """
-        if len(turns) != len(answers) + 1:
-            raise ValueError(f"need one turn more than answers, got {len(turns)} and {len(answers)}")
-        answers = [answer.strip() for answer in answers]
-        if self.template == Template.VICUNA:
-            return vicuna_text(turns, answers, system or VICUNA_SYSTEM)
-        messages = [text for exchange in zip(turns[:-1], answers, strict=True) for text in exchange]
-        if self.template == Template.RAW:
-            return RAW_SEPARATOR.join([*filter(None, [system]), *messages, turns[-1]])
-        messages = [*messages, turns[-1]]
-        text = self.apply_template(messages, is_prompt=True, system=system)
-        if system and text == self.apply_template(messages, is_prompt=True):
-            raise UserError(
-                "the chat template drops the system message", "Add model.template=raw, or drop it."
-            )
-        return text
+        return self.text_of(said(turns, answers), system)
 
     def prompt_ids(self, turns: Sequence[str], answers: Sequence[str], system: str = "") -> list[int]:
         """The conversation as token ids, shape [P], with one BOS in front if the tokenizer uses one.
@@ -124,7 +110,73 @@ class ChatFormat:
             UserError: If the text itself begins with two BOS, holds no token, or one that the model does not
                 know.
         """
-        text = self.prompt_text(turns, answers, system)
+        return self._encoded(self.prompt_text(turns, answers, system))
+
+    def ids_of(self, prompt: Prompt, answers: Sequence[str] = ()) -> list[int]:
+        """As `prompt_ids`, of a question: its turn after these answers, after all that it gives before."""
+        messages = said(prompt.turns[: len(answers) + 1], answers, prompt.opening)
+        return self._encoded(self.text_of(messages, prompt.system, tools=prompt.tools))
+
+    def text_of(
+        self,
+        messages: Sequence[Message],
+        system: str = "",
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        is_prompt: bool = True,
+    ) -> str:
+        """Messages as text.
+
+        Args:
+            messages: Of user, model and tools.
+            system: System message; empty takes that of the settings, or leaves it to the template.
+            tools: What the model may call.
+            is_prompt: Whether the text ends where the next answer starts; the other templates than ``auto``
+                write nothing else.
+
+        Raises:
+            UserError: If the template rejects the conversation, or leaves out a part of it.
+        """
+        system = system or self.system
+        if self.template != Template.AUTO:
+            require_plain(messages, tools, self.template)
+            if self.template == Template.VICUNA:
+                return _vicuna_conversation(messages, system or VICUNA_SYSTEM)
+            return RAW_SEPARATOR.join([*filter(None, [system]), *(message.text for message in messages)])
+        text = self._by_template(messages, system, tools, is_prompt=is_prompt)
+        if not is_prompt:
+            return text
+        for what, others in changed_parts(messages, system, tools):
+            if self._is_same(text, *others):
+                raise UserError(
+                    f"the chat template has no form for the {what}",
+                    NO_FORM,
+                )
+        return text
+
+    def _is_same(
+        self, text: str, messages: Sequence[Message], system: str, tools: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """Whether another conversation has the same text; one that the template rejects has not."""
+        try:
+            return text == self._by_template(messages, system, tools, is_prompt=True)
+        except UserError:
+            return False
+
+    def _by_template(
+        self,
+        messages: Sequence[Message],
+        system: str,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        is_prompt: bool,
+    ) -> str:
+        whole = [Message(SYSTEM, system), *messages] if system else messages
+        return apply_template(
+            self.tokenizer, whole, is_prompt=is_prompt, tools=tools, arguments=self.template_args
+        )
+
+    def _encoded(self, text: str) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = [int(token) for token in encoded]
         ids = [*self.missing_start(ids), *ids]
@@ -159,40 +211,6 @@ class ChatFormat:
         """Length of a text in tokens, with the special tokens that the tokenizer adds."""
         return len(self.tokenizer(text)["input_ids"])
 
-    def apply_template(self, messages: Sequence[str], *, is_prompt: bool, system: str = "") -> str:
-        """Messages as text by the tokenizer's own template.
-
-        Args:
-            messages: Of user and model in turn, the user first.
-            is_prompt: Whether the text ends where the next answer starts.
-            system: System message; empty leaves it to the template.
-
-        Raises:
-            UserError: If the template rejects the conversation, or does not end.
-        """
-        from jinja2 import TemplateError
-
-        conversation = [{"role": "system", "content": system}] if system else []
-        conversation += [
-            {"role": "assistant" if place % 2 else "user", "content": message}
-            for place, message in enumerate(messages)
-        ]
-        try:
-            with limited_time():
-                text = self.tokenizer.apply_chat_template(
-                    conversation,
-                    tokenize=False,
-                    add_generation_prompt=is_prompt,
-                    chat_template=with_fixed_time(str(self.tokenizer.get_chat_template())),
-                    date_string=TEMPLATE_DATE,
-                )
-        except (TemplateError, *_TEMPLATE_FAULTS) as error:
-            raise UserError(
-                f"the tokenizer's chat template rejects the conversation: {error}",
-                "Add model.template=raw to do without it.",
-            ) from error
-        return str(text)
-
     def _template_source(self) -> str:
         """The template's text; for ``vicuna`` and ``raw`` the fixed strings they are made of."""
         if self.template == Template.VICUNA:
@@ -208,6 +226,14 @@ class ChatFormat:
                 "Add model.template=raw for plain text, or model.template=vicuna for Vicuna.",
             ) from error
 
+    def _check_arguments(self) -> None:
+        if self.template_args and self.template != Template.AUTO:
+            raise UserError(
+                f"chat.template_args is set, and model.template={self.template} takes no arguments",
+                "Leave out one of them.",
+            )
+        require_known_arguments(self.tokenizer, self._source, self.template_args)
+
     def _check_vicuna(self) -> None:
         """Vicuna's answers end in ``</s>``, which another tokenizer would encode as plain text."""
         if self.tokenizer.eos_token != VICUNA_END:
@@ -216,48 +242,6 @@ class ChatFormat:
                 f"this one ends with {self.tokenizer.eos_token}",
                 "Use model.template=auto or raw.",
             )
-
-
-@contextmanager
-def limited_time() -> Iterator[None]:
-    """Inside, a template that goes on for more than `TEMPLATE_S` is refused; only the main thread can do so.
-
-    Raises:
-        UserError: If the time is over.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise UserError(
-            f"the chat template has not ended after {TEMPLATE_S:g} s",
-            "Add model.template=raw to do without it.",
-        )
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, TEMPLATE_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@cache
-def with_fixed_time(template: str) -> str:
-    """A Jinja template that prints `TEMPLATE_TIME` where it asked for the clock's.
-
-    Raises:
-        UserError: If it asks in a way that cannot be read.
-    """
-    fixed = _CLOCK_CALL.sub(lambda call: repr(TEMPLATE_TIME.strftime(call[2])), template)
-    if "strftime_now(" in fixed:
-        raise UserError(
-            "the chat template prints the time in a format that it computes, so no two prompts are alike",
-            "Write the format into the template, as in strftime_now('%d %b %Y'), or add model.template=raw.",
-        )
-    return fixed
 
 
 def vicuna_text(turns: Sequence[str], answers: Sequence[str], system: str) -> str:
@@ -272,6 +256,18 @@ def vicuna_text(turns: Sequence[str], answers: Sequence[str], system: str) -> st
 def template_hash(template: str, source: str) -> str:
     """16 hex digits of a template's name, a value of `Template`, and its text."""
     return _hash(f"{template}\n{source}")
+
+
+def _vicuna_conversation(messages: Sequence[Message], system: str) -> str:
+    """Messages of user and model in turn; Vicuna knows no other order."""
+    roles = [message.role for message in messages]
+    if roles != [USER if place % 2 == 0 else ASSISTANT for place in range(len(roles))]:
+        raise UserError(
+            f"model.template=vicuna needs messages of user and assistant in turn, got {', '.join(roles)}",
+            "Use model.template=auto or raw.",
+        )
+    texts = [message.text for message in messages]
+    return vicuna_text(texts[::2], texts[1::2], system)
 
 
 def prompt_hash(ids: Sequence[int]) -> str:

@@ -8,6 +8,8 @@ A check spec is a mapping that JSON can hold. Its `kind` says when an answer is 
     mentions: each of `groups` lists phrases, of which at least one occurs; case, accents and punctuation are
         ignored. For answers in the model's own words.
     last_number: the last number in the answer equals `value`; commas between digits are ignored.
+    boxed: the last LaTeX box in the answer holds `value`, see `bench.tasks.final_answers`.
+    choice: the answer chooses the option whose letter is `value`.
     open: cannot be decided, `is_right` returns None.
 Its `form` says when it is well formed: prose (default), sentence (exactly one), list (three points), email or
 free (any text, also lists and code, without special tokens and loops).
@@ -21,6 +23,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+
+from bench.tasks.final_answers import boxed, chosen_letter, is_same_result
 
 MIN_WORDS = 4
 MAX_PERIOD_WORDS = 12  # longest repeated phrase that counts as a loop
@@ -82,8 +86,12 @@ def is_right(check: Mapping[str, Any], answer: str) -> bool | None:
         case "last_number":
             numbers = _NUMBER.findall(answer)
             return bool(numbers) and Decimal(numbers[-1].replace(",", "")) == Decimal(str(check["value"]))
+        case "boxed":
+            return is_same_result(boxed(answer) or "", str(check["value"]))
+        case "choice":
+            return chosen_letter(answer) == str(check["value"])
         case kind:
-            known = "contains, number, reference, mentions, last_number or open"
+            known = "contains, number, reference, mentions, last_number, boxed, choice or open"
             raise ValueError(f"check kind must be {known}, got {kind!r}")
 
 

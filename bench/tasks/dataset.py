@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,7 +22,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from bench.compose.components import require_least
 from bench.errors import UserError
 from bench.records.model import Prompt
-from bench.tasks.question_rows import SURROGATE
+from bench.tasks.checkers import is_right
+from bench.tasks.prompt_files.faults import SURROGATE
 from bench.tasks.rows import PublishedRows, Row, read_rows
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select
 
@@ -45,9 +46,12 @@ class DatasetTask:
         seed: Seed of the drawn questions and of the drawn examples.
         budget: Length limit of an answer in the papers, in tokens; an experiment may set
             ``max_new_tokens=${task.budget}``.
-        path: Local file in place of the published split: JSONL, JSON or parquet.
+        path: Local file or folder in place of the published split, see `bench.tasks.rows.read_rows`.
         limit: Number of prompts to run, spread evenly over those drawn; None runs all.
         ids: Ids of the prompts to run.
+        subtask: Template of a question's column in the tables; None puts all of them under `name`.
+        check: Spec of a right answer for `bench.tasks.checkers`, each value a template; None checks nothing.
+        layout: Brings a row into the form that the templates read.
     """
 
     name: str
@@ -65,6 +69,9 @@ class DatasetTask:
     path: str | None = None
     limit: int | None = None
     ids: list[str | int] | None = None
+    subtask: str | None = None
+    check: Mapping[str, str] | None = None
+    layout: Callable[[Row], Row] | None = None
 
     def __post_init__(self) -> None:
         check_selection(self.limit, self.ids)
@@ -106,7 +113,9 @@ class DatasetTask:
 
     def _rows(self) -> tuple[Sequence[Row], str]:
         """Rows of the questions and the sha256 of their file; an empty hash if they were fetched."""
-        return (self.source.fetch(self.source.split), "") if self.path is None else read_rows(self.path)
+        if self.path is None:
+            return self.source.fetch(self.source.split), ""
+        return read_rows(self.path, split=self.source.split, subset=self.source.subset)
 
     def _examples(self) -> list[str]:
         """Worked examples as text: the first rows of a random order of their split."""
@@ -115,7 +124,7 @@ class DatasetTask:
         if self.shots_path is None:
             rows = self.source.fetch(self.shots_split)
         else:
-            rows = read_rows(self.shots_path, "task.shots_path")[0]
+            rows = read_rows(self.shots_path, "task.shots_path", self.shots_split, self.source.subset)[0]
         if len(rows) < self.shots:
             raise UserError(
                 f"task.shots={self.shots}, but split {self.shots_split} holds {len(rows)} rows",
@@ -129,6 +138,7 @@ class DatasetTask:
         return f"{question} {self._write('answer', str(self.answer), row, place)}"
 
     def _prompt(self, row: Row, place: int, examples: Sequence[str]) -> Prompt:
+        row = self._laid_out(row, place)
         question = self._write("prompt", self.prompt, row, place)
         if not question.strip() or SURROGATE.search(question):
             wrong = "holds half of a surrogate pair" if question.strip() else "is empty"
@@ -138,7 +148,29 @@ class DatasetTask:
         name = str(place + 1) if self.id is None else self._write("id", self.id, row, place)
         answer = "" if self.answer is None else self._write("answer", self.answer, row, place)
         turn = self.separator.join([*examples, question])
-        return Prompt(name, self.name, (turn,), (answer,) if answer else ())
+        subtask = self.name if self.subtask is None else self._write("subtask", self.subtask, row, place)
+        return Prompt(name, subtask, (turn,), (answer,) if answer else (), self._checks(row, place))
+
+    def _laid_out(self, row: Row, place: int) -> Row:
+        if self.layout is None:
+            return row
+        try:
+            return self.layout(row)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"row {place + 1} of task={self.name} has another layout: {error}",
+                f"Its fields: {', '.join(row)}. Give a file of this data set.",
+            ) from error
+
+    def _checks(self, row: Row, place: int) -> tuple[Mapping[str, str], ...]:
+        if self.check is None:
+            return ()
+        spec = {key: self._write("check", text, row, place) for key, text in self.check.items()}
+        try:
+            is_right(spec, "")
+        except (ValueError, KeyError) as error:
+            raise UserError(f"task.check cannot be used: {error}", "See bench/tasks/checkers.py.") from error
+        return (spec,)
 
     def _write(self, key: str, template: str, row: Row, place: int) -> str:
         """One template of this task, filled in.

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 
 from bench.errors import UserError
 from bench.tasks.dataset import DatasetTask
+from bench.tasks.prompt_files.content import read_content
 from bench.tasks.rows import PublishedRows
-from bench.tasks.task import LoadedTask, read_content, suggest
+from bench.tasks.task import LoadedTask, suggest
 
 PROMPTS_URL = (
     "https://raw.githubusercontent.com/THUDM/LongBench/"

@@ -1,4 +1,4 @@
-"""Rows of a data set: from the Hugging Face Hub, from an address, or from a local file in its own format.
+"""Rows of a data set: from the Hugging Face Hub, from an address, or from local files in its own format.
 
 No downloaded code is run: `datasets` reads parquet and JSON, and refuses repositories that come as a script.
 """
@@ -6,17 +6,18 @@ No downloaded code is run: `datasets` reads parquet and JSON, and refuses reposi
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UserError
-from bench.tasks.task import json_rows, read_content
+from bench.records.files import expanded
+from bench.tasks.prompt_files import files as prompt_files
+from bench.tasks.prompt_files.content import read_content
+from bench.tasks.prompt_files.files import PromptFile
+from bench.tasks.row_folders import csv_rows, folder_rows
 
 Row = Mapping[str, Any]
-PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,45 +71,23 @@ class PublishedRows:
         return rows
 
 
-def read_rows(path: str, key: str = "task.path") -> tuple[list[Row], str]:
-    """The rows of a local file, and the sha256 of its content.
+def read_rows(
+    path: str, key: str = "task.path", split: str = "test", subset: str | None = None
+) -> tuple[list[Row], str]:
+    """The rows of a local file or folder, and the sha256 of what they were read from.
 
     Args:
-        path: JSONL or JSON, plain or gz, or parquet.
+        path: JSONL, JSON or CSV, plain or gz, or parquet; or a folder, see `bench.tasks.row_folders`.
         key: The setting that names it, for messages.
+        split, subset: Which split and configuration of a folder.
 
     Raises:
         UserError: If it cannot be read, holds no rows, or a line is malformed; the message names the line.
     """
-    content = read_content(path, key)
-    rows: list[Row]
-    if content.startswith(PARQUET_MAGIC):
-        rows = _parquet_rows(content, path)
-    elif content.lstrip().startswith(b"["):
-        rows = _listed_rows(content, path)
-    else:
-        rows = [row for _, row in json_rows(content, path)]
-    if not rows:
-        raise UserError(f"{path} holds no rows", "Give a file with one JSON object per line, or parquet.")
-    return rows, hashlib.sha256(content).hexdigest()
-
-
-def _parquet_rows(content: bytes, path: str) -> list[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[Row] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path} is a broken parquet file: {error}", "Download it again.") from error
-    return rows
-
-
-def _listed_rows(content: bytes, path: str) -> list[Row]:
-    try:
-        rows = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}", "Give a list of objects, or JSONL.") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} must hold a list of objects", "Give a list of objects, or JSONL.")
-    return list(rows)
+    if expanded(str(path)).is_dir():
+        return folder_rows(expanded(str(path)), split, subset, lambda file: read_rows(file, key))
+    if str(path).endswith((".csv", ".csv.gz")):  # columns keep their names, unlike in a file of prompts
+        content = read_content(path, key)
+        return csv_rows(content, path), hashlib.sha256(content).hexdigest()
+    file = prompt_files.read_rows(PromptFile(str(path), key))
+    return [row.fields for row in file.rows], file.sha256

@@ -18,18 +18,9 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.records.files import write_bytes
 from bench.records.model import Prompt
-from bench.tasks.task import (
-    LoadedTask,
-    QuestionFile,
-    SourceName,
-    TaskSource,
-    check_selection,
-    parse_questions,
-    read_content,
-    read_questions,
-    select,
-    suggest,
-)
+from bench.tasks.prompt_files.content import read_content
+from bench.tasks.prompt_files.reader import QuestionFile, parse_questions, read_questions
+from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select, suggest
 
 SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
 MT_BENCH_CATEGORIES = (
@@ -158,7 +149,7 @@ class QuestionTask:
 
 
 def read_builtin() -> QuestionFile:
-    """The built-in questions: six subtasks for the embedded model, in the format of `bench.tasks.task`.
+    """The built-in questions: six subtasks for the embedded model, see `bench.tasks.prompt_files`.
 
     Raises:
         UserError: If the installation lacks them.

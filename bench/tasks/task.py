@@ -1,31 +1,21 @@
-"""A task: its prompts, read from a JSONL file, and how `limit` and `ids` choose among them.
+"""A task: its prompts, and how `limit` and `ids` choose among them.
 
-A file is plain or gz, which its content tells, and has an object on every line: `bench.tasks.question_rows`
-describes the keys. The built-in, the official and the user's own questions have this one format.
+The built-in, the official and the user's own questions are read by `bench.tasks.prompt_files`.
 
 `task.limit=n` spreads n prompts evenly over the subtasks and over each subtask's questions. A larger limit
 includes all prompts of a smaller one, so a longer run extends a short one. The choice does not depend on a
 seed.
 """
 
-import gzip
-import hashlib
-import json
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import gcd
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from bench.errors import UserError, nearest
-from bench.records.files import expanded
 from bench.records.model import Prompt
-from bench.tasks.question_rows import RowError, kind_of, read_prompt
 
-EXAMPLE = 'Write one JSON object per line, such as {"id": "q1", "prompt": "Why is the sky blue?"}.'
-GZIP_MAGIC = b"\x1f\x8b"
 GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -73,14 +63,6 @@ class LoadedTask:
     source: TaskSource
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionFile:
-    """The questions of one file; `Prompt.subtask` is empty if the file names none."""
-
-    prompts: tuple[Prompt, ...]
-    sha256: str
-
-
 class Task(Protocol):
     """Settings of a task; constructor parameters are the keys of its yaml."""
 
@@ -104,115 +86,14 @@ class Fetched(Protocol):
         """Number of turns that its settings imply; None if its prompts need no download."""
 
 
-def read_questions(path: str | Path) -> QuestionFile:
-    """Read a question file, plain or gz.
+def require_prompts(task: Task) -> None:
+    """Read the prompts if they are on this machine, so that a mistake in them shows before torch is loaded.
 
     Raises:
-        UserError: If it cannot be read or a line is malformed; the message names the line.
+        UserError: If they cannot be read, or a setting does not fit them.
     """
-    return parse_questions(read_content(path), str(path))
-
-
-def read_content(path: str | Path, key: str = "task.path") -> bytes:
-    """The bytes of a file, decompressed if it is a gz file.
-
-    Args:
-        path: The file, as the user typed it.
-        key: The setting that names it, for messages.
-
-    Raises:
-        UserError: If there is no such file, it is no regular one, unreadable, or broken gz.
-    """
-    file = expanded(str(path))  # yaml reads task.path=2024 as a number
-    if file.is_dir():
-        raise UserError(f"{key}={path} is a directory", "Name the file inside it.")
-    try:
-        if file.exists() and not file.is_file():  # reading a pipe or a device may never end
-            raise UserError(f"{key}={path} is not a regular file", "Write its content to a file first.")
-        raw = file.read_bytes()
-        return gzip.decompress(raw) if raw.startswith(GZIP_MAGIC) else raw
-    except FileNotFoundError as error:
-        where = f"{Path.cwd()}" if not file.is_absolute() else "the whole path"
-        raise UserError(f"{key}={path}: no such file", f"Check the name; looked in {where}.") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is a broken gz file: {error}", "Compress it again or unpack it.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}", "Check its permissions.") from error
-
-
-def parse_questions(content: bytes, name: str) -> QuestionFile:
-    """Parse the content of a question file.
-
-    Args:
-        content: The file, not compressed.
-        name: Name of the file in messages.
-
-    Raises:
-        UserError: If it is empty, not UTF-8, or a line is malformed.
-    """
-    seen: dict[str, int] = {}
-    prompts = [parse_row(row, number, name, seen) for number, row in json_rows(content, name)]
-    if not prompts:
-        raise UserError(f"{name} holds no prompts", EXAMPLE)
-    return QuestionFile(tuple(prompts), hashlib.sha256(content).hexdigest())
-
-
-def json_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSONL file, each with the number of its line.
-
-    Args:
-        content: The file, not compressed.
-        name: Name of the file in messages.
-
-    Raises:
-        UserError: If it is not UTF-8, or a line holds no JSON object.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", EXAMPLE) from error
-    # not splitlines(), which would also split at U+2028 inside a JSON string
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, _object(line)
-            except RowError as error:
-                raise UserError(f"{name}:{number}: {error}", EXAMPLE) from error
-
-
-def parse_row(row: Mapping[str, Any], number: int, name: str, seen: dict[str, int]) -> Prompt:
-    """The prompt of one row.
-
-    Args:
-        row: The row.
-        number: Of its line; the id of a row that has none.
-        name: Name of the file in messages.
-        seen: Lines by the ids used so far; this row's id is added.
-
-    Raises:
-        UserError: If the row is malformed, or its id was used before.
-    """
-    try:
-        prompt = read_prompt(row, number)
-    except RowError as error:
-        raise UserError(f"{name}:{number}: {error}", EXAMPLE) from error
-    if prompt.id in seen:
-        what = f"{name}:{number}: id {prompt.id!r} was used in line {seen[prompt.id]} already"
-        raise UserError(what, "Give every line its own id, or drop the ids to number the lines.")
-    seen[prompt.id] = number
-    return prompt
-
-
-def _object(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RowError(f"not JSON: {error.msg} at column {error.colno}") from error
-    except (RecursionError, ValueError) as error:
-        raise RowError(f"not JSON that can be read: {error}") from error
-    if not isinstance(row, dict):
-        raise RowError(f"must be a JSON object, got {kind_of(row)}")
-    return row
+    if not isinstance(task, Fetched) or task.unfetched_turns() is None:
+        task.load()
 
 
 def suggest(wrong: str, options: Sequence[str]) -> str:

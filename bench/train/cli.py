@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +17,24 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
-from bench.compose.components import Component, require_choice, require_types, resolve_path
-from bench.compose.mistakes import unknown_key
+from bench.compose.components import Component, require_choice, resolve_path
 from bench.compose.places import default_out, require_model_place
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.plan.devices import GPUS
 from bench.show.waiting import announce
+from bench.train.subject import checked, print_plan, require_memory_for, subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from bench.runtime.decoder import Decoder
-    from bench.runtime.loading import RuntimeOptions
     from bench.tasks.chat import ChatFormat
     from bench.train.data.conversations import Conversations
     from bench.train.data.embedded import EmbeddedCorpus
     from bench.train.trainers.modules import Example
     from bench.train.trainers.recipe import ModuleRecipe
-    from methods.core.base import ModelTrainer, ModuleTrainer
+    from methods.core.base import ModuleTrainer
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +47,7 @@ class TrainConfig:
         method: The method whose module, or whole model, is trained.
         model: The model to train it for.
         runtime: Device, dtype and threads.
+        chat: What the model's chat template is given.
         recipe: Settings of `bench.train.trainers.recipe.ModuleRecipe`.
         base: Settings of `bench.train.base.build.BaseRecipe`; if given, the base model is trained instead.
         data: Dialogues to train on.
@@ -63,6 +63,7 @@ class TrainConfig:
     method: Any = MISSING
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
     recipe: dict[str, Any] = field(default_factory=dict)
     base: Any = None
     data: Any = None
@@ -91,10 +92,20 @@ def _job(composed: DictConfig) -> None:
     if settings.base is not None:
         _train_base(composed, str(choices["base"]))
     elif settings.plan:
-        _plan(composed, str(choices["method"]), str(choices["model"]))
+        print_plan(composed, str(choices["method"]), str(choices["model"]))
     else:
         require_model_place(settings.model)
+        _require_data(composed)
         _train_method(composed, str(choices["method"]), str(choices["model"]))
+
+
+def _require_data(composed: DictConfig) -> None:
+    """Refuse a file of conversations with a mistake before torch and weights are loaded."""
+    from bench.train.data.conversations import Conversations
+
+    data = _data(composed)
+    if isinstance(data, Conversations):
+        data.require_readable()
 
 
 def _train_base(composed: DictConfig, name: str) -> None:
@@ -105,7 +116,7 @@ def _train_base(composed: DictConfig, name: str) -> None:
     from bench.train.base.build import default_recipe, train_base
 
     device = options_for(_object(composed.runtime)).device.type
-    recipe = _checked(OmegaConf.to_container(composed.base, resolve=True), default_recipe(device), "base")
+    recipe = checked(OmegaConf.to_container(composed.base, resolve=True), default_recipe(device), "base")
     final = train_base(recipe, Path(composed.out or f"results/train/{name}"), device=device)
     if final is None:
         raise KeyboardInterrupt
@@ -114,29 +125,34 @@ def _train_base(composed: DictConfig, name: str) -> None:
 
 def _train_method(composed: DictConfig, name: str, model: str) -> None:
     from bench.compose.identity import checkpoint_hash
-    from bench.compose.workbench import options_for, settle_threads
+    from bench.compose.workbench import chat_format, options_for, settle_threads
     from bench.runtime.checkpoint_files import resolve
-    from bench.runtime.loading import load_decoder
-    from bench.tasks.chat import ChatFormat
+    from bench.runtime.loading import load_config, load_decoder
+    from bench.runtime.model_config import decoder_config
     from bench.tasks.tokenizer import load_tokenizer
     from bench.train.curves import draw
     from bench.train.trainers.joint import train_joint
     from bench.train.trainers.modules import train_module
     from methods.core.base import ModuleTrainer
 
-    trainer, recipe = _subject(composed, name)
     config: ModelConfig = _object(composed.model)
+    trainer, recipe = subject_of(composed, name)
     folder = resolve(config.path, config.revision)
     runtime: RuntimeConfig = _object(composed.runtime)
-    options = options_for(runtime, config)
-    _require_memory(trainer, recipe, folder, options)
+    if runtime.devices > 1:
+        raise UserError("training runs on one device", "leave out runtime.devices")
+    has_experts = decoder_config(load_config(folder)).moe is not None
+    options = options_for(runtime, config, has_experts=has_experts)
+    require_memory_for(trainer, recipe, folder, options)
     decoder = load_decoder(folder, options)
     settle_threads(decoder, runtime.threads)
     tokenizer = load_tokenizer(folder)
     out = Path(composed.out) if composed.out else default_out(name, model, config)
     data = _data(composed)
     facts: dict[str, Any] = {"model": model, "model_weights": checkpoint_hash(folder), "data": data.location}
-    chat = ChatFormat(tokenizer, config.template)
+    settings: ChatConfig = _object(composed.chat)
+    chat = chat_format(tokenizer, config.template, settings)
+    facts |= settings.facts
     if composed.method.get("draft_vocab") is not None:
         facts["draft_vocab"] = composed.method.draft_vocab
     start = _start(composed)
@@ -202,72 +218,6 @@ def _start(composed: DictConfig) -> list[Path]:
     return [Path(str(folder)) for folder in (start if OmegaConf.is_list(start) else [start])]
 
 
-def _subject(composed: DictConfig, name: str) -> tuple[ModuleTrainer | ModelTrainer, Any]:
-    """The method's trainer and the recipe for it.
-
-    Raises:
-        UserError: If the method has nothing to train, or the recipe is invalid.
-    """
-    from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
-    from methods.core.base import FullTrainable, Trainable
-
-    node = OmegaConf.to_container(composed.method, resolve=True)
-    assert isinstance(node, dict)
-    if "weights" in node:
-        node["weights"] = None  # they do not exist yet
-    method = Component.from_node("method", name, node).build()
-    trainer: ModuleTrainer | ModelTrainer
-    defaults: ModuleRecipe
-    if isinstance(method, Trainable):
-        trainer, defaults = method.trainer(), ModuleRecipe()
-    elif isinstance(method, FullTrainable):
-        trainer, defaults = method.model_trainer(), JointRecipe()
-    else:
-        raise UserError(
-            f"method={name} has nothing to train",
-            "choose a method with modules, such as kangaroo; skipped layers: python -m bench.train.skip_set",
-        )
-    return trainer, _checked(OmegaConf.to_container(composed.recipe, resolve=True), defaults, "recipe")
-
-
-def _require_memory(
-    trainer: ModuleTrainer | ModelTrainer, recipe: ModuleRecipe, folder: Path, options: RuntimeOptions
-) -> None:
-    """Log the memory that the training needs; raise if there is less, before weights are read."""
-    from bench.runtime.loading import load_config
-    from bench.runtime.modules import memory_bytes
-    from bench.runtime.random_weights import empty_decoder
-    from bench.train.memory.estimate import require_memory, training_memory
-
-    memory = training_memory(trainer, empty_decoder(load_config(folder), options), recipe)
-    log.info("memory: %s", memory.line())
-    place = "the GPU has free" if options.device.type == "cuda" else "this machine has"
-    require_memory(memory, memory_bytes(options.device), place)
-
-
-def _plan(composed: DictConfig, name: str, model: str) -> None:
-    """Print the memory that a training needs, without downloading or loading weights."""
-    from bench.plan.empty_model import find_empty, planned_options
-    from bench.runtime.modules import memory_bytes
-    from bench.train.memory.estimate import plan_lines, training_memory
-
-    trainer, recipe = _subject(composed, name)
-    config: ModelConfig = _object(composed.model)
-    gpu = None if composed.gpu is None else GPUS[composed.gpu]
-    options = planned_options(_object(composed.runtime), config, gpu)
-    decoder, is_here = find_empty(config, options)
-    memory = None if decoder is None else training_memory(trainer, decoder, recipe)
-    place = options.device.type if gpu is None else gpu.title
-    room_bytes = memory_bytes(options.device) if gpu is None else gpu.memory_bytes
-    work = f"{recipe.steps} steps of {recipe.batch} dialogues, each up to {recipe.max_tokens} tokens"
-    lines = [
-        f"{name} for {model}: {work}",
-        *plan_lines(memory, room_bytes, place),
-        *([] if is_here else [f"  first   {config.path} is fetched"]),
-    ]
-    print("\n".join(lines), flush=True)  # noqa: T201 - the command's result
-
-
 def _data(composed: DictConfig) -> Conversations | EmbeddedCorpus:
     node = OmegaConf.to_container(composed.data, resolve=True)
     name = str(HydraConfig.get().runtime.choices["data"])
@@ -277,17 +227,3 @@ def _data(composed: DictConfig) -> Conversations | EmbeddedCorpus:
 
 def _object(node: DictConfig) -> Any:  # noqa: ANN401 - the dataclass of the node's schema
     return OmegaConf.to_object(node)
-
-
-def _checked(given: Any, defaults: Any, group: str) -> Any:  # noqa: ANN401 - a recipe of either kind
-    """`defaults` with the yaml's values.
-
-    Raises:
-        UserError: If a key is unknown or a value is invalid.
-    """
-    known = [setting.name for setting in fields(defaults)]
-    for key in given:
-        if key not in known:
-            raise UserError(*unknown_key(f"{group}.{key}", [f"{group}.{name}" for name in known]))
-    require_types(group, type(defaults), given)
-    return replace(defaults, **given)

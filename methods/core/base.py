@@ -133,6 +133,7 @@ class Traits:
         draft_cost: Name of the simulated draft cost, of a method that has one.
         pass_weights: Parameters that a pass reads, by part (see `bench.metrics.lossy.PassWeights`), of a
             method whose passes read others than the target's; known once it is attached.
+        needs_experts: It runs on models with mixtures of experts alone.
     """
 
     is_reimplementation: bool = False
@@ -140,6 +141,7 @@ class Traits:
     several_tokens_per_row: bool = False
     draft_cost: str | None = None
     pass_weights: Mapping[str, int] | None = None
+    needs_experts: bool = False
 
 
 def traits_of(method: Method) -> Traits:

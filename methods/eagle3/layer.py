@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from bench.runtime.attention import attend
-from bench.runtime.decoder import Attention, Decoder, Layer, Mlp, Weights
+from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
 from bench.runtime.families import DecoderConfig
-from bench.runtime.linear import Linear, rms_norm
+from bench.runtime.layers import Attention, Layer, Mlp, Weights
+from bench.runtime.linear import Linear, normed_rows, rms_norm
 from bench.runtime.rows import Placement, Rows, plain_frequencies, rotary_tables
 from bench.runtime.sampling import DraftHead
 
@@ -128,7 +129,7 @@ class EagleLayer(Decoder):
     ) -> Tensor:
         config = self.config
         embedded = rms_norm(self._embedded, self._input_norm, config.norm_eps)
-        normed = rms_norm(hidden, weights.norm, config.norm_eps)
+        normed = normed_rows(hidden, weights.norm, config.norm_eps)
         heads = weights.qkv(torch.cat([embedded, normed], dim=1)).view(hidden.shape[0], -1, config.head_dim)
         self._rotate(weights, heads.narrow(1, 0, self._rotated_heads), rows)
         keys, values = self.cache.write(index, rows.base, heads.narrow(1, config.heads, 2 * config.kv_heads))

@@ -22,8 +22,9 @@ from bench.runtime.cache import KVCache
 from bench.runtime.checkpoint_files import read_json
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
-from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, read_weights
+from bench.runtime.loading import RuntimeOptions, build_decoder, load_config
 from bench.runtime.modules import fitted
+from bench.runtime.read_weights import read_weights
 from bench.runtime.stored_tensors import read_file, usable
 
 BLOCK = "hamburger"
@@ -263,7 +264,7 @@ def _check_fit(tuned: Decoder, target: Decoder, shape: HamburgerShape, folder: P
             "with the number of tokens",
             "set runtime.max_length to the model's original context, or use a model without such scaling",
         )
-    window = tuned.config.window
+    window = tuned.config.shortest_window
     if window is not None and window < tuned.capacity:
         raise UserError(
             f"hamburger's entries stand for several tokens, and a sliding window of {window} counts tokens",

@@ -11,7 +11,6 @@ Shapes: F features, K most tokens of a group, s tokens of a group, d width, V vo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear, rms_norm
-from bench.runtime.loading import read_layers
+from bench.runtime.read_weights import read_layers
 from bench.runtime.sampling import DraftHead, Sampler
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.hamburger.checkpoint import HamburgerShape
@@ -52,7 +51,7 @@ class MicroDecoder:
         self._target, self._shape = target, shape
         self._head = DraftHead(target) if head is None else head
         self._confidence, self._token_confidence = confidence, token_confidence
-        plain = replace(target.config, fused=False, norm_offset=0.0)  # how the new layers are stored
+        plain = target.config.plain_layers()  # how the new layers are stored
         prefixes = [f"decoders.{index}" for index in range(shape.micro_layers)]
         self._layers = target.companion(
             read_layers(plain, tensors, prefixes, target.device),

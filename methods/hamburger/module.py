@@ -77,7 +77,7 @@ class MicroModule(nn.Module):
     def __init__(self, config: DecoderConfig, shape: HamburgerShape) -> None:
         super().__init__()
         width = config.width
-        self.decoders = nn.ModuleList(TrainedLayer(config) for _ in range(shape.micro_layers))
+        self.decoders = nn.ModuleList(TrainedLayer(config.plain_layers()) for _ in range(shape.micro_layers))
         self.stop_head = nn.Sequential(
             nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
         )

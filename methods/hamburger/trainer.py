@@ -46,9 +46,11 @@ class HamburgerTrainer:
 
     def new_model(self, decoder: Decoder) -> nn.Module:
         config = decoder.config
-        if config.fused or config.norm_offset or config.embed_scale != 1:
+        has_factors = config.embed_scale != 1 or config.logit_scale != 1
+        if has_factors or config != config.plain_layers():
             raise UserError(
-                f"hamburger cannot tune a {config.family}: its checkpoints store fused or shifted weights",
+                f"hamburger cannot tune a {config.family}: its layers have more than the plain ones trained "
+                "here, or its checkpoints store fused or shifted weights",
                 "tune a model of the Llama, Mistral or Qwen families",
             )
         return HamburgerModel.from_decoder(decoder, self._shape(decoder))

@@ -128,8 +128,6 @@ def pseudo_rows(
     sees = transfer.sees((index <= anchors[:, None]) & (index >= (anchors - at)[:, None]))
     offsets = torch.arange(1, steps + 1, device=anchors.device)[:, None]
     places = torch.cat([positions, (at + offsets).flatten()])  # positions of the columns, [T + k N]
-    if decoder.config.window is not None:
-        sees &= places > places[total:, None] - decoder.config.window
     rows = hidden[transfer.layers[0]][:0]
     for active, start, stop in transfer.spans(decoder.depth)[1:]:
         is_real = active == 1 or transfer.source == "real"
@@ -149,7 +147,10 @@ def _pseudo_layer(
 ) -> Tensor:
     """One layer of pseudo rows [M, d] that attend to the constant real rows [T, d] and to each other."""
     total = real.shape[0]
-    cos, sin = (table[places] for table in decoder.placement.rotation(0, decoder.capacity))
+    place = decoder.placement.of(decoder.layers[index].attention.is_alternate)
+    cos, sin = (table[places] for table in place.rotation(0, decoder.capacity))
+    if place.window is not None:
+        sees = sees & (places > places[total:, None] - place.window)
     with torch.no_grad():
         _, real_keys, real_values = query_key_value(index, real, cos[:total], sin[:total], decoder)
     queries, keys, values = query_key_value(index, pseudo, cos[total:], sin[total:], decoder)

@@ -34,8 +34,9 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.runtime.decoder import Attention, Decoder, Layer
+from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
+from bench.runtime.layers import Attention, Layer
 from bench.runtime.linear import Linear
 from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import DraftVocab, Sampler

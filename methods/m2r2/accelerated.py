@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Projection
+from bench.runtime.moe import dense
 
 TARGETS = ("q", "o", "gate", "up", "down")
 FUSED: dict[Projection, tuple[str, ...]] = {
@@ -111,7 +112,7 @@ def target_sizes(decoder: Decoder) -> dict[str, tuple[int, int]]:
     Raises:
         ValueError: If its layers have no MLP.
     """
-    config, mlp = decoder.config, decoder.layers[0].mlp
+    config, mlp = decoder.config, dense(decoder.layers[0].mlp)
     if mlp is None:
         raise ValueError("low-rank changes need layers with an MLP")
     heads, inner = config.heads * config.head_dim, mlp.down.weight.shape[1]

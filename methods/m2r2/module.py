@@ -178,10 +178,11 @@ def accelerated_rows(
         Accelerated rows after each layer of the interval, each of shape [T, d].
     """
     positions = rows.positions
-    cos, sin = (table[positions] for table in decoder.placement.rotation(0, max(rows.lengths)))
-    sees = rows.sees(decoder.config.window)
     fast, after = rows.hidden[interval[0]], []
     for layer in range(*interval):
+        place = decoder.placement.of(decoder.layers[layer].attention.is_alternate)
+        cos, sin = (table[positions] for table in place.rotation(0, max(rows.lengths)))
+        sees = rows.sees(place.window)
         with torch.no_grad():
             _, keys, values = query_key_value(layer, rows.hidden[layer], cos, sin, decoder)
         queries, _, _ = query_key_value(layer, fast, cos, sin, decoder, adapters)

@@ -18,10 +18,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.records.model import Generation, PhaseName
 from bench.runtime.decoder import NO_SKIP, Decoder, Skip
 from bench.runtime.rows import Rows
@@ -46,7 +48,14 @@ class ChosenSkips(ChainMethod):
         window: Newest tokens that a choice looks at (T).
         draft_vocab: How many of the most frequent tokens may be drafted; None allows all.
         frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
+
+    Attributes:
+        name: Of the method, for messages.
+        least_layers: Layers that a model needs, of which some always run.
     """
+
+    name: ClassVar[str]
+    least_layers: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -66,6 +75,11 @@ class ChosenSkips(ChainMethod):
         self.skip = NO_SKIP
 
     def attach(self, decoder: Decoder) -> None:
+        if decoder.depth < self.least_layers:
+            raise UserError(
+                f"{self.name}: this model has {decoder.depth} layers, and the first and last always run",
+                f"use a model of at least {self.least_layers} layers",
+            )
         self._decoder = decoder
         self._head = self._vocab.head(decoder)
         self._skipped = SkippedModel(decoder, self._head)

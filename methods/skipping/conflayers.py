@@ -41,15 +41,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Skip
 from methods.skipping.chosen_skips import ChosenSkips, Rerun
 from methods.skipping.sublayer_skip import skip_of
 
 Floats = NDArray[np.float64]
 
-LEAST_LAYERS = 4
-"""The first and the last layer always run, and a curve needs two points between them."""
 STEP = 0.05
 """How far lambda moves at a time."""
 MOST_STEPS = 200
@@ -78,6 +75,7 @@ class ConfLayers(ChosenSkips):
     """
 
     name = "conflayers"
+    least_layers = 4  # a curve needs two points between the first and the last
 
     def __init__(
         self,
@@ -107,11 +105,6 @@ class ConfLayers(ChosenSkips):
 
     def attach(self, decoder: Decoder) -> None:
         super().attach(decoder)
-        if decoder.depth < LEAST_LAYERS:
-            raise UserError(
-                f"conflayers: this model has {decoder.depth} layers, and the first and last always run",
-                f"use a model of at least {LEAST_LAYERS} layers",
-            )
         self._halves = [(skip_of((), (n,)), skip_of((n,), ())) for n in range(decoder.depth)]
         self.reset()
 

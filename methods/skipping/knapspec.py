@@ -37,7 +37,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
 from bench.runtime.decoder import NO_SKIP, Decoder, Skip
 from bench.runtime.sublayer_costs import SublayerCosts, measure_sublayers
 from methods.skipping.chosen_skips import MOST_ROWS, ChosenSkips, Rerun
@@ -47,8 +46,6 @@ from methods.skipping.sublayer_skip import skip_of
 COSTS = ("weights", "measured")
 MOST_WEIGHT = 5
 """Largest weight of an item; more would only enlarge the table (as in the authors' code)."""
-LEAST_LAYERS = 3
-"""The first and the last layer always run."""
 
 
 class KnapSpec(ChosenSkips):
@@ -66,6 +63,7 @@ class KnapSpec(ChosenSkips):
     """
 
     name = "knapspec"
+    least_layers = 3
 
     def __init__(
         self,
@@ -90,11 +88,6 @@ class KnapSpec(ChosenSkips):
 
     def attach(self, decoder: Decoder) -> None:
         super().attach(decoder)
-        if decoder.depth < LEAST_LAYERS:
-            raise UserError(
-                f"knapspec: this model has {decoder.depth} layers, and the first and last always run",
-                f"use a model of at least {LEAST_LAYERS} layers",
-            )
         cost_of = measure_sublayers if self._are_measured else SublayerCosts.of_weights
         self._costs = cost_of(decoder, self._head)
         halves = [(Skip(mlp=frozenset([n])), Skip(attention=frozenset([n]))) for n in range(decoder.depth)]

@@ -36,6 +36,7 @@ class Schedule:
         pseudo: Pseudo rows added to every verified row (hidden transfer).
         enter: Share of the depth at which the pseudo rows are added.
         verifies: ``nodes``, or the ``root`` alone if one cache slot holds several tokens (HAMburger).
+        exit_at: Layers of a draft step as a number, in place of the share `layers`; None takes the share.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Schedule:
     pseudo: int
     enter: float
     verifies: str
+    exit_at: int | None = None
 
     def __post_init__(self) -> None:
         if not (0 <= self.layers <= 1 and 0 <= self.enter <= 1):
@@ -56,6 +58,8 @@ class Schedule:
             raise ValueError("need at least 1 row, and no negative number of adapter, heads or pseudo")
         if self.nodes is not None and self.nodes < 1:
             raise ValueError(f"nodes must be at least 1 or null, got {self.nodes}")
+        if self.exit_at is not None and (self.exit_at < 1 or not self.layers):
+            raise ValueError("exit_at is at least 1 and belongs to draft steps: set layers above 0")
         if self.verifies not in ("nodes", "root"):
             raise ValueError(f"verifies must be nodes or root, got {self.verifies!r}")
         if (self.resume or self.adapter or self.rows > 1) and not self.layers:
@@ -67,6 +71,8 @@ class Schedule:
 
     def exit_layer(self, depth: int) -> int:
         """Layers of a draft step in a model of `depth` layers (E)."""
+        if self.exit_at is not None:
+            return self.exit_at
         return max(1, round(self.layers * depth)) if self.layers else 0
 
     def tree(self, positions: int, device: torch.device) -> Tree:
@@ -110,7 +116,7 @@ class DraftCost:
         if deepest > decoder.depth:
             raise UserError(
                 f"the schedule drafts with {deepest} layers, this model has {decoder.depth}",
-                "lower method.schedule.layers or adapter",
+                "lower method.schedule.layers, exit_at or adapter",
             )
         self._enter = round(schedule.enter * decoder.depth)
         self._no_mlp = Skip(mlp=frozenset(range(decoder.depth)))

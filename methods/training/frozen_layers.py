@@ -14,7 +14,9 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
-from bench.runtime.linear import rms_norm
+from bench.runtime.linear import normed_heads, normed_rows
+from bench.runtime.moe import dense
+from bench.runtime.residual import add_output
 from bench.runtime.rows import rotate
 
 
@@ -23,20 +25,45 @@ def query_key_value(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries [H, R, D], rotated keys and values [Hkv, R, D] of rows [R, d] entering a layer."""
     config, weights = decoder.config, decoder.layers[index].attention
-    normed = rms_norm(rows, weights.norm, config.norm_eps)
+    normed = normed_rows(rows, weights.norm, config.norm_eps)
     qkv = F.linear(normed, weights.qkv.weight, weights.qkv.bias)
     if delta is not None:
         delta.add(index, "qkv", normed, qkv)
     heads = qkv.view(rows.shape[0], -1, config.head_dim)
     queries, keys, values = torch.split(heads, [config.heads, config.kv_heads, config.kv_heads], dim=1)
     if weights.query_norm is not None and weights.key_norm is not None:
-        queries = rms_norm(queries, weights.query_norm, config.norm_eps)
-        keys = rms_norm(keys, weights.key_norm, config.norm_eps)
+        queries = normed_heads(queries, weights.query_norm, config.norm_eps)
+        keys = normed_heads(keys, weights.key_norm, config.norm_eps)
     return (
         rotate(queries, cos, sin).transpose(0, 1),
         rotate(keys, cos, sin).transpose(0, 1),
         values.transpose(0, 1),
     )
+
+
+def attended(
+    index: int,
+    rows: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    sees: Tensor,
+    decoder: Decoder,
+    delta: Delta | None = None,
+) -> Tensor:
+    """Rows after a layer's attention and its residual, shape [R, d]; for the arguments see `finish_layer`."""
+    config, layer = decoder.config, decoder.layers[index]
+    is_grouped = config.heads != config.kv_heads
+    mixed = F.scaled_dot_product_attention(
+        queries[None],
+        keys[None],
+        values[None],
+        attn_mask=sees,
+        scale=layer.attention.score_scale,
+        enable_gqa=is_grouped,
+    )
+    mixed, by = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1), layer.attention.residual
+    return add_output(rows, mixed, layer.attention.o, by, config.norm_eps, delta, (index, "o"))
 
 
 def finish_layer(
@@ -64,24 +91,15 @@ def finish_layer(
     Returns:
         Rows leaving the layer, shape [R, d].
     """
-    config, layer = decoder.config, decoder.layers[index]
-    is_grouped = config.heads != config.kv_heads
-    mixed = F.scaled_dot_product_attention(
-        queries[None], keys[None], values[None], attn_mask=sees, enable_gqa=is_grouped
-    )
-    mixed = mixed[0].transpose(0, 1).reshape(rows.shape[0], -1)
-    hidden = rows + F.linear(mixed, layer.attention.o.weight, layer.attention.o.bias)
-    if delta is not None:
-        delta.add(index, "o", mixed, hidden)
-    if layer.mlp is None:
+    config, mlp = decoder.config, dense(decoder.layers[index].mlp)
+    hidden = attended(index, rows, queries, keys, values, sees, decoder, delta)
+    if mlp is None:
         return hidden
-    normed = rms_norm(hidden, layer.mlp.norm, config.norm_eps)
-    both = F.linear(normed, layer.mlp.gate_up.weight, layer.mlp.gate_up.bias)
+    normed = normed_rows(hidden, mlp.norm, config.norm_eps)
+    both = F.linear(normed, mlp.gate_up.weight, mlp.gate_up.bias)
     if delta is not None:
         delta.add(index, "gate_up", normed, both)
     gate, up = both.chunk(2, dim=-1)
     inner = (F.silu(gate) if config.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
-    out = hidden + F.linear(inner, layer.mlp.down.weight, layer.mlp.down.bias)
-    if delta is not None:
-        delta.add(index, "down", inner, out)
-    return out
+    down, by = mlp.down, mlp.residual
+    return add_output(hidden, inner, down, by, config.norm_eps, delta, (index, "down"))

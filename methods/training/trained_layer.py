@@ -1,8 +1,8 @@
 """A decoder layer in plain torch, for training: batched, differentiable, tensor names as in checkpoints.
 
 The benchmark's decoder runs frozen, fused weights on rows of one sequence. Trained modules need the same
-layer with gradients and a batch axis. `bench.runtime.loading.read_layers` turns their tensors into decoder
-layers.
+layer with gradients and a batch axis. `bench.runtime.read_weights.read_layers` turns their tensors into
+layers of a decoder.
 
 Shapes: B sequences, S positions, d width, H query heads, D head width.
 """
@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.runtime.decoder import Layer
 from bench.runtime.families import DecoderConfig
+from bench.runtime.layers import Layer
 from bench.runtime.linear import Linear
+from bench.runtime.moe import dense
 from bench.runtime.rows import rotate
 
 _QKV = ("q_proj", "k_proj", "v_proj")
@@ -25,7 +26,11 @@ _GATE_UP = ("gate_proj", "up_proj")
 
 
 class TrainedLayer(nn.Module):
-    """Pre-norm attention and gated MLP with the sizes and flags of `config`, randomly initialised."""
+    """Attention and gated MLP, a norm before each, with the sizes of `config`; randomly initialised.
+
+    Args:
+        config: Of a model whose layers are like this, or its `plain_layers`.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -89,12 +94,17 @@ def future_mask(length: int, device: torch.device) -> Tensor:
 
 
 def layer_state(layer: Layer, config: DecoderConfig) -> dict[str, Tensor]:
-    """A decoder's layer as the state of a `TrainedLayer`, copied in fp32."""
-    attention, mlp = layer.attention, layer.mlp
+    """A decoder's layer as the state of a `TrainedLayer`, copied in fp32.
+
+    Norms that the layer does not have are ones; norms after its sub-layers and factors are left out.
+    """
+    attention, mlp = layer.attention, dense(layer.mlp)
     if mlp is None:
         raise ValueError("a layer without an MLP has no trainable counterpart")
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    state = {"input_layernorm.weight": attention.norm, "post_attention_layernorm.weight": mlp.norm}
+    norms = {"input_layernorm.weight": attention.norm, "post_attention_layernorm.weight": mlp.norm}
+    ones = torch.ones(config.width, device=attention.o.weight.device)
+    state = {name: ones if norm is None else norm for name, norm in norms.items()}
     state |= _split(attention.qkv, [f"self_attn.{name}" for name in _QKV], [queries, keys, keys])
     state |= _split(attention.o, ["self_attn.o_proj"], [config.width])
     state |= _split(mlp.gate_up, [f"mlp.{name}" for name in _GATE_UP], [config.mlp_width] * 2)

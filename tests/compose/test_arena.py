@@ -122,6 +122,16 @@ def test_all_leaves_out_what_is_given_its_acceptance(caplog: pytest.LogCaptureFi
     assert reasons == {"synthetic": "its acceptance is given"}
 
 
+def test_all_takes_methods_that_load_experts_on_a_model_that_has_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    known = ["sam", "moe_lru", "m2r2_moe"]
+    taken, reasons = left_out(caplog, known, "model=tiny")
+    assert taken == ["sam"]
+    assert reasons["moe_lru"] == "the model has no mixtures of experts"
+    assert left_out(caplog, known, "model=tiny_moe")[0] == known
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [

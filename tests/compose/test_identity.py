@@ -102,6 +102,7 @@ def test_runs_that_differ_in_any_leaf_of_the_identity_have_different_ids(
         "runtime.threads=1",
         "runtime.tier=eager",
         "measure.history=frozen",
+        "chat.system=Be brief.",
     ],
 )
 def test_a_setting_that_changes_ids_or_times_makes_another_run(
@@ -138,7 +139,7 @@ NEITHER_IDS_NOR_TIMES = {
 DEFAULTS_OF_OTHERS = {"model.draft_vocab", "model.questions"}
 """Keys that a method or a task takes as default of its own, where it has such a setting."""
 NAMES = ["x", "raw", "static", "cpu", "float16", "random", "official", "frozen", "v100"]
-CANDIDATES = [1, 3, 0.25, 0.75, *NAMES, [7], True]
+CANDIDATES = [1, 3, 0.25, 0.75, *NAMES, [7], True, {"a": 1}]
 """Values of which every key takes one; the first that the settings accept is tried."""
 
 
@@ -203,6 +204,28 @@ def test_end_tokens_of_generation_config_count_where_they_are_others(
     assert ends_beside_config(tmp_path, tokenizer) == ends  # type: ignore[arg-type]
 
 
+def test_a_task_whose_column_and_format_are_not_set_has_the_id_it_had_before_they_were_settings() -> None:
+    given = "task=jsonl", "task.path=q.jsonl", "method=layerskip"
+    assert identity_of(composed_settings(*given))["task"] == {
+        "_target_": "bench.tasks.jsonl.JsonlTask",
+        "name": "jsonl",
+        "limit": None,
+        "ids": None,
+    }
+    column = identity_of(composed_settings(*given, "task.column=text"))["task"]
+    whole = identity_of(composed_settings(*given, "task.format=whole"))["task"]
+    assert (column["column"], whole["format"]) == ("text", "whole")
+
+
+def test_messages_before_a_question_make_another_run_and_a_system_message_no_more_than_before() -> None:
+    settings = composed_settings("task=jsonl", "task.path=q.jsonl", "method=layerskip")
+    parts = {"questions": "q", "weights": "w", "template": "t", "tier": "static"}
+    plain = run_identity(settings, **parts)  # type: ignore[arg-type]
+    assert not {"history_messages", "system_messages"} & set(plain)
+    more = run_identity(settings, **parts, has_history=True)  # type: ignore[arg-type]
+    assert more == {**plain, "history_messages": True}
+
+
 def test_other_end_tokens_make_another_run_and_the_same_do_not() -> None:
     settings = composed_settings("task=jsonl", "task.path=q.jsonl", "method=layerskip")
     parts = {"questions": "q", "weights": "w", "template": "t", "tier": "static"}
@@ -234,6 +257,34 @@ def test_the_tokens_that_may_be_drafted_make_another_run(
     changes = "method.draft_vocab=4", f"method.frequent_tokens={moved}"
     ids.add(described(settings_for(model, prompts, results_dir, *changes)).run_id)
     assert len(ids) == 4
+
+
+def test_chat_settings_are_part_of_a_run_where_they_are_set_and_stand_in_its_labels(
+    model: Path, prompts: Path, results_dir: Path
+) -> None:
+    plain = described(settings_for(model, prompts, results_dir))
+    assert "chat" not in {*plain.identity, *plain.labels}
+    template = next(model.glob("*.jinja"))
+    text = template.read_text()
+    template.write_text(text + "{% if loud %}!{% endif %}")
+    given = ["chat.system=Be brief.", "chat.template_args={loud: true}"]
+    chosen = [[], given[:1], given[1:], given, ["chat.template_args={loud: false}"]]
+    runs = [described(settings_for(model, prompts, results_dir, *changes)) for changes in chosen]
+    template.write_text(text)
+    assert len({run.run_id for run in runs}) == len(runs)
+    assert runs[3].identity["chat"] == {"system": "Be brief.", "template_args": {"loud": True}}
+    assert runs[3].labels["chat"] == 'chat.system="Be brief.", loud=true'
+    assert runs[3].config["chat"] == runs[3].identity["chat"]
+
+
+def test_a_question_that_the_chat_template_cannot_write_is_refused_before_the_weights_are_read(
+    model: Path, results_dir: Path, tmp_path: Path
+) -> None:
+    chat = [{"role": role, "content": "Hi"} for role in ("user", "assistant", "tool")]
+    (tmp_path / "tool.jsonl").write_text(json.dumps({"id": "q", "messages": chat}) + "\n")
+    settings = settings_for(model, tmp_path / "tool.jsonl", results_dir)
+    with pytest.raises(UserError, match="question q: the chat template has no form for the results of tools"):
+        described(settings)
 
 
 def test_other_questions_in_the_same_file_make_another_run(

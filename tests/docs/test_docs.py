@@ -31,6 +31,7 @@ from bench.train.answers.cli import AnswersConfig
 from bench.train.calibrate.cli import CalibrateConfig
 from bench.train.cli import TrainConfig
 from bench.train.frequent_tokens.cli import FrequentTokensConfig
+from bench.train.mixture.cli import MixtureConfig
 from bench.train.skip_set.cli import SkipSetConfig
 from bench.tune.cli import TuneConfig
 from tests.command import run_command
@@ -48,6 +49,7 @@ HYDRA = {
     "bench.train.answers": "answers",
     "bench.train.calibrate": "calibrate",
     "bench.train.frequent_tokens": "frequent_tokens",
+    "bench.train.mixture": "mixture",
     "bench.train.skip_set": "skip_set",
     "bench.convert": "convert",
 }
@@ -59,6 +61,7 @@ SCHEMAS = {
     "answers": AnswersConfig,
     "calibrate": CalibrateConfig,
     "frequent_tokens": FrequentTokensConfig,
+    "mixture": MixtureConfig,
     "skip_set": SkipSetConfig,
     "convert": ConvertConfig,
     "tune": TuneConfig,

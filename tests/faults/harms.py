@@ -93,7 +93,7 @@ def trace_lines(seen: Callable[[int], None]) -> None:
     def call(frame: FrameType, event: str, argument: object) -> Any:
         return line if frame.f_code.co_filename in TRACED else None
 
-    def traced(settings: Settings, session: int | None = None) -> bench.measure.runner.Outcome:
+    def traced(settings: Settings, session: int | None = None) -> bench.measure.finished.Outcome:
         sys.settrace(call)
         return execute(settings, session)
 

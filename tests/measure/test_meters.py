@@ -230,7 +230,7 @@ def test_phase_timers_forget_the_last_turn() -> None:
 
 
 def test_a_cpu_has_no_peak_memory_and_no_energy() -> None:
-    memory, energy = MemoryMeter(CPU), EnergyMeter(None)
+    memory, energy = MemoryMeter([CPU]), EnergyMeter(None)
     memory.reset()
     energy.start()
     assert memory.peak_bytes() is None
@@ -250,7 +250,7 @@ def test_energy_is_the_difference_of_the_counter() -> None:
 def test_a_gpus_phases_add_up_to_at_most_the_turn() -> None:
     device = torch.device("cuda")
     rows = torch.randn(2048, 2048, device=device)
-    clock, memory = turn_clock(device), MemoryMeter(device)
+    clock, memory = turn_clock(device), MemoryMeter([device])
     memory.reset()
     with clock:
         clock.first_token()

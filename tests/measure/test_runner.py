@@ -13,14 +13,16 @@ import pytest
 from torch import Tensor
 
 from bench.compose.settings import Settings
+from bench.compose.workbench import find_target
 from bench.errors import UserError
 from bench.measure.runner import Session, execute
 from bench.metrics.roofline import Probe
 from bench.plan.planning import plan
-from bench.records.model import Arm, Generation, Verdict
+from bench.records.model import Arm, Generation, Message, Verdict
 from bench.records.store import load_run, load_samples
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import Linear
+from bench.tasks.chat import prompt_hash
 from methods.early_exit.layerskip import LayerSkip
 from tests.harness import save_prompts, settings_for
 from tests.runtime.models import AUTO
@@ -387,3 +389,22 @@ def test_a_template_that_prints_the_time_writes_one_prompt_for_all_arms(
     assert len(first) == 2
     verdicts = {sample.equivalence.verdict for sample in samples if sample.equivalence}
     assert verdicts == {Verdict.EXACT}
+
+
+def test_a_chat_is_answered_after_its_history_and_with_the_chat_settings(
+    model: Path, tmp_path: Path, results_dir: Path
+) -> None:
+    texts = {"user": "Hi there.", "assistant": " Hello. "}
+    chat = [{"role": role, "content": text} for role, text in texts.items()]
+    chat.append({"role": "user", "content": "And you?"})
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"id": "q", "messages": chat}) + "\n")
+    settings = settings_for(model, path, results_dir, "chat.system=Be brief.")
+    outcome = execute(settings)
+    target = find_target(settings.model, settings.runtime)
+    messages = [Message(message["role"], message["content"]) for message in chat]
+    whole = target.chat.text_of(messages, "Be brief.")
+    ids = target.chat.tokenizer(whole, add_special_tokens=False)["input_ids"]
+    hashes = {sample.prompt_hash for sample in load_samples(outcome.run_dir)}
+    assert hashes == {prompt_hash(ids)}
+    assert 'prompts with chat.system="Be brief."' in " ".join(outcome.table.split())

@@ -22,7 +22,7 @@ from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.modules import PROVENANCE_FILE, save_model, save_module
 from methods.core.base import FullTrainable, Method, Trainable
 from tests.harness import CONF, composed_settings
-from tests.methods.small import config_of, random_decoder
+from tests.methods.small import SPARSE, config_of, random_decoder
 from tests.runtime.models import AUTO
 
 VOCABULARY = 24
@@ -120,7 +120,7 @@ class Subject:
 def attached(
     component: Component, folder: Path, *, family: str = "llama", tier: Tier = AUTO
 ) -> tuple[Component, Subject]:
-    """The method with random modules, on the shallowest random model that it accepts.
+    """The method with random modules, on the shallowest random model that it accepts, or one with experts.
 
     Args:
         component: The method as configured.
@@ -132,10 +132,10 @@ def attached(
         UserError: If it accepts none; the complaint is about the last.
     """
     models = []
-    for depth in DEPTHS:
-        config = config_of(family, vocab_size=VOCABULARY, num_hidden_layers=depth)
+    for kind, depth in [*((family, depth) for depth in DEPTHS), (SPARSE, DEPTHS[0])]:
+        config = config_of(kind, vocab_size=VOCABULARY, num_hidden_layers=depth)
         plain = json.loads(config.to_json_string(use_diff=False))
-        models.append((plain, partial(decoder_of, family, depth, tier)))
+        models.append((plain, partial(decoder_of, kind, depth, tier)))
     return first_fit(component, folder, models)
 
 

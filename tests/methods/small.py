@@ -7,16 +7,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GraniteConfig,
+    LlamaConfig,
+    Olmo2Config,
+    OlmoeConfig,
+    Qwen3Config,
+    SmolLM3Config,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bench.records.model import Generation
-from bench.runtime.decoder import Decoder, Tier
+from bench.runtime.decoder import Decoder, Mlp, Tier
 from bench.runtime.linear import Linear
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, Method, NoClock
-from tests.runtime.models import AUTO
+from tests.runtime.models import AUTO, GRANITE
 
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
@@ -38,11 +48,26 @@ FAMILIES: dict[str, Any] = {
     "qwen3": Qwen3Config(**SHAPE),
     "gemma": GemmaConfig(**SHAPE),
 }
+UNLIKE_LLAMA: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "granite": (GraniteConfig, GRANITE),
+    "olmo2": (Olmo2Config, {}),
+    "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2}),
+    "gemma3": (Gemma3TextConfig, {"sliding_window": 6, "sliding_window_pattern": 3}),
+}
+"""Families whose layers do more than Llama's, with their own keys."""
+SPARSE = "olmoe"
+"""A family with mixtures of experts, for methods that need some."""
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
 
 
 def config_of(family: str, **changes: Any) -> Any:
     """The configuration of a small model, with some keys changed."""
-    config = type(FAMILIES[family])(**{**SHAPE, **changes})
+    if family == SPARSE:
+        shape = {key: value for key, value in SHAPE.items() if key != "head_dim"}
+        config: Any = OlmoeConfig(**{**shape, **_EXPERTS, **changes})
+    else:
+        make, own = UNLIKE_LLAMA.get(family) or (type(FAMILIES[family]), {})
+        config = make(**{**SHAPE, **own, **changes})
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     return config
 
@@ -58,7 +83,7 @@ def random_decoder(
     """A decoder with random weights; compiled passes take a tenth of the static tier's time.
 
     Args:
-        family: One of `FAMILIES`.
+        family: One of `FAMILIES` or `UNLIKE_LLAMA`, or `SPARSE`, which compiled passes do not run.
         seed: Of the weights.
         capacity: Slots of the cache.
         tier: How passes run.
@@ -68,13 +93,14 @@ def random_decoder(
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config_of(family, **changes))
     tensors = {name: value.to(dtype, copy=True) for name, value in model.state_dict().items()}
+    tier = "static" if family == SPARSE else tier
     return build_decoder(model.config, tensors, RuntimeOptions(CPU, dtype, capacity, tier))
 
 
 def scale_writers(decoder: Decoder, first: int, share: float) -> None:
     """Let layers from `first` on change their rows `share` times as much; not for compiled passes."""
     for index, layer in enumerate(decoder.layers[first:], first):
-        assert layer.mlp is not None
+        assert isinstance(layer.mlp, Mlp)
         attention = replace(layer.attention, o=_scaled(layer.attention.o, share))
         decoder.layers[index] = replace(
             layer, attention=attention, mlp=replace(layer.mlp, down=_scaled(layer.mlp.down, share))

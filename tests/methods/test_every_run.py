@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from transformers import OlmoeConfig
 
 from bench.compose.settings import Settings
 from bench.records.model import Arm
@@ -56,16 +57,15 @@ class Runs:
             "model.prompts=official",
         ]
         settings = settings_of(option, *tiny)
-        models = [self.model(depth) for depth in DEPTHS]
+        models = [*(self.model(depth) for depth in DEPTHS), self.sparse_model()]
         loads = [
             (json.loads((path / "config.json").read_text()), partial(load_decoder, path, runtime_options()))
             for path in models
         ]
         modules = self.folder / "modules" / option
         component, subject = first_fit(settings.method, modules, loads)
-        path = next(
-            path for path, depth in zip(models, DEPTHS, strict=True) if depth == subject.decoder.depth
-        )
+        has_experts = subject.decoder.config.moe is not None
+        path = models[-1 if has_experts else DEPTHS.index(subject.decoder.depth)]
         return replace(
             settings,
             methods={Arm.METHOD.value: component},
@@ -76,6 +76,11 @@ class Runs:
         """A checkpoint of a small random model."""
         path = self.folder / f"model-{depth}"
         return path if path.is_dir() else save_random_model(path, depth)
+
+    def sparse_model(self) -> Path:
+        """A checkpoint of a small random model with mixtures of experts."""
+        path = self.folder / "model-sparse"
+        return path if path.is_dir() else save_random_model(path, DEPTHS[0], kind=OlmoeConfig)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from bench.compose.components import Component
+from bench.errors import UserError
 from bench.records.model import Generation, Round
 from bench.runtime import loading
 from bench.runtime.decoder import Tier
@@ -23,7 +24,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, Method, NoClock, Stateful
 from tests.harness import CONF, ROOT
 from tests.methods.options import first_fit, settings_of
-from tests.methods.small import config_of, prompt
+from tests.methods.small import SPARSE, config_of, prompt
 from tests.runtime.pretended_cuda.device import PretendedCuda
 from tests.runtime.pretended_cuda.models import VOCABULARY, decoder_on
 from tests.runtime.pretended_cuda.recorder import PretendedRecorder
@@ -31,7 +32,11 @@ from tests.runtime.pretended_cuda.tensors import CUDA
 
 pytestmark = pytest.mark.usefixtures("torch_products")
 CPU = torch.device("cpu")
-METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+PAGES = ROOT / "docs" / "methods"
+ON_CPU_ALONE = sorted(
+    page.stem for page in PAGES.glob("*.md") if "**On a GPU**: refused" in page.read_text(encoding="utf-8")
+)
+METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {*ON_CPU_ALONE})
 DEPTHS = (3, 6, 9, 16)
 """Of the random models; a method that names deeper layers than the first has takes a deeper one."""
 PROMPT, NEW = 12, 16
@@ -41,7 +46,6 @@ CHANGES = {
     "draft_verify": ["method.skip_attention=[1]", "method.skip_mlp=[1]"],
 }
 """Settings with which a short answer of a small model shows all of a method: a search, long groups."""
-PAGES = ROOT / "docs" / "methods"
 TERM = r"(?:(\d+)(?: \+ (?:(\d+) )?(D))?|(?:(\d+) )?(D))"
 BOUNDS = re.compile(
     rf"\*\*On a GPU\*\*, per round of D draft steps: at most {TERM} waits?, {TERM} uploads?, {TERM} launch"
@@ -149,6 +153,30 @@ def test_a_method_decodes_on_cuda_as_on_the_cpu_and_waits_as_its_page_says(
     assert device.uploads.total() <= bounds["uploads"].of(rounds), device.uploads
     if tier == "graph":
         assert device.launches.total() <= bounds["launches"].of(rounds), device.launches
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_decodes_over_two_devices_as_on_one(name: str, folder: Path) -> None:
+    """Each device refuses operands of the other; home is the GPU for every second method, else the CPU."""
+    wanted = expected(name, folder)
+    home, other = (CUDA, CPU) if METHODS.index(name) % 2 else (CPU, CUDA)
+    first = wanted.depth // 2
+    with PretendedCuda():
+        tier: Tier = "static" if METHODS.index(name) % 4 < 2 else "eager"
+        places = (home,) * first + (other,) * (wanted.depth - first)
+        method: Method = wanted.method.build()
+        method.attach(decoder_on(wanted.depth, home, tier, layer_devices=places))
+        answered = answer(method, home, NoClock())
+    assert (answered.ids, answered.rounds) == (wanted.answer.ids, wanted.answer.rounds)
+
+
+@pytest.mark.parametrize("name", ON_CPU_ALONE)
+def test_a_method_whose_page_says_so_is_refused_on_cuda(name: str) -> None:
+    method: Method = settings_of(name).method.build()
+    with PretendedCuda():
+        decoder = decoder_on(6, CUDA, "static", SPARSE)
+        with pytest.raises(UserError, match="on a GPU"):
+            method.attach(decoder)
 
 
 @pytest.mark.gpu

@@ -163,10 +163,10 @@ def test_one_repeat_cannot_be_controlled_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("prompts", [1, 3])
-def test_few_prompts_are_noted(prompts: int) -> None:
-    got = summary(both(prompts=prompts))
-    assert any(f"only {prompts} prompt" in note for note in got.notes)
-    assert "nan" not in run_table(got)
+def test_few_prompts_stand_above_the_numbers(prompts: int) -> None:
+    text = run_table(summary(both(prompts=prompts)))
+    assert f"FEW QUESTIONS: only {prompts} complete" in text
+    assert "nan" not in text
 
 
 def test_a_lossy_method_is_called_lossy() -> None:
@@ -179,6 +179,11 @@ def test_labels_become_notes() -> None:
     got = summary(both(), partial=True, prompts="builtin", trained_by=None, exactness="greedy-exact")
     assert got.notes == ("a part of the task's questions", "built-in questions")
     assert row(run_table(got), "note").endswith("a part of the task's questions; built-in questions")
+
+
+def test_what_the_chat_template_was_given_is_noted() -> None:
+    got = summary(both(), exactness="greedy-exact", chat='chat.system="Be {brief}."')
+    assert got.notes == ('prompts with chat.system="Be {brief}."',)
 
 
 def test_an_autoregressive_run_has_a_control_and_no_speedup() -> None:
@@ -234,7 +239,7 @@ def test_the_table_fits_a_terminal() -> None:
     samples += [failure(method(100 + i, 0), f"reason {i} " + "long " * 40) for i in range(9)]
     text = run_table(summary(samples, exactness="lossy", prompts="built-in", long="word " * 50))
     assert max(len(line) for line in text.splitlines()) <= COLUMNS
-    assert len(text.splitlines()) <= 34  # the worst of everything, with the quality rows of lossy output
+    assert len(text.splitlines()) <= 36  # the worst of everything, with the quality rows of lossy output
     assert "and 6 more" in text
 
 

@@ -45,7 +45,7 @@ def test_an_eager_arm_adds_one_answer_to_each_turn(tier: str, eager: int) -> Non
 
 def test_time_is_the_reading_of_all_bytes_at_the_bandwidth_of_the_gpu() -> None:
     size = Size(weight_bytes=10**9, pass_bytes=8 * 10**8, token_bytes=10**5, capacity=1000, module_bytes=0)
-    outlook = Outlook(10, 100, 1000, size, GPUS["v100"], (), is_startable=True)
+    outlook = Outlook(10, 100, 1000, size, GPUS["v100"], 1, (), is_startable=True)
     assert outlook.token_s == pytest.approx((8 * 10**8 + 10**8) / 900e9)
     assert outlook.seconds == pytest.approx(10 * 100 * 1e-3)
     assert "estimated 1 s on V100" in outlook_lines(outlook)[1]

@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.metrics.roofline import predicted_speedup
+from bench.metrics.speedups import speedup
 from bench.plan.devices import GPUS, Gpu
-from bench.project.__main__ import main, passes_of, settings_of
-from bench.project.replay import LOOPS, Loop, Passes, Source, projected
+from bench.profile.records import load_profile
+from bench.project.__main__ import lacking_memory, main, passes_of, settings_of
+from bench.project.passes import LOOPS, Loop, Measured, Roofline
+from bench.project.replay import Source, projected
 from bench.records.model import Arm, Round, Sample, Timing
 from bench.records.rounds import Rounds
 from tests.harness import ROOT
 
-PASSES = Passes(Gpu("toy", 0, 100.0, 1000.0), parameters=50, width=2, token_bytes=0, loop=Loop(0.0, 0.25))
+TOY = Gpu("toy", 1000, 100.0, 1000.0)
+PASSES = Roofline(TOY, "toy", parameters=50, width=2, token_bytes=0, loop=Loop(0.0, 0.25))
+PROFILE = ROOT / "results" / "published" / "profiles" / "shape_125m-amd-epyc-1-thread-ce1f5f4b.json"
 BOARD = {  # speedups of Vicuna 7B on an A100, rows of a pass, tokens per step; Token Recycling set `round_s`
     "prompt lookup": (1.66, 11, 1.75),
     "medusa": (1.71, 64, 2.31),
@@ -62,11 +66,16 @@ def test_an_early_exit_verifies_with_the_layers_that_are_left() -> None:
 @pytest.mark.parametrize("name", BOARD)
 def test_the_board_of_spec_bench_comes_out_within_15_percent(name: str) -> None:
     expected, rows, length = BOARD[name]
-    passes = Passes(GPUS["a100_80gb"], 6_607_000_000, 2, 524_288, LOOPS["eager"])
-    got = predicted_speedup(
-        length, passes.seconds(1, 500), passes.seconds(rows, 500), 0.0, passes.loop.round_s
+    passes = Roofline(GPUS["a100_80gb"], "7B", 6_607_000_000, 2, 524_288, LOOPS["eager"])
+    plain = [Round(0, 0, 1, 0, "length")] * 175
+    emitted = [int(length * (number + 1)) - int(length * number) for number in range(100)]
+    drafted = [Round(rows - 1, tokens - 1, tokens, tokens, "length") for tokens in emitted]
+    source = Source(0.025, 32)
+    got = speedup(
+        projected([sample(Arm.BASELINE, plain)], passes, source),
+        projected([sample(Arm.METHOD, drafted)], passes, source),
     )
-    assert got == pytest.approx(expected, rel=0.15)
+    assert got.decode.estimate == pytest.approx(expected, rel=0.15)
 
 
 def test_a_published_run_is_projected_and_called_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +91,7 @@ def test_a_published_run_is_projected_and_called_so(capsys: pytest.CaptureFixtur
     ("arguments", "what"),
     [
         (["device=h10"], "did you mean h100"),
+        (["device=there.json", "model=tiny"], "leave out model="),
         (["speed=1"], "known: device, model, batch, loop"),
         (["batch=0"], "batch=1,4,16"),
         (["loop=graph"], "known: recorded, eager"),
@@ -98,3 +108,35 @@ def test_an_unknown_model_or_run_is_named(tmp_path: Path, capsys: pytest.Capture
         passes_of(settings_of(["model=vicuna_9b"]))
     assert main([str(tmp_path)]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_a_measured_profile_gives_its_own_passes() -> None:
+    passes = Measured(load_profile(PROFILE), PROFILE)
+    short, long = (level.costs for level in passes.profile.levels)
+    assert passes.seconds(1, short.context) == short.passes.at(1)
+    assert passes.seconds(4, long.context + 100) == long.passes.at(4)
+    between = passes.seconds(2, (short.context + long.context) // 2)
+    assert between == pytest.approx((short.passes.at(2) + long.passes.at(2)) / 2)
+    caches = 3 * short.context * passes.profile.token_bytes / passes.profile.bandwidth.memory
+    assert passes.seconds(2, short.context, batch=4) == pytest.approx(short.passes.at(8) + caches)
+
+
+def test_a_run_is_projected_by_a_measured_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-7bdaef1a"
+    assert main([f"{run}:kangaroo", f"device={PROFILE}", "batch=1,4"]) == 0
+    text = capsys.readouterr().out
+    assert "shape_125m on AMD EPYC, 1 thread: passes measured there" in text
+    assert "| kangaroo | 1." in text
+
+
+def test_a_batch_that_does_not_fit_says_so() -> None:
+    passes = Roofline(
+        TOY, "toy", parameters=50, width=2, token_bytes=10, loop=Loop(0.0, 0.0), weight_bytes=400
+    )
+    assert lacking_memory(passes, 20, 3) is None
+    assert lacking_memory(passes, 20, 4) == "does not fit: 1.2 kB of 1.0 kB"
+
+
+def test_a_file_that_is_no_profile_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), f"device={tmp_path / 'none.json'}"]) == 2
+    assert "none.json is no profile" in capsys.readouterr().err

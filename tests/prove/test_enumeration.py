@@ -69,7 +69,7 @@ def test_no_answers_are_no_evidence() -> None:
 
 
 def test_plain_decoding_fits_its_own_law_and_the_figures_repeat() -> None:
-    toy = Toy(2, OPTIONS, draws=400, tokens=3, seed=0)
+    toy = Toy("llama", 2, OPTIONS, draws=400, tokens=3, seed=0)
     method = Autoregressive()
     method.attach(toy.decoder)
     once, again = (check_sampling(method, toy, SETTINGS[1], alpha=1e-4) for _ in range(2))

@@ -9,11 +9,19 @@ import pytest
 
 from bench.errors import UserError
 from bench.records.model import Sample
-from bench.report.arena_tables import APART_NOTE, RANKS_NOTE, arena_remarks, arena_tables
+from bench.report.arena_tables import (
+    APART_NOTE,
+    RANKS_NOTE,
+    arena_remarks,
+    pair_tables,
+    settings_table,
+    wait_table,
+)
 from bench.report.board import Section, sections
 from bench.report.build import build
 from bench.report.entries import entries
 from bench.report.stored_runs import read_run, read_runs
+from bench.report.words import headline, section_alarms
 from tests.harness import undrawn
 from tests.report.boards import ArenaPlan, Plan, digest, save, stored, stored_arena
 
@@ -62,14 +70,15 @@ def test_a_run_whose_two_baselines_differ_is_not_ranked(tmp_path: Path) -> None:
     assert set(reasons) == set(PLAN.methods)
     assert len(set(reasons.values())) == 1
     assert reasons["sam"].startswith("the two equal baselines differ by ")
-    remarks = list(arena_remarks(section))
-    assert any(remark.startswith("NOT RANKED: the two equal baselines differ by ") for remark in remarks)
+    alarm, *_ = section_alarms(section)
+    assert (alarm.name, alarm.what) == ("NOT RANKED", reasons["sam"])
+    assert headline(section) == f"No method has a rank: {reasons['sam']}."
 
 
 def test_a_run_of_few_questions_is_not_ranked_and_says_why(tmp_path: Path) -> None:
     (section,) = board_of(tmp_path, replace(PLAN, questions=1))
     assert section.ranked == ()
-    assert any(remark.startswith("Few questions (1): ") for remark in arena_remarks(section))
+    assert [alarm.name for alarm in section_alarms(section)][-1] == "FEW QUESTIONS"
 
 
 def test_runs_of_several_methods_come_first_and_others_are_measured_apart(tmp_path: Path) -> None:
@@ -79,7 +88,7 @@ def test_runs_of_several_methods_come_first_and_others_are_measured_apart(tmp_pa
     assert ranks_of(second) == {"del": 1, "swift": 2}
     assert next(arena_remarks(first)) == RANKS_NOTE
     assert list(arena_remarks(second)) == [APART_NOTE]
-    assert arena_tables(second) == []
+    assert list(pair_tables(second)) == []
     assert first.anchor != second.anchor
 
 
@@ -117,7 +126,7 @@ def without_numbers(sample: Sample) -> Sample:
 
 def test_pairs_waits_and_settings_of_every_method_are_shown(tmp_path: Path) -> None:
     (section,) = board_of(tmp_path, PLAN)
-    pairs, waits, settings = arena_tables(section)
+    (pairs,), waits, settings = pair_tables(section), wait_table(section), settings_table(section)
     names = ["autoregressive", *PLAN.methods]
     assert pairs.header == ("method", *names)
     assert [row[0] for row in pairs.rows] == names
@@ -126,15 +135,15 @@ def test_pairs_waits_and_settings_of_every_method_are_shown(tmp_path: Path) -> N
     assert dict(settings.rows) == dict.fromkeys(PLAN.methods, "draft_length=4")
 
 
-def test_no_remark_ends_in_two_full_stops(tmp_path: Path) -> None:
+def test_a_machine_that_slowed_down_is_told_above_the_ranks(tmp_path: Path) -> None:
     made = stored_arena(PLAN)
     half = len(made.samples) // 2
     slow = [slowed(sample) for sample in made.samples[half:]]
     save(replace(made, samples=(*made.samples[:half], *slow)), tmp_path)
     (section,) = board_of(tmp_path)
-    remarks = list(arena_remarks(section))
-    assert any(remark.startswith("The baseline's speed moved by ") for remark in remarks)
-    assert not [remark for remark in remarks if remark.endswith("..")]
+    alarm = next(alarm for alarm in section_alarms(section) if alarm.name == "UNSTEADY MACHINE")
+    assert alarm.what.startswith("the baseline's speed moved by ")
+    assert not [remark for remark in arena_remarks(section) if remark.endswith("..")]
 
 
 def slowed(sample: Sample) -> Sample:

@@ -142,6 +142,26 @@ def test_sections_that_differ_in_tier_or_length_have_other_titles_and_other_keys
     assert first[next(iter(runtime))] != second[next(iter(runtime))]
 
 
+@pytest.mark.parametrize(
+    ("more", "labels", "words"),
+    [
+        ({"chat": {"system": "Be brief."}}, {"chat": 'chat.system="Be brief."'}, 'chat.system="Be brief."'),
+        ({"task": {"column": "text"}}, {}, ""),
+        ({"task": {"format": "whole"}}, {}, ""),
+    ],
+    ids=["chat", "column", "format"],
+)
+def test_runs_whose_prompts_were_written_or_read_otherwise_share_no_section(
+    more: dict[str, Any], labels: dict[str, Any], words: str
+) -> None:
+    plain, other = stored(Plan("a")), stored(Plan("b"))
+    run = replace(other.run, identity={**other.run.identity, **more}, labels={**other.run.labels, **labels})
+    parts = sections(entries([plain, replace(other, run=run)]))
+    assert sorted([entry.method for entry in section.entries] for section in parts) == [["a"], ["b"]]
+    assert len({section.anchor for section in parts}) == 2
+    assert any(words in section.title for section in parts)
+
+
 def test_runs_of_one_subtask_each_are_pooled_and_equal_the_run_of_them_all() -> None:
     parts = [stored(Plan("kangaroo", subtasks=(name,), task=name, limit=12)) for name in SUBTASKS]
     (entry,) = entries(parts)

@@ -119,6 +119,13 @@ def test_a_part_of_the_questions_is_not_comparable() -> None:
     assert "measured on 72 of 480" in match_claim(CLAIM, part).reason
 
 
+def test_prompts_with_a_system_message_of_the_users_own_are_not_comparable() -> None:
+    labels = {"chat": 'chat.system="Be brief."'}
+    plan = Plan("kangaroo", questions=80, limit=None, repeats=2, labels=labels)
+    reason = match_claim(CLAIM, sections(entries([stored(plan)]))).reason
+    assert reason == 'not comparable: measured on prompts with chat.system="Be brief."'
+
+
 def test_ranges_and_single_figures_are_given_in_words() -> None:
     table = {paper.reference: claim_table(paper, []) for paper in load_papers()}
     assert table["arXiv 2404.12022"].rows[0][2:4] == ("1.90x to 3.00x", "not measured")

@@ -28,7 +28,7 @@ from bench.report.entries import entries
 from bench.report.rescore import scores, scores_text, warnings
 from bench.report.stored_runs import StoredRun
 from bench.show.table import run_table
-from bench.tasks.task import parse_questions
+from bench.tasks.prompt_files.reader import parse_questions
 from tests.report.boards import Plan, save, stored
 
 WRONG: list[Any] = [

@@ -44,7 +44,7 @@ def test_what_has_no_rank_is_named_with_the_reason(block: str) -> None:
 
 def test_the_two_figures_are_named_where_the_leaderboard_writes_them(results: Path, block: str) -> None:
     shown = [line.split("](")[1].removesuffix(")") for line in block.splitlines() if line.startswith("![")]
-    assert [name.rsplit("-", 1)[1] for name in shown] == ["speedup.png", "acceptance.png"]
+    assert [name.rsplit("-", 1)[1] for name in shown] == ["overall.png", "acceptance.png"]
     assert all(name.startswith(f"{results.as_posix()}/figures/vicuna_7b-") for name in shown)
 
 

@@ -22,7 +22,7 @@ def test_a_profile_shows_its_passes_above_the_roofline_and_predictions_beside_me
 ) -> None:
     save_profile(tmp_path, PROFILE)
     (chapter,) = profile_chapters(tmp_path)
-    passes, methods = chapter.tables
+    passes, methods = chapter.parts[0].tables
     assert chapter.title == "Cost of passes: tiny on A CPU, 1 thread, float32"
     assert passes.rows == (("100 tokens", "10.00", "11.00", "11.83", "12.67", "14.33", "16.00", "50%"),)
     assert methods.rows == (("kangaroo", "3.00", "4.00", "10.00", "1.00", "2.10x", "2.00x"),)

@@ -73,7 +73,7 @@ def test_quality_against_speed_is_drawn_for_a_lossy_sweep_and_its_speed_alone_is
 
 def test_a_section_without_sweeps_has_no_figure_of_any() -> None:
     names = [picture.name for picture in pictures(section(*variants("kangaroo", {})))]
-    assert names == ["speedup", "acceptance", "time", "positions"]
+    assert names == ["time", "positions", "waits"]
 
 
 def test_with_too_many_entries_the_fastest_variant_stands_for_its_method() -> None:

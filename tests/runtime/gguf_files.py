@@ -36,6 +36,12 @@ PARTS = {
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+SECOND_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+"""In families with norms after the sub-layers."""
 
 
 def write_gguf(
@@ -75,7 +81,7 @@ def write_gguf(
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         stored = _as_llama_cpp(name, tensor, architecture, model.config)
-        _add_tensor(writer, _gguf_name(name), stored, kind)
+        _add_tensor(writer, _gguf_name(name, architecture), stored, kind)
     for name, values in (extra or {}).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -94,9 +100,10 @@ def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    writer.add_rope_dimension_count(int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1)))
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1)))
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
 
@@ -106,22 +113,24 @@ def _add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     add[type(value)](key, value)
 
 
-def _gguf_name(name: str) -> str:
+def _gguf_name(name: str, architecture: str) -> str:
     stem, _, ending = name.rpartition(".")
     if stem in PARTS:
         return f"{PARTS[stem]}.{ending}"
     _, _, layer, part = stem.split(".", 3)
-    return f"blk.{layer}.{PARTS[part]}.{ending}"
+    own = PARTS | (SECOND_NORMS if architecture in ("gemma3", "olmo2") else {})
+    return f"blk.{layer}.{own[part]}.{ending}"
 
 
 def _as_llama_cpp(name: str, tensor: Tensor, architecture: str, config: Any) -> np.ndarray[Any, Any]:
     """What the converter makes of a tensor's values."""
     values = tensor.detach().float().numpy()
-    if architecture == "llama" and ".q_proj." in name:
+    has_neighbours = architecture in ("llama", "smollm3", "granite")
+    if has_neighbours and ".q_proj." in name:
         return _as_neighbours(values, config.num_attention_heads)
-    if architecture == "llama" and ".k_proj." in name:
+    if has_neighbours and ".k_proj." in name:
         return _as_neighbours(values, config.num_key_value_heads)
-    return values + 1 if architecture == "gemma" and name.endswith("norm.weight") else values
+    return values + 1 if architecture in ("gemma", "gemma3") and name.endswith("norm.weight") else values
 
 
 def _as_neighbours(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

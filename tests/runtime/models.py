@@ -16,12 +16,16 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from bench.runtime.decoder import Decoder, Tier
@@ -58,6 +62,22 @@ LLAMA3 = rope(
 LONGROPE = rope(
     "longrope", short_factor=[1.0, 1.1, 1.3, 2.0], long_factor=[2.0, 3.0, 5.0, 9.0], partial_rotary_factor=1.0
 )
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 5.0,
+}
+GEMMA3: dict[str, Any] = {
+    **TINY,
+    "tie_word_embeddings": True,
+    "head_dim": 16,
+    "sliding_window": 5,
+    "sliding_window_pattern": 2,
+    "query_pre_attn_scalar": 24,
+    "rope_theta": 500.0,
+    "rope_local_base_freq": 20.0,
+}
 
 CONFIGS: dict[str, Any] = {
     "llama-mha": LlamaConfig(**{**TINY, "num_key_value_heads": 4}),
@@ -83,6 +103,32 @@ CONFIGS: dict[str, Any] = {
         **TINY, rope_parameters=LONGROPE, original_max_position_embeddings=CONTEXT, sliding_window=11
     ),
     "gemma-tied-wide-heads": GemmaConfig(**{**TINY, "tie_word_embeddings": True}, head_dim=16),
+    "granite-factors": GraniteConfig(**TINY, **GRANITE),
+    "granite-tied-biases": GraniteConfig(
+        **{**TINY, "tie_word_embeddings": True}, **GRANITE, attention_bias=True, mlp_bias=True
+    ),
+    "olmo2-norms-after": Olmo2Config(**TINY),
+    "olmo2-mha-bias-linear-rope": Olmo2Config(
+        **{**TINY, "num_key_value_heads": 4}, attention_bias=True, rope_parameters=rope("linear", factor=2.0)
+    ),
+    "smollm3-one-layer-still": SmolLM3Config(**{**TINY, "no_rope_layers": [1, 0, 1]}),
+    "smollm3-still-layers-in-a-window": SmolLM3Config(
+        **{**TINY, "no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 6},
+        attention_bias=True,
+        mlp_bias=True,
+    ),
+    "qwen3-window-in-the-last-layers": Qwen3Config(
+        **TINY, head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    ),
+    "gemma3-local-and-global": Gemma3TextConfig(**GEMMA3),
+    "gemma3-linear-rope-biases": Gemma3TextConfig(
+        **{**GEMMA3, "sliding_window_pattern": 3},
+        rope_scaling={"rope_type": "linear", "factor": 4.0},
+        attention_bias=True,
+    ),
+    "gemma3-all-layers-local": Gemma3TextConfig(
+        **{**GEMMA3, "layer_types": ["sliding_attention"] * 3, "tie_word_embeddings": False}
+    ),
     "gemma-mqa-untied": GemmaConfig(
         **{**TINY, "num_key_value_heads": 1}, head_dim=16, hidden_act="gelu_pytorch_tanh"
     ),
@@ -115,7 +161,7 @@ def tiny_model(config: Any, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            centre = 1.0 if "norm" in name and config.model_type != "gemma" else 0.0
+            centre = 1.0 if "norm" in name and not config.model_type.startswith("gemma") else 0.0
             parameter.normal_(centre, 0.15, generator=generator)
     return model
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import Decoder, Layer
+from bench.runtime.decoder import Decoder
+from bench.runtime.layers import Layer
 from bench.runtime.linear import Linear
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.runtime.tiers.graph.recorder import Recording, Work

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 
 import bench.runtime.linear
 from bench.errors import UserError
-from bench.runtime.decoder import Decoder, Layer, Mlp, Skip, Tier
+from bench.runtime.decoder import Decoder, Skip, Tier
 from bench.runtime.delta import Projection
+from bench.runtime.layers import Layer, Mlp
 from bench.runtime.linear import Linear
 from tests.pairwise import pairwise
 from tests.runtime.models import (
@@ -261,12 +262,18 @@ class TestReadOnlyRows:
         places = torch.tensor([*range(len(sequence)), position])
         visible = torch.ones(total, total).tril().bool()
         visible[-1] = torch.arange(total) < seen
-        window = pair.decoder.config.window
-        if window is not None:
-            visible &= places[None, :] > places[:, None] - window
-        mask = torch.zeros(total, total).masked_fill(~visible, torch.finfo(torch.float32).min)
+
+        def mask(window: int | None) -> Tensor:
+            near = places[None, :] > places[:, None] - (CONTEXT if window is None else window)
+            hidden = torch.finfo(torch.float32).min
+            return torch.zeros(total, total).masked_fill(~(visible & near), hidden)[None, None]
+
+        config = pair.decoder.config
+        masks: Any = mask(config.window)
+        if config.alternate is not None and config.alternate.window != config.window:
+            masks = {"full_attention": masks, "sliding_attention": mask(config.alternate.window)}
         return oracle_logits(
-            pair.oracle, [*sequence, extra], attention_mask=mask[None, None], position_ids=places[None]
+            pair.oracle, [*sequence, extra], attention_mask=masks, position_ids=places[None]
         )[-1]
 
     def test_rows_after_written_ones(self, pair: Pair) -> None:

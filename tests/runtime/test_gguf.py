@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config, SmolLM3Config
 
 from bench.compose.identity import checkpoint_hash, module_hash, module_parameters, shape_hash
 from bench.errors import UserError
@@ -61,14 +61,39 @@ CONVERTED: dict[str, dict[str, Any]] = {
     "phi3-partial-rotary": {},
     "phi3-longrope-short": {"attention.sliding_window": 11, "rope.scaling.original_context_length": 48},
     "gemma-tied-wide-heads": {},
+    "granite-factors": {
+        "embedding_scale": 3.0,
+        "attention.scale": 0.2,
+        "residual_scale": 0.4,
+        "logit_scale": 5.0,
+    },
+    "olmo2-norms-after": {},
 }
 """Configurations of `CONFIGS` that GGUF can hold, with the metadata that the converter adds to the shape."""
+GEMMA3_27B = {**TINY, "num_hidden_layers": 62, "head_dim": 16, "query_pre_attn_scalar": 8}
+WITH_CONSTANTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "smollm3": (SmolLM3Config(**{**TINY, "num_hidden_layers": 5}), {}),
+    "gemma3": (
+        Gemma3TextConfig(
+            **{**TINY, "num_hidden_layers": 7, "tie_word_embeddings": True},
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=5,
+            rope_scaling={"rope_type": "linear", "factor": 8.0},
+        ),
+        {"attention.sliding_window": 5, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
+    ),
+    "gemma3 of 62 layers": (Gemma3TextConfig(**GEMMA3_27B), {"attention.sliding_window": 4096}),
+}
+"""Models of which llama.cpp has a part as constants, not in the file."""
 WIDE = LlamaConfig(**{**TINY, "hidden_size": 256, "intermediate_size": 512})
 READ_BY_TRANSFORMERS = {
     "llama": CONFIGS["llama-mha"],
     "qwen2": CONFIGS["qwen2-biases"],
     "qwen3": Qwen3Config(**TINY, head_dim=128),  # transformers takes this width whatever the file says
     "phi3": CONFIGS["phi3-fused"],
+    # Its reader scales scores as for heads of this width.
+    "gemma3": Gemma3TextConfig(**TINY, head_dim=256, sliding_window=5),
 }
 
 
@@ -119,6 +144,14 @@ def test_a_converted_model_has_the_logits_of_the_original(name: str, tmp_path: P
     assert_near(logits(path), oracle_logits(model, IDS)[-1:], 1e-5)
 
 
+@pytest.mark.parametrize("name", WITH_CONSTANTS)
+def test_what_llama_cpp_has_as_constants_is_not_left_out(name: str, tmp_path: Path) -> None:
+    config, metadata = WITH_CONSTANTS[name]
+    model = tiny_model(config)
+    path = write_gguf(tmp_path / "model.gguf", model, name.partition(" ")[0], metadata=metadata)
+    assert_near(logits(path), oracle_logits(model, IDS)[-1:], 1e-4)
+
+
 @pytest.mark.parametrize("name", CONVERTED)
 def test_a_quantised_model_has_the_logits_of_the_dequantised_original(name: str, tmp_path: Path) -> None:
     model, path = converted(name, tmp_path, "Q8_0")
@@ -136,7 +169,8 @@ class TestAgainstTransformers:
     def test_families(self, architecture: str, kind: str, tmp_path: Path) -> None:
         model = tiny_model(READ_BY_TRANSFORMERS[architecture])
         padding = {"tokenizer.ggml.padding_token_id": 0}  # Phi-3's default lies outside this vocabulary
-        path = write_gguf(tmp_path / "model.gguf", model, architecture, kind, metadata=padding)
+        window = {"attention.sliding_window": 5} if architecture == "gemma3" else {}
+        path = write_gguf(tmp_path / "model.gguf", model, architecture, kind, metadata=padding | window)
         assert_near(logits(path), by_transformers(path))
 
     @pytest.mark.parametrize("kind", QUANTISATIONS)
@@ -148,14 +182,15 @@ class TestAgainstTransformers:
 
 
 def test_every_family_and_type_is_tried() -> None:
-    assert {ARCHITECTURE[CONFIGS[name].model_type] for name in CONVERTED} == set(ARCHITECTURES)
+    tried = {ARCHITECTURE[CONFIGS[name].model_type] for name in CONVERTED}
+    assert tried | {name.partition(" ")[0] for name in WITH_CONSTANTS} == set(ARCHITECTURES)
     assert set(BLOCK_TYPES) <= set(QUANTISATIONS)
 
 
 class TestReading:
     def test_tensors_are_read_when_they_are_taken_and_only_once(self, tmp_path: Path) -> None:
         _, path = converted("llama-mha", tmp_path)
-        tensors = GgufTensors(read_gguf(path), CPU, torch.float16)
+        tensors = GgufTensors(read_gguf(path), lambda _: CPU, torch.float16)
         taken = tensors.pop("model.norm.weight", None)
         assert taken is not None
         assert taken.dtype == torch.float16

@@ -58,6 +58,7 @@ class TestLinear:
         x, residual = normal(rows, weight.shape[1], seed=2), normal(rows, weight.shape[0], seed=3)
         before = residual.clone()
         assert torch.allclose(linear.add_to(residual, x), residual + linear(x), atol=1e-5)
+        assert torch.allclose(linear.add_to(residual, x, 0.3), residual + 0.3 * linear(x), atol=1e-5)
         assert torch.equal(residual, before)
 
     def test_rows_do_not_depend_on_their_order(self, weight: Tensor, rows: int, has_bias: bool) -> None:

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoXConfig, Qwen2Config
+from transformers import Gemma3TextConfig, GPTNeoXConfig, GraniteConfig, Qwen2Config, SmolLM3Config
 
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import weight_files
 from bench.runtime.decoder import Decoder
-from bench.runtime.families import FAMILIES
-from bench.runtime.loading import load_decoder
+from bench.runtime.families import FAMILIES, Alternate
+from bench.runtime.loading import load_config, load_decoder
 from bench.runtime.model_config import decoder_config
 from bench.runtime.modules import weight_bytes
-from tests.runtime.models import CONFIGS, CONTEXT, TINY, options, oracle_logits, tiny_model, tokens
+from tests.runtime.models import CONFIGS, CONTEXT, GEMMA3, TINY, options, oracle_logits, tiny_model, tokens
 from tests.runtime.pretended_cuda.device import PretendedCuda
 from tests.runtime.pretended_cuda.models import decoder_on
 from tests.runtime.pretended_cuda.tensors import CUDA
@@ -36,6 +36,10 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
+
+
+PUBLISHED_GEMMA3 = ("rope_theta", "rope_local_base_freq", "sliding_window_pattern")
+"""Keys of Gemma 3's published config.json that transformers 5 writes in another form."""
 
 
 def rewrite_config(folder: Path, **changes: Any) -> None:
@@ -250,17 +254,59 @@ class TestFamilies:
         with pytest.raises(UserError, match=message):
             load_decoder(llama, options())
 
-    def test_layers_of_unlike_attention_are_refused(self) -> None:
+    def test_layers_of_unknown_attention_are_refused(self) -> None:
         config = Qwen2Config(
-            **TINY,
-            use_sliding_window=True,
-            sliding_window=8,
-            max_window_layers=1,
-            architectures=["Qwen2ForCausalLM"],
+            **TINY, use_sliding_window=True, sliding_window=8, architectures=["Qwen2ForCausalLM"]
         )
-        with pytest.raises(UserError, match="layers of different attention types") as caught:
+        config.layer_types = ["full_attention", "chunked_attention", "full_attention"]
+        with pytest.raises(UserError, match=r"layers of the attention types .*'chunked_attention'") as caught:
             decoder_config(config)
-        assert "use_sliding_window false" in caught.value.fix
+        assert "sliding_attention" in caught.value.fix
+
+    def test_layers_of_three_kinds_are_refused(self) -> None:
+        kinds = ["full_attention", "sliding_attention", "full_attention"]
+        config = SmolLM3Config(
+            **TINY, use_sliding_window=True, sliding_window=8, no_rope_layers=[1, 1, 0], layer_types=kinds
+        )
+        with pytest.raises(UserError, match="layers of 3 kinds, by window and rotation"):
+            decoder_config(config)
+
+    def test_drafters_share_the_layers_that_rotate_and_see_everything(self) -> None:
+        shape = decoder_config(CONFIGS["smollm3-still-layers-in-a-window"])
+        assert shape.window is None
+        assert shape.alternate == Alternate(frozenset({1}), window=6, rotates=False)
+        assert shape.shortest_window == 6
+        still = SmolLM3Config(**TINY, no_rope_layers=[0, 0, 0])
+        assert decoder_config(still).alternate == Alternate(frozenset({0, 1, 2}), None, rotates=False)
+
+    @pytest.mark.parametrize(
+        ("kind", "changes", "message"),
+        [
+            ("granite", {"logits_scaling": 0}, "logits_scaling is '0', it must be a number above 0"),
+            ("granite", {"residual_multiplier": "x"}, "residual_multiplier is 'x'"),
+            ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers names 1 layers of 3"),
+            (
+                "gemma3",
+                {"final_logit_softcapping": 30.0},
+                "final_logit_softcapping of Gemma3ForCausalLM",
+            ),
+            ("gemma3", {"rope_local_base_freq": -1}, "rope_local_base_freq is '-1'"),
+            (
+                "gemma3",
+                {"rope_parameters": {"full_attention": {"rope_type": 3}}},
+                "full_attention: rope_type",
+            ),
+            ("gemma3", {"model_type": "gemma3"}, "model_type 'gemma3' is not supported by the decoder"),
+        ],
+    )
+    def test_odd_values_of_a_family_are_named(
+        self, tmp_path: Path, kind: str, changes: dict[str, Any], message: str
+    ) -> None:
+        make = {"granite": GraniteConfig, "smollm3": SmolLM3Config, "gemma3": Gemma3TextConfig}[kind]
+        make(**TINY).save_pretrained(tmp_path)
+        rewrite_config(tmp_path, **changes)
+        with pytest.raises(UserError, match=message):
+            load_config(tmp_path)
 
     @pytest.mark.parametrize(
         ("name", "window"),
@@ -269,6 +315,18 @@ class TestFamilies:
     def test_windows(self, tmp_path: Path, name: str, window: int | None) -> None:
         tiny_model(CONFIGS[name]).save_pretrained(tmp_path)
         assert load_decoder(tmp_path, options()).config.window == window
+
+    def test_gemma_3_in_its_published_form(self, tmp_path: Path) -> None:
+        model = tiny_model(CONFIGS["gemma3-local-and-global"])
+        model.save_pretrained(tmp_path)
+        expected = oracle_logits(model, tokens(12))[-1:]
+        written = json.loads((tmp_path / "config.json").read_text())
+        assert "rope_local_base_freq" not in written  # it is saved in a newer form
+        del written["rope_parameters"], written["layer_types"]
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        rewrite_config(tmp_path, **{name: GEMMA3[name] for name in PUBLISHED_GEMMA3}, rope_scaling=None)
+        got = load_decoder(tmp_path, options()).prefill(torch.tensor(tokens(12)))
+        assert torch.allclose(got, expected, atol=1e-5)
 
     def test_gemmas_first_configs_mean_the_tanh_form(self) -> None:
         gemma = CONFIGS["gemma-tied-wide-heads"].to_dict()

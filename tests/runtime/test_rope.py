@@ -12,8 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from bench.errors import UserError
-from bench.runtime.loading import RuntimeOptions, make_placement
 from bench.runtime.model_config import decoder_config
+from bench.runtime.placements import make_placement
 from bench.runtime.rotary import RotaryRule
 from bench.runtime.rows import Placement, rotate
 from tests.runtime.models import CONTEXT, CPU, LLAMA3, LONGROPE, TINY, rope
@@ -29,9 +29,7 @@ RULES = {
 
 def tables(config: Any, capacity: int, prompt: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """The tables that a text with a prompt of this many tokens is rotated by."""
-    placement = make_placement(
-        config, decoder_config(config), capacity, RuntimeOptions(CPU, torch.float32, capacity)
-    )
+    placement = make_placement(config, decoder_config(config), capacity, CPU, torch.float32)
     placement.begin(prompt)
     return placement.rotation(0, capacity)
 

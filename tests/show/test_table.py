@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.metrics.experts import ExpertFigures
 from bench.metrics.lossy import Answers
 from bench.metrics.roofline import Costs, Curve, Probe
 from bench.metrics.run_figures import UNMEASURED, LossyFigures, Resources, SearchCost, Subtask, Summary
@@ -66,6 +67,7 @@ def fullest(example: Summary) -> Summary:
         subtasks=tuple(replace(subtask, name=f"task {place}") for place in range(8)),
         search=SearchCost(1.0, 2.0, 1.5, 0.1, 10, 5, True),
         skipped=0.4,
+        experts=ExpertFigures(0.75, 0.1, 0.1, 2.0e6, 0.01, 0.5),
         baseline=replace(example.baseline, resources=gpu),
         method=replace(example.method, resources=gpu),
         failures={"method: boom": 1},

@@ -1,12 +1,14 @@
 """Conversations as prompt ids: the template's text, one start token, stable hashes."""
 
 import signal
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from bench.errors import UserError
+from bench.records.model import Message, Prompt
 from bench.tasks.chat import ChatFormat, prompt_hash
 
 BOS, EOS, A, B, U = range(5)
@@ -89,6 +91,110 @@ def test_a_system_message_comes_first(template: str, text: str) -> None:
     assert ChatFormat(tokenizer(source), template).prompt_text(["Hi"], [], "Be brief.") == text
 
 
+ROLES = (
+    "{% for t in tools or [] %}<|tool|>{{ t.function.name }}{% endfor %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}({{ c.function.arguments.at }}){% endfor %}"
+    "{% endfor %}"
+)
+LOOK = {"function": {"name": "look", "arguments": {"at": "it"}}}
+TALK = (
+    Message("user", " Look. "),
+    Message("assistant", "", {"tool_calls": [LOOK]}),
+    Message("tool", "Seen.", {"tool_call_id": "c1"}),
+)
+
+
+def test_given_messages_are_written_as_given_with_their_roles() -> None:
+    chat = ChatFormat(tokenizer(ROLES))
+    said_so = "<|user|> Look. <|assistant|>look(it)<|tool|>Seen."
+    assert chat.text_of(TALK) == said_so
+    assert chat.text_of(TALK, "Be brief.", tools=[LOOK]) == f"<|tool|>look<|system|>Be brief.{said_so}"
+    again = [TALK[0], Message("user", "More")]
+    assert chat.text_of(again) == "<|user|> Look. <|user|>More"
+
+
+def test_a_question_is_its_given_messages_then_its_answered_turns() -> None:
+    chat = ChatFormat(tokenizer("{% for m in messages %}{{ m.content }} {% endfor %}", adds_bos=False))
+    prompt = Prompt("q", "", ("b", "a"), opening=(Message("user", "a"), Message("user", "b")), system="U")
+    assert chat.ids_of(prompt) == [U, A, B]
+    assert chat.ids_of(prompt, [" a "]) == [U, A, B, A, A]
+    assert chat.ids_of(Prompt("q", "", ("b",))) == [B]
+
+
+def test_a_system_message_is_refused_where_it_is_dropped_and_not_where_it_is_the_templates_own() -> None:
+    source = (
+        "{{ messages[0].content if messages[0].role == 'system' else 'Be brief.' }}{{ messages[-1].content }}"
+    )
+    chat = ChatFormat(tokenizer(source))
+    assert chat.prompt_text(["Hi"], [], "Be brief.") == chat.prompt_text(["Hi"], []) == "Be brief.Hi"
+    with pytest.raises(UserError, match="has no form for the system message"):
+        ChatFormat(tokenizer("{{ messages[-1].content }}")).prompt_text(["Hi"], [], "Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "what"),
+    [
+        (PLAIN, {"tools": [LOOK]}, "the chat template has no form for the tools"),
+        (
+            "{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}",
+            {},
+            "the chat template has no form for the calls of tools",
+        ),
+        (
+            "{% for m in messages %}{{ m.content if m.role != 'tool' }}{{ m.tool_calls }}{% endfor %}",
+            {},
+            "the chat template has no form for the results of tools",
+        ),
+        (
+            "{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{{ m.role == 'assistant' }}{% endfor %}",
+            {},
+            "the chat template has no form for the results of tools",
+        ),
+    ],
+    ids=["tools", "calls", "results", "results like messages of the user"],
+)
+def test_a_part_that_a_template_has_no_form_for_is_refused(source: str, given: Any, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        ChatFormat(tokenizer(source)).text_of(TALK, **given)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "what"),
+    [
+        ("raw", TALK, "model.template=raw has no form for tools"),
+        ("vicuna", [TALK[0], TALK[0]], "needs messages of user and assistant in turn, got user, user"),
+    ],
+)
+def test_other_templates_take_text_only(template: str, messages: Any, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        ChatFormat(tokenizer(), template).text_of(messages)
+
+
+def test_settings_reach_the_template() -> None:
+    source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{{ '!' if loud }}"
+    plain = ChatFormat(tokenizer(source))
+    chat = ChatFormat(tokenizer(source), system="Be brief.", template_args={"loud": True})
+    assert plain.prompt_text(["Hi"], []) == "<|user|>Hi"
+    assert chat.prompt_text(["Hi"], []) == "<|system|>Be brief.<|user|>Hi!"
+    assert chat.prompt_text(["Hi"], [], "Be kind.") == "<|system|>Be kind.<|user|>Hi!"
+    assert chat.template_hash == plain.template_hash
+    assert ChatFormat(tokenizer(), "raw", system="Be brief.").prompt_text(["Hi"], []) == "Be brief.\n\nHi"
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "what"),
+    [
+        ("louder", "auto", "names louder, which does not occur in the model's chat template"),
+        ("tools", "auto", "names tools, which is set for every prompt already"),
+        ("loud", "raw", "chat.template_args is set, and model.template=raw takes no arguments"),
+    ],
+)
+def test_an_argument_that_a_template_cannot_read_is_refused(name: str, template: str, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        ChatFormat(tokenizer(PLAIN + "{{ loud }}"), template, template_args={name: True})
+
+
 def test_a_tokenizer_without_a_template_is_refused_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"no chat template.*\nAdd model.template=raw"):
         ChatFormat(tokenizer())
@@ -100,7 +206,7 @@ def test_an_unknown_template_is_refused_with_the_options() -> None:
 
 
 def test_a_template_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.tasks.chat.TEMPLATE_S", 0.1)
+    monkeypatch.setattr("bench.tasks.chat_template.TEMPLATE_S", 0.1)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     handler = signal.getsignal(signal.SIGALRM)
     with pytest.raises(UserError, match=r"has not ended after 0\.1 s"):

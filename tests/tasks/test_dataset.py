@@ -166,7 +166,8 @@ def test_a_broken_file_is_refused_by_name(tmp_path: Path, content: bytes) -> Non
 @cache
 def composed(name: str) -> Component:
     """The task as its yaml says; composing takes a while, so once for all tests."""
-    return composed_settings(f"task={name}", *(["task.path=my.jsonl"] if name == "jsonl" else [])).task
+    needs_path = name in ("jsonl", "speed_bench")
+    return composed_settings(f"task={name}", *(["task.path=my.jsonl"] if needs_path else [])).task
 
 
 def built(name: str, **given: Any) -> Any:
@@ -184,7 +185,7 @@ def test_every_task_composes_and_builds(name: str) -> None:
     "name", [name for name in NAMES if "rows:" in (CONF / f"task/{name}.yaml").read_text()]
 )
 def test_a_papers_task_says_how_much_it_asks(name: str) -> None:
-    assert built(name).unfetched_turns() > 100
+    assert built(name).unfetched_turns() >= (30 if name.startswith("aime") else 100)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from bench.errors import UserError
 from bench.tasks.jsonl import JsonlTask
-from bench.tasks.task import SourceName, parse_questions, read_questions
+from bench.tasks.prompt_files.reader import parse_questions, read_questions
+from bench.tasks.task import SourceName
 
 
 def turns_of(row: object) -> tuple[str, ...]:
@@ -25,7 +26,7 @@ def turns_of(row: object) -> tuple[str, ...]:
         ({"instruction": "Do", "output": "A"}, ("Do",)),
         ({"instruction": "Do", "input": "this"}, ("Do\n\nthis",)),
         ({"instruction": "Do", "input": "", "context": "that"}, ("Do\n\nthat",)),
-        ({"messages": [{"role": "user", "content": "Q"}, {"role": "user", "content": "R"}]}, ("Q", "R")),
+        ({"messages": [{"role": "user", "content": "Q"}]}, ("Q",)),
         ({"prompt": "Q", "turns": None}, ("Q",)),
     ],
     ids=["prompt", "question", "turns", "instruction", "alpaca", "dolly", "messages", "null is absent"],
@@ -73,7 +74,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
         ('"Q"', "must be a JSON object, got text"),
         (
             '{"text": "Q"}',
-            "no text; need one of turns, prompt, question, instruction, messages, got keys text",
+            "need one of turns, prompt, question, instruction, messages, conversations, got keys text",
         ),
         ("{}", "got keys none"),
         ('{"prompt": "Q", "messages": []}', "ambiguous: keep one of prompt, messages"),
@@ -83,10 +84,10 @@ def test_a_byte_order_mark_is_skipped() -> None:
         ('{"turns": []}', "turns is empty"),
         ('{"turns": ["Q", ""]}', "turns: turn 2 is empty"),
         ('{"instruction": "Do", "input": ["x"]}', "instruction: turn 1 must be text, got a list"),
-        ('{"messages": ["Q"]}', "message 1 must be an object"),
+        ('{"messages": ["Q"]}', "message 1 must be an object with role and content, got text"),
         (
             '{"messages": [{"role": "user", "content": "Q"}, {"role": "system", "content": "S"}]}',
-            r"message 2 must have role 'user' \(the first may be 'system'\), got 'system'",
+            "message 2 has role 'system'; only the first message may have it",
         ),
         ('{"messages": [{"role": "system", "content": "S"}]}', "messages is empty"),
         ('{"prompt": "Q", "system": 3}', "system must be text, got a number"),
@@ -108,7 +109,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
             '{"prompt": "Q", "checks": [{"kind": "last_number", "value": "x"}]}',
             "value must be a number, got 'x'",
         ),
-        ('{"messages": [{"role": "user"}]}', "messages: turn 1 must be text, got null"),
+        ('{"messages": [{"role": "user"}]}', "messages: message 1 is empty, expected text as its content"),
         ('{"prompt": "\\ud800"}', "half of a surrogate pair"),
         ('{"prompt": "Q", "id": 1.5}', "id must be text or a whole number"),
         ('{"prompt": "Q", "category": []}', "subtask must be text"),
@@ -136,7 +137,7 @@ def test_a_file_without_prompts_is_refused(content: bytes) -> None:
 
 
 def test_text_that_is_not_utf8_is_refused() -> None:
-    with pytest.raises(UserError, match="not UTF-8 text"):
+    with pytest.raises(UserError, match="f:1: not UTF-8 text"):
         parse_questions('{"prompt": "für"}'.encode("latin-1"), "f")
 
 

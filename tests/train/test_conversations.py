@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from bench.compose.components import resolve_path
 from bench.errors import UserError
 from bench.tasks.chat import ChatFormat
+from bench.tasks.prompt_files.conversation import read_conversation
 from bench.tasks.rows import PublishedRows
 from bench.train.corpus.dialogue import Dialogue
 from bench.train.data.conversations import Conversations, dialogue_ids, exchanges
@@ -82,7 +83,13 @@ def test_vicunas_answers_end_in_its_end_token(tokenizer: Any) -> None:
             {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
             (["Q"], ["A"]),
         ),
-        ({}, ([], [])),
+        ({"messages": []}, ([], [])),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, MESSAGES[1]]},
+            (["Q"], ["A"]),
+        ),
+        ({"messages": [{"role": "user", "content": None}, *MESSAGES]}, (["Q"], ["A"])),
+        ({"messages": [{"role": "user", "content": " Q\n"}, MESSAGES[1]]}, ([" Q\n"], ["A"])),
     ],
     ids=[
         "two turns",
@@ -91,10 +98,13 @@ def test_vicunas_answers_end_in_its_end_token(tokenizer: Any) -> None:
         "empty answer",
         "role and content",
         "none",
+        "parts",
+        "null",
+        "white space",
     ],
 )
 def test_only_answered_questions_count(row: dict[str, Any], expected: tuple[list[str], list[str]]) -> None:
-    assert exchanges(row) == expected
+    assert exchanges(read_conversation(row)) == expected
 
 
 def test_end_tokens_of_a_cut_answer_are_not_learnt(tokenizer: Any) -> None:
@@ -131,9 +141,31 @@ def test_epochs_repeat_all_conversations_in_another_order(tmp_path: Path, tokeni
 
 
 def test_a_file_without_conversations_is_refused(tmp_path: Path, tokenizer: Any) -> None:
-    path = write(tmp_path / "talk.json", {"text": "no conversation"})
+    path = write(tmp_path / "talk.json", {"turns": ["no answer"]})
     with pytest.raises(UserError, match=r"holds no conversation.*\nWrite rows such as"):
         next(conversations(path).stream(ChatFormat(tokenizer), 0))
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"text": "Hi"}, "no text; need one of turns, .*, conversations, got keys text"),
+        ({"messages": MESSAGES, "prompt": "Q"}, "the text is ambiguous: keep one of prompt, messages"),
+        ({"messages": ["Q"]}, "messages: message 1 must be an object with role and content, got text"),
+    ],
+    ids=["no text", "ambiguous", "no object"],
+)
+def test_a_row_that_cannot_be_read_is_named(
+    row: dict[str, Any], what: str, tmp_path: Path, tokenizer: Any
+) -> None:
+    path = write(tmp_path / "talk.json", {"messages": MESSAGES}, row)
+    with pytest.raises(UserError, match=rf"talk\.json, row 2: {what}"):
+        list(islice(conversations(path).stream(ChatFormat(tokenizer), 0), 2))
+
+
+def test_a_column_chooses_among_several_texts(tmp_path: Path, tokenizer: Any) -> None:
+    path = write(tmp_path / "talk.json", {"messages": MESSAGES, "prompt": "Q"})
+    assert next(conversations(path, column="messages").stream(ChatFormat(tokenizer), 0))
 
 
 def test_modules_are_trained_on_conversations_by_one_command(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bench.errors import UserError
 from bench.runtime.checkpoint_files import resolve
 from bench.runtime.sampling import DraftVocab, read_frequent_tokens
 from bench.tasks.chat import ChatFormat
+from bench.tasks.prompt_files.faults import NumberedRow
 from bench.tasks.tokenizer import load_tokenizer
 from bench.train.frequent_tokens.cli import FrequentTokensConfig, _as_text, list_tokens
 from bench.train.frequent_tokens.counting import Counts, by_frequency, count_tokens, coverage
@@ -31,6 +32,10 @@ def chat() -> ChatFormat:
 def conversation(question: str, answer: str, **more: object) -> dict[str, object]:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return {"messages": messages, **more}
+
+
+def numbered(row: dict[str, object]) -> list[NumberedRow]:
+    return [NumberedRow(1, "answers.jsonl:1", row)]
 
 
 def save(path: Path, rows: Sequence[dict[str, object]]) -> str:
@@ -50,14 +55,14 @@ def test_a_token_in_an_answer_counts_as_eight_in_prompts_and_ties_go_to_the_lowe
 
 def test_answers_count_with_their_end_and_prompts_apart(chat: ChatFormat) -> None:
     end = chat.tokenizer.eos_token_id
-    whole = count_tokens(chat, [conversation("Where is the river?", "Near the town.")])
+    whole = count_tokens(chat, numbered(conversation("Where is the river?", "Near the town.")))
     ids = chat.tokenizer("Near the town.", add_special_tokens=False)["input_ids"]
     assert whole.answers.total() - len(ids) in (0, 1), "the first token may join the white space before it"
     assert whole.answers[end] == 1
     assert whole.conversations == 1
-    cut = count_tokens(chat, [conversation("Where is the river?", "Near the town.", ended=False)])
+    cut = count_tokens(chat, numbered(conversation("Where is the river?", "Near the town.", ended=False)))
     assert cut.answers[end] == 0
-    assert count_tokens(chat, [{"messages": []}]) == Counts()
+    assert count_tokens(chat, numbered({"messages": []})) == Counts()
     alone = count_tokens(chat, [], ["Near the town."])
     assert (alone.prompts, alone.answers.total(), alone.conversations) == (Counter(ids), 0, 0)
 

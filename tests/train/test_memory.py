@@ -13,9 +13,9 @@ import torch
 from bench.errors import UserError
 from bench.runtime.loading import RuntimeOptions, load_config
 from bench.runtime.random_weights import empty_decoder
-from bench.train.cli import _require_memory
 from bench.train.memory.estimate import TrainingMemory, plan_lines, require_memory, training_memory
 from bench.train.memory.peak import StorageCounter, peak_bytes
+from bench.train.subject import require_memory_for
 from bench.train.trainers.modules import observe
 from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from methods.core.base import FullTrainable, Trainable
@@ -151,7 +151,7 @@ def test_a_training_is_refused_before_its_weights_are_read(
     (folder / "model.safetensors").unlink()
     options, method = RuntimeOptions(CPU, torch.float32, 256), trainable("kangaroo")
     assert load_config(folder).num_hidden_layers == 4
-    _require_memory(method.trainer(), ModuleRecipe(), folder, options)
+    require_memory_for(method.trainer(), ModuleRecipe(), folder, options)
     monkeypatch.setattr("bench.runtime.modules.memory_bytes", lambda device: 1000)
     with pytest.raises(UserError, match=r"this machine has 1\.0 kB"):
-        _require_memory(method.trainer(), ModuleRecipe(), folder, options)
+        require_memory_for(method.trainer(), ModuleRecipe(), folder, options)

@@ -12,9 +12,10 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.compose.workbench import Target, find_target
 from bench.errors import UserError
+from bench.records.model import Message, Prompt
 from bench.runtime.package_index import FOLDER_VARIABLE
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.answers.answer_file import AnswerFile, settings_path
@@ -22,7 +23,6 @@ from bench.train.answers.cli import main
 from bench.train.answers.dialogues import Answering, batches
 from bench.train.answers.engines import Decoding, load_engine
 from bench.train.answers.generating import load_model
-from bench.train.data.prompts import Request
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget, NoClock
 from tests.command import Done, mistake_lines, run_command
@@ -152,7 +152,7 @@ def answering(target: Target, engine: Scripted, context: int = 256) -> Answering
 def test_a_row_says_whether_its_answers_have_ended(model: Path) -> None:
     target = find_target(ModelConfig(str(model)), RuntimeConfig("cpu"))
     end = min(target.eos_ids)
-    request = Request("q", "", ("Hi", "More"))
+    request = Prompt("q", "", ("Hi", "More"))
     (row,) = answering(target, Scripted(70, 71, end)).answer([request])
     assert (row["ended"], row["answer_tokens"]) == (True, 6)
     (row,) = answering(target, Scripted(70, 71)).answer([request])
@@ -163,17 +163,38 @@ def test_later_turns_follow_the_models_own_answers_and_given_history(model: Path
     target = find_target(ModelConfig(str(model)), RuntimeConfig("cpu"))
     engine = Scripted(70, 71, min(target.eos_ids))
     said = target.chat.text([70, 71])
-    request = Request("q", "", ("Hi", "More"), "Be brief.", (("First", "Yes."),))
+    given = Message("user", "First"), Message("assistant", "Yes."), Message("user", "Hi")
+    request = Prompt("q", "", ("Hi", "More"), system="Be brief.", opening=given)
     (row,) = answering(target, engine).answer([request])
     assert engine.prompts[1] == target.chat.prompt_ids(["First", "Hi", "More"], ["Yes.", said], "Be brief.")
     texts = ["Be brief.", "First", "Yes.", "Hi", said.strip(), "More", said.strip()]
     assert [message["content"] for message in row["messages"]] == texts
 
 
+def test_a_row_holds_the_system_message_that_it_was_made_with(model: Path) -> None:
+    target = find_target(ModelConfig(str(model)), RuntimeConfig("cpu"), ChatConfig("Be brief."))
+    engine = Scripted(min(target.eos_ids))
+    requests = [Prompt("q", "", ("Hi",)), Prompt("own", "", ("Hi",), system="Be kind.")]
+    rows = answering(target, engine).answer(requests)
+    assert [row["messages"][0]["content"] for row in rows] == ["Be brief.", "Be kind."]
+    assert engine.prompts[0] == target.chat.prompt_ids(["Hi"], [], "Be brief.")
+
+
+def test_an_answer_of_older_code_is_known_though_that_kept_no_white_space(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    row = {"id": "q", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}]}
+    path.write_text(json.dumps(row) + "\n")
+    settings_path(path).write_text("{}")
+    with AnswerFile(path, {}) as file:
+        assert file.missing([Prompt("q", "", (" Hi\n",)), Prompt("r", "", ("Hi",))]) == [
+            Prompt("r", "", ("Hi",))
+        ]
+
+
 def test_a_prompt_beyond_the_context_becomes_a_row_with_an_error(model: Path) -> None:
     target = find_target(ModelConfig(str(model)), RuntimeConfig("cpu"))
     engine = Scripted(70, min(target.eos_ids))
-    requests = [Request("long", "", ("word " * 50,)), Request("short", "", ("Hi", "word " * 50))]
+    requests = [Prompt("long", "", ("word " * 50,)), Prompt("short", "", ("Hi", "word " * 50))]
     long, short = answering(target, engine, context=40).answer(requests)
     assert long["error"].startswith("turn 1: a prompt of ")
     assert [message["role"] for message in long["messages"]] == ["user"]
@@ -292,7 +313,7 @@ def test_the_weights_of_a_gguf_file_are_those_of_the_original(name: str, tmp_pat
 
 def test_batches_hold_prompts_of_similar_length_in_an_order_that_repeats(model: Path) -> None:
     target = find_target(ModelConfig(str(model)), RuntimeConfig("cpu"))
-    requests = [Request(str(place), "", ("a " * (place % 5 * 8 + 1),)) for place in range(20)]
+    requests = [Prompt(str(place), "", ("a " * (place % 5 * 8 + 1),)) for place in range(20)]
     made = batches(requests, 3, answering(target, Scripted()))
     assert made == batches(requests, 3, answering(target, Scripted()))
     assert sorted(request.id for batch in made for request in batch) == sorted(map(str, range(20)))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.train.cli import _checked, main
+from bench.train.cli import main
+from bench.train.subject import checked
 from bench.train.trainers.checkpoint import make_folder
 from bench.train.trainers.recipe import JointRecipe, ModuleRecipe
 from tests.command import Done, mistake_lines, run_command
@@ -66,7 +67,7 @@ def test_a_recipe_of_impossible_values_is_refused(key: str, values: list[object]
     for value in values:
         for defaults in (ModuleRecipe(), JointRecipe()):
             with pytest.raises(UserError, match=rf"recipe.{key} must be"):
-                _checked({key: value}, defaults, "recipe")
+                checked({key: value}, defaults, "recipe")
 
 
 @pytest.mark.parametrize("name", ["/proc/x", "/etc/passwd", "dangling", "n" * 300])

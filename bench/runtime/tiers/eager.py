@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.runtime.decoder import Attention, Decoder, Mlp, Tier
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.delta import Delta
+from bench.runtime.layers import Attention, Mlp
 from bench.runtime.linear import Linear
+from bench.runtime.moe import Moe
+from bench.runtime.residual import Residual
 from bench.runtime.rows import Rows
 
 
@@ -32,8 +35,8 @@ class EagerDecoder(Decoder):
     def _attend(
         self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None
     ) -> Tensor:
-        config, count = self.config, hidden.shape[0]
-        normed = self._norm(hidden, weights.norm)
+        config, count, rows = self.config, hidden.shape[0], rows.of(weights.is_alternate)
+        normed = hidden if weights.norm is None else self._norm(hidden, weights.norm)
         sizes = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
         ends = [sum(sizes[: part + 1]) for part in range(3)]
         parts = [
@@ -45,21 +48,25 @@ class EagerDecoder(Decoder):
             parts = list(torch.split(fused, sizes, dim=1))
         queries, keys, values = (part.view(count, -1, config.head_dim) for part in parts)  # [R, heads, D]
         if weights.query_norm is not None and weights.key_norm is not None:
-            queries, keys = self._norm(queries, weights.query_norm), self._norm(keys, weights.key_norm)
+            queries, keys = (
+                self._norm(heads.reshape(count, -1, weight.numel()), weight).view(count, -1, config.head_dim)
+                for heads, weight in ((queries, weights.query_norm), (keys, weights.key_norm))
+            )
         queries, keys = _rotated(queries, rows), _rotated(keys, rows)
         fresh = torch.cat([keys, values], dim=1)[: rows.writes]
-        mixed = self._mix(queries, *self.cache.write(index, rows.base, fresh), rows)
-        out = hidden + _project(mixed, weights.o)
+        scale = config.head_dim**-0.5 if weights.score_scale is None else weights.score_scale
+        mixed = self._mix(queries, *self.cache.write(index, rows.base, fresh), rows, scale)
+        out = _project(mixed, weights.o)
         if delta is not None:
             delta.add(index, "o", mixed, out)
-        return out
+        return self._added(hidden, out, weights.residual)
 
-    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows) -> Tensor:
+    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float) -> Tensor:
         """Attention output [R, H D]; every query head gets its own copy of its keys and values."""
         count, heads, width = queries.shape
         groups = heads // self.config.kv_heads
         keys, values = (stored.repeat_interleave(groups, dim=0) for stored in (keys, values))  # [H, N, D]
-        scores = queries.transpose(0, 1) @ keys.transpose(1, 2) * width**-0.5  # [H, R, N]
+        scores = queries.transpose(0, 1) @ keys.transpose(1, 2) * scale  # [H, R, N]
         if rows.mask is not None:
             scores = scores + rows.mask[-count:]  # the same for every head of a group
         elif rows.is_causal:
@@ -68,8 +75,10 @@ class EagerDecoder(Decoder):
         mixed: Tensor = scores.float().softmax(dim=-1).to(values.dtype) @ values
         return mixed.transpose(0, 1).reshape(count, heads * width)
 
-    def _feed_forward(self, index: int, weights: Mlp, hidden: Tensor, delta: Delta | None) -> Tensor:
-        normed = self._norm(hidden, weights.norm)
+    def _feed_forward(self, index: int, weights: Mlp | Moe, hidden: Tensor, delta: Delta | None) -> Tensor:
+        if isinstance(weights, Moe):
+            return super()._feed_forward(index, weights, hidden, delta)
+        normed = hidden if weights.norm is None else self._norm(hidden, weights.norm)
         width = weights.gate_up.weight.shape[0] // 2
         gate = _project(normed, weights.gate_up, 0, width)
         up = _project(normed, weights.gate_up, width, 2 * width)
@@ -79,10 +88,15 @@ class EagerDecoder(Decoder):
             gate, up = torch.split(fused, width, dim=1)
         gate = F.silu(gate) if self.config.activation == "silu" else F.gelu(gate, approximate="tanh")
         inner = gate * up
-        out = hidden + _project(inner, weights.down)
+        out = _project(inner, weights.down)
         if delta is not None:
             delta.add(index, "down", inner, out)
-        return out
+        return self._added(hidden, out, weights.residual)
+
+    def _added(self, hidden: Tensor, out: Tensor, by: Residual) -> Tensor:
+        """The residual stream after a sub-layer that puts out `out`, both shape [R, d]."""
+        out = out if by.norm is None else self._norm(out, by.norm)
+        return hidden + (out if by.scale == 1.0 else out * by.scale)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()

@@ -20,9 +20,9 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.records.files import write_text
-from bench.tasks.task import json_rows
-from bench.train.data.conversations import USER
-from bench.train.data.prompts import Request
+from bench.records.model import Prompt
+from bench.tasks.prompt_files.conversation import USER
+from bench.tasks.prompt_files.json_rows import json_lines
 from bench.train.same_settings import read_object, require_same_settings
 
 SETTINGS_SUFFIX = ".settings.json"
@@ -38,7 +38,7 @@ class AnswerFile:
         settings: What the answers depend on.
 
     Attributes:
-        done: Of every row in the file, its id and the first message of the user.
+        done: Of every row in the file, its id and the first message of the user, stripped.
 
     Raises:
         UserError: If the file was made with other settings, by something else, its settings are damaged, or
@@ -65,19 +65,20 @@ class AnswerFile:
     ) -> None:
         self._file.close()
 
-    def missing(self, requests: Sequence[Request]) -> list[Request]:
-        """Requests that have no row yet.
+    def missing(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Prompts that have no row yet.
 
         Raises:
             UserError: If a row of the same id belongs to another prompt.
         """
-        for request in requests:
-            if self.done.get(request.id, request.opening) != request.opening:
+        for prompt in prompts:
+            first = _first_words(prompt)
+            if self.done.get(prompt.id, first) != first:
                 raise UserError(
-                    f"{self.path} holds an answer to another prompt with the id {request.id}",
+                    f"{self.path} holds an answer to another prompt with the id {prompt.id}",
                     "Set another out=FILE for this file of prompts.",
                 )
-        return [request for request in requests if request.id not in self.done]
+        return [prompt for prompt in prompts if prompt.id not in self.done]
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows in one step and force them to disk."""
@@ -98,7 +99,7 @@ class AnswerFile:
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         self._file.truncate(len(whole))
-        return [row for _, row in json_rows(whole, str(self.path))]
+        return [dict(row.fields) for row in json_lines(whole, str(self.path))]
 
 
 def settings_path(path: Path) -> Path:
@@ -123,5 +124,11 @@ def _settle(path: Path, settings: Mapping[str, Any]) -> None:
 
 def _identity(row: Mapping[str, Any]) -> tuple[str, str]:
     messages = row.get("messages", ())
-    opening = next((message["content"] for message in messages if message["role"] in USER), "")
-    return str(row.get("id")), str(opening)
+    first = next((message["content"] for message in messages if message["role"] == USER), "")
+    return str(row.get("id")), str(first).strip()
+
+
+def _first_words(prompt: Prompt) -> str:
+    """The first message of the user, without the white space that older code did not keep."""
+    first = next((message.text for message in prompt.opening if message.role == USER), prompt.turns[0])
+    return first.strip()

@@ -16,9 +16,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import require_choice, require_complete, require_known, require_least
-from bench.compose.schema import ModelConfig, RuntimeConfig, SamplingConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig, SamplingConfig
 from bench.errors import UserError
 from bench.show.waiting import announce
+from bench.tasks.prompt_files.files import Format, PromptFile, require_format
+from bench.tasks.prompt_files.reader import first_turn, read_prompts
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,11 @@ class AnswersConfig:
     """Settings of the answers.
 
     Args:
-        prompts: File of prompts, see `bench.train.data.prompts`.
+        prompts: File or folder of prompts, see `bench.tasks.prompt_files`.
+        column: The key or column that holds the text; None finds it by the usual names.
+        format: ``table``, ``lines`` or ``whole``; None recognises it by its content.
         model: The model that answers.
+        chat: What the model's chat template is given.
         runtime: Device, dtype, threads and longest sequence; the tier has no effect.
         sampling: How tokens are chosen.
         out: JSONL file of the answers; None is ``results/answers/<model>.jsonl``.
@@ -46,8 +51,11 @@ class AnswersConfig:
     """
 
     prompts: str = MISSING
+    column: str | None = None
+    format: str | None = None
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     out: str | None = None
     max_new_tokens: int = 256
@@ -61,6 +69,7 @@ class AnswersConfig:
         for name, least in (("max_new_tokens", 1), ("batch", 1), ("limit", 1), ("seed", 0)):
             require_least(name, getattr(self, name), least)
         require_choice("turns", self.turns, TURNS)
+        require_format("format", self.format)
         require_choice("engine", self.engine, ENGINES)
 
 
@@ -77,10 +86,12 @@ def _job(composed: DictConfig) -> None:
     if settings.model.weights == "random":
         raise UserError("random weights have no answers to learn from", "choose a model with stored weights")
 
+    kind = Format(settings.format or Format.AUTO)
+    file = PromptFile(settings.prompts, "prompts", kind, settings.column, has_settings=True)
+    requests = list(read_prompts(file).prompts[: settings.limit])
+    if settings.turns == "first":
+        requests = [first_turn(request) for request in requests]
     announce("loading torch and the model; the prompts are answered next")
-    from bench.train.data.prompts import read_requests
-
-    requests = read_requests(settings.prompts, first_only=settings.turns == "first")[: settings.limit]
     model = str(HydraConfig.get().runtime.choices["model"])
     out = Path(settings.out or f"results/answers/{model}.jsonl")
     _answer(settings, model, requests, out)
@@ -95,7 +106,7 @@ def _answer(settings: AnswersConfig, model: str, requests: list[Any], out: Path)
     from bench.train.answers.dialogues import Answering, answer_all
     from bench.train.answers.engines import Decoding, load_engine
 
-    target = find_target(settings.model, settings.runtime)
+    target = find_target(settings.model, settings.runtime, settings.chat)
     decoding = Decoding(
         Sampling(**asdict(settings.sampling)), settings.max_new_tokens, settings.runtime.threads
     )
@@ -132,6 +143,7 @@ def _provenance(settings: AnswersConfig, target: Any, decoding: Any) -> dict[str
     return {
         "model_weights": target.weights_hash,
         "template": target.chat.template_hash,
+        **settings.chat.facts,
         "end_tokens": sorted(target.eos_ids),
         "dtype": str(target.options.dtype).removeprefix("torch."),
         "sampling": decoding.label,

@@ -12,14 +12,16 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bench.records.model import Message, Prompt
 from bench.show.waiting import Wait
 from bench.tasks.chat import ChatFormat
+from bench.tasks.messages import said
+from bench.tasks.prompt_files.conversation import ASSISTANT, SYSTEM
 from bench.train.answers.answer_file import AnswerFile
 from bench.train.answers.engines import Engine
-from bench.train.data.prompts import Request
 
 log = logging.getLogger(__name__)
 LOG_EVERY_S = 60.0
@@ -50,9 +52,9 @@ class Answering:
     sampling: str
     seed: int
 
-    def answer(self, batch: Sequence[Request]) -> list[dict[str, Any]]:
+    def answer(self, batch: Sequence[Prompt]) -> list[dict[str, Any]]:
         """Answer every turn of some requests; a turn that is too long ends its dialogue with an error."""
-        dialogues = [_Dialogue(request) for request in batch]
+        dialogues = [_Dialogue(self._with_system(request)) for request in batch]
         for turn in range(max(len(request.turns) for request in batch)):
             prompts = {}
             for place, dialogue in enumerate(dialogues):
@@ -66,20 +68,20 @@ class Answering:
                     dialogues[place].add(len(ids), answer, self.chat.text(answer), self.ends)
         return [dialogue.row(self.sampling) for dialogue in dialogues]
 
-    def first_length(self, request: Request) -> int:
+    def _with_system(self, request: Prompt) -> Prompt:
+        """The request with the system message that it is asked with, so that its row holds that."""
+        return replace(request, system=request.system or self.chat.system)
+
+    def first_length(self, request: Prompt) -> int:
         """Tokens of the first prompt."""
-        past = request.history
-        turns = [*(turn for turn, _ in past), request.turns[0]]
-        return len(self.chat.prompt_ids(turns, [answer for _, answer in past], request.system))
+        return len(self.chat.ids_of(request))
 
     def _prompt(self, dialogue: _Dialogue, turn: int) -> list[int] | None:
         """The ids of a turn; None if the dialogue has no such turn, or has ended with an error."""
         request = dialogue.request
         if dialogue.error or turn >= len(request.turns):
             return None
-        past = [*request.history, *zip(request.turns, dialogue.answers, strict=False)]
-        turns = [*(question for question, _ in past), request.turns[turn]]
-        ids = self.chat.prompt_ids(turns, [answer for _, answer in past], request.system)
+        ids = self.chat.ids_of(request, dialogue.answers)
         if len(ids) + self.max_new_tokens > self.context:
             dialogue.error = (
                 f"turn {turn + 1}: a prompt of {len(ids)} tokens and {self.max_new_tokens} more exceed the "
@@ -94,7 +96,7 @@ class Answering:
 class _Dialogue:
     """A request and what was answered so far."""
 
-    request: Request
+    request: Prompt
     answers: list[str] = field(default_factory=list)
     prompt_tokens: int = 0
     answer_tokens: int = 0
@@ -109,22 +111,29 @@ class _Dialogue:
 
     def row(self, sampling: str) -> dict[str, Any]:
         request = self.request
-        messages = [{"role": "system", "content": request.system}] if request.system else []
-        for question, answer in [*request.history, *zip(request.turns, self.answers, strict=False)]:
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer})
-        if self.error:
-            messages.append({"role": "user", "content": request.turns[len(self.answers)]})
         return {
             "id": request.id,
-            **({"category": request.category} if request.category else {}),
+            **({"category": request.subtask} if request.subtask else {}),
             "sampling": sampling,
             "ended": not (self.is_cut or self.error),
             "prompt_tokens": self.prompt_tokens,
             "answer_tokens": self.answer_tokens,
             **({"error": self.error} if self.error else {}),
-            "messages": messages,
+            **({"tools": list(request.tools)} if request.tools else {}),
+            "messages": [
+                {"role": message.role, "content": message.text, **message.extra}
+                for message in self._messages()
+            ],
         }
+
+    def _messages(self) -> list[Message]:
+        """All that was said; after an error, up to the turn that was not answered."""
+        request, answers = self.request, self.answers
+        system = [Message(SYSTEM, request.system)] if request.system else []
+        if self.error:
+            return [*system, *said(request.turns[: len(answers) + 1], answers, request.opening)]
+        asked = said(request.turns[: len(answers)], answers[:-1], request.opening)
+        return [*system, *asked, Message(ASSISTANT, answers[-1])]
 
 
 @dataclass
@@ -159,7 +168,7 @@ class Tally:
         self.seconds += seconds
 
 
-def answer_all(answering: Answering, requests: Sequence[Request], size: int, file: AnswerFile) -> Tally:
+def answer_all(answering: Answering, requests: Sequence[Prompt], size: int, file: AnswerFile) -> Tally:
     """Answer what the file lacks, batch by batch.
 
     Args:
@@ -183,13 +192,13 @@ def answer_all(answering: Answering, requests: Sequence[Request], size: int, fil
     return tally
 
 
-def batches(requests: Sequence[Request], size: int, answering: Answering) -> list[list[Request]]:
+def batches(requests: Sequence[Prompt], size: int, answering: Answering) -> list[list[Prompt]]:
     """Requests in groups of at most `size`, of similar lengths, in random order.
 
     A group ends early where the next prompt exceeds the first by more than `EXCESS` of an answer's length.
     """
     lengths = {request.id: answering.first_length(request) for request in requests}
-    groups: list[list[Request]] = []
+    groups: list[list[Prompt]] = []
     for request in sorted(requests, key=lambda request: lengths[request.id]):
         group = groups[-1] if groups else []
         excess = lengths[request.id] - lengths[group[0].id] if group else 0

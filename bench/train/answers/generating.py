@@ -83,7 +83,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:  
         return load_by_transformers(folder, dtype).to(device).eval()
     config = load_config(folder)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
-    tensors = GgufTensors(read_gguf(folder), torch.device("cpu"), dtype)
+    tensors = GgufTensors(read_gguf(folder), lambda _: torch.device("cpu"), dtype)
     state = {name: tensors.pop(name, None) for name in list(tensors)}
     missing, unknown = model.load_state_dict(state, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()

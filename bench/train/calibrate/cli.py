@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import Component, require_least, resolve_path
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.show.waiting import announce, waited
 from bench.train.calibrate.tree_search import Node, Path, SizedTree, best_size
@@ -34,6 +34,7 @@ class CalibrateConfig:
         method: The method that drafts the tree; its `weights` must be trained.
         model: The model.
         runtime: Device, dtype and threads; the round times are valid for these only.
+        chat: What the model's chat template is given.
         prompts: File of prompts to measure on, none of which is a question of the benchmark; None takes
             held-out dialogues of the embedded model's corpus.
         per_subtask: Prompts of each subtask, or of each category of the file.
@@ -47,6 +48,7 @@ class CalibrateConfig:
     method: Any = MISSING
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
     prompts: str | None = None
     per_subtask: int = 8
     tokens: int = 96
@@ -94,7 +96,7 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     """
     import torch
 
-    from bench.tasks.chat import ChatFormat
+    from bench.compose.workbench import chat_format
     from bench.train.calibrate.measure import measured_ranks, rank_accuracies, right_paths
     from bench.train.calibrate.tree_search import grow
     from bench.train.data.heldout import continue_greedily, heldout_prompts
@@ -108,7 +110,7 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     if not isinstance(Component.from_node("method", name, settings.method).build(), Calibratable):
         raise UserError(f"method={name} drafts no tree", "choose a method with a tree, such as medusa")
     method = build({"tree": "chain"})
-    chat = ChatFormat(tokenizer, settings.model.template)
+    chat = chat_format(tokenizer, settings.model.template, settings.chat)
     prompts = heldout_prompts(settings.prompts, chat, settings.seed, settings.per_subtask, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
     texts = [
@@ -123,7 +125,8 @@ def calibrate(settings: CalibrateConfig, name: str, decoder: Any, tokenizer: Any
     fastest = _fastest(build, method.schedules, nodes, prompts[::8], settings)
     measured = {"accuracies": accuracies, "positions": sum(map(len, ranks))}
     device = f"{decoder.device.type}, {torch.get_num_threads()} threads"
-    return {**fastest, "calibration": {**measured, **fastest["calibration"], "device": device}}
+    facts = {**measured, **fastest["calibration"], "device": device, **settings.chat.facts}
+    return {**fastest, "calibration": facts}
 
 
 def _fastest(

@@ -1,9 +1,8 @@
 """Real conversations to train modules on, such as ShareGPT's, in the model's own chat format.
 
-Rows are read from where the data is published or from a local file, in ShareGPT's format: ``conversations``
-is a list of messages ``{"from": "human" or "gpt", "value": text}``; or in OpenAI's: ``messages``, each with
-``role`` and ``content``, as `bench.train.answers` writes them. Only text is kept on disk: the frozen
-model computes the hidden rows during training.
+Rows are read from where the data is published or from a local file, in any format of
+`bench.tasks.prompt_files`, among them ShareGPT's and OpenAI's, which `bench.train.answers` writes. Only text
+is kept on disk: the frozen model computes the hidden rows during training.
 
 Shapes: T tokens of a dialogue.
 """
@@ -18,10 +17,14 @@ import numpy as np
 
 from bench.compose.components import require_least
 from bench.errors import UserError
+from bench.records.model import Message
 from bench.tasks.chat import RAW_SEPARATOR, VICUNA_END, ChatFormat, Template
-from bench.tasks.rows import PublishedRows, Row, read_rows
-
-USER, MODEL, SYSTEM = ("human", "user"), ("gpt", "assistant"), ("system", "developer")
+from bench.tasks.messages import said
+from bench.tasks.prompt_files.conversation import ASSISTANT, USER, Conversation
+from bench.tasks.prompt_files.faults import NumberedRow, at_row
+from bench.tasks.prompt_files.files import PromptFile, read_rows
+from bench.tasks.prompt_files.reader import conversation_of
+from bench.tasks.rows import PublishedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,12 @@ class Conversations:
 
     Args:
         source: Where it is published; None if there is only a local file.
-        path: Local file in its place: JSON, JSONL or parquet.
+        path: Local file or folder in its place.
         draw: Number of conversations drawn at random; None takes all.
         seed: Seed of that draw. The order in training follows the recipe's seed.
         keeps_system: Whether the system message at the start of a conversation is part of its prompts;
             otherwise it is left out.
+        column: The key or column that holds a conversation; None finds it by the usual names.
     """
 
     source: PublishedRows | None = None
@@ -42,6 +46,7 @@ class Conversations:
     draw: int | None = None
     seed: int = 42
     keeps_system: bool = False
+    column: str | None = None
 
     def __post_init__(self) -> None:
         if self.source is None and self.path is None:
@@ -75,20 +80,34 @@ class Conversations:
         """Every conversation once, always in the same order; yields as `stream` does."""
         return self._dialogues(chat, self._chosen())
 
-    def _chosen(self) -> list[Row]:
+    def require_readable(self) -> None:
+        """Read the local file, if there is one, so that a mistake in it shows before a training begins.
+
+        Raises:
+            UserError: If it cannot be read, or a row is malformed.
+        """
+        if self.path is not None:
+            for row in self._rows():
+                conversation_of(row, self._file)
+
+    def _chosen(self) -> list[NumberedRow]:
         rows = self._rows()
         return [
             rows[int(place)] for place in np.random.default_rng(self.seed).permutation(len(rows))[: self.draw]
         ]
 
-    def _dialogues(self, chat: ChatFormat, rows: Sequence[Row]) -> Iterator[tuple[list[int], list[bool]]]:
+    def _dialogues(
+        self, chat: ChatFormat, rows: Sequence[NumberedRow]
+    ) -> Iterator[tuple[list[int], list[bool]]]:
         count = 0
         for row in rows:
-            turns, answers = exchanges(row)
+            conversation = conversation_of(row, self._file)
+            turns, answers = exchanges(conversation)
             if turns:
                 count += 1
-                system = system_message(row) if self.keeps_system else ""
-                yield dialogue_ids(chat, turns, answers, system, is_cut=row.get("ended") is False)
+                system = (conversation.system or "") if self.keeps_system else ""
+                is_cut = row.fields.get("ended") is False
+                yield dialogue_ids(chat, turns, answers, system, is_cut=is_cut)
         if not count:
             raise UserError(
                 f"{self.location} holds no conversation of a question and an answer",
@@ -96,38 +115,26 @@ class Conversations:
                 '{"from": "gpt", "value": "Hello."}]}.',
             )
 
-    def _rows(self) -> Sequence[Row]:
+    @property
+    def _file(self) -> PromptFile:
+        return PromptFile(self.location, "data.path", column=self.column, has_settings=True)
+
+    def _rows(self) -> Sequence[NumberedRow]:
         if self.path is not None:
-            return read_rows(self.path, "data.path")[0]
+            return read_rows(self._file).rows
         assert self.source is not None  # see `__post_init__`
-        return self.source.fetch(self.source.split)
+        rows = self.source.fetch(self.source.split)
+        return [NumberedRow(n, at_row(self.location, n), row) for n, row in enumerate(rows, start=1)]
 
 
-def exchanges(row: Row) -> tuple[list[str], list[str]]:
+def exchanges(conversation: Conversation) -> tuple[list[str], list[str]]:
     """Questions and their answers; messages that are not a question with its answer are left out."""
     pairs = [
-        (question, answer)
-        for (first, question), (second, answer) in pairwise(_messages(row))
-        if first in USER and second in MODEL and question and answer
+        (question.text, answer.text.strip())
+        for question, answer in pairwise(conversation.messages)
+        if (question.role, answer.role) == (USER, ASSISTANT) and question.text.strip() and answer.text.strip()
     ]
     return [question for question, _ in pairs], [answer for _, answer in pairs]
-
-
-def system_message(row: Row) -> str:
-    """The system message that a conversation starts with; empty if there is none."""
-    messages = _messages(row)
-    return messages[0][1] if messages and messages[0][0] in SYSTEM else ""
-
-
-def _messages(row: Row) -> list[tuple[str, str]]:
-    """Who speaks, and the text without white space around it."""
-    return [
-        (
-            str(message.get("from") or message.get("role")),
-            str(message.get("value") or message.get("content") or "").strip(),
-        )
-        for message in row.get("conversations") or row.get("messages") or []
-    ]
 
 
 def dialogue_ids(
@@ -169,8 +176,8 @@ def dialogue_ids(
 def _dialogue_text(chat: ChatFormat, turns: Sequence[str], answers: Sequence[str], system: str) -> str:
     """All turns and answers, and the text that ends an answer after the last."""
     if chat.template == Template.AUTO:
-        messages = [text for exchange in zip(turns, answers, strict=True) for text in exchange]
-        return chat.apply_template(messages, is_prompt=False, system=system)
+        messages = [*said(turns, answers[:-1]), Message(ASSISTANT, answers[-1])]
+        return chat.text_of(messages, system, is_prompt=False)
     is_vicuna = chat.template == Template.VICUNA
     separator, end = (" ", VICUNA_END) if is_vicuna else (RAW_SEPARATOR, _end_text(chat))
     return f"{chat.prompt_text(turns, answers[:-1], system)}{separator}{answers[-1]}{end}"

@@ -1,8 +1,8 @@
 """Held-out prompts: the built-in questions, and other prompts to fit a method's settings on.
 
 ``python -m bench.train.data.heldout`` writes the built-in questions: held-out dialogues of the corpus, 80 for
-each Spec-Bench subtask, in the format of `bench.tasks.task`. The file is shipped, so every installation has
-the same questions. Prompts for fitting are held out as well, and none of them is a built-in question.
+each Spec-Bench subtask, in a format of `bench.tasks.prompt_files`. The file is shipped, so every installation
+has the same questions. Prompts for fitting are held out as well, and none of them is a built-in question.
 
 Shapes: P prompt tokens, T tokens of a prompt with its answer.
 """
@@ -16,11 +16,13 @@ from random import Random
 import torch
 from torch import Tensor
 
+from bench.records.model import Prompt
 from bench.runtime.sampling import Sampler, Sampling
 from bench.tasks.chat import ChatFormat
+from bench.tasks.prompt_files.files import PromptFile
+from bench.tasks.prompt_files.reader import first_turn, read_prompts
 from bench.tasks.spec_bench import BUILTIN_FILE
 from bench.train.corpus import Dialogue, heldout_dialogues
-from bench.train.data.prompts import Request, read_requests
 from methods.core.base import Budget, Method, NoClock
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def heldout_prompts(
     """Prompts to fit a method's settings on, each as ids of shape [P].
 
     Args:
-        path: File of prompts, see `bench.train.data.prompts`, of which the first turns are taken; None takes
+        path: File of prompts, see `bench.tasks.prompt_files`, of which the first turns are taken; None takes
             held-out dialogues of the embedded model's corpus, without the built-in questions.
         chat: The model's chat format.
         seed: Seed of the choice.
@@ -58,19 +60,19 @@ def heldout_prompts(
         UserError: If the file cannot be read.
     """
     if path is None:
-        requests = [Request("", "", (turn,)) for turn in _corpus_turns(seed, per_subtask)]
+        requests = [Prompt("", "", (turn,)) for turn in _corpus_turns(seed, per_subtask)]
     else:
-        requests = _chosen(read_requests(path, first_only=True), seed, per_subtask)
-    ids = [chat.prompt_ids(request.turns, (), request.system) for request in requests]
+        read = read_prompts(PromptFile(path, "prompts"))
+        requests = _chosen([first_turn(prompt) for prompt in read.prompts], seed, per_subtask)
+    ids = [chat.ids_of(request) for request in requests]
     return [torch.tensor(prompt, device=device) for prompt in ids]
 
 
-def _chosen(requests: list[Request], seed: int, per_category: int) -> list[Request]:
+def _chosen(requests: list[Prompt], seed: int, per_category: int) -> list[Prompt]:
     """Up to `per_category` of every category at random, category by category."""
-    groups: dict[str, list[Request]] = {}
+    groups: dict[str, list[Prompt]] = {}
     for request in requests:
-        if not request.history:
-            groups.setdefault(request.category, []).append(request)
+        groups.setdefault(request.subtask, []).append(request)
     draw = Random(seed)
     return [
         request

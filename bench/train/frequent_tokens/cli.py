@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import require_complete, require_known, require_least
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.show.waiting import announce
 
@@ -35,10 +35,11 @@ class FrequentTokensConfig:
 
     Args:
         answers: One or several files of conversations, in ShareGPT's or OpenAI's format.
-        prompts: File of further prompts without answers, see `bench.train.data.prompts`; None is none.
+        prompts: File of further prompts without answers, see `bench.tasks.prompt_files`; None is none.
         model: The model whose tokenizer and chat template count.
         runtime: Of no effect but the longest sequence; the model's weights are not loaded.
         length: Tokens listed; None is the whole vocabulary.
+        chat: What the model's chat template is given.
         out: The list; None is ``results/frequent_tokens/<model>.json``.
     """
 
@@ -47,6 +48,7 @@ class FrequentTokensConfig:
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = MISSING
     length: int | None = 16384
+    chat: ChatConfig = field(default_factory=ChatConfig)
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,16 +92,17 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
     from bench.compose.workbench import find_target
     from bench.runtime.loading import load_config
     from bench.runtime.model_config import decoder_config
-    from bench.tasks.rows import read_rows
-    from bench.train.data.prompts import read_requests
+    from bench.tasks.prompt_files.files import PromptFile, read_rows
+    from bench.tasks.prompt_files.reader import read_prompts
     from bench.train.frequent_tokens.counting import by_frequency, count_tokens, coverage, template_ids
 
-    target = find_target(settings.model, settings.runtime)
+    target = find_target(settings.model, settings.runtime, settings.chat)
     vocabulary = decoder_config(load_config(target.folder)).vocab
-    sources = [read_rows(file, "answers") for file in files]
-    requests = [] if settings.prompts is None else read_requests(settings.prompts)
+    sources = [read_rows(PromptFile(file, "answers")) for file in files]
+    asked = settings.prompts and read_prompts(PromptFile(settings.prompts, "prompts")).prompts
+    requests = asked or ()
     questions = (turn for request in requests for turn in request.turns)
-    counts = count_tokens(target.chat, (row for rows, _ in sources for row in rows), questions)
+    counts = count_tokens(target.chat, (row for read in sources for row in read.rows), questions)
     if not counts.answers:
         raise UserError(
             f"{', '.join(files)} holds no conversation of a question and an answer",
@@ -111,9 +114,10 @@ def list_tokens(settings: FrequentTokensConfig, files: Sequence[str]) -> dict[st
         "vocabulary": vocabulary,
         "tokenizer": _tokenizer_hash(target.chat.tokenizer),
         "template": target.chat.template_hash,
+        **settings.chat.facts,
         "files": [
-            {"name": Path(file).name, "sha256": digest, "rows": len(rows)}
-            for file, (rows, digest) in zip(files, sources, strict=True)
+            {"name": Path(file).name, "sha256": read.sha256, "rows": len(read.rows)}
+            for file, read in zip(files, sources, strict=True)
         ],
         "prompts": settings.prompts and {"name": Path(settings.prompts).name, "rows": len(requests)},
         "conversations": counts.conversations,

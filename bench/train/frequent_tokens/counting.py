@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bench.tasks.chat import ChatFormat
-from bench.tasks.rows import Row
+from bench.tasks.prompt_files.faults import NumberedRow
+from bench.tasks.prompt_files.reader import conversation_of
 from bench.train.data.conversations import dialogue_ids, exchanges
 
 ANSWER_WEIGHT = 8
@@ -30,8 +31,8 @@ class Counts:
     conversations: int = 0
 
 
-def count_tokens(chat: ChatFormat, rows: Iterable[Row], questions: Iterable[str] = ()) -> Counts:
-    """Counts of conversations in ShareGPT's or OpenAI's format; rows without an answer are passed over.
+def count_tokens(chat: ChatFormat, rows: Iterable[NumberedRow], questions: Iterable[str] = ()) -> Counts:
+    """Counts of conversations; rows without an answer are passed over.
 
     Args:
         chat: The model's chat format.
@@ -42,9 +43,9 @@ def count_tokens(chat: ChatFormat, rows: Iterable[Row], questions: Iterable[str]
     for question in questions:
         prompts.update(chat.tokenizer(question, add_special_tokens=False)["input_ids"])
     for row in rows:
-        turns, replies = exchanges(row)
+        turns, replies = exchanges(conversation_of(row))
         if turns:
-            ids, is_answer = dialogue_ids(chat, turns, replies, is_cut=row.get("ended") is False)
+            ids, is_answer = dialogue_ids(chat, turns, replies, is_cut=row.fields.get("ended") is False)
             answers.update(token for token, flag in zip(ids, is_answer, strict=True) if flag)
             prompts.update(token for token, flag in zip(ids, is_answer, strict=True) if not flag)
             conversations += 1

@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bench.cli import run_composed
 from bench.compose.components import Component, require_choice, require_least, resolve_path
-from bench.compose.schema import ModelConfig, RuntimeConfig
+from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.errors import UserError
 from bench.show.waiting import announce, waited
 
@@ -37,6 +37,7 @@ class SkipSetConfig:
         method: The method; with ``objective=predicted`` only its `draft_length` is used.
         model: The model.
         runtime: Device, dtype and threads.
+        chat: What the model's chat template is given.
         prompts: File of prompts to measure on, none of which is a question of the benchmark; None takes
             held-out dialogues of the embedded model's corpus.
         per_subtask: Prompts of each subtask, or of each category of the file.
@@ -57,6 +58,7 @@ class SkipSetConfig:
     method: Any = MISSING
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
     prompts: str | None = None
     per_subtask: int = 2
     tokens: int = 96
@@ -118,15 +120,15 @@ def _out(settings: SkipSetConfig, model: str, name: str) -> Path:
 
 def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401 - --help must not import torch
     """Search, and return the entries ``skip`` and ``search`` for ``module.json``."""
+    from bench.compose.workbench import chat_format
     from bench.runtime.sampling import DraftVocab
-    from bench.tasks.chat import ChatFormat
     from bench.train.data.heldout import continue_greedily, heldout_prompts
     from bench.train.skip_set.rating import TextMatch, draft_cost, expected_rate
     from methods.core.autoregressive import Autoregressive
 
     target = Autoregressive()
     target.attach(decoder)
-    chat = ChatFormat(tokenizer, settings.model.template)
+    chat = chat_format(tokenizer, settings.model.template, settings.chat)
     prompts = heldout_prompts(settings.prompts, chat, settings.seed, settings.per_subtask, decoder.device)
     end = frozenset({int(tokenizer.eos_token_id)})
     texts = [
@@ -151,6 +153,7 @@ def find_skip_set(settings: SkipSetConfig, name: str, decoder: Any, tokenizer: A
         "positions": match.positions,
         "tries": tries,
         "seed": settings.seed,
+        **settings.chat.facts,
     }
     log.info("best: skips attention %s, mlp %s: %s", sorted(best.attention), sorted(best.mlp), facts)
     return {"skip": {"attention": sorted(best.attention), "mlp": sorted(best.mlp)}, "search": facts}

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 
 from bench.measure.meters import turn_clock
-from bench.runtime.decoder import Decoder, Mlp, Skip
+from bench.runtime.decoder import Decoder, Skip
 from bench.runtime.linear import Linear
 from bench.runtime.sampling import Sampler, Sampling
+from bench.runtime.sublayer_costs import mlp_parameters
 from bench.train.data.heldout import Continuation
 from methods.core.base import Budget, Method
 from methods.skipping.sublayer_skip import SkippedModel
@@ -52,14 +53,10 @@ def draft_cost(decoder: Decoder, skip: Skip, head: Linear | None = None) -> floa
     read = (head or decoder.lm_head).parameters
     for index, layer in enumerate(decoder.layers):
         attention = layer.attention.qkv.parameters + layer.attention.o.parameters
-        mlp = _parameters(layer.mlp)
+        mlp = mlp_parameters(layer.mlp)
         whole += attention + mlp
         read += attention * (index not in skip.attention) + mlp * (index not in skip.mlp)
     return read / whole
-
-
-def _parameters(mlp: Mlp | None) -> int:
-    return 0 if mlp is None else mlp.gate_up.parameters + mlp.down.parameters
 
 
 class TextMatch:

@@ -13,10 +13,11 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.sampling import Sampler
 from methods.core.autoregressive import Autoregressive
+from methods.core.base import FullTrainable
 from methods.core.chain import Draft, generate_chain
 from tests.methods import checks
 from tests.methods.options import Subject, attached, options, settings_of
-from tests.methods.small import FAMILIES, prompt, random_decoder, run
+from tests.methods.small import FAMILIES, UNLIKE_LLAMA, prompt, random_decoder, run
 from tests.pairwise import pairwise
 from tests.runtime.models import AUTO
 
@@ -49,6 +50,8 @@ MORE = [
 ]
 """Beside every yaml as it is: settings that draft more on a random model, or otherwise."""
 CASES = [*options(), *MORE]
+UNTUNED = [case for case in options() if not isinstance(settings_of(case).method.build(), FullTrainable)]
+"""Methods on a model as it is; those that tune the model do so for the families with Llama's layers."""
 
 
 def subject_of(
@@ -70,6 +73,13 @@ def test_greedy_ids_are_the_targets_own(
             raise
         pytest.skip(refusal.what)
     checks.check_greedy(subject)
+
+
+@pytest.mark.parametrize(("case", "family", "tier"), pairwise(UNTUNED, list(UNLIKE_LLAMA), TIERS))
+def test_every_method_runs_on_families_unlike_llama(
+    case: str, family: str, tier: Tier, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    checks.check_greedy(subject_of(case, tmp_path_factory, family, tier), lengths=(17,))
 
 
 @pytest.fixture(scope="module", params=CASES)

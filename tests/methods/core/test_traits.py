@@ -43,7 +43,7 @@ def test_traits_of_another_type_are_refused() -> None:
 def test_the_methods_declare_what_they_are() -> None:
     traits = {name: traits_of(built(name)) for name in METHODS}
     rewritten = {name for name, declared in traits.items() if declared.is_reimplementation}
-    assert rewritten == {"clasp", "hidden_transfer", "kangaroo_tree", "m2r2", "mask_tokens"}
+    assert rewritten == {"clasp", "hidden_transfer", "kangaroo_tree", "m2r2", "m2r2_moe", "mask_tokens"}
     assert {name for name, declared in traits.items() if declared.is_cost_only} == {"synthetic"}
     one_row = {name for name, declared in traits.items() if declared.several_tokens_per_row}
     assert one_row == {"hamburger", "hamburger_reference"}

@@ -17,7 +17,7 @@ from bench.runtime.sampling import Sampler
 from methods.core.chain import Draft
 from methods.eagle3.draft import Eagle3, default_taps, layout_of
 from methods.eagle3.module import TrainedDrafter
-from tests.methods.small import prompt, random_decoder, run
+from tests.methods.small import UNLIKE_LLAMA, prompt, random_decoder, run
 
 STEPS = 3
 
@@ -80,7 +80,7 @@ def steps(module: TrainedDrafter, decoder: Decoder, text: Tensor) -> list[Tensor
         return list(module.steps(side_by_side, rows, decoder, STEPS))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", *UNLIKE_LLAMA])
 def test_a_draft_is_what_the_training_steps_compute(family: str) -> None:
     decoder = random_decoder(family)
     method, ids = Watched(decoder), prompt(9)

@@ -17,9 +17,9 @@ from methods.core.trees import Tree
 from methods.hidden_transfer.draft import DEFAULT_TREE, HiddenTransfer
 from methods.hidden_transfer.pseudo_rows import Transfer
 from tests.methods.hidden_transfer.transfers import (
+    EVERY_KIND,
     EVERY_TRANSFER,
     SMALL_TREE,
-    WINDOWED,
     bound,
     built,
     own_ids,
@@ -161,7 +161,7 @@ def test_greedy_ids_are_the_targets_own_wherever_rows_enter(transfer: Transfer, 
 
 
 def test_a_sliding_window_counts_positions_not_slots() -> None:
-    decoder = built(WINDOWED["mistral"])
+    decoder = built(EVERY_KIND["mistral"])
     assert run(bound(decoder, Transfer((3, 3, 3))), prompt(20)).ids == own_ids(decoder, prompt(20))
 
 

@@ -13,9 +13,9 @@ from methods.hidden_transfer.module import choose_anchors
 from methods.hidden_transfer.pseudo_rows import Transfer, pseudo_rows
 from tests.methods.hidden_transfer.transfers import (
     DEPTH,
+    EVERY_KIND,
     EVERY_TRANSFER,
     TRANSFERS,
-    WINDOWED,
     bound,
     built,
     random_projections,
@@ -24,9 +24,9 @@ from tests.methods.hidden_transfer.transfers import (
 from tests.methods.small import FAMILIES, prompt, random_decoder
 
 
-@pytest.mark.parametrize("family", WINDOWED)
+@pytest.mark.parametrize("family", EVERY_KIND)
 def test_training_rows_are_decoding_rows_in_every_family(family: str) -> None:
-    check_training_rows(TRANSFERS["staircase"], built(WINDOWED[family], torch.float64))
+    check_training_rows(TRANSFERS["staircase"], built(EVERY_KIND[family], torch.float64))
 
 
 @EVERY_TRANSFER

@@ -18,7 +18,7 @@ from methods.core.trees import Tree
 from methods.hidden_transfer.draft import HiddenTransfer
 from methods.hidden_transfer.module import Projections
 from methods.hidden_transfer.pseudo_rows import Transfer
-from tests.methods.small import CPU, FAMILIES, SHAPE, run
+from tests.methods.small import CPU, FAMILIES, SHAPE, UNLIKE_LLAMA, config_of, run
 
 WIDTH, DEPTH = SHAPE["hidden_size"], SHAPE["num_hidden_layers"]
 SMALL_TREE = {"": 3, "0": 2, "1": 1, "00": 2}
@@ -31,7 +31,11 @@ TRANSFERS = {
     "chained": Transfer((2, 3, 3), source="chain"),
     "steps isolated": Transfer((2, 2, 4), isolate=True),
 }
-WINDOWED = {**FAMILIES, "mistral": MistralConfig(**SHAPE, sliding_window=7)}
+EVERY_KIND = {
+    **FAMILIES,
+    "mistral": MistralConfig(**SHAPE, sliding_window=7),
+    **{name: config_of(name) for name in UNLIKE_LLAMA},
+}
 EVERY_TRANSFER = pytest.mark.parametrize("transfer", TRANSFERS.values(), ids=TRANSFERS)
 
 

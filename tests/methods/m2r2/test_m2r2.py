@@ -18,8 +18,9 @@ from methods.core.base import Budget, Exactness, NoClock
 from methods.early_exit.layerskip import LayerSkip
 from methods.m2r2.draft import M2R2
 from methods.m2r2.module import accelerated_rows
-from tests.methods.hidden_transfer.transfers import WINDOWED, built, own_ids
+from tests.methods.hidden_transfer.transfers import EVERY_KIND, built, own_ids
 from tests.methods.small import CPU, SHAPE, prompt, random_decoder, run
+from tests.pairwise import pairwise
 
 DEPTH = SHAPE["num_hidden_layers"]
 INTERVALS = [(0, 1), (0, 3), (2, 5)]
@@ -69,11 +70,11 @@ def saved(decoder: Decoder, folder: Path, **changes: Any) -> M2R2:
 # -- drafting ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", WINDOWED)
-@pytest.mark.parametrize("interval", INTERVALS, ids=str)
-@pytest.mark.parametrize("scale", [0.0, 0.3], ids=["untrained", "random"])
+@pytest.mark.parametrize(
+    ("family", "interval", "scale"), pairwise(list(EVERY_KIND), INTERVALS, [0.0, 0.3]), ids=str
+)
 def test_greedy_ids_are_the_targets_own(scale: float, interval: tuple[int, int], family: str) -> None:
-    decoder = built(WINDOWED[family])
+    decoder = built(EVERY_KIND[family])
     method = bound(decoder, interval, scale)
     for length in (1, 20):
         assert run(method, prompt(length)).ids == own_ids(decoder, prompt(length))
@@ -110,9 +111,9 @@ def test_an_untrained_row_is_its_slow_row_bit_for_bit(interval: tuple[int, int])
     assert torch.equal(rows[-1:], slow)
 
 
-@pytest.mark.parametrize("family", WINDOWED)
+@pytest.mark.parametrize("family", EVERY_KIND)
 def test_slow_rows_do_not_notice_accelerated_ones(family: str) -> None:
-    decoder = built(WINDOWED[family], torch.float64)
+    decoder = built(EVERY_KIND[family], torch.float64)
     method = bound(decoder, (1, 4))
     with torch.inference_mode():
         decoder.prefill(prompt())
@@ -126,7 +127,7 @@ def test_slow_rows_do_not_notice_accelerated_ones(family: str) -> None:
 
 
 def test_after_every_round_the_cache_is_that_of_plain_decoding() -> None:
-    decoder = built(WINDOWED["llama"], torch.float64)
+    decoder = built(EVERY_KIND["llama"], torch.float64)
     method, caches = bound(decoder), []
     commit = method.commit
 
@@ -149,12 +150,12 @@ def test_after_every_round_the_cache_is_that_of_plain_decoding() -> None:
 # -- training ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", WINDOWED)
+@pytest.mark.parametrize("family", EVERY_KIND)
 @pytest.mark.parametrize(
     "changes", [{}, {"layers": "last"}, {"targets": ["q", "down"]}, {"targets": ["up", "o"]}], ids=str
 )
 def test_training_rows_are_decoding_rows(changes: dict[str, Any], family: str) -> None:
-    decoder, interval = built(WINDOWED[family]), (1, 4)
+    decoder, interval = built(EVERY_KIND[family]), (1, 4)
     module, method = module_of(decoder, interval, 0.3, **changes), bound(decoder, interval, **changes)
     ids = prompt(20)
     rows = observe(unattached(start=1, exit_layer=4).trainer(), decoder, ids.tolist(), [True] * 20)
@@ -214,7 +215,7 @@ def test_a_gate_that_is_always_open_never_verifies() -> None:
 
 @pytest.mark.parametrize("pattern", [(1, 0), (1, 1, 0), (0, 1, 1, 1, 0)], ids=str)
 def test_layers_that_tokens_left_early_catch_up_exactly(pattern: tuple[int, ...]) -> None:
-    decoder = built(WINDOWED["llama"], torch.float64)
+    decoder = built(EVERY_KIND["llama"], torch.float64)
     method, calls = bound(decoder, lossy=True), []
 
     def scripted(logits: Tensor, rows: Tensor) -> bool:

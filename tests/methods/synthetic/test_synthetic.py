@@ -70,6 +70,42 @@ def test_rates_are_conditional_on_the_positions_before() -> None:
     assert sum(second) / len(second) == pytest.approx(0.5, abs=0.04)
 
 
+def stopping(stops: list[float], **options: Any) -> Generation:
+    method = Synthetic(acceptance=[0.5, 0.5, 0.5], schedule=options.pop("schedule", FREE), stops=stops)
+    method.attach(random_decoder())
+    return run(method, prompt(), **options)
+
+
+def test_drafts_stop_where_they_are_told() -> None:
+    rounds = [step for seed in range(12) for step in stopping([0.2, 0.5, 0.0], new=150, seed=seed).rounds]
+    rounds = [step for step in rounds if step.stop != "budget"]
+    depths = [step.depth for step in rounds]
+    assert depths.count(0) / len(depths) == pytest.approx(0.2, abs=0.04)
+    assert depths.count(1) / len(depths) == pytest.approx(0.4, abs=0.04)
+    assert depths.count(2) == 0
+    assert {step.stop for step in rounds if step.depth < 3} == {"confidence"}
+    assert {step.stop for step in rounds if step.depth == 3} == {"length"}
+    assert all(step.accepted <= step.depth == step.drafted for step in rounds)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_schedule_can_stop_and_needs_no_draft(name: str) -> None:
+    assert stopping([0.3, 0.3, 0.3], schedule=preset(name), new=40).rounds
+
+
+@pytest.mark.parametrize("stops", [[0.5], [0.5, 0.5, 1.5]])
+def test_stops_that_do_not_fit_the_rates_are_refused(stops: list[float]) -> None:
+    with pytest.raises(ValueError, match="stops must hold"):
+        Synthetic(acceptance=[0.5, 0.5, 0.5], schedule=FREE, stops=stops)
+
+
+def test_an_exit_layer_may_be_given_as_a_number() -> None:
+    schedule = replace(preset("adapter"), exit_at=2)
+    assert schedule.exit_layer(32) == 2
+    with pytest.raises(ValueError, match="exit_at"):
+        replace(FREE, exit_at=2)
+
+
 def test_the_draw_follows_the_samplers_seed() -> None:
     first, again, other = (generation(FREE, [0.5, 0.5], seed=seed).rounds for seed in (1, 1, 2))
     assert first == again

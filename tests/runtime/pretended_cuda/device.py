@@ -218,6 +218,7 @@ class PretendedCuda(TorchDispatchMode):
         *,
         attn_mask: Any = None,
         is_causal: bool = False,
+        scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
         """Scaled dot-product attention by plain operations, counted as one launch."""
@@ -229,7 +230,7 @@ class PretendedCuda(TorchDispatchMode):
         if enable_gqa:
             times = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
-        scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
+        scores = (query @ key.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scale is None else scale)
         if is_causal:
             seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=CUDA).tril()
             scores = scores.masked_fill(torch.bitwise_not(seen), float("-inf"))

@@ -14,12 +14,19 @@ SHARPNESS = 8.0
 """Of the head, so that random drafts are confident and last several steps."""
 
 
-def decoder_on(depth: int, device: torch.device, tier: Tier) -> Decoder:
-    """The random model with this many layers, the same on every device."""
+def decoder_on(
+    depth: int,
+    device: torch.device,
+    tier: Tier,
+    family: str = "llama",
+    layer_devices: tuple[torch.device, ...] = (),
+) -> Decoder:
+    """The random model with this many layers, the same on every device; its layers may lie elsewhere."""
     torch.manual_seed(0)
-    config = config_of("llama", vocab_size=VOCABULARY, num_hidden_layers=depth)
+    config = config_of(family, vocab_size=VOCABULARY, num_hidden_layers=depth)
     model = AutoModelForCausalLM.from_config(config)
     values = {name: value.clone() for name, value in model.state_dict().items()}
     values["lm_head.weight"] *= SHARPNESS
-    tensors = {name: value.to(device) for name, value in values.items()}
-    return build_decoder(model.config, tensors, RuntimeOptions(device, torch.float32, CAPACITY, tier))
+    options = RuntimeOptions(device, torch.float32, CAPACITY, tier, layer_devices=layer_devices)
+    tensors = {name: value.to(options.place(name)) for name, value in values.items()}
+    return build_decoder(model.config, tensors, options)

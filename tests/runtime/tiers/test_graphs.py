@@ -36,6 +36,8 @@ METHODS = [
     "m2r2",
 ]
 NEW = 12
+TWO_KINDS = ["gemma3-local-and-global", "smollm3-one-layer-still"]
+"""Models whose layers place rows in two ways."""
 TREE = Tree.of_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0)])
 
 
@@ -113,8 +115,9 @@ def test_the_eager_tier_computes_what_the_static_one_does(name: str) -> None:
     torch.testing.assert_close(results[1], results[0], atol=2e-5, rtol=2e-5)
 
 
-def test_rows_that_read_only_and_positions_apart_from_slots() -> None:
-    static, graphed = pair("mistral-no-window")
+@pytest.mark.parametrize("name", ["mistral-no-window", *TWO_KINDS])
+def test_rows_that_read_only_and_positions_apart_from_slots(name: str) -> None:
+    static, graphed = pair(name)
     hidden = torch.randn(5, static.config.width, generator=torch.Generator().manual_seed(0))
     results = []
     for decoder in (static, graphed):
@@ -142,8 +145,9 @@ def test_taps_hold_the_rows_of_this_pass_and_keep_them() -> None:
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_a_skipped_sublayer_is_left_out_and_needs_no_recording_of_its_set() -> None:
-    static, graphed = pair("llama-mha")
+@pytest.mark.parametrize("name", ["llama-mha", *TWO_KINDS])
+def test_a_skipped_sublayer_is_left_out_and_needs_no_recording_of_its_set(name: str) -> None:
+    static, graphed = pair(name)
     ids = torch.tensor(tokens(20))
     sets = [Skip(frozenset([1]), frozenset([0])), Skip(frozenset([0, 2])), Skip(mlp=frozenset([2]))]
     for skip in sets:
@@ -158,8 +162,9 @@ def test_a_skipped_sublayer_is_left_out_and_needs_no_recording_of_its_set() -> N
     assert graphed.tally.recorded == 2 * static.depth
 
 
-def test_a_set_of_skipped_sublayers_that_stays_is_recorded_whole() -> None:
-    static, graphed = pair("llama-mha")
+@pytest.mark.parametrize("name", ["llama-mha", *TWO_KINDS])
+def test_a_set_of_skipped_sublayers_that_stays_is_recorded_whole(name: str) -> None:
+    static, graphed = pair(name)
     skip, ids = Skip(frozenset([1]), frozenset([0])), torch.tensor(tokens(20))
     results = []
     for decoder in (static, graphed):
@@ -185,6 +190,17 @@ def test_preparing_keeps_the_ranges_that_were_used_most() -> None:
     graphed.prepare(100)
     whole = {bucket.span[:2] for bucket in graphed._recordings if bucket.part == "layers"}
     assert whole == set(ranges[-MOST_SPANS:])
+
+
+@pytest.mark.parametrize("family", ["gemma3", "smollm3"])
+@pytest.mark.parametrize("method", ["layerskip", "token_recycling"])
+def test_chains_and_trees_of_layers_of_two_kinds_give_the_same_ids(method: str, family: str) -> None:
+    decoder = random_decoder(family, tier="static")
+    graphed = taped(decoder)
+    exit_layer = ["method.exit_layer=3"] if method == "layerskip" else []
+    expected = run(built(method, decoder, *exit_layer), prompt(9), new=NEW)
+    assert run(built(method, graphed, *exit_layer), prompt(9), new=NEW) == expected
+    assert graphed.tally.replayed > 0
 
 
 def test_low_rank_changes_are_recorded_whole() -> None:

@@ -163,19 +163,19 @@ int64_t attention_scratch(const struct model *m, int64_t threads)
 }
 
 /* Query `index` of a key/value head, counted over all rows of its first query head, then of the next. */
-static struct query query_of(const struct model *m, const struct pass *p, struct attended a, int64_t kv_head,
-                             int64_t index, float *scratch)
+static struct query query_of(const struct model *m, const struct pass *p, const struct place *at,
+                             struct attended a, int64_t kv_head, int64_t index, float *scratch)
 {
     int64_t row = index % p->rows, head = kv_head * (m->heads / m->kv_heads) + index / p->rows;
     float *even = scratch + score_stride(m);
     return (struct query){
         .head = a.queries + row * a.query_stride + head * m->head_dim,
-        .mask = p->mask ? p->mask + row * p->mask_stride : 0,
+        .mask = at->mask ? at->mask + row * at->mask_stride : 0,
         .scores = scratch,
         .even = even,
         .odd = even + padded(m->head_dim),
         .out = a.out + row * a.out_stride + head * m->head_dim,
-        .visible = p->is_causal ? p->base + row + 1 : p->base + p->writes,
+        .visible = at->is_causal ? p->base + row + 1 : p->base + p->writes,
     };
 }
 
@@ -190,7 +190,7 @@ void attend_rows(const struct model *m, const struct layer *layer, const struct 
         float *scratch = a.scratch + omp_get_thread_num() * TOGETHER * query_size(m);
         struct query queries[TOGETHER];
         for (int64_t i = first; i < end; i++)
-            queries[i - first] = query_of(m, p, a, kv_head, i, scratch + (i - first) * query_size(m));
-        attend(layer->keys + place, layer->values + place, m->head_dim, m->score_scale, queries, end - first);
+            queries[i - first] = query_of(m, p, p->places + layer->place, a, kv_head, i, scratch + (i - first) * query_size(m));
+        attend(layer->keys + place, layer->values + place, m->head_dim, layer->score_scale, queries, end - first);
     }
 }

@@ -20,10 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
-from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier, Weights
+from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier
 from bench.runtime.delta import Delta, LowRankDelta
 from bench.runtime.delta import Projection as ProjectionName
+from bench.runtime.layers import Weights
 from bench.runtime.linear import Linear
+from bench.runtime.moe import dense
+from bench.runtime.residual import Residual
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.compiled import structures
 from bench.runtime.tiers.compiled.library import required_library
@@ -47,6 +50,7 @@ class CompiledDecoder(Decoder):
         self._model = self._shape()
         self._table = (structures.Layer * self.depth)(*(self._entry(index) for index in range(self.depth)))
         self._call = structures.Pass()
+        self._places = tuple(self._call.places)
         self._scratch = self.embedding.new_empty(0)
         self._changes: _Changes | None = None
         self._skips: tuple[Skip, ctypes.Array[ctypes.c_uint8] | None] = (NO_SKIP, None)
@@ -88,17 +92,12 @@ class CompiledDecoder(Decoder):
     def _describe(self, hidden: Tensor, rows: Rows, changes: _Changes | None) -> tuple[Tensor, ...]:
         """Fill in the C structure of this pass; returns the tensors that must live until it has run."""
         call, count = self._call, hidden.shape[0]
-        cos, sin = (table.expand(count, -1, -1).contiguous() for table in (rows.cos, rows.sin))
-        mask = None if rows.mask is None else rows.mask.contiguous()
+        kept_alive = _fill(self._places[0], rows, count, self.config.window)
+        if rows.alternate is not None and self.config.alternate is not None:
+            window = self.config.alternate.window
+            kept_alive += _fill(self._places[1], rows.alternate, count, window)
         call.rows, call.base, call.writes = count, rows.base, rows.writes
-        call.cos, call.sin = cos.data_ptr(), sin.data_ptr()
         call.threads = torch.get_num_threads()
-        # A chain needs no mask: `base` says which slots each row sees, and masked slots would cost time.
-        call.is_causal = rows.is_causal or (rows.is_chain and rows.writes == count and not self.config.window)
-        if mask is None or call.is_causal:
-            call.mask = None
-        else:
-            call.mask, call.mask_stride = mask.data_ptr(), mask.stride(0)
         if changes is None:
             call.changes = None
         else:
@@ -107,7 +106,7 @@ class CompiledDecoder(Decoder):
         if self._scratch.numel() < needed:
             self._scratch = hidden.new_empty(needed)
         call.scratch = self._scratch.data_ptr()
-        return cos, sin, *(() if mask is None else (mask,))
+        return kept_alive
 
     def _is_compiled(self, delta: Delta) -> bool:
         """Whether the C code can add this delta; remembers the last, as the check costs more than a layer."""
@@ -144,31 +143,49 @@ class CompiledDecoder(Decoder):
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
-            rotary=self.placement.rotary,
             capacity=self.cache.capacity + self.cache.spare,
             most_inputs=max((projection.inputs for projection in projections), default=1),
             most_outputs=max((projection.outputs for projection in projections), default=1),
             eps=config.norm_eps,
-            score_scale=config.head_dim**-0.5,
             activation=_ACTIVATIONS.index(config.activation),
         )
 
     def _entry(self, index: int) -> structures.Layer:
-        attention, mlp = self.layers[index].attention, self.layers[index].mlp
+        attention, mlp = self.layers[index].attention, dense(self.layers[index].mlp)
         keys, values = self.cache.stores[index].unbind()
+        scale = attention.score_scale
         entry = structures.Layer(
-            attention_norm=attention.norm.data_ptr(),
+            attention_norm=_pointer(attention.norm),
             query_norm=_pointer(attention.query_norm),
             key_norm=_pointer(attention.key_norm),
+            query_norm_width=_width(attention.query_norm),
+            key_norm_width=_width(attention.key_norm),
+            place=int(attention.is_alternate),
+            score_scale=self.config.head_dim**-0.5 if scale is None else scale,
+            attention_residual=_residual(attention.residual),
             qkv=_compiled(attention.qkv),
             o=_compiled(attention.o),
             keys=keys.data_ptr(),
             values=values.data_ptr(),
         )
         if mlp is not None:
-            entry.mlp_norm = mlp.norm.data_ptr()
+            entry.mlp_norm, entry.mlp_residual = _pointer(mlp.norm), _residual(mlp.residual)
             entry.gate_up, entry.down = _compiled(mlp.gate_up), _compiled(mlp.down)
         return entry
+
+
+def _fill(place: structures.Place, rows: Rows, count: int, window: int | None) -> tuple[Tensor, ...]:
+    """Describe how layers of one kind place `count` rows; returns the tensors that the C code points into."""
+    cos, sin = (table.expand(count, -1, -1).contiguous() for table in (rows.cos, rows.sin))
+    mask = None if rows.mask is None else rows.mask.contiguous()
+    place.cos, place.sin, place.rotary = cos.data_ptr(), sin.data_ptr(), cos.shape[-1]
+    # A chain needs no mask: `base` says which slots each row sees, and masked slots would cost time.
+    place.is_causal = rows.is_causal or (rows.is_chain and rows.writes == count and not window)
+    if mask is None or place.is_causal:
+        place.mask = None
+    else:
+        place.mask, place.mask_stride = mask.data_ptr(), mask.stride(0)
+    return cos, sin, *(() if mask is None else (mask,))
 
 
 class _Changes:
@@ -211,3 +228,11 @@ def _compiled(linear: Linear) -> structures.Projection:
 
 def _pointer(weight: Tensor | None) -> int | None:
     return None if weight is None else weight.data_ptr()
+
+
+def _width(weight: Tensor | None) -> int:
+    return 0 if weight is None else weight.numel()
+
+
+def _residual(by: Residual) -> structures.Residual:
+    return structures.Residual(_pointer(by.norm), by.scale)

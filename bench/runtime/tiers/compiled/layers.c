@@ -92,16 +92,23 @@ static void rotate(float *head, const float *cos, const float *sin, int64_t rota
     }
 }
 
+/* Norms of parts of a row, each `width` long; none if there is no weight. */
+static void norm_parts(float *x, int64_t total, const float *weight, float eps, int64_t width)
+{
+    if (!weight) return;
+    for (int64_t i = 0; i < total; i += width) norm(x + i, weight, eps, width, x + i);
+}
+
 /* Rotate queries and keys of row r, after their norms if the family has them; store its keys and values. */
-static void place(const struct model *m, const struct layer *layer, const struct pass *p, int64_t r,
+static void place_row(const struct model *m, const struct layer *layer, const struct pass *p, int64_t r,
                   float *qkv)
 {
     const int64_t size = m->head_dim, turned = m->heads + m->kv_heads;
-    for (int64_t h = 0; h < turned; h++) {
-        const float *weight = h < m->heads ? layer->query_norm : layer->key_norm;
-        if (weight) norm(qkv + h * size, weight, m->eps, size, qkv + h * size);
-        rotate(qkv + h * size, p->cos + r * m->rotary, p->sin + r * m->rotary, m->rotary);
-    }
+    const struct place *at = p->places + layer->place;
+    norm_parts(qkv, m->heads * size, layer->query_norm, m->eps, layer->query_norm_width);
+    norm_parts(qkv + m->heads * size, m->kv_heads * size, layer->key_norm, m->eps, layer->key_norm_width);
+    for (int64_t h = 0; h < turned; h++)
+        rotate(qkv + h * size, at->cos + r * at->rotary, at->sin + r * at->rotary, at->rotary);
     if (r >= p->writes) return;
     for (int64_t h = 0; h < m->kv_heads; h++) {
         int64_t slot = (h * m->capacity + p->base + r) * size;
@@ -110,17 +117,43 @@ static void place(const struct model *m, const struct layer *layer, const struct
     }
 }
 
+/* The rows that enter a sub-layer's first projection: normed, or as they are where there is no norm. */
+static struct matrix entering(const struct model *m, const struct pass *p, struct buffers b,
+                              const float *weight)
+{
+    const int64_t stride = padded(m->width), narrow = padded(m->most_inputs);
+    if (!weight) return (struct matrix){b.hidden, p->rows, stride};
+    for (int64_t r = 0; r < p->rows; r++)
+        norm(b.hidden + r * stride, weight, m->eps, m->width, b.narrow + r * narrow);
+    return (struct matrix){b.narrow, p->rows, narrow};
+}
+
+/* Add the last projection of a sub-layer to the residual stream; its inputs are in `narrow`. */
+static void add_output(const struct model *m, const struct projection *last, int which, int64_t index,
+                       const struct pass *p, struct residual by, struct buffers b)
+{
+    const struct matrix inputs = {b.narrow, p->rows, padded(m->most_inputs)};
+    if (!by.norm && by.scale == 1.0f) {
+        project_changed(last, which, index, p, inputs, b.hidden, b.interleaved, b.hidden);
+        return;
+    }
+    project_changed(last, which, index, p, inputs, 0, b.interleaved, b.wide);
+    for (int64_t r = 0; r < p->rows; r++) {
+        float *to = b.hidden + r * padded(m->width), *row = b.wide + r * last->outputs;
+        norm_parts(row, m->width, by.norm, m->eps, m->width);
+        for (int64_t i = 0; i < m->width; i++) to[i] += by.scale * row[i];
+    }
+}
+
 static void attention(const struct model *m, const struct layer *layer, int64_t index, const struct pass *p,
                       struct buffers b)
 {
-    const int64_t stride = padded(m->width), wide = layer->qkv.outputs, narrow = padded(m->most_inputs);
-    for (int64_t r = 0; r < p->rows; r++)
-        norm(b.hidden + r * stride, layer->attention_norm, m->eps, m->width, b.narrow + r * narrow);
-    const struct matrix rows = {b.narrow, p->rows, narrow};
+    const int64_t wide = layer->qkv.outputs, narrow = padded(m->most_inputs);
+    const struct matrix rows = entering(m, p, b, layer->attention_norm);
     project_changed(&layer->qkv, QKV, index, p, rows, 0, b.interleaved, b.wide);
-    for (int64_t r = 0; r < p->rows; r++) place(m, layer, p, r, b.wide + r * wide);
+    for (int64_t r = 0; r < p->rows; r++) place_row(m, layer, p, r, b.wide + r * wide);
     attend_rows(m, layer, p, (struct attended){b.wide, b.narrow, b.attention, wide, narrow});
-    project_changed(&layer->o, O, index, p, rows, b.hidden, b.interleaved, b.hidden);
+    add_output(m, &layer->o, O, index, p, layer->attention_residual, b);
 }
 
 INLINED vector activated(vector x, int64_t activation)
@@ -133,10 +166,8 @@ INLINED vector activated(vector x, int64_t activation)
 static void feed_forward(const struct model *m, const struct layer *layer, int64_t index,
                          const struct pass *p, struct buffers b)
 {
-    const int64_t stride = padded(m->width), narrow = padded(m->most_inputs), width = layer->down.inputs;
-    for (int64_t r = 0; r < p->rows; r++)
-        norm(b.hidden + r * stride, layer->mlp_norm, m->eps, m->width, b.narrow + r * narrow);
-    const struct matrix rows = {b.narrow, p->rows, narrow};
+    const int64_t narrow = padded(m->most_inputs), width = layer->down.inputs;
+    const struct matrix rows = entering(m, p, b, layer->mlp_norm);
     project_changed(&layer->gate_up, GATE_UP, index, p, rows, 0, b.interleaved, b.wide);
     for (int64_t r = 0; r < p->rows; r++) {
         const float *gate = b.wide + r * layer->gate_up.outputs;
@@ -144,7 +175,7 @@ static void feed_forward(const struct model *m, const struct layer *layer, int64
             store(b.narrow + r * narrow + i,
                   activated(load(gate + i), m->activation) * load(gate + width + i));
     }
-    project_changed(&layer->down, DOWN, index, p, rows, b.hidden, b.interleaved, b.hidden);
+    add_output(m, &layer->down, DOWN, index, p, layer->mlp_residual, b);
 }
 
 static void copy_rows(int64_t rows, int64_t width, const float *from, int64_t from_stride, float *to,
@@ -162,7 +193,7 @@ void run_layers(const struct model *m, const struct layer *layers, const struct 
     for (int64_t index = p->start; index < p->stop; index++) {
         int skipped = p->skips ? p->skips[index] : 0;
         if (!(skipped & NO_ATTENTION)) attention(m, layers + index, index, p, b);
-        if (layers[index].mlp_norm && !(skipped & NO_MLP)) feed_forward(m, layers + index, index, p, b);
+        if (layers[index].down.weights && !(skipped & NO_MLP)) feed_forward(m, layers + index, index, p, b);
     }
     copy_rows(p->rows, m->width, b.hidden, stride, p->out, m->width);
 }

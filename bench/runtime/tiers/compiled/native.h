@@ -110,24 +110,41 @@ struct change {
     int64_t rank, outputs;
 };
 
-/* structures.py repeats projection, change, model, layer and pass: change both files together. */
+/* structures.py repeats projection, change, model, residual, layer, place and pass: change both
+ * files together. */
 struct model {
-    int64_t width, heads, kv_heads, head_dim, rotary, capacity, most_inputs, most_outputs;
-    float eps, score_scale;
+    int64_t width, heads, kv_heads, head_dim, capacity, most_inputs, most_outputs;
+    float eps;
     int64_t activation;
 };
 
+/* How a sub-layer's output joins the residual stream: after a norm, or null, and times a factor. */
+struct residual {
+    const float *norm;
+    float scale;
+};
+
 struct layer {
-    const float *attention_norm, *query_norm, *key_norm, *mlp_norm; /* the last three may be null */
-    struct projection qkv, o, gate_up, down;
+    const float *attention_norm, *query_norm, *key_norm, *mlp_norm; /* each may be null */
+    int64_t query_norm_width, key_norm_width; /* of one head, or of all heads of a row together */
+    float score_scale;
+    int64_t place; /* which of the pass's places the layer uses */
+    struct residual attention_residual, mlp_residual;
+    struct projection qkv, o, gate_up, down; /* without an MLP the last two have no weights */
     float *keys, *values; /* [Hkv, S, D] */
+};
+
+/* Positions and visibility of a pass's rows, for layers of one kind. */
+struct place {
+    const float *cos, *sin;         /* [R, rotary]; the sine carries the sign of the first half */
+    int64_t rotary;
+    const float *mask;              /* [R, base + writes] with a stride, or null */
+    int64_t mask_stride, is_causal; /* row r sees the slots up to base + r */
 };
 
 struct pass {
     int64_t rows, base, writes;     /* rows, first slot written, number of rows stored */
-    const float *cos, *sin;         /* [R, rotary]; the sine carries the sign of the first half */
-    const float *mask;              /* [R, base + writes] with a stride, or null */
-    int64_t mask_stride, is_causal; /* row r sees the slots up to base + r */
+    struct place places[2];         /* of most layers, and of the alternate ones */
     int64_t start, stop;            /* layers */
     const uint8_t *skips;           /* flags by layer, or null */
     const float *hidden;            /* [R, d], left unchanged */

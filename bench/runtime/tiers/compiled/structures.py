@@ -24,13 +24,20 @@ class Model(ctypes.Structure):
         ("heads", ctypes.c_int64),
         ("kv_heads", ctypes.c_int64),
         ("head_dim", ctypes.c_int64),
-        ("rotary", ctypes.c_int64),
         ("capacity", ctypes.c_int64),
         ("most_inputs", ctypes.c_int64),
         ("most_outputs", ctypes.c_int64),
         ("eps", ctypes.c_float),
-        ("score_scale", ctypes.c_float),
         ("activation", ctypes.c_int64),
+    )
+
+
+class Residual(ctypes.Structure):
+    """``struct residual``."""
+
+    _fields_ = (
+        ("norm", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
     )
 
 
@@ -42,6 +49,12 @@ class Layer(ctypes.Structure):
         ("query_norm", ctypes.c_void_p),
         ("key_norm", ctypes.c_void_p),
         ("mlp_norm", ctypes.c_void_p),
+        ("query_norm_width", ctypes.c_int64),
+        ("key_norm_width", ctypes.c_int64),
+        ("score_scale", ctypes.c_float),
+        ("place", ctypes.c_int64),
+        ("attention_residual", Residual),
+        ("mlp_residual", Residual),
         ("qkv", Projection),
         ("o", Projection),
         ("gate_up", Projection),
@@ -62,6 +75,19 @@ class Change(ctypes.Structure):
     )
 
 
+class Place(ctypes.Structure):
+    """``struct place``."""
+
+    _fields_ = (
+        ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p),
+        ("rotary", ctypes.c_int64),
+        ("mask", ctypes.c_void_p),
+        ("mask_stride", ctypes.c_int64),
+        ("is_causal", ctypes.c_int64),
+    )
+
+
 class Pass(ctypes.Structure):
     """``struct pass``."""
 
@@ -69,11 +95,7 @@ class Pass(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("base", ctypes.c_int64),
         ("writes", ctypes.c_int64),
-        ("cos", ctypes.c_void_p),
-        ("sin", ctypes.c_void_p),
-        ("mask", ctypes.c_void_p),
-        ("mask_stride", ctypes.c_int64),
-        ("is_causal", ctypes.c_int64),
+        ("places", Place * 2),
         ("start", ctypes.c_int64),
         ("stop", ctypes.c_int64),
         ("skips", ctypes.c_void_p),

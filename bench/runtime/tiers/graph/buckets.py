@@ -11,6 +11,7 @@ d width, V vocabulary.
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from bench.runtime.decoder import NO_SKIP, Decoder, Skip
 from bench.runtime.delta import LowRankDelta
-from bench.runtime.rows import Rows
+from bench.runtime.rows import Placement, Rows
 
 Part = Literal["step", "layers", "attention", "mlp"]
 """What a recording runs: ids to logits through all layers; rows through a range of layers; rows through the
@@ -88,6 +89,47 @@ def column_sizes(longest: int, capacity: int) -> list[int]:
     return sorted({min(size, last) for size in _COLUMN_SIZES})
 
 
+class _Places:
+    """Positions and masks of rows, for the layers of one kind; in fixed memory.
+
+    Args:
+        placement: Of these layers.
+        rows: Rows (B).
+        groups: Query heads per key/value head (G).
+    """
+
+    def __init__(self, placement: Placement, rows: int, groups: int) -> None:
+        self._rows, self._groups = rows, groups
+        self._masks: dict[int, Tensor] = {}
+        cos, sin = placement.rotation(0, 1)
+        with torch.inference_mode(False):  # they must outlive the mode in which the first pass may run
+            self._cos, self._sin = cos.repeat(rows, 1, 1), sin.repeat(rows, 1, 1)
+
+    def set(self, rows: Rows, count: int, columns: int) -> None:
+        """Copy positions and mask of `count` rows, for a recording of C columns."""
+        self._cos[:count].copy_(rows.cos)
+        self._sin[:count].copy_(rows.sin)
+        end = rows.base + rows.writes
+        mask = self._mask(columns).view(self._groups, -1, columns)  # [G, B, C]
+        mask.fill_(float("-inf"))
+        if rows.mask is None:
+            mask[:, :, :end].fill_(0.0)
+        else:
+            mask[:, :count, :end].copy_(rows.mask.view(self._groups, count, end))
+            mask[:, count:, :1].fill_(0.0)  # a padding row that saw no slot would become NaN
+
+    def rows(self, columns: int) -> Rows:
+        """What was set last, for the pass to be recorded."""
+        return Rows(0, self._rows, self._cos, self._sin, self._mask(columns))
+
+    def _mask(self, columns: int) -> Tensor:
+        """Additive mask, shape [G B, C]; allocated on first use."""
+        if columns not in self._masks:
+            with torch.inference_mode(False):
+                self._masks[columns] = self._cos.new_zeros(self._groups * self._rows, columns)
+        return self._masks[columns]
+
+
 class Inputs:
     """The inputs of every recording with one number of rows; copied to before a replay, never reallocated.
 
@@ -103,18 +145,17 @@ class Inputs:
 
     def __init__(self, decoder: Decoder, rows: int, trash: int) -> None:
         self._placement = decoder.placement
-        self._groups = decoder.config.heads // decoder.config.kv_heads
+        groups = decoder.config.heads // decoder.config.kv_heads
+        kinds = (False,) if decoder.config.alternate is None else (False, True)
+        self._places = [_Places(decoder.placement.of(kind), rows, groups) for kind in kinds]
         self._trash = trash
-        self._masks: dict[int, Tensor] = {}
         self._written: int | None = None  # the host's copy of _writes
         self._logits_shape = rows, decoder.config.vocab
         self._logits: Tensor | None = None
-        cos, sin = decoder.placement.rotation(0, 1)
         with torch.inference_mode(False):  # they must outlive the mode in which the first pass may run
             self._order = torch.arange(rows, device=decoder.device)
             self._base, self._writes = self._order.new_zeros(1), self._order.new_zeros(1)
             self._slots = torch.full_like(self._order, trash)
-            self._cos, self._sin = cos.repeat(rows, 1, 1), sin.repeat(rows, 1, 1)
             self.ids = torch.zeros_like(self._order)
             self.hidden = decoder.embedding.new_zeros(rows, decoder.config.width)
 
@@ -139,16 +180,8 @@ class Inputs:
         """Set slots, positions and mask of `count` (R) rows of any kind, for a recording of C columns."""
         torch.add(self._order, rows.base, out=self._slots)
         self._slots[rows.writes :].fill_(self._trash)
-        self._cos[:count].copy_(rows.cos)
-        self._sin[:count].copy_(rows.sin)
-        end = rows.base + rows.writes
-        mask = self._mask(columns).view(self._groups, -1, columns)  # [G, B, C]
-        mask.fill_(float("-inf"))
-        if rows.mask is None:
-            mask[:, :, :end].fill_(0.0)
-        else:
-            mask[:, :count, :end].copy_(rows.mask.view(self._groups, count, end))
-            mask[:, count:, :1].fill_(0.0)  # a padding row that saw no slot would become NaN
+        for places, is_alternate in zip(self._places, (False, True), strict=False):
+            places.set(rows.of(is_alternate), count, columns)
 
     def placed(self, columns: int, is_chain: bool) -> tuple[Rows, Tensor]:
         """What `set_chain` or `set_rows` set, for the pass to be recorded: its `Rows`, and slots [B].
@@ -156,15 +189,8 @@ class Inputs:
         Only numbers on the device enter the result, so that a replay follows what was set last.
         """
         if not is_chain:
-            return Rows(0, self._order.numel(), self._cos, self._sin, self._mask(columns)), self._slots
+            main, *others = (places.rows(columns) for places in self._places)
+            return replace(main, alternate=others[0] if others else None), self._slots
         positions = self._base + self._order
         slots = positions.masked_fill(self._order >= self._writes, self._trash)
         return self._placement.chain_at(positions, columns), slots
-
-    def _mask(self, columns: int) -> Tensor:
-        """Additive mask, shape [G B, C]; allocated on first use."""
-        if columns not in self._masks:
-            with torch.inference_mode(False):
-                shape = self._groups * self._order.numel(), columns
-                self._masks[columns] = self._cos.new_zeros(shape)
-        return self._masks[columns]

@@ -26,9 +26,10 @@ from functools import partial
 
 from torch import Tensor
 
-from bench.runtime.decoder import NO_SKIP, Decoder, Layer, Skip, Taps, Tier, Weights
+from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier
 from bench.runtime.delta import Delta, LowRankDelta
 from bench.runtime.draft_step import DraftStepper, Head
+from bench.runtime.layers import Layer, Weights
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.graph.buckets import (
     MOST_ROWS,

@@ -1,0 +1,204 @@
+"""``python -m bench.report input-length``: speedup and acceptance of a run by the length of the prompt.
+
+`input_length_table` and `input_length_picture` are pure functions of a section, for a page that wants them.
+
+Frame: ``method, tokens, range, speedup, low, high, acceptance_length`` (tokens: median length of the range's
+prompts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from bench.errors import UserError
+from bench.metrics.input_length import (
+    LengthRange,
+    by_input_length,
+    filled_edges,
+    prompt_lengths,
+    spans_lengths,
+)
+from bench.metrics.run_figures import number, speedup
+from bench.records.files import write_bytes
+from bench.report.board import Section, sections
+from bench.report.entries import entries
+from bench.report.stored_runs import read_whole_run
+from bench.report.style import (
+    INK,
+    Picture,
+    legend_below,
+    looks,
+    new_figure,
+    numbers,
+    png,
+    styled,
+    svg,
+    wrapped,
+)
+from bench.report.tables import Table
+from bench.show.layout import text_table
+from bench.show.length_table import speed_and_length
+
+HEADER = (
+    *("prompt tokens", "method", "turns", "questions"),
+    *("decode speedup", "end-to-end speedup", "acceptance length"),
+)
+CAPTION = (
+    "Decode speedup with its 95 % interval, and acceptance length, by the number of prompt tokens; a mark "
+    "stands at the median length of its range."
+)
+_SPREAD = 0.25
+"""Marks of several methods in one range stand side by side, all of them within so many powers of two."""
+
+
+def section_ranges(
+    section: Section, edges: Sequence[int] | None = None
+) -> dict[str, tuple[LengthRange, ...]]:
+    """The ranges of every entry of a section by its label, those with a rank first.
+
+    Args:
+        section: The section.
+        edges: Where ranges begin; None: powers of two, short ranges joined, the same for all entries.
+    """
+    rows = [(row.label, row.entry) for row in section.ranked]
+    rows += [(row.label, row.entry) for row in section.unranked]
+    if edges is None:
+        lengths = {key: length for _, entry in rows for key, length in prompt_lengths(entry.samples).items()}
+        edges = filled_edges(lengths)
+    made = {
+        label: by_input_length(entry.samples, edges, is_cost_only=entry.summary.is_cost_only)
+        for label, entry in rows
+    }
+    return {label: ranges for label, ranges in made.items() if ranges}
+
+
+def input_length_table(section: Section, edges: Sequence[int] | None = None) -> Table:
+    """One range and method a row, so that methods stand below each other within a range."""
+    by_label = section_ranges(section, edges)
+    lows = sorted({part.low for ranges in by_label.values() for part in ranges})
+    rows = [
+        (
+            *(part.name, label, str(part.turns), str(part.questions)),
+            *(speedup(part.speedup.decode), speedup(part.speedup.end_to_end), number(part.acceptance_length)),
+        )
+        for low in lows
+        for label, ranges in by_label.items()
+        for part in ranges
+        if part.low == low
+    ]
+    return Table("Speedup and acceptance length by prompt tokens", HEADER, tuple(rows), "input_length")
+
+
+def compact_tables(section: Section) -> list[Table]:
+    """One method a row and one range a column, where prompts differ enough in length; else none."""
+    by_label = section_ranges(section)
+    if not any(map(spans_lengths, by_label.values())):
+        return []
+    parts = {part.low: part.name for ranges in by_label.values() for part in ranges}
+    rows = [
+        (label, *(speed_and_length({part.low: part for part in ranges}.get(low)) for low in sorted(parts)))
+        for label, ranges in by_label.items()
+    ]
+    header = ("method", *(f"{parts[low]} tokens" for low in sorted(parts)))
+    title = "Decode speedup, and acceptance length, by prompt tokens; long prompts are often of other kinds"
+    return [Table(title, header, tuple(rows))]
+
+
+def input_length_frame(section: Section, edges: Sequence[int] | None = None) -> pd.DataFrame:
+    """What the figure shows, see this module's docstring; the methods are categories."""
+    by_label = section_ranges(section, edges)
+    rows = [
+        (label, part.median_tokens, part.name, *_bounds(part), part.acceptance_length)
+        for label, ranges in by_label.items()
+        for part in ranges
+    ]
+    columns = ["method", "tokens", "range", "speedup", "low", "high", "acceptance_length"]
+    return pd.DataFrame(rows, columns=columns).astype({"method": pd.CategoricalDtype(list(by_label))})
+
+
+def input_length_figure(frame: pd.DataFrame) -> Figure:
+    """Two panels over the length of the prompt: decode speedup, and acceptance length."""
+    styles = looks(frame)
+    with styled():
+        figure = new_figure(4.6)
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for place, (name, look) in enumerate(styles.items()):
+            part = frame[frame["method"] == name].sort_values("tokens")
+            shift = 2 ** (_SPREAD * ((place + 0.5) / len(styles) - 0.5))
+            x = part["tokens"].to_numpy() * shift
+            values = numbers(part, "speedup", "low", "high")
+            errors = [[s - low for s, low, _ in values], [high - s for s, _, high in values]]
+            speeds = [s for s, _, _ in values]
+            upper.errorbar(x, speeds, yerr=errors, capsize=2, linewidth=1, label=wrapped(name), **look)
+            lower.plot(x, part["acceptance_length"].astype(float).to_numpy(), linewidth=1, **look)
+        upper.axhline(1.0, color=INK, linewidth=0.8, linestyle="--")
+        upper.set_ylabel("decode speedup (x)")
+        lower.set(xlabel="prompt length (tokens)", ylabel="acceptance length\n(tokens per target pass)")
+        lower.set_xscale("log", base=2)
+        lower.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        for axes in (upper, lower):
+            axes.grid()
+        legend_below(figure)
+    return figure
+
+
+def input_length_picture(section: Section, edges: Sequence[int] | None = None) -> Picture:
+    """The figure with its caption."""
+    return Picture("input-length", CAPTION, input_length_figure(input_length_frame(section, edges)))
+
+
+def edges_from(text: str | None) -> list[int] | None:
+    """The edges that a command line gives, such as ``1024,4096``; None without any.
+
+    Raises:
+        UserError: If they are no ascending whole numbers above 0.
+    """
+    if text is None:
+        return None
+    parts = text.split(",")
+    edges = [int(part) for part in parts if part.strip().isascii() and part.strip().isdecimal()]
+    if len(edges) < len(parts) or edges != sorted(set(edges)) or edges[0] < 1:
+        raise UserError(
+            f"--edges must be ascending whole numbers above 0, got {text}", "write --edges 1024,4096"
+        )
+    return edges
+
+
+def show_lengths(run: Path, edges: Sequence[int] | None, figure: Path | None) -> str:
+    """The table of a run as text; the figure is written where one is asked for.
+
+    Raises:
+        UserError: If the run cannot be read, holds no comparison, or the figure cannot be written.
+    """
+    (section,) = sections(entries(read_whole_run(run)))
+    table = input_length_table(section, edges)
+    if not table.rows:
+        raise UserError(f"{run} holds no prompt that baseline and method completed", "let the run finish")
+    lines = text_table([table.header, *table.rows])
+    if figure is not None:
+        _draw(input_length_picture(section, edges), figure)
+        lines.append(str(figure))
+    return "\n".join(lines)
+
+
+def _draw(picture: Picture, path: Path) -> None:
+    if path.suffix not in (".png", ".svg"):
+        raise UserError(f"{path} must end in .png or .svg", "give --figure such a name")
+    content = png(picture.figure) if path.suffix == ".png" else svg(picture.figure, picture.name).encode()
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}", "choose another file with --figure") from error
+
+
+def _bounds(part: LengthRange) -> tuple[float, float, float]:
+    decode = part.speedup.decode
+    if decode is None:
+        return float("nan"), float("nan"), float("nan")
+    known = (decode.low, decode.high) if decode.is_known else (decode.estimate, decode.estimate)
+    return decode.estimate, *known

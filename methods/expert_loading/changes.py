@@ -1,0 +1,43 @@
+"""The trained tensors of M2R2's expert loading: a low-rank change of the residual for every predicted layer.
+
+Shapes: d width, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from bench.runtime.experts.prediction import LowRankMap, predicted_layers
+
+
+def map_shapes(layers: Sequence[int], ahead: int, rank: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the trained tensors by name.
+
+    Args:
+        layers: Layers with experts, ascending.
+        ahead: See `bench.runtime.experts.prediction.LaterRouter`.
+        rank: Of a change (r).
+        width: Of the model (d).
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, several in predicted_layers(layers, ahead).items():
+        for later in several:
+            shapes[f"maps.{layer}-{later}.inner"] = (width, rank)
+            shapes[f"maps.{layer}-{later}.outer"] = (rank, width)
+            shapes[f"maps.{layer}-{later}.shift"] = (width,)
+    return shapes
+
+
+def maps_of(
+    tensors: Mapping[str, Tensor], layers: Sequence[int], ahead: int
+) -> dict[tuple[int, int], LowRankMap]:
+    """The changes by present and predicted layer, from tensors named as in `map_shapes`."""
+    return {
+        (layer, later): LowRankMap(
+            *(tensors[f"maps.{layer}-{later}.{part}"] for part in ("inner", "outer", "shift"))
+        )
+        for layer, several in predicted_layers(layers, ahead).items()
+        for later in several
+    }
