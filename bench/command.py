@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": ("bench.train.calibrate", "the fastest draft tree on this machine"),
     "skip_set": ("bench.train.skip_set", "the sub-layers that draft_verify skips"),
     "frequent_tokens": ("bench.train.frequent_tokens", "a model's tokens by frequency"),
+    "mixture": ("bench.train.mixture", "train a small mixture of experts from nothing"),
     "curves": ("bench.train.curves", "loss and accuracies of a training as figures"),
     "corpus": ("bench.train.corpus", "examples of the embedded corpus"),
 }

@@ -89,7 +89,7 @@ def schema_of(config: str) -> type:
 def _module(config: str) -> str:
     if config == "bench":
         return "bench"
-    is_of_training = config in ("answers", "calibrate", "skip_set", "frequent_tokens")
+    is_of_training = config in ("answers", "calibrate", "skip_set", "frequent_tokens", "mixture")
     return f"bench.train.{config}" if is_of_training else f"bench.{config}"
 
 

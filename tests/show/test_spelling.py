@@ -128,6 +128,7 @@ HELPED = {
     "calibrate": ("max_nodes=48", ("task:", "measure:")),
     "skip_set": ("max_iter=150", ("task:", "measure:")),
     "frequent_tokens": ("answers=", ("method:", "task:")),
+    "mixture": ("text=", ("measure:", "task:")),
     "convert": ("kind=", ("measure:", "task:")),
     "run": ("max_new_tokens=128", ("recipe:", "paper:", "data:")),
 }

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.cli import run_composed
 from bench.compose.components import require_complete, require_known, resolve_path
 from bench.errors import UserError
+from bench.show.waiting import announce
 from bench.train.mixture.recipe import MixtureRecipe
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def _job(composed: DictConfig) -> None:
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise UserError(f"text names {missing[0]}, which is no file", "give files, or text=[] for none")
+    announce("loading torch and the texts; training comes next")
 
     import torch
     from transformers import PreTrainedTokenizerFast
