@@ -157,7 +157,7 @@ def test_an_imported_result_stands_on_the_board_apart_from_ours(tmp_path: Path, 
     assert "not measured by this harness" in theirs
     assert "eagle3" in board.texts["leaderboard.html"]
     assert "eagle3" not in board.texts["leaderboard.csv"]
-    assert before.split("\n## Published claims")[0] == ours
+    assert before.split("\n## How to read this")[0] == ours
     assert main(["table", str(tmp_path), "--table", "elsewhere", "--format", "csv"]) == 0
     assert "eagle3" in capsys.readouterr().out
 
