@@ -63,7 +63,7 @@ def help_text(config: str, schema: type, folders: Sequence[Path] = ()) -> str:
             lines.append(f"  {ELSEWHERE[group]}")
     parts = (
         intro.strip(),
-        f"Groups (GROUP=OPTION):\n\n{listed}",
+        *([f"Groups (GROUP=OPTION):\n\n{listed}"] if groups else []),
         "Keys (KEY=VALUE):\n\n" + "\n".join(lines),
         f"What would run: python -m {_module(config)} --cfg job",
         f"Flags, such as --config-dir for yaml files of your own: python -m {_module(config)} --hydra-help",
