@@ -157,6 +157,8 @@ def _attempt(composed: DictConfig, session: int | None = None) -> int:
     try:
         settings = _settings(composed)
         require_places(settings)
+        if not settings.plan:
+            announce(settings.first_line)
         require_prompts(settings.task.build())  # before torch is loaded, which takes seconds
         return _plan(settings) if settings.plan else _execute(settings, session)
     except UserError as mistake:
@@ -198,7 +200,6 @@ def _settings(composed: DictConfig) -> Settings:
 
 
 def _execute(settings: Settings, session: int | None) -> int:
-    announce(settings.first_line)
     from bench.measure.finished import finished
 
     outcome = finished(settings)
