@@ -128,7 +128,7 @@ def shape_hash(folder: Path) -> str:
 def checkpoint_hash(folder: Path) -> str:
     """``v2-`` and 16 hex digits over a checkpoint: its config and every tensor: name, type, shape and pieces.
 
-    Reading all of a 13 GB file would take a minute; see `bench.runtime.stored_tensors.hash_pieces`. Of a GGUF
+    Reading all of a 13 GB file would take a minute; see `bench.outline.tensor_files.hash_pieces`. Of a GGUF
     file, the header and pieces of every tensor are read.
 
     Raises:

@@ -1,77 +1,25 @@
-"""The headers of safetensors files: names, types, shapes and places of tensors, and a hash of their numbers.
-
-`bench.runtime.stored_tensors` reads the same headers on the way to a decoder, and imports torch.
-"""
+"""What identifies safetensors files: the number of their elements, and a hash of their numbers. No torch."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import IO
 
-from safetensors import SafetensorError, safe_open
+from bench.runtime.tensor_header import read_header
 
-from bench.errors import UserError
-from bench.runtime.checkpoint_files import require_file
-
-_ANY_SIZE = 1 << 62
 _WHOLE_BYTES, _PIECES, _PIECE_BYTES = 1 << 16, 4, 1 << 12
-
-
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """One tensor of a file: its name, type and shape there, its first byte and the one after its last."""
-
-    file: Path
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-def read_entries(file: Path) -> list[TensorEntry]:
-    """All tensors of a safetensors file; their numbers are not read.
-
-    Raises:
-        UserError: If the file is missing, damaged or cut short, or a git-lfs pointer.
-    """
-    require_file(file, _ANY_SIZE)
-    try:
-        with safe_open(file, framework="np"):  # checks the header, and the file's length
-            pass
-        with file.open("rb") as opened:
-            data = 8 + (size := int.from_bytes(opened.read(8), "little"))
-            header = json.loads(opened.read(size))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"{file} is damaged or cut short ({error})", "delete it and download the checkpoint again"
-        ) from error
-    return [
-        TensorEntry(
-            file,
-            name,
-            entry["dtype"],
-            tuple(entry["shape"]),
-            data + entry["data_offsets"][0],
-            data + entry["data_offsets"][1],
-        )
-        for name, entry in header.items()
-        if name != "__metadata__"
-    ]
 
 
 def count_parameters(file: Path) -> int:
     """Elements of all tensors in a safetensors file.
 
     Raises:
-        UserError: As `read_entries`.
+        UserError: As `read_header`.
     """
-    return sum(prod(entry.shape) for entry in read_entries(file))
+    return sum(prod(entry.shape) for entry in read_header(file))
 
 
 def tensors_hash(files: Iterable[Path]) -> str:
@@ -80,7 +28,7 @@ def tensors_hash(files: Iterable[Path]) -> str:
     Raises:
         UserError: If a file is damaged.
     """
-    entries = sorted((entry for file in files for entry in read_entries(file)), key=lambda entry: entry.name)
+    entries = sorted((entry for file in files for entry in read_header(file)), key=lambda entry: entry.name)
     digest = hashlib.sha256()
     opened: dict[Path, IO[bytes]] = {}
     try:

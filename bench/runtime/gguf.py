@@ -8,7 +8,6 @@ is refused by name.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.gguf_header import require_bounded
-from bench.runtime.stored_tensors import finite, hash_pieces
+from bench.runtime.stored_tensors import finite
 
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma3", "smollm3", "granite", "olmo2")
@@ -164,11 +163,6 @@ def gguf_tokens(file: GgufFile) -> int | None:
     return used[-1] + 1 if used else None
 
 
-def gguf_parameters(file: GgufFile) -> int:
-    """Number of weights."""
-    return sum(tensor.n_elements for tensor in file.tensors.values())
-
-
 def gguf_shapes(file: GgufFile) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights by the names of transformers, outputs first."""
     return {
@@ -176,16 +170,6 @@ def gguf_shapes(file: GgufFile) -> dict[str, tuple[int, ...]]:
         for name, tensor in file.tensors.items()
         if name not in ROTARY
     }
-
-
-def gguf_hash(file: GgufFile) -> str:
-    """64 hex digits over the header, the file's size, and pieces of every tensor."""
-    with file.path.open("rb") as opened:
-        digest = hashlib.sha256(opened.read(file.header_bytes))
-        digest.update(str(file.path.stat().st_size).encode())
-        for tensor in file.tensors.values():
-            hash_pieces(digest, opened, int(tensor.data_offset), int(tensor.data_offset + tensor.n_bytes))
-    return digest.hexdigest()
 
 
 def gguf_values(tensor: ReaderTensor) -> np.ndarray[Any, Any]:

@@ -25,7 +25,8 @@ from bench.records.files import replacing, write_text
 from bench.runtime.checkpoint_files import is_gguf, read_json
 from bench.runtime.gguf import gguf_shapes, read_gguf
 from bench.runtime.linear import Linear, keeps_stored_layout, rearranged_copies
-from bench.runtime.stored_tensors import read_file, read_header, usable
+from bench.runtime.stored_tensors import read_file, usable
+from bench.runtime.tensor_header import read_header
 
 WEIGHTS_FILE = "module.safetensors"
 PROVENANCE_FILE = "module.json"

@@ -1,22 +1,14 @@
-"""The safetensors files of a checkpoint: names, shapes, types and a hash of the tensors, and their numbers.
+"""The safetensors files of a checkpoint: the tensors by their names in transformers, and their numbers.
 
 Names are mapped here and nowhere else: wrappers such as ``module.`` (DataParallel) and ``_orig_mod.``
 (torch.compile) are taken off, and a model that was saved without its head gets its ``model.`` back.
-
-A file begins with the length of its header (8 bytes, little-endian) and the header, a JSON object with type,
-shape and place of every tensor.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +17,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import adapter, draft_head, require_file, weight_files
+from bench.runtime.tensor_header import ANY_SIZE, StoredTensor, damaged, read_header
 
 log = logging.getLogger(__name__)
 
@@ -36,72 +29,6 @@ _BARE = ("embed_tokens.", "layers.", "norm.")
 _TABLES = ("rotary_emb.inv_freq",)
 _OTHER_HEADS = ("mtp.", "model.mtp.")
 """Tensors that plain decoding does not use: heads that predict several tokens."""
-_ANY_SIZE = 1 << 62
-_WHOLE_BYTES, _PIECES, _PIECE_BYTES = 1 << 16, 4, 1 << 12
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """One tensor of a file.
-
-    Args:
-        file: The file.
-        name: Its name there.
-        dtype: Type of its numbers, as the file names it.
-        shape: Its shape.
-        start: Place of its first byte in the file.
-        stop: Place after its last byte.
-    """
-
-    file: Path
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-def read_header(file: Path) -> list[StoredTensor]:
-    """All tensors of a safetensors file; their numbers are not read.
-
-    Raises:
-        UserError: If the file is missing, damaged or cut short, or a git-lfs pointer.
-    """
-    require_file(file, _ANY_SIZE)
-    try:
-        with safe_open(file, framework="pt"):  # checks the header, and the file's length
-            pass
-        with file.open("rb") as opened:
-            size = int.from_bytes(opened.read(8), "little")
-            header: dict[str, Any] = json.loads(opened.read(size))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise damaged(file, error) from error
-    return [
-        StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), *_places(entry, 8 + size))
-        for name, entry in header.items()
-        if name != "__metadata__"
-    ]
-
-
-def _places(entry: Mapping[str, Any], data: int) -> tuple[int, int]:
-    start, stop = entry["data_offsets"]
-    return data + start, data + stop
-
-
-def damaged(file: Path, error: Exception) -> UserError:
-    """The message about a file that is not whole."""
-    return UserError(
-        f"{file} is damaged or cut short ({error})", "delete it and download the checkpoint again"
-    )
-
-
-def count_parameters(file: Path) -> int:
-    """Elements of all tensors in a safetensors file.
-
-    Raises:
-        UserError: As `read_header`.
-    """
-    return sum(prod(tensor.shape) for tensor in read_header(file))
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -196,7 +123,7 @@ def read_file(file: Path, device: torch.device | str = "cpu") -> dict[str, Tenso
     Raises:
         UserError: If the file is missing or damaged.
     """
-    require_file(file, _ANY_SIZE)
+    require_file(file, ANY_SIZE)
     try:
         return load_file(file, device=str(device))
     except (SafetensorError, OSError) as error:
@@ -239,47 +166,3 @@ def finite(tensor: Tensor, source: str) -> Tensor:
             + ("; or set runtime.dtype=bfloat16" if tensor.dtype == torch.float16 else ""),
         )
     return tensor
-
-
-def tensors_hash(files: Iterable[Path]) -> str:
-    """64 hex digits over name, type, shape and pieces of every tensor, however they are spread over files.
-
-    Raises:
-        UserError: If a file is damaged.
-    """
-    tensors = sorted(
-        (tensor for file in files for tensor in read_header(file)), key=lambda tensor: tensor.name
-    )
-    digest = hashlib.sha256()
-    opened: dict[Path, IO[bytes]] = {}
-    try:
-        for tensor in tensors:
-            if tensor.file not in opened:
-                opened[tensor.file] = tensor.file.open("rb")
-            digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
-            hash_pieces(digest, opened[tensor.file], tensor.start, tensor.stop)
-    finally:
-        for file in opened.values():
-            file.close()
-    return digest.hexdigest()
-
-
-def hash_pieces(digest: hashlib._Hash, file: IO[bytes], start: int, stop: int) -> None:
-    """Add bytes of a tensor to a hash: all of a small one, of others four pieces from the first to the last.
-
-    A retrained tensor differs nearly everywhere, so that pieces are enough: a file of 15 GB takes a moment.
-
-    Args:
-        digest: The hash.
-        file: Opened for reading.
-        start: Place of the tensor's first byte.
-        stop: Place after its last byte.
-    """
-    if stop - start <= _WHOLE_BYTES:
-        file.seek(start)
-        digest.update(file.read(stop - start))
-        return
-    last = stop - _PIECE_BYTES
-    for piece in range(_PIECES):
-        file.seek(start + (last - start) * piece // (_PIECES - 1))
-        digest.update(file.read(_PIECE_BYTES))

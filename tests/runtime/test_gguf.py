@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qw
 from bench.compose.identity import checkpoint_hash, module_hash, module_parameters, shape_hash
 from bench.errors import UserError
 from bench.measure.meters import turn_clock
+from bench.outline.gguf_file import read_gguf_header
 from bench.runtime.checkpoint_files import resolve, resolved_here
-from bench.runtime.gguf import ARCHITECTURES, QUANTISATIONS, GgufTensors, gguf_parameters, read_gguf
+from bench.runtime.gguf import ARCHITECTURES, QUANTISATIONS, GgufTensors, read_gguf
 from bench.runtime.loading import load_config, load_decoder
 from bench.runtime.package_index import cached_model
 from bench.runtime.random_weights import random_decoder
@@ -203,7 +204,7 @@ class TestReading:
 
     def test_parameters_are_counted_without_reading_them(self, tmp_path: Path) -> None:
         model, path = converted("llama-mha", tmp_path)
-        assert gguf_parameters(read_gguf(path)) == model.num_parameters()
+        assert read_gguf_header(path).parameters == model.num_parameters()
 
     def test_random_weights_of_its_shape(self, tmp_path: Path) -> None:
         _, path = converted("qwen3-qk-norm", tmp_path)
