@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -132,7 +133,8 @@ def attached(
         UserError: If it accepts none; the complaint is about the last.
     """
     models = []
-    for kind, depth in [*((family, depth) for depth in DEPTHS), (SPARSE, DEPTHS[0])]:
+    kinds = [(SPARSE, DEPTHS[0])] if needs_experts(component) else [(family, depth) for depth in DEPTHS]
+    for kind, depth in kinds:
         config = config_of(kind, vocab_size=VOCABULARY, num_hidden_layers=depth)
         plain = json.loads(config.to_json_string(use_diff=False))
         models.append((plain, partial(decoder_of, kind, depth, tier)))
@@ -141,6 +143,12 @@ def attached(
 
 Model = tuple[Mapping[str, Any], Callable[[], Decoder]]
 """What ``config.json`` says, and the model."""
+
+
+def needs_experts(component: Component) -> bool:
+    """Whether the method runs on models with mixtures of experts alone."""
+    traits = getattr(get_object(component.target), "traits", None)
+    return traits is not None and bool(traits.needs_experts)
 
 
 def first_fit(component: Component, folder: Path, models: Sequence[Model]) -> tuple[Component, Subject]:
