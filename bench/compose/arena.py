@@ -5,6 +5,7 @@ not a method's own is the same for all. An entry is the name of a method, or the
 own. Two entries of one method are two arms.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 BASELINE = "autoregressive"
 EVERYONE = "all"
 """Stands for every method that can run on the model."""
+LONGEST_SETTINGS = 48
+"""Characters of settings within a label; longer ones would push the figures out of a table."""
 Compose = Callable[[Sequence[str]], tuple[DictConfig, Mapping[str, str | None]]]
 """Composes the command line anew with further overrides: Hydra's tree and the chosen options."""
 _SPELLING = "write 'methods=[kangaroo,{layerskip: {exit_layer: 2}}]', or methods=all"
@@ -125,10 +128,15 @@ def _entry(entry: object) -> tuple[str, Mapping[str, Any]]:
 
 
 def _label(name: str, changes: Mapping[str, Any]) -> str:
-    """Such as ``kangaroo`` or ``kangaroo[exit_layer=3]``: what tells the arms of a run apart."""
+    """Such as ``kangaroo`` or ``kangaroo[exit_layer=3]``: what tells the arms of a run apart.
+
+    Settings that are long to write stand as six digits of their hash.
+    """
     parts = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in sorted(changes.items())]
-    own = f"[{','.join(parts)}]" if parts else ""
-    return f"{name.replace('/', '-')}{own}"
+    own = ",".join(parts)
+    if len(own) > LONGEST_SETTINGS:  # tables list the settings of every method in full
+        own = f"#{hashlib.sha256(own.encode()).hexdigest()[:6]}"
+    return f"{name.replace('/', '-')}[{own}]" if own else name.replace("/", "-")
 
 
 def _merged(runs: Mapping[str, Settings]) -> Settings:

@@ -131,5 +131,6 @@ def _late_recordings(run: Run) -> int:
 
 
 def _waits(summary: Summary) -> list[float]:
-    arms = (summary.baseline.contention, summary.method.contention)
+    own = None if summary.experts else summary.method.contention  # loading experts is waiting, not other work
+    arms = (summary.baseline.contention, own)
     return [wait for wait in arms if wait is not None]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.cli import main
+from bench.compose.arena import _label
 from bench.compose.mistakes import explain
 from bench.compose.places import require_places
 from bench.compose.workbench import prepare_run
@@ -50,6 +52,13 @@ def test_what_is_not_a_methods_own_is_the_same_for_all() -> None:
 def test_two_entries_of_one_method_are_two_arms() -> None:
     settings = arena_of("[sam,{layerskip: {exit_layer: 2}},{layerskip: {exit_layer: 3}}]", "model=tiny")
     assert list(settings.methods) == ["sam", "layerskip[exit_layer=2]", "layerskip[exit_layer=3]"]
+
+
+def test_long_settings_stand_in_a_label_as_a_hash() -> None:
+    rates = {"acceptance": [0.1234, 0.2345, 0.3456, 0.4567, 0.5678, 0.6789, 0.789]}
+    assert re.fullmatch(r"synthetic\[#[0-9a-f]{6}\]", _label("synthetic", rates))
+    assert _label("synthetic", rates) != _label("synthetic", {**rates, "draft_vocab": 64})
+    assert _label("layerskip", {"exit_layer": 2}) == "layerskip[exit_layer=2]"
 
 
 def test_a_variant_in_a_folder_has_a_label_without_a_slash() -> None:

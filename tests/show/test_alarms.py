@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bench.metrics.arena import arena_figures
+from bench.metrics.experts import ExpertFigures
 from bench.metrics.run_figures import Summary
 from bench.metrics.summary import summarise
 from bench.records.model import Run, Verdict
@@ -48,6 +49,8 @@ def test_a_processor_that_was_held_by_other_work_is_a_busy_machine(sound: Summar
     (alarm,) = run_alarms(busy)
     assert alarm.name == "BUSY MACHINE"
     assert "took 1.20 times as long as it computed" in alarm.what
+    loading = ExpertFigures(0.5, 0.2, 0.1, 1e6, 0.003, 0.4)
+    assert names(replace(busy, experts=loading)) == []  # it waits for experts, not for other work
     on_gpu: Run = replace(busy.run, attempts=({"gpu": {"name": "H200"}},))
     assert names(replace(busy, run=on_gpu)) == []  # the decoding thread waits for a GPU
 
