@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -22,6 +22,7 @@ from hydra.plugins.config_source import ConfigResult
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
 from transformers import AutoModelForCausalLM, LlamaConfig, OlmoeConfig
 
 from bench.compose.arena import arena_settings
@@ -68,10 +69,13 @@ def save_prompts(path: Path, *prompts: list[str]) -> Path:
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Inside, figures are saved empty: drawing them takes most of a report's time."""
+    """Inside, figures are saved as a dot: drawing them takes most of a report's time."""
 
-    def save(figure: Figure, file: io.IOBase, *, format: str, **options: object) -> None:
-        file.write("<svg></svg>" if format == "svg" else b"")
+    def save(figure: Figure, file: Any, *, format: str, **options: object) -> None:
+        if format == "svg":
+            file.write("<svg></svg>")
+        else:
+            Image.new("RGB", (1, 1)).save(file, format="PNG")
 
     with patch.object(Figure, "savefig", save):
         yield

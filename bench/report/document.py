@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bench.report.arena_tables import (
     arena_pictures,
     arena_remarks,
+    expert_tables,
     pair_tables,
     settings_table,
     wait_table,
@@ -191,6 +192,7 @@ def _parts(section: Section, tables: Sequence[Table]) -> Iterator[Part]:
         "Acceptance": (lengths, ()),
         "Time of a token, by phase": ((), ()),
         "Latency": ((wait_table(section),), ()),
+        "Experts": (tuple(expert_tables(section)), ()),
         "Length of the prompt": (tuple(compact_tables(section)), ()),
         "Methods compared with each other": (tuple(pair_tables(section)), ()),
         "Settings and machine": ((settings_table(section),), ()),

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.errors import UserError, nearest
 from bench.metrics.run_figures import number
 from bench.records.model import Arm
-from bench.report.arena_tables import pair_tables, settings_table, wait_table
+from bench.report.arena_tables import expert_tables, pair_tables, settings_table, wait_table
 from bench.report.board import Ranked, Section, Unranked, sections
 from bench.report.claims import claim_table, load_papers
 from bench.report.entries import entries
@@ -23,7 +23,18 @@ from bench.report.tables import Table, section_tables, subtask_tables
 OF_RESULTS = ("claims", "profiles", "elsewhere")
 """Tables that only a results folder may have."""
 NAMES = (
-    *("ranking", "lossy", "unranked", "kinds", "lengths", "acceptance", "pairwise", "latency", "settings"),
+    *(
+        "ranking",
+        "lossy",
+        "unranked",
+        "kinds",
+        "lengths",
+        "acceptance",
+        "pairwise",
+        "latency",
+        "settings",
+        "experts",
+    ),
     *("input_length", *OF_RESULTS),
 )
 """Tables that a run or a board may have."""
@@ -89,7 +100,7 @@ def tables_of(section: Section, name: str) -> list[Table]:
     if name == "input_length":
         return [input_length_table(section)]
     ranked = [*section_tables(section), *subtask_tables(section)]
-    own = [*pair_tables(section), wait_table(section), settings_table(section)]
+    own = [*expert_tables(section), *pair_tables(section), wait_table(section), settings_table(section)]
     return [table for table in (*ranked, *own) if table.name == name]
 
 
