@@ -22,6 +22,10 @@ _STEPS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _MOST_TICKS = 7
 
 
+LETTER_REM, NOTE_LETTERS = 0.58, 9
+"""Width of a letter of a name, and letters of the note that a method is a re-implementation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """A speedup axis from 0.
@@ -89,6 +93,12 @@ class Chart:
     place: str
     groups: tuple[Group, ...]
     axis: Axis
+
+    def names_rem(self, note_letters: int = NOTE_LETTERS) -> float:
+        """Room for the longest name with its note of so many letters, in units of the page's letters."""
+        marks = [mark for group in self.groups for mark in group.marks]
+        longest = max((len(mark.label) + note_letters * bool(mark.note) for mark in marks), default=0)
+        return round(LETTER_REM * longest, 1)
 
 
 def overall_chart(section: Section, place: str) -> Chart | None:
