@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.prove.certificates import Check, Status
-from bench.prove.controls import TRIED, Control
+from bench.prove.controls import Control
 from bench.prove.greedy import check_exact
 from bench.prove.models import Models
 from bench.prove.premises import check_premises
@@ -34,11 +34,6 @@ class Outcome:
     def is_as_expected(self) -> bool:
         """A broken variant is caught, an honest one passes."""
         return (self.caught is not None) == self.control.is_broken
-
-
-def run_controls(models: Models, alpha: float) -> tuple[Outcome, ...]:
-    """Every control through the checks that methods go through, at the same sizes."""
-    return tuple(Outcome(control, catch(control, models, alpha)) for control in TRIED)
 
 
 def caught_by(outcomes: tuple[Outcome, ...]) -> dict[str, str | None]:

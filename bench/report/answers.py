@@ -101,18 +101,27 @@ def write_answers(stored: StoredRun, folder: Path) -> list[Path]:
     return paths
 
 
+def text_of(path: Path, fix: str) -> str:
+    """The text of a regular file, without its byte order mark.
+
+    Raises:
+        UserError: If it cannot be read, with this fix.
+    """
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+        raise UserError(f"{path} is not a regular file", fix)
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}", fix) from error
+
+
 def read_answers(path: Path) -> list[Answer]:
     """The answers of a file, the last one per question; only the first choice counts, as in the original.
 
     Raises:
         UserError: If the file cannot be read or a line is no answer, with its number and the field.
     """
-    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
-        raise UserError(f"{path} is not a regular file", _FIX)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}", _FIX) from error
+    text = text_of(path, _FIX)
     answers: dict[str, Answer] = {}
     # not splitlines(), which would also split at U+2028 inside a JSON string
     for number, line in enumerate(text.split("\n"), start=1):

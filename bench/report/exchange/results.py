@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.report.answers import Answer, read_answers
+from bench.report.answers import Answer, read_answers, text_of
 from bench.report.exchange.export import COUNTED
 from bench.report.exchange.per_request import ENGINE
 from bench.report.rescore import OVERALL, scores
@@ -96,12 +96,7 @@ def read_results(path: Path, name: str | None = None) -> list[Elsewhere]:
 
 def _objects(path: Path) -> list[dict[str, Any]]:
     """The file's JSON object, or its objects if it has one a line."""
-    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
-        raise UserError(f"{path} is not a regular file", _FIX)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}", _FIX) from error
+    text = text_of(path, _FIX)
     try:
         found = [json.loads(text)]
     except (ValueError, RecursionError):

@@ -24,7 +24,6 @@ from bench.train.answers.answer_file import AnswerFile
 from bench.train.answers.engines import Engine
 
 log = logging.getLogger(__name__)
-LOG_EVERY_S = 60.0
 EXCESS = 0.25
 """Most tokens by which prompts of a batch differ, as a share of ``max_new_tokens``: CTranslate2 spends a pass
 on each of them, as on an answer's token."""
