@@ -72,14 +72,28 @@ static void score(const float *head, const float *keys, int64_t size, float scal
     }
 }
 
+/* The largest of `count` numbers, a multiple of LANES. */
+INLINED float largest(const float *numbers, int64_t count)
+{
+    vector most = all(-INFINITY);
+    for (int64_t n = 0; n < count; n += LANES) {
+        vector next = load(numbers + n);
+        integers is_larger = next > most;
+        most = (vector)(((integers)next & is_larger) | ((integers)most & ~is_larger));
+    }
+    float parts[LANES];
+    store(parts, most);
+    for (int i = 1; i < LANES; i++) parts[0] = parts[i] > parts[0] ? parts[i] : parts[0];
+    return parts[0];
+}
+
 /* Mask the scores and turn them into weights (not yet normalised); returns the sum of the weights. */
 static float weigh(const struct query *q)
 {
-    float most = -INFINITY;
     for (int64_t n = q->visible; n < padded(q->visible); n++) q->scores[n] = -INFINITY;
     if (q->mask)
         for (int64_t n = 0; n < q->visible; n++) q->scores[n] += q->mask[n];
-    for (int64_t n = 0; n < q->visible; n++) most = q->scores[n] > most ? q->scores[n] : most;
+    const float most = largest(q->scores, padded(q->visible));
     vector sums = {0};
     for (int64_t n = 0; n < q->visible; n += LANES) {
         vector weights = exponential(load(q->scores + n) - most);

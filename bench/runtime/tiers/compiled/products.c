@@ -4,22 +4,35 @@
  * the number of threads: a row verified among eight gives exactly the bits that it gives alone.
  *
  * Weights are stored in panels of LANES outputs: one input's weights are one vector, and a thread reads its
- * share of memory from front to back. A tile keeps the sums of its rows and panels in registers: few rows
- * take several panels at once, which gives the processor enough independent sums, and up to MOST_ROWS rows
- * share one read of the weights. More rows are cut into blocks, which use the same panels one after another
- * while the panels are in the processor's cache.
+ * share of memory from front to back. A tile keeps the sums of its rows and panels in registers, as many
+ * panels as fit, and up to MOST_ROWS rows share one read of the weights. More rows are cut into blocks, which
+ * use the same panels one after another while the panels are in the processor's cache.
  */
 #include "native.h"
 #include <omp.h>
 
+#if defined(__AVX512F__)
+enum { REGISTERS = 32, MOST_ROWS = 14, BLOCK = 14 };
+#else
+enum { REGISTERS = 16, MOST_ROWS = 12, BLOCK = 6 };
+#endif
+/* Up to MOST_ROWS rows share one read of the weights; more are cut into blocks of at most BLOCK rows. */
+
 enum {
-    MOST_ROWS = 12,   /* sums of 12 rows, their weights and one input fill 16 registers */
-    BLOCK = 6,        /* rows of a block, if there are more than MOST_ROWS */
-    BLOCK_PANELS = 2, /* panels that all blocks use before the next panels */
+    TALLEST = 14,     /* rows of the tallest tile on any processor */
     WIDEST = 4,       /* panels of the widest tile */
+    BLOCK_PANELS = 6, /* panels that all blocks use before the next panels */
     AHEAD = 512,      /* weights prefetched per panel: the processor's own prefetching stops at pages */
     SHARE = 1 << 17   /* weights that are worth another thread */
 };
+
+/* Panels of a tile: as many as leave room in the registers for the sums, a vector of weights for each panel
+ * and one input. Each panel is a stream of its own from memory, and several streams hide its latency better. */
+INLINED int panels_of(int rows)
+{
+    int fitting = (REGISTERS - 1) / (rows + 1);
+    return fitting < 1 ? 1 : fitting < WIDEST ? fitting : WIDEST;
+}
 
 struct call {
     const struct projection *by;
@@ -32,7 +45,7 @@ INLINED void tile(int rows, int panels, const float *x, const struct call *to, i
 {
     const int64_t inputs = to->by->inputs, outputs = to->by->outputs;
     const float *weights = to->by->weights + panel * inputs * LANES;
-    vector sums[MOST_ROWS][WIDEST];
+    vector sums[TALLEST][WIDEST];
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < panels; p++) sums[r][p] = (vector){0};
     for (int64_t k = 0; k < inputs; k++) {
@@ -54,21 +67,23 @@ INLINED void tile(int rows, int panels, const float *x, const struct call *to, i
         }
 }
 
-#define TILES(ROWS, PANELS)                                                                                  \
-    case ROWS:                                                                                               \
-        for (; end - panel >= PANELS; panel += PANELS) tile(ROWS, PANELS, x, to, row, panel);                \
-        for (; panel < end; panel++) tile(ROWS, 1, x, to, row, panel);                                       \
-        break;
+INLINED void tiles_of(int rows, const float *x, const struct call *to, int64_t row, int64_t panel, int64_t end)
+{
+    const int panels = panels_of(rows);
+    for (; end - panel >= panels; panel += panels) tile(rows, panels, x, to, row, panel);
+    for (; panel < end; panel++) tile(rows, 1, x, to, row, panel);
+}
+
+/* Each number of rows has machine code of its own, in which its sums are registers. */
+#define TILES(ROWS)                                                                                          \
+    case ROWS: tiles_of(ROWS, x, to, row, panel, end); break;
 
 static void tiles(int64_t rows, const float *x, const struct call *to, int64_t row, int64_t panel,
                   int64_t end)
 {
     switch (rows) {
-        TILES(1, 4)
-        TILES(2, 4)
-        TILES(3, 4)
-        TILES(4, 2) TILES(5, 2) TILES(6, 2) TILES(7, 1) TILES(8, 1) TILES(9, 1) TILES(10, 1) TILES(11, 1)
-            TILES(12, 1)
+        TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) TILES(7)
+        TILES(8) TILES(9) TILES(10) TILES(11) TILES(12) TILES(13) TILES(14)
     }
 }
 
