@@ -1,7 +1,6 @@
-"""Plain data of a benchmark: the prompts, what every round did, what was measured.
+"""Plain data of a benchmark: the prompts, what every round did, what was measured; no torch, files or clocks.
 
 Records hold counts and times, never ratios; `bench.metrics.counts` computes those. Times are seconds (`_s`).
-This module knows nothing of torch, files or clocks.
 """
 
 from __future__ import annotations
@@ -290,7 +289,8 @@ def canonical(identity: Mapping[str, Any]) -> str:
         raise ValueError(f"the identity of a run must be plain JSON: {error}") from error
 
 
-LATER_SETTINGS = {"draft_vocab": None, "blocks": 1, "own_lm_heads": True, "authors_updates": False}
+_LATER_SIZES = {"draft_vocab": None, "mlp_width": None, "blocks": 1}
+LATER_SETTINGS = {**_LATER_SIZES, "own_lm_heads": True, "authors_updates": False}
 """Settings of methods that came after the first records, and the value that means what was done before."""
 
 

@@ -26,6 +26,7 @@ Shapes: P prompt tokens, K drafted tokens, R rows, d width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
 from methods.eagle3.layer import EagleLayer, Layout
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What is chosen for the training of a drafter; decoding takes it from the weights.
+
+    Args:
+        unroll: Steps of the training-time test.
+        own_lm_head: Whether the drafter has an LM head of its own.
+        mlp_width: Inner width of its MLP; None is the target's.
+    """
+
+    unroll: int
+    own_lm_head: bool
+    mlp_width: int | None
+
+
 class Eagle3(ChainMethod):
     """Chain drafting by a layer on the target's rows at three depths.
 
@@ -50,6 +66,7 @@ class Eagle3(ChainMethod):
         threshold: Drafting stops after a token with a top probability below this; 0 always drafts K tokens.
         unroll: For training: steps that the drafter looks ahead (training-time test, section 3.1).
         own_lm_head: For training: give the drafter an LM head; False drafts with the target's.
+        mlp_width: For training: inner width of the drafter's MLP; None is the target's.
         draft_vocab: For training: how many of the most frequent tokens it may draft (N); None is all of
             them. A trained drafter has its own list.
         frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
@@ -65,6 +82,7 @@ class Eagle3(ChainMethod):
         threshold: float,
         unroll: int,
         own_lm_head: bool,
+        mlp_width: int | None = None,
         draft_vocab: int | None = None,
         frequent_tokens: str | None = None,
     ) -> None:
@@ -72,9 +90,11 @@ class Eagle3(ChainMethod):
             raise ValueError(f"draft_length and unroll must be at least 1, got {draft_length} and {unroll}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+        if mlp_width is not None and mlp_width < 1:
+            raise ValueError(f"mlp_width must be at least 1, got {mlp_width}")
         self._weights = None if weights is None else Path(weights)
         self._draft_length, self._threshold = draft_length, threshold
-        self._unroll, self._own_lm_head = unroll, own_lm_head
+        self._training = Training(unroll, own_lm_head, mlp_width)
         self._vocab = DraftVocab(draft_vocab, frequent_tokens)
 
     def attach(self, decoder: Decoder) -> None:
@@ -139,7 +159,7 @@ class Eagle3(ChainMethod):
         """See `methods.core.base.Trainable`."""
         from methods.eagle3.module import Eagle3Trainer
 
-        return Eagle3Trainer(self.name, self._unroll, self._vocab, own_lm_head=self._own_lm_head)
+        return Eagle3Trainer(self.name, self._vocab, self._training)
 
 
 def default_taps(depth: int) -> tuple[int, int, int]:

@@ -16,7 +16,8 @@ width, N tokens that may be drafted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
 from bench.runtime.rows import rotate
 from bench.runtime.sampling import DraftHead, DraftVocab
-from methods.eagle3.draft import default_taps
+from methods.eagle3.draft import Training, default_taps
 from methods.eagle3.layer import Layout
 from methods.training.distillation import draft_logits, soft_cross_entropy
 from methods.training.rows import TrainingRows
@@ -42,17 +43,17 @@ class Eagle3Trainer:
 
     Args:
         name: Of the method, as stored with the weights.
-        unroll: Steps in training.
         vocab: Tokens that the drafter's head knows.
-        own_lm_head: Whether it has one of its own.
+        training: Steps and sizes.
     """
 
-    def __init__(self, name: str, unroll: int, vocab: DraftVocab, *, own_lm_head: bool) -> None:
-        self._name, self._unroll, self._vocab, self._own_lm_head = name, unroll, vocab, own_lm_head
+    def __init__(self, name: str, vocab: DraftVocab, training: Training) -> None:
+        self._name, self._vocab, self._training = name, vocab, training
 
     def new_module(self, decoder: Decoder) -> nn.Module:
         head = self._vocab.head(decoder)
-        module = TrainedDrafter(decoder.config, head if self._own_lm_head else None)
+        config = self._shape(decoder)
+        module = TrainedDrafter(config, head if self._training.own_lm_head else None)
         module.start_from(decoder)
         return module
 
@@ -64,11 +65,15 @@ class Eagle3Trainer:
         ids = None if head.is_whole else head.tokens(torch.arange(head.size, device=decoder.device)).tolist()
         layout = Layout(
             default_taps(decoder.depth),
-            decoder.config.mlp_width,
+            self._shape(decoder).mlp_width,
             None if ids is None else tuple(ids),
-            has_head=self._own_lm_head,
+            has_head=self._training.own_lm_head,
         )
-        return {"method": self._name, **layout.facts(), "unroll": self._unroll}
+        return {"method": self._name, **layout.facts(), "unroll": self._training.unroll}
+
+    def _shape(self, decoder: Decoder) -> DecoderConfig:
+        """The target's shape with the width of the drafter's MLP."""
+        return replace(decoder.config, mlp_width=self._training.mlp_width or decoder.config.mlp_width)
 
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
@@ -81,7 +86,7 @@ class Eagle3Trainer:
         drafter: Any = module
         total, figures = taps.new_zeros(()), dict[str, float]()
         order = rows.mask.cumsum(0) - 1  # of a trained position among all trained ones
-        for step, hidden in enumerate(drafter.steps(taps, rows, decoder, self._unroll)):
+        for step, hidden in enumerate(drafter.steps(taps, rows, decoder, self._training.unroll)):
             # Row j of step i predicts the token after position j + 1 + i of its dialogue.
             places = (rows.mask & (rows.positions > step)).nonzero()[:, 0]
             likely = rows.likely[order[places]]
@@ -98,11 +103,17 @@ def _logits(drafter: Any, hidden: Tensor, head: DraftHead) -> Tensor:  # noqa: A
     return draft_logits(normed, head) if drafter.lm_head is None else drafter.lm_head(normed)
 
 
+def _strongest(layer: Mapping[str, Tensor], count: int) -> Tensor:
+    """The units of a layer's MLP whose weights in and out are largest, in order, int64."""
+    strength = layer["mlp.up_proj.weight"].norm(dim=1) * layer["mlp.down_proj.weight"].norm(dim=0)
+    return strength.topk(min(count, len(strength))).indices.sort().values
+
+
 class TrainedDrafter(nn.Module):
     """The drafter with gradients; its tensors have the names of the authors' files.
 
     Args:
-        config: Shape of the target.
+        config: Shape of the target, with the width of the drafter's MLP.
         head: The target's head for the tokens that may be drafted, to start an own one from; None for none.
     """
 
@@ -140,15 +151,17 @@ class TrainedDrafter(nn.Module):
     def start_from(self, decoder: Decoder) -> None:
         """Begin as the target's last layer on the deepest tapped row, its head's norm included."""
         config, width = self._config, self._config.width
-        last = layer_state(decoder.layers[-1], config)
+        last = layer_state(decoder.layers[-1], decoder.config)
         with torch.no_grad():
             for name in ("q_proj", "k_proj", "v_proj"):
                 weight = self.midlayer.self_attn[name].weight
                 weight.zero_()
                 weight[:, width:] = last[f"self_attn.{name}.weight"]
             self.midlayer.self_attn["o_proj"].weight.copy_(last["self_attn.o_proj.weight"])
-            for name in ("gate_proj", "up_proj", "down_proj"):
-                self.midlayer.mlp[name].weight.copy_(last[f"mlp.{name}.weight"])
+            units = _strongest(last, config.mlp_width)
+            for name in ("gate_proj", "up_proj"):
+                self.midlayer.mlp[name].weight.copy_(last[f"mlp.{name}.weight"][units])
+            self.midlayer.mlp["down_proj"].weight.copy_(last["mlp.down_proj.weight"][:, units])
             self.midlayer.hidden_norm.weight.copy_(last["input_layernorm.weight"])
             self.midlayer.post_attention_layernorm.weight.copy_(last["post_attention_layernorm.weight"])
             self.norm.weight.copy_(decoder.final_norm)
