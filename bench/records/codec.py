@@ -31,6 +31,7 @@ from bench.errors import UserError
 from bench.records.field_types import ROUND_TYPES, SAMPLE_TYPES, check_types, reason_of
 from bench.records.files import replacing
 from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Key, Sample, Timing, Verdict
+from bench.records.packing import opened
 from bench.records.rounds import DEFAULTS, ROUND_FIELDS, Rounds, Shared
 
 log = logging.getLogger(__name__)
@@ -217,18 +218,13 @@ def _without_checksum(line: bytes) -> Sample:
 
 
 def read_samples(path: Path) -> SampleFile:
-    """Read a record file; nothing is changed.
+    """Read a record file, packed or plain; nothing is changed.
 
     Raises:
         UserError: If the file cannot be read, or if other code wrote a line, with file and line number.
     """
-    try:
-        with path.open("rb") as lines:
-            return _read_lines(path, lines)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}", "mend its permissions, or restore it"
-        ) from error
+    with opened(path) as lines:
+        return _read_lines(path, lines)
 
 
 def _read_lines(path: Path, lines: Iterable[bytes]) -> SampleFile:

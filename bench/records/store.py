@@ -22,6 +22,7 @@ from bench.records.codec import RUN_STEPS, SampleFile, read_samples, set_aside, 
 from bench.records.field_types import ATTEMPT_TYPES, OBJECT, RUN_TYPES, check_types, reason_of
 from bench.records.files import acquire, is_same_file, release, renew, write_text
 from bench.records.model import Key, Run, Sample
+from bench.records.packing import PLAIN, samples_file, unpack
 from bench.records.resuming import check_resumable
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ class RunStore:
 
     @classmethod
     def _resume(cls, folder: Path, run: Run, lock: int, source: str | None) -> Self:
-        path = folder / "samples.jsonl"
+        unpack(folder)
+        path = folder / PLAIN
         stored = load_run(folder) if (folder / "run.json").exists() else None
         file = read_samples(path) if path.exists() else _NO_SAMPLES
         if stored:
@@ -135,7 +137,7 @@ class RunStore:
         Raises:
             UserError: If the run's files were deleted, moved or replaced since the start.
         """
-        held = {"samples.jsonl": self._samples, ".lock": self._lock}
+        held = {PLAIN: self._samples, ".lock": self._lock}
         for name, file in held.items():
             if not is_same_file(file, self.folder / name):
                 raise UserError(
@@ -154,7 +156,7 @@ class RunStore:
         except BaseException as error:  # an interrupt in mid-line tears it just as a full disk does
             _truncate(self._samples, intact_bytes)
             if isinstance(error, OSError):
-                raise _unwritable(self.folder / "samples.jsonl", error) from error
+                raise _unwritable(self.folder / PLAIN, error) from error
             raise
         renew(self._lock)
 
@@ -211,8 +213,8 @@ def load_samples(folder: Path) -> list[Sample]:
     Raises:
         UserError: If a line is damaged or other code wrote it, with file and line number.
     """
-    path = folder / "samples.jsonl"
-    file = read_samples(path) if path.exists() else _NO_SAMPLES
+    path = samples_file(folder)
+    file = read_samples(path) if path else _NO_SAMPLES
     if file.problems:
         raise UserError(
             next(iter(file.problems.values())),

@@ -106,7 +106,8 @@ def _logits(drafter: Any, hidden: Tensor, head: DraftHead) -> Tensor:  # noqa: A
 def _strongest(layer: Mapping[str, Tensor], count: int) -> Tensor:
     """The units of a layer's MLP whose weights in and out are largest, in order, int64."""
     strength = layer["mlp.up_proj.weight"].norm(dim=1) * layer["mlp.down_proj.weight"].norm(dim=0)
-    return strength.topk(min(count, len(strength))).indices.sort().values
+    units: Tensor = strength.topk(min(count, len(strength))).indices.sort().values
+    return units
 
 
 class TrainedDrafter(nn.Module):

@@ -1,4 +1,4 @@
-"""The command lines of this folder: ``export``, ``import`` and ``table`` of ``python -m bench.report``."""
+"""Commands of ``python -m bench.report``: ``export``, ``import``, ``pack`` and ``table``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.cli import OK, print_any_text, say
 from bench.errors import UserError
 from bench.records.files import write_text
 
-COMMANDS = ("export", "import", "table")
+COMMANDS = ("export", "import", "pack", "table")
 _LAYOUTS, _FORMS = ("vllm", "sglang", "aiperf"), ("markdown", "latex", "csv")
 
 
@@ -17,6 +17,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the sub-commands of this folder."""
     _add_export(commands)
     _add_import(commands)
+    _add_pack(commands)
     _add_table(commands)
 
 
@@ -43,6 +44,12 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="keep it, so that the board of this results folder has it",
     )
     command.set_defaults(command=_import)
+
+
+def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("pack", help="compress finished runs; every command reads them")
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    command.set_defaults(command=_pack)
 
 
 def _add_table(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -78,6 +85,20 @@ def _import(options: argparse.Namespace) -> int:
     _say(elsewhere_text(rows))
     if options.into is not None:
         _say("\n".join(str(keep(row, options.file, options.into)) for row in rows))
+    return OK
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from bench.records.packing import pack
+
+    for folder in options.runs:
+        try:
+            _say(str(pack(folder)))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"{folder} cannot be packed: {reason}", "free space, or mend permissions"
+            ) from error
     return OK
 
 
