@@ -17,7 +17,7 @@ from bench.show.spelling import as_arguments
 from bench.show.waiting import announce
 
 COMMANDS = (
-    *("leaderboard", "excerpt", "show", "compare", "timeline", "input-length"),
+    *("leaderboard", "excerpt", "show", "compare", "timeline", "input-length", "model-sizes"),
     *("export-spec-bench", "import-spec-bench"),
     *EXCHANGE,
 )
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_timeline(commands)
     _add_input_length(commands)
+    _add_model_sizes(commands)
     _add_spec_bench(commands)
     add_exchange(commands)
     return parser
@@ -124,6 +125,13 @@ def _add_input_length(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     )
     command.add_argument("--figure", type=Path, metavar="FILE", help="draw it, as .png or .svg")
     command.set_defaults(command=_input_length)
+
+
+def _add_model_sizes(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("model-sizes", help="how methods grow with the model, over runs of several")
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, one a model")
+    command.add_argument("--figure", type=Path, metavar="FILE", help="draw it, as .png or .svg")
+    command.set_defaults(command=_model_sizes)
 
 
 def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -229,6 +237,13 @@ def _input_length(options: argparse.Namespace) -> int:
     from bench.report.input_length import edges_from, show_lengths
 
     _say(show_lengths(options.run, edges_from(options.edges), options.figure))
+    return OK
+
+
+def _model_sizes(options: argparse.Namespace) -> int:
+    from bench.report.model_sizes import show_sizes
+
+    _say(show_sizes(options.runs, options.figure))
     return OK
 
 

@@ -181,12 +181,17 @@ def show_lengths(run: Path, edges: Sequence[int] | None, figure: Path | None) ->
         raise UserError(f"{run} holds no prompt that baseline and method completed", "let the run finish")
     lines = text_table([table.header, *table.rows])
     if figure is not None:
-        _draw(input_length_picture(section, edges), figure)
+        draw(input_length_picture(section, edges), figure)
         lines.append(str(figure))
     return "\n".join(lines)
 
 
-def _draw(picture: Picture, path: Path) -> None:
+def draw(picture: Picture, path: Path) -> None:
+    """Write a figure as .png or .svg.
+
+    Raises:
+        UserError: If the file has another ending, or cannot be written.
+    """
     if path.suffix not in (".png", ".svg"):
         raise UserError(f"{path} must end in .png or .svg", "give --figure such a name")
     content = png(picture.figure) if path.suffix == ".png" else svg(picture.figure, picture.name).encode()
