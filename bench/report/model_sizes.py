@@ -10,7 +10,7 @@ Frame: ``method, model, parameters, speedup, low, high, acceptance_length``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -64,7 +64,7 @@ def show_sizes(runs: Sequence[Path], figure: Path | None) -> str:
 
 def _require_comparable(found: Sequence[Section]) -> None:
     """Speedups may stand side by side only where questions, device, precision and sampling are the same."""
-    facts = {
+    facts: dict[str, Callable[[Section], object]] = {
         "questions": lambda part: part.asked,
         "device": lambda part: part.setting.device,
         "precision": lambda part: part.setting.dtype,
@@ -103,7 +103,7 @@ def _row(label: str, entry: Entry) -> tuple[str, str, float, float, float, float
 
 def _rows(found: Sequence[Section], frame: pd.DataFrame) -> list[tuple[str, ...]]:
     by_place = {(label, part.setting.model): part for part in found for label in part.labelled}
-    made = []
+    made = list[tuple[str, ...]]()
     for row in frame.itertuples():
         part = by_place[str(row.method), str(row.model)]
         summary = part.labelled[str(row.method)].summary
