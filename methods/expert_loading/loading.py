@@ -105,6 +105,7 @@ class _Watch:
         loads = now.loads - before.loads
         return {
             "expert_slots": self._store.capacity,
+            "experts_in_all": self._store.memory.count,
             "experts_needed": now.needed - before.needed,
             "experts_hit": now.hits - before.hits,
             "experts_late": now.late - before.late,

@@ -9,12 +9,13 @@ from pathlib import Path
 from bench.errors import UserError, nearest
 from bench.metrics.run_figures import number
 from bench.records.model import Arm
-from bench.report.arena_tables import expert_tables, pair_tables, settings_table, wait_table
+from bench.report.arena_tables import pair_tables, settings_table, wait_table
 from bench.report.board import Ranked, Section, Unranked, sections
 from bench.report.claims import claim_table, load_papers
 from bench.report.entries import entries
 from bench.report.exchange.export import COUNTED, Layout, pooled_length, pooled_steps
 from bench.report.exchange.rows import elsewhere_table, kept_rows
+from bench.report.experts import expert_tables
 from bench.report.input_length import input_length_table
 from bench.report.profiles import profile_chapters
 from bench.report.stored_runs import read_runs, read_whole_run
