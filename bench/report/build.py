@@ -28,6 +28,7 @@ from bench.report.entries import Entry, entries
 from bench.report.exchange.rows import elsewhere_chapters
 from bench.report.pages import html_claims, html_page, html_run, markdown_claims, markdown_page
 from bench.report.profiles import profile_chapters
+from bench.report.routing import routing_chapters
 from bench.report.run_pages import FOLDER, RunPage, run_pages
 from bench.report.stored_runs import read_runs
 from bench.report.style import png, svg
@@ -73,7 +74,11 @@ def build(results: Path) -> Leaderboard:
     tables = [section_tables(section) for section in board]
 
     chapters = [section_chapter(section, rows) for section, rows in zip(board, tables, strict=True)]
-    others = (*profile_chapters(results), *elsewhere_chapters(results))
+    others = (
+        *profile_chapters(results),
+        *routing_chapters(results),
+        *elsewhere_chapters(results),
+    )
     papers = load_papers()
     alone = {
         chapter.records[0]: (section, chapter)
