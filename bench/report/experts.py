@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from math import nan
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,16 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from bench import PACKAGE_PREFIX
-from bench.compose.components import resolve_path
-from bench.metrics.experts import ExpertFigures
-from bench.records.model import Run
+from bench.outline.experts import experts_in_all
 from bench.report.board import Section
 from bench.report.entries import Entry
 from bench.report.style import INK, Picture, legend_below, looks, new_figure, numbers, stamped, styled
 from bench.report.tables import Table
 from bench.report.words import place_words
-from bench.runtime.checkpoint_files import CONFIG_FILE, read_json
 from bench.show.expert_rows import arena_expert_rows
 
 CAPTION = (
@@ -62,7 +57,7 @@ def share_frame(section: Section) -> pd.DataFrame:
         for policy, entry in _policies(section)
         if (figures := entry.summary.experts) is not None
         and (slots := figures.slots)
-        and (total := _experts_in_all(figures, entry.summary.run))
+        and (total := experts_in_all(figures.total, entry.summary.run))
     ]
     columns = ["policy", "share", "speedup", "low", "high", "stall"]
     return pd.DataFrame(rows, columns=columns).sort_values(["policy", "share"], ignore_index=True)
@@ -120,14 +115,3 @@ def _policies(section: Section) -> list[tuple[str, Entry]]:
         settings = ", ".join(f"{key}={json.dumps(entry.params.get(key))}" for key in differing)
         found.append((f"{entry.method} ({settings})" if settings else entry.method, entry))
     return found
-
-
-def _experts_in_all(figures: ExpertFigures, run: Run) -> int | None:
-    """Experts of the model: as counted, or, before records counted them, of the model shipped with this
-    package; None if neither says.
-    """
-    path = str(run.config.get("model", {}).get("path", ""))
-    if figures.total is not None or not path.startswith(PACKAGE_PREFIX):
-        return figures.total
-    shape = read_json(Path(resolve_path(path)) / CONFIG_FILE)
-    return int(shape["num_experts"]) * int(shape["num_hidden_layers"])
