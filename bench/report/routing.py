@@ -20,7 +20,7 @@ from bench.routing.records import GUESSERS, Routing, load_routing, routing_rows
 
 CAPTION = (
     "Of the experts that a layer chose for a decoded row, the share that had been guessed so many layers "
-    "earlier; the dashed line is what any such number of experts would contain."
+    "earlier; the dashed line is the share that as many experts picked at random contain."
 )
 
 
@@ -82,7 +82,7 @@ def _chapter(path: Path, anchor: str) -> Chapter:
         questions="guesses of experts",
         subtitle=f"{routing.rows} decoded tokens of {routing.identity['prompts']} built-in prompts, decoded "
         "greedily with all experts in memory; all pairs of layers of a distance together, no intervals.",
-        remarks=tuple(f"{guesser}: {meaning}." for guesser, meaning in GUESSERS.items()),
+        remarks=(*(f"{guesser}: {meaning}." for guesser, meaning in GUESSERS.items()), *_trained(routing)),
         parts=(
             Part(
                 "Experts told ahead",
@@ -92,3 +92,13 @@ def _chapter(path: Path, anchor: str) -> Chapter:
         ),
         records=(path.stem,),
     )
+
+
+def _trained(routing: Routing) -> list[str]:
+    """How the changes of the rows were trained, those trained alike together."""
+    alike: dict[str, list[str]] = {}
+    for distance, facts in sorted(routing.changes.items(), key=lambda item: int(item[0])):
+        steps = facts.get("recipe", {}).get("steps", "unknown")
+        how = f"rank {facts['rank']}, {steps} steps on {facts.get('data', 'unknown data')}"
+        alike.setdefault(how, []).append(distance)
+    return [f"Changes for {', '.join(ahead)} layers ahead: {how}." for how, ahead in alike.items()]

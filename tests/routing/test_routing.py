@@ -38,7 +38,7 @@ ROUTING = Routing(
     top_k=2,
     candidates=2,
     rows=10,
-    changes={"2": {"ahead": 2, "rank": 16}},
+    changes={"2": {"ahead": 2, "rank": 16, "data": "some dialogues", "recipe": {"steps": 60}}},
     guesses=(
         Guesses(ROUTER, 0, 2, 20, 18),
         Guesses(ROUTER, 2, 4, 20, 16),
@@ -136,6 +136,7 @@ def test_a_record_is_a_chapter_with_a_table_and_a_figure(tmp_path: Path) -> None
     save_routing(tmp_path / "published", ROUTING)
     published, own = routing_chapters(tmp_path)
     assert published.anchor + "-own" == own.anchor
+    assert published.remarks[-1] == "Changes for 2 layers ahead: rank 16, 60 steps on some dialogues."
     (part,) = published.parts
     assert part.tables[0].rows[0] == ("1", "85.0%", "-", "35.0%", "25.0%")
     (axes,) = by_distance(ROUTING).axes
