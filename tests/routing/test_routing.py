@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.errors import UserError
+from bench.report.exchange.choice import named_tables
 from bench.report.routing import by_distance, routing_chapters
 from bench.routing.cli import main
 from bench.routing.measure import Choices, decoded, guesses_of, named, shared
@@ -134,6 +135,8 @@ def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_record_is_a_chapter_with_a_table_and_a_figure(tmp_path: Path) -> None:
     save_routing(tmp_path, ROUTING)
     save_routing(tmp_path / "published", ROUTING)
+    ((_, table),) = named_tables(tmp_path / "published", "routing")
+    assert table.header[0] == "layers ahead"
     published, own = routing_chapters(tmp_path)
     assert published.anchor + "-own" == own.anchor
     assert published.remarks[-1] == "Changes for 2 layers ahead: rank 16, 60 steps on some dialogues."
