@@ -10,6 +10,7 @@ COMMANDS = {
     "tune": ("bench.tune", "the fastest settings of a method on this machine"),
     "train": ("bench.train", "train a method's modules"),
     "profile": ("bench.profile", "what passes cost on this machine"),
+    "routing": ("bench.routing", "how early the experts of later layers can be told"),
     "project": ("bench.project", "a run's rounds on another device"),
     "reference": ("bench.reference", "is the baseline honest? beside transformers.generate"),
     "quality": ("bench.quality", "well-formed and right answers of a run"),

@@ -3,7 +3,9 @@
 Such a method counts these in every sample, of decoding alone: ``experts_needed`` (experts that rows used, by
 pass and layer), ``experts_hit`` (of these, in the fast store), ``experts_late`` (on their way because of a
 prediction), ``experts_loaded``, ``experts_wasted`` (predicted, loaded and evicted unused), ``expert_bytes``
-(read from slow memory) and ``expert_stall_us`` (microseconds that the model waited for experts).
+(read from slow memory) and ``expert_stall_us`` (microseconds that the model waited for experts). Beside them
+stand ``expert_slots`` (experts that the fast store has room for) and, in newer records, ``experts_in_all``
+(of the model).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ class ExpertFigures:
         bytes_per_token: Read from slow memory.
         stall_s_per_token: Time that the model waited.
         stall: Share of decode time that it waited.
+        slots: Experts that the fast store has room for, of all layers together.
+        total: Experts of the model; None in records that do not say.
     """
 
     hit: float
@@ -34,6 +38,8 @@ class ExpertFigures:
     bytes_per_token: float
     stall_s_per_token: float
     stall: float
+    slots: int
+    total: int | None
 
 
 def expert_figures(samples: Sequence[Sample]) -> ExpertFigures:
@@ -66,4 +72,6 @@ def expert_figures(samples: Sequence[Sample]) -> ExpertFigures:
         bytes_per_token=read / tokens,
         stall_s_per_token=1e-6 * stall_us / tokens,
         stall=1e-6 * stall_us / decode_s,
+        slots=loading[0].counts["expert_slots"],
+        total=loading[0].counts.get("experts_in_all"),
     )

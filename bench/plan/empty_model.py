@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from transformers import LlamaConfig
+from transformers import AutoConfig
 
 from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
 from bench.compose.workbench import options_for
 from bench.errors import UserError
 from bench.plan.devices import Gpu
-from bench.plan.outlook import KNOWN_SHAPES, estimate, model_folder
+from bench.plan.outlook import KNOWN_SHAPES, LLAMA, estimate, model_folder
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions, load_config
 from bench.runtime.modules import memory_bytes
@@ -74,7 +74,7 @@ def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transform
     known: Any = OmegaConf.to_container(OmegaConf.load(KNOWN_SHAPES))
     for entry in known:
         if path in entry["checkpoints"]:
-            return LlamaConfig(**entry["shape"], architectures=["LlamaForCausalLM"])
+            return AutoConfig.for_model(**{**LLAMA, **entry["shape"]})
     return None
 
 

@@ -34,12 +34,12 @@ from bench.show.waiting import announce
 from bench.tasks.task import Fetched
 
 KNOWN_SHAPES = Path(__file__).parents[1] / "assets" / "shapes" / "checkpoints.yaml"
-_LLAMA: Mapping[str, Any] = {
+LLAMA: Mapping[str, Any] = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
     "hidden_act": "silu",
 }
-"""What `KNOWN_SHAPES` leaves out: all of them are Llamas."""
+"""What `KNOWN_SHAPES` leaves out: all that state no other family are Llamas."""
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly: prompts are not tokenised for a plan."""
 
@@ -239,7 +239,7 @@ def _shape(folder: Path | None, path: str) -> DecoderConfig | None:
     known: Any = OmegaConf.to_container(OmegaConf.load(KNOWN_SHAPES))
     for entry in known:
         if path in entry["checkpoints"]:
-            return stated_shape({**_LLAMA, **entry["shape"]})
+            return stated_shape({**LLAMA, **entry["shape"]})
     return None
 
 

@@ -3,7 +3,9 @@
 RUN is a run's folder; of a run of several methods, RUN:METHOD or all of them. ``device`` is a GPU of the
 table of data sheets, or the file of a profile that ``python -m bench.profile`` measured there: then the model
 is the profile's. The table is a projection and says so. ``as=rates`` prints what the rounds say of each
-method as settings of ``method=synthetic``, whose cost can be measured there.
+method as settings of ``method=synthetic``, whose cost can be measured there. ``as=experts`` projects a run of
+methods that load experts to a larger mixture of experts, whose experts lie across the ``link``:
+``as=experts model=mixtral_8x7b_instruct link=pcie5``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -23,6 +25,8 @@ from bench.metrics.run_figures import speedup as shown
 from bench.metrics.speedups import speedup
 from bench.plan.devices import GPUS
 from bench.profile.records import load_profile
+from bench.project.expert_table import assumptions, expert_table, lead_there, place_of, policies_of
+from bench.project.experts import LINKS
 from bench.project.passes import LOOPS, Measured, Passes, Roofline
 from bench.project.rates import Rates
 from bench.project.replay import Source, projected
@@ -32,9 +36,18 @@ from bench.records.views import of_method, samples_of
 from bench.show.layout import byte_size, markdown_table
 from bench.show.waiting import announce
 
+if TYPE_CHECKING:
+    from bench.runtime.decoder import Decoder
+
 MODELS = Path(__file__).parents[2] / "conf" / "model"
-DEFAULTS = {"device": "h100", "model": "vicuna_7b", "batch": "1", "loop": "recorded", "as": "speedups"}
-FORMS = ("speedups", "rates")
+DEFAULTS = {
+    "device": "h100",
+    "model": "vicuna_7b",
+    "batch": "1",
+    "loop": "recorded",
+    "link": "pcie5",
+    "as": "speedups",
+}
 EPILOG = "defaults: " + " ".join(f"{key}={value}" for key, value in DEFAULTS.items())
 
 
@@ -42,13 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.project", description=__doc__, epilog=EPILOG)
     parser.add_argument("run", help="folder of a run, or RUN:METHOD")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="device, model, batch, loop, as")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=", ".join(DEFAULTS))
     options = parser.parse_args(arguments)
     announce(f"reading {options.run}; loading torch to count the passes")
     try:
         settings = settings_of(options.settings)
-        shown = rates if settings["as"] == "rates" else projection
-        print(shown(options.run, settings))  # noqa: T201 - the command's result
+        print(FORMS[settings["as"]](options.run, settings))  # noqa: T201 - the command's result
     except UserError as mistake:
         return report_mistake(mistake)
     return 0
@@ -76,7 +88,9 @@ def settings_of(overrides: Sequence[str]) -> dict[str, str]:
     if settings["loop"] not in LOOPS:
         raise UserError(f"unknown loop {settings['loop']!r}", _near(settings["loop"], list(LOOPS)))
     if settings["as"] not in FORMS:
-        raise UserError(f"unknown form as={settings['as']!r}", _near(settings["as"], FORMS))
+        raise UserError(f"unknown form as={settings['as']!r}", _near(settings["as"], list(FORMS)))
+    if settings["link"] not in LINKS:
+        raise UserError(f"unknown link {settings['link']!r}", _near(settings["link"], list(LINKS)))
     if not all(part.isdecimal() and int(part) for part in settings["batch"].split(",")):
         raise UserError(f"batch must be numbers above 0, got {settings['batch']!r}", "write batch=1,4,16")
     return settings
@@ -125,6 +139,25 @@ def rates(place: str, settings: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def experts(place: str, settings: Mapping[str, str]) -> str:
+    """What loading experts would cost the model on the device, with its assumptions above.
+
+    Raises:
+        UserError: If the run's methods load no experts, the model has none, or the device is a profile.
+    """
+    if is_profile(settings["device"]) or settings["batch"] != "1":
+        raise UserError("as=experts takes a device by its name, and one sequence", "leave out batch=")
+    folder, _, label = place.partition(":")
+    run, samples = load_run(Path(folder)), list(load_samples(Path(folder)))
+    policies = [policy for policy in policies_of(run, samples) if label in ("", policy.label)]
+    decoder = _empty(settings["model"])
+    tokens = [sample.prompt_tokens + len(sample.ids) // 2 for sample in samples]
+    compute_s = _roofline(settings).seconds(1, sum(tokens) // len(tokens))
+    target = place_of(decoder, compute_s, LINKS[settings["link"]])
+    table = expert_table(policies, target, GPUS[settings["device"]].memory_bytes)
+    return "\n".join([*assumptions(target, run.model, lead_there(run, samples), settings), "", *table])
+
+
 def _stored(place: str) -> tuple[str, Run, list[Sample], list[str]]:
     """A run's folder, the run, its samples, and which of its methods are meant."""
     folder, _, label = place.partition(":")
@@ -149,25 +182,30 @@ def passes_of(settings: Mapping[str, str]) -> Passes:
     return _roofline(settings)
 
 
-def _roofline(settings: Mapping[str, str]) -> Roofline:
+def _empty(name: str) -> Decoder:
+    """The model without storage."""
     from torch import bfloat16, device
 
     from bench.plan.empty_model import find_empty  # loads torch
     from bench.runtime.loading import RuntimeOptions
 
-    file = MODELS / f"{settings['model']}.yaml"
+    file = MODELS / f"{name}.yaml"
     if not file.is_file():
         names = sorted(path.stem for path in MODELS.glob("*.yaml"))
-        raise UserError(f"unknown model {settings['model']!r}", _near(settings["model"], names))
+        raise UserError(f"unknown model {name!r}", _near(name, names))
     known: Any = OmegaConf.load(file)
     weights = known.get("weights", "stored")
     model = ModelConfig(path=known.path, revision=known.get("revision"), weights=weights)
     decoder, _ = find_empty(model, RuntimeOptions(device("cpu"), bfloat16, int(known.get("context") or 2048)))
     if decoder is None:
         raise UserError(
-            f"the shape of {settings['model']} is not known here",
-            "fetch its config.json, or name another model",
+            f"the shape of {name} is not known here", "fetch its config.json, or name another model"
         )
+    return decoder
+
+
+def _roofline(settings: Mapping[str, str]) -> Roofline:
+    decoder = _empty(settings["model"])
     return Roofline(
         GPUS[settings["device"]],
         settings["model"],
@@ -216,6 +254,9 @@ def lacking_memory(passes: Passes, tokens: int, batch: int) -> str | None:
         return None
     return f"does not fit: {byte_size(needed)} of {byte_size(memory)}"
 
+
+FORMS = {"speedups": projection, "rates": rates, "experts": experts}
+"""What can be printed, by the value of ``as``."""
 
 if __name__ == "__main__":
     sys.exit(main())

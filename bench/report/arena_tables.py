@@ -14,7 +14,6 @@ from bench.report.style import Picture, stamped
 from bench.report.tables import Table
 from bench.report.words import place_words
 from bench.show.arena_table import contest_lines, pair_rows, wait_rows
-from bench.show.expert_rows import arena_expert_rows
 
 RANKS_NOTE = (
     "All methods and two equal baselines answered every question in one run, in an order that changes from "
@@ -69,15 +68,6 @@ def wait_table(section: Section) -> Table:
     rows = wait_rows(latencies(section))
     header = ("method", "first token", "per token of an answer", "per round")
     return Table("Waits in milliseconds: 50th, 90th and 99th percentile", header, tuple(rows), "latency")
-
-
-def expert_tables(section: Section) -> list[Table]:
-    """What loading experts cost, one method a row; none where no method loads any."""
-    rows = arena_expert_rows({label: entry.summary for label, entry in section.labelled.items()})
-    if not rows:
-        return []
-    title = "Experts of decoded tokens: where they were when they were needed, what was read, what was waited"
-    return [Table(title, ("method", *rows[0][1:]), tuple(rows[1:]), "experts")]
 
 
 def settings_table(section: Section) -> Table:

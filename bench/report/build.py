@@ -28,6 +28,7 @@ from bench.report.entries import Entry, entries
 from bench.report.exchange.rows import elsewhere_chapters
 from bench.report.pages import html_claims, html_page, html_run, markdown_claims, markdown_page
 from bench.report.profiles import profile_chapters
+from bench.report.routing import routing_chapters
 from bench.report.run_pages import FOLDER, RunPage, run_pages
 from bench.report.stored_runs import read_runs
 from bench.report.style import png, svg
@@ -45,7 +46,7 @@ class Leaderboard:
     Args:
         entries: Every entry, ranked or not.
         texts: Text files by name.
-        pictures: Figure files by name under ``figures``.
+        pictures: Figure files by name under ``figures``, which Markdown shows.
         unreadable: What is wrong with each run that is missing because it cannot be read.
     """
 
@@ -73,7 +74,11 @@ def build(results: Path) -> Leaderboard:
     tables = [section_tables(section) for section in board]
 
     chapters = [section_chapter(section, rows) for section, rows in zip(board, tables, strict=True)]
-    others = (*profile_chapters(results), *elsewhere_chapters(results))
+    others = (
+        *profile_chapters(results),
+        *routing_chapters(results),
+        *elsewhere_chapters(results),
+    )
     papers = load_papers()
     alone = {
         chapter.records[0]: (section, chapter)
@@ -86,11 +91,14 @@ def build(results: Path) -> Leaderboard:
     }  # of a published run and its copy, the former
     whole = Document((*chapters, *others), paper_claims(papers, board), names)
     figures = _figures(whole.chapters)
-    drawings = {name: svg(figure, name) for name, figure in figures.items()}
+    drawings = _drawings(figures)
     texts = _texts(whole, drawings) | {LEADERBOARD_CSV: csv_text(board)}
     texts |= {f"{FOLDER}/{page.name}.html": _run_text(page, chapters, drawings) for page in pages}
     return Leaderboard(
-        tuple(every_entry), texts, _pictures(figures, drawings), tuple(read.unreadable.values())
+        tuple(every_entry),
+        texts,
+        {f"{name}.png": png(figure) for name, figure in figures.items()},
+        tuple(read.unreadable.values()),
     )
 
 
@@ -106,8 +114,7 @@ def _texts(whole: Document, drawings: Mapping[str, str]) -> dict[str, str]:
 def _run_text(page: RunPage, chapters: Sequence[Chapter], drawings: Mapping[str, str]) -> str:
     """The page of a run, with the board's drawings where it shows the same chapter."""
     if not any(page.chapter is chapter for chapter in chapters):
-        own = _figures([page.chapter]).items()
-        drawings = {name: svg(figure, name) for name, figure in own if not name.endswith(SHOWN_AS_CHARTS)}
+        drawings = _drawings(_figures([page.chapter]))
     return html_run(page, drawings, LEADERBOARD)
 
 
@@ -181,9 +188,6 @@ def _figures(chapters: Sequence[Chapter]) -> dict[str, Figure]:
     }
 
 
-def _pictures(figures: Mapping[str, Figure], drawings: Mapping[str, str]) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    for name, figure in figures.items():
-        files[f"{name}.png"] = png(figure)
-        files[f"{name}.svg"] = drawings[name].replace("currentColor", "#000000").encode()
-    return files
+def _drawings(figures: Mapping[str, Figure]) -> dict[str, str]:
+    """The figures that pages of HTML hold, as SVG elements."""
+    return {name: svg(figure, name) for name, figure in figures.items() if not name.endswith(SHOWN_AS_CHARTS)}

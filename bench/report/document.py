@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from bench.report.arena_tables import (
     arena_pictures,
     arena_remarks,
-    expert_tables,
     pair_tables,
     settings_table,
     wait_table,
@@ -18,6 +17,7 @@ from bench.report.arena_tables import (
 from bench.report.board import Section
 from bench.report.charts import Chart, kind_charts, overall_chart
 from bench.report.claims import Paper, claim_table
+from bench.report.experts import expert_pictures, expert_tables
 from bench.report.figure_data import pictures
 from bench.report.input_length import compact_tables
 from bench.report.style import Picture
@@ -58,6 +58,7 @@ PICTURES = {
     "Acceptance": ("acceptance", "positions"),
     "Time of a token, by phase": ("time", "prediction"),
     "Latency": ("waits",),
+    "Experts": ("experts",),
     "Settings and machine": ("machine",),
 }
 """Names of the figures of every part; the others stand in the last one."""
@@ -181,7 +182,8 @@ def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
 def _parts(section: Section, tables: Sequence[Table]) -> Iterator[Part]:
     """The result, then what explains it."""
     place = place_words(section)
-    drawn = {picture.name: picture for picture in (*pictures(section), *arena_pictures(section))}
+    every = (*pictures(section), *arena_pictures(section), *expert_pictures(section))
+    drawn = {picture.name: picture for picture in every}
     named = {name for names in PICTURES.values() for name in names}
     overall = overall_chart(section, place)
     by_kind = subtask_tables(section)

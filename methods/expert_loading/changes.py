@@ -6,10 +6,15 @@ Shapes: d width, r rank.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from bench.runtime.decoder import Decoder
 from bench.runtime.experts.prediction import LowRankMap, predicted_layers
+from bench.runtime.modules import load_module, load_provenance
 
 
 def map_shapes(layers: Sequence[int], ahead: int, rank: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -41,3 +46,31 @@ def maps_of(
         for layer, several in predicted_layers(layers, ahead).items()
         for later in several
     }
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChanges:
+    """Trained changes, as a folder holds them.
+
+    Args:
+        ahead: Layers between the present one and the one predicted.
+        maps: By present and predicted layer.
+        facts: What is stored beside them.
+    """
+
+    ahead: int
+    maps: Mapping[tuple[int, int], LowRankMap]
+    facts: Mapping[str, Any]
+
+
+def stored_changes(folder: Path, method: str, layers: Sequence[int], decoder: Decoder) -> StoredChanges:
+    """Read the changes of a model whose layers with experts are `layers`.
+
+    Raises:
+        UserError: If the folder holds none, or they do not fit the model.
+    """
+    facts = load_provenance(folder, method)
+    ahead, rank = int(facts["ahead"]), int(facts["rank"])
+    shapes = map_shapes(layers, ahead, rank, decoder.config.width)
+    maps = maps_of(load_module(folder, shapes, decoder.embedding), layers, ahead)
+    return StoredChanges(ahead, maps, facts)

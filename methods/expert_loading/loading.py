@@ -38,11 +38,10 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.experts.fast_store import FastStore, StoreCounts
 from bench.runtime.experts.placement import mixtures_of, slow_memory, with_store
 from bench.runtime.experts.prediction import LaterRouter, OnDemand, Predictor, PreviousToken
-from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import Sampler
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Budget, Clock, Lossless, ModuleTrainer, Traits
-from methods.expert_loading.changes import map_shapes, maps_of
+from methods.expert_loading.changes import stored_changes
 
 
 class ExpertLoading(Lossless, ABC):
@@ -105,6 +104,7 @@ class _Watch:
         loads = now.loads - before.loads
         return {
             "expert_slots": self._store.capacity,
+            "experts_in_all": self._store.memory.count,
             "experts_needed": now.needed - before.needed,
             "experts_hit": now.hits - before.hits,
             "experts_late": now.late - before.late,
@@ -186,18 +186,15 @@ class AcceleratedExperts(ExpertLoading):
                 "m2r2_moe needs trained changes of the residual and method.weights is not set",
                 "set method.weights to their folder, or train them: python -m bench.train method=m2r2_moe",
             )
-        facts = load_provenance(self._weights, self.name)
-        ahead, rank = int(facts["ahead"]), int(facts["rank"])
-        if self._ahead not in (None, ahead):
+        stored = stored_changes(self._weights, self.name, sorted(mixtures), decoder)
+        if self._ahead not in (None, stored.ahead):
             raise UserError(
-                f"the changes in {self._weights} were trained for ahead={ahead}, not {self._ahead}",
+                f"the changes in {self._weights} were trained for ahead={stored.ahead}, not {self._ahead}",
                 "leave method.ahead null, or train others",
             )
-        layers = sorted(mixtures)
-        shapes = map_shapes(layers, ahead, rank, decoder.config.width)
-        maps = maps_of(load_module(self._weights, shapes, decoder.embedding), layers, ahead)
         count = _candidates(self._candidates, decoder)
-        return LaterRouter(mixtures, decoder.config.norm_eps, ahead=ahead, experts=count, maps=maps)
+        eps = decoder.config.norm_eps
+        return LaterRouter(mixtures, eps, ahead=stored.ahead, experts=count, maps=stored.maps)
 
     def trainer(self) -> ModuleTrainer:
         """See `methods.core.base.Trainable`."""

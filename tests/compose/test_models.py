@@ -42,6 +42,7 @@ ASKED_FOR = {
     "qwen2.5": ["7b"],
     "qwen3": ["0.6b", "8b"],
     "mistral": ["7b_instruct"],
+    "mixtral": ["8x7b_instruct"],
     "phi3": ["mini"],
     "gemma": ["2b_it", "7b_it"],
     "gemma3": ["270m_it", "1b_it"],

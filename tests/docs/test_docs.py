@@ -27,6 +27,7 @@ from bench.prove.certificates import Check, Status
 from bench.prove.config import ProveConfig
 from bench.prove.control_run import Outcome
 from bench.prove.controls import CONTROLS
+from bench.routing.cli import RoutingConfig
 from bench.train.answers.cli import AnswersConfig
 from bench.train.calibrate.cli import CalibrateConfig
 from bench.train.cli import TrainConfig
@@ -45,6 +46,7 @@ HYDRA = {
     "bench.prove": "prove",
     "bench.tune": "tune",
     "bench.profile": "profile",
+    "bench.routing": "routing",
     "bench.train": "train",
     "bench.train.answers": "answers",
     "bench.train.calibrate": "calibrate",
@@ -57,6 +59,7 @@ HYDRA = {
 SCHEMAS = {
     "prove": ProveConfig,
     "profile": ProfileConfig,
+    "routing": RoutingConfig,
     "train": TrainConfig,
     "answers": AnswersConfig,
     "calibrate": CalibrateConfig,

@@ -14,6 +14,8 @@ from bench.records.model import Arm, Sample, Timing
 from bench.show.expert_rows import arena_expert_rows, expert_rows
 
 COUNTS = {
+    "expert_slots": 24,
+    "experts_in_all": 48,
     "experts_needed": 40,
     "experts_hit": 30,
     "experts_late": 4,
@@ -30,7 +32,14 @@ SAMPLE = Sample(
 def test_figures_are_pooled_over_decoded_tokens() -> None:
     other = replace(SAMPLE, ids=tuple(range(13)), counts={**COUNTS, "experts_hit": 10, "expert_bytes": 0})
     assert expert_figures([SAMPLE, other]) == ExpertFigures(
-        hit=0.5, late=0.1, wasted=0.1, bytes_per_token=500.0, stall_s_per_token=0.0625, stall=0.25
+        hit=0.5,
+        late=0.1,
+        wasted=0.1,
+        bytes_per_token=500.0,
+        stall_s_per_token=0.0625,
+        stall=0.25,
+        slots=24,
+        total=48,
     )
 
 

@@ -206,7 +206,7 @@ def test_settings_of_ones_own_are_told_from_shipped_ones() -> None:
 
 
 def test_shapes_shipped_for_names_are_those_that_transformers_builds() -> None:
-    for name in ("vicuna_7b", "llama3.2_1b", "llama2_70b"):
+    for name in ("vicuna_7b", "llama3.2_1b", "llama2_70b", "mixtral_8x7b_instruct"):
         settings = composed_settings(f"model={name}", "method=sam", "bench.plan=true")
         decoder, is_here = find_empty(settings.model, options())
         size = estimate(settings).size

@@ -214,6 +214,11 @@ def test_what_is_written_is_up_to_date_until_it_is_changed(tmp_path: Path, built
     assert differences(built, tmp_path) == ["leaderboard.csv", f"figures/{OLD}"]
 
 
+def test_every_figure_file_is_shown_by_the_markdown_board(built: Leaderboard) -> None:
+    shown = re.findall(r"\]\(figures/([^)]+)\)", built.texts["leaderboard.md"])
+    assert sorted(shown) == sorted(built.pictures)
+
+
 def test_only_our_own_figures_of_sections_that_are_gone_are_removed(
     tmp_path: Path, built: Leaderboard
 ) -> None:

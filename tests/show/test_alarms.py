@@ -49,7 +49,7 @@ def test_a_processor_that_was_held_by_other_work_is_a_busy_machine(sound: Summar
     (alarm,) = run_alarms(busy)
     assert alarm.name == "BUSY MACHINE"
     assert "took 1.20 times as long as it computed" in alarm.what
-    loading = ExpertFigures(0.5, 0.2, 0.1, 1e6, 0.003, 0.4)
+    loading = ExpertFigures(0.5, 0.2, 0.1, 1e6, 0.003, 0.4, 24, 48)
     assert names(replace(busy, experts=loading)) == []  # it waits for experts, not for other work
     on_gpu: Run = replace(busy.run, attempts=({"gpu": {"name": "H200"}},))
     assert names(replace(busy, run=on_gpu)) == []  # the decoding thread waits for a GPU

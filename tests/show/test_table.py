@@ -67,7 +67,7 @@ def fullest(example: Summary) -> Summary:
         subtasks=tuple(replace(subtask, name=f"task {place}") for place in range(8)),
         search=SearchCost(1.0, 2.0, 1.5, 0.1, 10, 5, True),
         skipped=0.4,
-        experts=ExpertFigures(0.75, 0.1, 0.1, 2.0e6, 0.01, 0.5),
+        experts=ExpertFigures(0.75, 0.1, 0.1, 2.0e6, 0.01, 0.5, 24, 48),
         baseline=replace(example.baseline, resources=gpu),
         method=replace(example.method, resources=gpu),
         failures={"method: boom": 1},

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import UserError, nearest
 from bench.metrics.run_figures import number
 from bench.records.model import Arm
-from bench.report.arena_tables import expert_tables, pair_tables, settings_table, wait_table
+from bench.report.arena_tables import pair_tables, settings_table, wait_table
 from bench.report.board import Ranked, Section, Unranked, sections
 from bench.report.claims import claim_table, load_papers
+from bench.report.document import Chapter
 from bench.report.entries import entries
 from bench.report.exchange.export import COUNTED, Layout, pooled_length, pooled_steps
 from bench.report.exchange.rows import elsewhere_table, kept_rows
+from bench.report.experts import expert_tables
 from bench.report.input_length import input_length_table
 from bench.report.profiles import profile_chapters
+from bench.report.routing import routing_chapters
 from bench.report.stored_runs import read_runs, read_whole_run
 from bench.report.tables import Table, section_tables, subtask_tables
 
-OF_RESULTS = ("claims", "profiles", "elsewhere")
+OF_RESULTS = ("claims", "profiles", "routing", "elsewhere")
 """Tables that only a results folder may have."""
 NAMES = (
     *(
@@ -38,6 +41,12 @@ NAMES = (
     *("input_length", *OF_RESULTS),
 )
 """Tables that a run or a board may have."""
+
+_MEASURED: Mapping[str, tuple[Callable[[Path], list[Chapter]], str]] = {
+    "profiles": (profile_chapters, "profiles"),
+    "routing": (routing_chapters, "guesses of experts"),
+}
+"""Chapters that hold a table of a results folder, and what the folder lacks without them."""
 
 
 def named_tables(place: Path, name: str) -> list[tuple[str, Table]]:
@@ -76,15 +85,16 @@ def _of_results(place: Path, name: str) -> list[tuple[str, Table]]:
     if name == "claims":
         board = _board(place)
         return [("", replace(claim_table(paper, board), name=name)) for paper in load_papers()]
-    if name == "profiles":
+    if name in _MEASURED:
+        chapters, kind = _MEASURED[name]
         found = [
             (chapter.title, replace(table, name=name))
-            for chapter in profile_chapters(place)
+            for chapter in chapters(place)
             for part in chapter.parts
             for table in part.tables
         ]
         if not found:
-            raise UserError(f"{place} holds no profiles", "measure one: python -m bench.profile")
+            raise UserError(f"{place} holds no {kind}", f"measure some: python -m bench.{name.rstrip('s')}")
         return found
     rows = kept_rows(place)
     if not rows:

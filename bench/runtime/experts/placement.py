@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from bench.runtime.experts.fast_store import FastStore
 from bench.runtime.experts.prediction import Predictor
 from bench.runtime.experts.slow_memory import Key, SlowMemory
 from bench.runtime.layers import Layer
-from bench.runtime.moe import Expert, Moe
+from bench.runtime.moe import Expert, Experts, Moe
 
 
 def mixtures_of(decoder: Decoder) -> dict[int, Moe]:
@@ -43,10 +43,20 @@ def slow_memory(decoder: Decoder, bytes_per_s: float) -> SlowMemory:
 
 def with_store(decoder: Decoder, store: FastStore, predictor: Predictor) -> Decoder:
     """The same model with the same cache, whose experts are taken from a store; see `FastStore`."""
+    return with_experts(
+        decoder,
+        {
+            layer: StoredExperts(layer, store, predictor, moe.experts.parameters)
+            for layer, moe in mixtures_of(decoder).items()
+        },
+    )
+
+
+def with_experts(decoder: Decoder, experts: Mapping[int, Experts]) -> Decoder:
+    """The same model with the same cache, whose experts come from others by layer."""
     layers = list(decoder.layers)
     for index, moe in mixtures_of(decoder).items():
-        experts = StoredExperts(index, store, predictor, moe.experts.parameters)
-        layers[index] = Layer(layers[index].attention, replace(moe, experts=experts))
+        layers[index] = Layer(layers[index].attention, replace(moe, experts=experts[index]))
     weights = replace(decoder.weights, layers=layers)
     return type(decoder)(weights, decoder.cache, decoder.placement)
 

@@ -33,7 +33,7 @@ class SlowMemory:
     """
 
     def __init__(self, experts: Mapping[Key, Expert], bytes_per_s: float) -> None:
-        self.bytes_per_s = bytes_per_s
+        self.bytes_per_s, self.count = bytes_per_s, len(experts)
         first = next(iter(experts.values()))
         if first.gate_up.buffer.device.type != "cpu":
             raise UserError(

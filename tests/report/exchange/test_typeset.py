@@ -113,6 +113,8 @@ def test_a_wrong_name_lists_what_there_is(results: Path) -> None:
         named_tables(results, "elsewhere")
     with pytest.raises(UserError, match="holds no profiles"):
         named_tables(results, "profiles")
+    with pytest.raises(UserError, match="holds no guesses of experts"):
+        named_tables(results, "routing")
     with pytest.raises(UserError, match="is a run, and 'claims' belongs to a results folder"):
         named_tables(place(results, "kangaroo"), "claims")
 

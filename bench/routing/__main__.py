@@ -1,0 +1,6 @@
+"""`python -m bench.routing`."""
+
+from bench.routing.cli import main
+
+if __name__ == "__main__":
+    main()
