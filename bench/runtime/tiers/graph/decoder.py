@@ -84,7 +84,7 @@ class GraphDecoder(Decoder):
         self, layers: Sequence[Layer], final_norm: Tensor, capacity: int | None = None
     ) -> GraphDecoder:
         """See `Decoder.companion`; preparing this decoder prepares the companion too."""
-        cache = self.slots.sibling(len(layers), self.capacity if capacity is None else capacity)
+        cache = SlotCache.like(self.slots, len(layers), self.capacity if capacity is None else capacity)
         weights = replace(self.weights, layers=layers, final_norm=final_norm)
         companion = GraphDecoder(weights, cache, self.placement, self._recorder, self.tally)
         self._companions.append(companion)
