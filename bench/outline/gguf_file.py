@@ -16,17 +16,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFValueType, TokenType
+from gguf import GGUFValueType
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from bench.errors import UserError
 from bench.outline.tensor_files import hash_pieces
-from bench.runtime.gguf_header import require_bounded
+from bench.runtime.gguf_header import TOKEN_KINDS, require_bounded, used_tokens
 
 _LAYOUTS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """How `struct` spells a value, by its type in the file."""
 _STRING, _ARRAY = GGUFValueType.STRING, GGUFValueType.ARRAY
-_KINDS = "tokenizer.ggml.token_type"
 _ALIGNMENT = "general.alignment"
 _DAMAGED = "download it again; it is damaged, cut short or newer than the installed gguf package"
 
@@ -63,10 +62,8 @@ class GgufHeader:
 
     @property
     def tokens(self) -> int | None:
-        """Tokens of the tokenizer, without the unused ones after them; None if the file holds none."""
-        kinds = self.metadata.get(_KINDS, ())
-        used = [place for place, kind in enumerate(kinds) if kind != TokenType.UNUSED]
-        return used[-1] + 1 if used else None
+        """`used_tokens` of the tokenizer; None if the file holds none."""
+        return used_tokens(self.metadata.get(TOKEN_KINDS, ()))
 
     def hash(self) -> str:
         """64 hex digits over the header, the file's size, and pieces of every tensor."""
@@ -114,7 +111,7 @@ class _Reader:
         metadata: dict[str, Any] = {}
         for _ in range(pairs):
             key = self._text()
-            value = self._value(self._number("I"), is_kept=key == _KINDS)
+            value = self._value(self._number("I"), is_kept=key == TOKEN_KINDS)
             if value is not None:
                 metadata[key] = value
         infos = [self._tensor() for _ in range(tensors)]

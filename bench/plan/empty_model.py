@@ -16,7 +16,8 @@ from bench.compose.settings import Settings
 from bench.compose.workbench import options_for
 from bench.errors import UserError
 from bench.plan.devices import Gpu
-from bench.plan.outlook import KNOWN_SHAPES, LLAMA, estimate, model_folder
+from bench.plan.outlook import estimate
+from bench.plan.size import KNOWN_SHAPES, LLAMA, model_folder
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions, load_config
 from bench.runtime.modules import memory_bytes
@@ -28,7 +29,8 @@ from methods.core.base import FullTrainable, Method, Trainable
 def require_room_for_all(settings: Settings) -> None:
     """Refuse methods that do not fit into memory together, before anything is loaded.
 
-    Counted are weights, modules and cache; activations and the copies that a CPU's products use come on top.
+    Counted is what `bench.plan.size` counts: weights and their copies, modules, caches, recorded passes. The
+    rows of a prefill come on top.
 
     Raises:
         UserError: If they need more memory than there is, with the sum.
@@ -37,7 +39,10 @@ def require_room_for_all(settings: Settings) -> None:
     room = sum(map(memory_bytes, options.spread or (options.device,)))
     if size is None or size.total_bytes <= room:
         return
-    parts = f"{byte_size(size.weight_bytes)} of weights, {byte_size(size.module_bytes)} of modules"
+    parts = (
+        f"{byte_size(size.weight_bytes)} of weights, {byte_size(size.module_bytes)} of modules, "
+        f"{byte_size(size.cache_bytes)} of keys and values, {byte_size(size.buffers.total_bytes)} of buffers"
+    )
     raise UserError(
         f"the {len(settings.methods)} methods need {byte_size(size.total_bytes)} together ({parts}), "
         f"and {options.device.type} has {byte_size(room)}",
@@ -78,11 +83,13 @@ def _shape(folder: Path | None, path: str) -> Any:  # noqa: ANN401 - a transform
     return None
 
 
-def new_module_parameters(method: Method, decoder: Decoder) -> int:
-    """Parameters of a method's modules as training would make them."""
+def new_module_shapes(method: Method, decoder: Decoder) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of a method's modules as training would make them, by name."""
     with decoder.device:
         if isinstance(method, Trainable):
-            return sum(tensor.numel() for tensor in method.trainer().new_module(decoder).parameters())
-        if isinstance(method, FullTrainable):
-            return sum(tensor.numel() for tensor in method.model_trainer().new_model(decoder).parameters())
-    return 0  # fitted to the model but without tensors, such as a set of layers to skip
+            made = method.trainer().new_module(decoder)
+        elif isinstance(method, FullTrainable):
+            made = method.model_trainer().new_model(decoder)
+        else:
+            return {}  # fitted to the model but without tensors, such as a set of layers to skip
+    return {name: tuple(tensor.shape) for name, tensor in made.named_parameters()}

@@ -10,7 +10,8 @@ from bench.compose.settings import Settings
 from bench.outline import Unclear
 from bench.outline.run import RunOutline, has_shipped_settings, outline_of
 from bench.plan.devices import GPUS, Gpu
-from bench.plan.outlook import Outlook, Size, estimate
+from bench.plan.outlook import Outlook, estimate
+from bench.plan.size import Size
 from bench.records.model import ARENA, Key
 from bench.records.store import load_run, load_samples
 from bench.show.layout import byte_size
@@ -51,7 +52,8 @@ def outlook_lines(outlook: Outlook) -> list[str]:
     first = [f"  first   {task}" for task in outlook.missing]
     if outlook.size is None:
         return ["  memory  unknown: neither the checkpoint nor its shape is here", *first]
-    return [_memory_line(outlook.size, outlook.gpu, outlook.gpus), _time_line(outlook), *first]
+    memory = [_memory_line(outlook.size, outlook.gpu, outlook.gpus), *_buffers_line(outlook.size)]
+    return [*memory, _time_line(outlook), *first]
 
 
 def duration(seconds: float) -> str:
@@ -104,13 +106,29 @@ def _unstarted(settings: Settings, samples: int) -> str:
 
 def _memory_line(size: Size, gpu: Gpu | None, gpus: int) -> str:
     modules = byte_size(size.module_bytes)
-    parts = f"weights {byte_size(size.weight_bytes)}, modules {modules}, cache {byte_size(size.cache_bytes)}"
-    line = f"  memory  about {byte_size(size.total_bytes)}: {parts} for {size.capacity} tokens"
+    cache = f"cache {byte_size(size.cache_bytes)} for {size.capacity} tokens"
+    parts = f"weights {byte_size(size.weight_bytes)}, modules {modules}, {cache}"
+    line = f"  memory  about {byte_size(size.total_bytes)}: {parts}"
     if gpu is None:
         return line
     room = gpus * gpu.memory_bytes
     verdict = "has" if size.total_bytes <= room else "DOES NOT FIT:"
     return f"{line}; {f'{gpus} x ' if gpus > 1 else ''}{gpu.title}: {verdict} {byte_size(room)}"
+
+
+def _buffers_line(size: Size) -> list[str]:
+    """What the sum holds beside weights, modules and cache; no line if that is nothing."""
+    buffers = size.buffers
+    parts = {
+        "weights rearranged for the CPU": buffers.copy_bytes,
+        "cache of modules": buffers.drafter_bytes,
+        "position tables": buffers.table_bytes,
+        "logits of recorded passes": buffers.logits_bytes,
+        "their inputs and outputs": buffers.graph_bytes,
+        "their intermediate results": buffers.scratch_bytes,
+    }
+    listed = [f"{name} {byte_size(count)}" for name, count in parts.items() if count]
+    return [f"          and buffers {byte_size(buffers.total_bytes)}: {', '.join(listed)}"] if listed else []
 
 
 def _time_line(outlook: Outlook) -> str:

@@ -214,6 +214,7 @@ def _roofline(settings: Mapping[str, str]) -> Roofline:
         decoder.cache.token_bytes,
         LOOPS[settings["loop"]],
         decoder.parameters * decoder.dtype.itemsize,
+        decoder.config.vocab * decoder.dtype.itemsize,
     )
 
 
@@ -232,9 +233,10 @@ def _speedups(
         several_tokens_per_row=bool(part.labels.get("several tokens per row")),
     )
     tokens = max(sample.prompt_tokens + len(sample.ids) for sample in own)
+    rows = 1 + max((step.drafted for sample in own for step in sample.rounds), default=0)
     return [
         lack
-        if (lack := lacking_memory(passes, tokens, batch))
+        if (lack := lacking_memory(passes, tokens, batch, rows))
         else shown(
             speedup(
                 projected(baseline, passes, source, batch), projected(method, passes, source, batch)
@@ -244,12 +246,13 @@ def _speedups(
     ]
 
 
-def lacking_memory(passes: Passes, tokens: int, batch: int) -> str | None:
+def lacking_memory(passes: Passes, tokens: int, batch: int, rows: int = 0) -> str | None:
     """Why a batch of sequences of so many tokens does not fit the device; None if it does.
 
-    Counted are the model's weights and caches; modules and activations come on top.
+    Counted are the model's weights, caches, and logits of a pass of `rows` rows of each sequence; modules and
+    activations come on top.
     """
-    needed, memory = passes.needed_bytes(tokens, batch), passes.memory_bytes
+    needed, memory = passes.needed_bytes(tokens, batch, rows), passes.memory_bytes
     if memory is None or needed <= memory:
         return None
     return f"does not fit: {byte_size(needed)} of {byte_size(memory)}"

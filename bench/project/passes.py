@@ -50,8 +50,8 @@ class Passes(Protocol):
     def seconds(self, rows: int, context: int, batch: int = 1) -> float:
         """A pass of so many rows of each sequence, with so many tokens of each in the cache."""
 
-    def needed_bytes(self, tokens: int, batch: int) -> int:
-        """Weights, and keys and values of a batch of sequences of so many tokens."""
+    def needed_bytes(self, tokens: int, batch: int, rows: int = 0) -> int:
+        """Weights; keys and values of a batch of sequences of so many tokens, and logits of so many rows."""
 
     def describe(self) -> str:
         """What the prices rest on, for the table's title."""
@@ -69,6 +69,7 @@ class Roofline:
         token_bytes: Keys and values of a token in the cache.
         loop: What the host adds.
         weight_bytes: All weights in memory; those that a pass reads if not given.
+        row_bytes: Logits of one row.
     """
 
     gpu: Gpu
@@ -78,6 +79,7 @@ class Roofline:
     token_bytes: int
     loop: Loop
     weight_bytes: int | None = None
+    row_bytes: int = 0
 
     @property
     def round_s(self) -> float:
@@ -95,10 +97,10 @@ class Roofline:
         products = 2.0 * self.parameters * batch * rows
         return max(read / self.gpu.bytes_per_s, products / self.gpu.flops_per_s) + self.loop.pass_s
 
-    def needed_bytes(self, tokens: int, batch: int) -> int:
-        """Weights, and keys and values of a batch of sequences of so many tokens."""
+    def needed_bytes(self, tokens: int, batch: int, rows: int = 0) -> int:
+        """See `Passes.needed_bytes`."""
         weights = self.parameters * self.width if self.weight_bytes is None else self.weight_bytes
-        return weights + batch * tokens * self.token_bytes
+        return weights + batch * (tokens * self.token_bytes + rows * self.row_bytes)
 
     def describe(self) -> str:
         """The device, the model and the roofline."""
@@ -136,8 +138,8 @@ class Measured:
         others = (batch - 1) * context * self.profile.token_bytes / self.profile.bandwidth.memory
         return self._one_cache(rows * batch, context) + others
 
-    def needed_bytes(self, tokens: int, batch: int) -> int:
-        """Weights, and keys and values of a batch of sequences of so many tokens."""
+    def needed_bytes(self, tokens: int, batch: int, rows: int = 0) -> int:
+        """See `Passes.needed_bytes`; without logits, since a profile does not say how long they are."""
         return self.profile.weight_bytes + batch * tokens * self.profile.token_bytes
 
     def describe(self) -> str:

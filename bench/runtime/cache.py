@@ -10,7 +10,7 @@ Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -53,6 +53,12 @@ class KVCache:
         self._block = torch.zeros(shape, dtype=dtype, device=device)
         self._stores = list(self._block.unbind())  # of each layer, [2, Hkv, S, D]
         self.lengths = [0] * layers
+
+    @classmethod
+    def like(cls, other: KVCache, layers: int, capacity: int) -> Self:
+        """An empty cache for other layers, with heads and precision of `other`, on its first device."""
+        store = other.stores[0]
+        return cls(layers, store.shape[1], capacity, store.shape[3], store.dtype, store.device)
 
     @property
     def stores(self) -> list[Tensor]:
@@ -147,11 +153,6 @@ class KVCache:
         self._move(base, path, chosen)
         for layer in chosen:
             self.lengths[layer] = end
-
-    def sibling(self, layers: int, capacity: int) -> KVCache:
-        """An empty cache of the same head count and head width, for other layers, on the first device."""
-        store = self._stores[0]
-        return KVCache(layers, store.shape[1], capacity, store.shape[3], store.dtype, store.device)
 
     def _move(self, base: int, path: Tensor, layers: range) -> None:
         """Copy slots ``base + path[i]`` of these layers to ``base + i``."""

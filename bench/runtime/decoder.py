@@ -190,7 +190,7 @@ class Decoder:
             final_norm: Weight of its last norm, shape [d].
             capacity: Slots of its own, empty cache; as many as here by default.
         """
-        cache = self.cache.sibling(len(layers), self.capacity if capacity is None else capacity)
+        cache = KVCache.like(self.cache, len(layers), self.capacity if capacity is None else capacity)
         return type(self)(replace(self.weights, layers=layers, final_norm=final_norm), cache, self.placement)
 
     def stepper(self, exit_layer: int, head: Head, drafter: Decoder | None = None) -> DraftStepper:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, ReaderTensor, TokenType
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, ReaderTensor
 from gguf.quants import dequantize
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.runtime.gguf_header import require_bounded
+from bench.runtime.gguf_header import TOKEN_KINDS, require_bounded, used_tokens
 from bench.runtime.stored_tensors import finite
 
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -151,16 +151,11 @@ def gguf_end_ids(file: GgufFile) -> frozenset[int]:
 
 
 def gguf_tokens(file: GgufFile) -> int | None:
-    """Tokens of the tokenizer in the file, without the unused ones after them; None if it holds none.
-
-    llama.cpp's converter fills the rows of the embedding that the tokenizer does not need with such tokens.
-    """
-    fields = GGUFReader(file.path).fields
-    kinds = fields.get("tokenizer.ggml.token_type")
+    """`used_tokens` of the tokenizer in the file; None if it holds none."""
+    kinds = GGUFReader(file.path).fields.get(TOKEN_KINDS)
     if kinds is None or kinds.types[0] != GGUFValueType.ARRAY:
         return None
-    used = [place for place, kind in enumerate(kinds.contents()) if kind != TokenType.UNUSED]
-    return used[-1] + 1 if used else None
+    return used_tokens(kinds.contents())
 
 
 def gguf_shapes(file: GgufFile) -> dict[str, tuple[int, ...]]:

@@ -1,24 +1,40 @@
-"""Walks over the header of a GGUF file and refuses counts and lengths that the file cannot hold.
+"""What both readers of GGUF files share: a walk that refuses counts and lengths which a file cannot hold, and
+the number of tokens.
 
-The library `gguf` believes them: one damaged byte makes it run through 10^12 elements that are not there.
+The library `gguf` believes those counts: one damaged byte makes it run through 10^12 elements that it lacks.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
-from gguf import GGUFValueType
+from gguf import GGUFValueType, TokenType
 
 from bench.errors import UserError
 
+TOKEN_KINDS = "tokenizer.ggml.token_type"
+"""Key of the list that says of every token what kind it is."""
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = GGUFValueType.STRING, GGUFValueType.ARRAY
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by its type in the file."""
 _MOST_DIMENSIONS = 4
 _LEAST_PAIR, _LEAST_TENSOR = 13, 24
+
+
+def used_tokens(kinds: Sequence[int]) -> int | None:
+    """Tokens of a tokenizer, without the unused ones after them; None if there are none.
+
+    llama.cpp's converter fills the rows of the embedding that the tokenizer does not need with unused tokens.
+
+    Args:
+        kinds: Of every token, the list called `TOKEN_KINDS`.
+    """
+    used = [place for place, kind in enumerate(kinds) if kind != TokenType.UNUSED]
+    return used[-1] + 1 if used else None
 
 
 def require_bounded(path: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.attention import attend
+from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
 from bench.runtime.families import DecoderConfig
@@ -103,7 +104,8 @@ class EagleLayer(Decoder):
             final_norm=tensors["norm.weight"],
             lm_head=target.lm_head if own is None else own,
         )
-        super().__init__(weights, target.cache.sibling(1, target.capacity), _placement(target, layout))
+        cache = KVCache.like(target.cache, 1, target.capacity)
+        super().__init__(weights, cache, _placement(target, layout))
         ids = None if layout.draft_ids is None else torch.tensor(layout.draft_ids)
         self.draft_head = DraftHead(self, ids, own)
 

@@ -27,7 +27,6 @@ Shapes: K drafted tokens, J exits, G draft lengths 0 .. G - 1, T positions, d wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +36,11 @@ from torch import Tensor
 from bench.runtime.costs import PassCosts, measure_costs
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import DraftHead, DraftVocab, Sampler
-from bench.runtime.transfer import upload
+from bench.runtime.transfer import begin_download
 from methods.core.base import check_exit
 from methods.core.chain import ChainMethod, Draft, DraftBuilder, is_unsure
 from methods.early_exit.exit_choice import ExitStatistics, Floats, choose, layer_cost
-from methods.early_exit.prefix import PrefixExit
+from methods.early_exit.watched import LastRows, WatchedPrefix
 
 OBJECTIVES = ("layers", "time")
 TIMED_ROWS = (1, 2, 4, 8, 12, 16, 20, 32)
@@ -137,19 +136,31 @@ class DynamicExit(ChainMethod):
             row = self._exit.advance(chain.propose(logits, sampler))
             if self._stops_early and is_unsure(logits, self._threshold):
                 stop = "confidence"
+        self._last_row = row
         return chain.finish(stop, exit_layer)
 
     def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
         self._target = self._exit.verify()
+        self._ahead = self._rate_ahead() if self._target.is_cuda else None
         return self._target
+
+    def _rate_ahead(self) -> Ahead:
+        """Rate the drafts while the host does not know yet which are accepted.
+
+        The host then reads what is accepted and the ratings in one wait; to rate the accepted ones alone, it
+        would have to wait for both. On a CPU nothing waits, and those alone are less work.
+        """
+        target = self._target.argmax(dim=-1)
+        logits = torch.cat(self._draft_logits or [self._head(self._last_row)])
+        return Ahead(target, begin_download(rate(logits, self._head, target[: len(logits)])))
 
     def commit(self, emitted: Tensor, base: int) -> None:
         """Keep every exit's rows at the emitted positions, rate the exit that drafted, and choose anew."""
         count = emitted.numel()
-        if self._is_greedy:
-            target = upload(emitted, self._target.device)
+        if self._ahead is not None:
+            target = self._ahead.target[:count]
         else:
-            target = self._target[:count].argmax(dim=-1)
+            target = emitted if self._is_greedy else self._target[:count].argmax(dim=-1)
         shadow = Shadow(self._exit.rows()[:, :count], target)
         self._add_pending(shadow)
         self._settle_drafting_exit(shadow)
@@ -161,11 +172,15 @@ class DynamicExit(ChainMethod):
 
     def _settle_drafting_exit(self, shadow: Shadow) -> None:
         """Rate the exit that drafted; only the row after a fully accepted draft has no logits yet."""
-        index, known = self._exits.index(self._exit_layer), self._draft_logits[: shadow.target.numel()]
-        if (rest := shadow.rows[index, len(known) :]).numel():
-            known.append(self._head(rest))
-        ratings = rate(torch.cat(known), self._head, shadow.target)
-        self._statistics.settle(index, shadow_sums(ratings, np.ones(shadow.target.numel())))
+        index, count = self._exits.index(self._exit_layer), shadow.target.numel()
+        if self._ahead is not None and count <= self._ahead.ratings.shape[1]:
+            ratings = self._ahead.ratings[:, :count]
+        else:
+            known = self._draft_logits[:count]
+            if len(known) < count:
+                known.append(self._head(self._last_row))
+            ratings = rate(torch.cat(known), self._head, shadow.target)
+        self._statistics.settle(index, shadow_sums(ratings, np.ones(count)))
 
     def _choose(self) -> None:
         """Choose exit and length for the next round; exits that cannot win stay pending."""
@@ -206,53 +221,18 @@ class Shadow:
     target: Tensor
 
 
-class WatchedPrefix:
-    """A `PrefixExit` that also records the rows at other exits.
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The exit that drafts, rated before it is known which tokens are accepted.
 
     Args:
-        decoder: The target.
-        exits: Exits to record, ascending: rows that leave the first E layers, for every E given.
-        base: Position of the round's root.
-        exit_layer: Layers that draft in this round.
+        target: The target's own choice after every row of the round, shape [K + 1].
+        ratings: What `rate` returns for the drafted tokens, shape [2, K], or for the root alone if there are
+            none; on the host once it has next waited for the device.
     """
 
-    def __init__(self, decoder: Decoder, exits: Iterable[int], base: int, exit_layer: int) -> None:
-        self._prefix = PrefixExit(decoder, base, exit_layer)
-        self._exits, self._exit = tuple(exits), exit_layer
-        self._placeholder = decoder.embedding  # `Decoder.run_layers` replaces it
-        self._shallow: list[dict[int, Tensor]] = []  # of each token: rows up to the exit that drafts
-        self._deep = dict.fromkeys((layer for layer in self._exits if layer > exit_layer), self._placeholder)
-
-    def advance(self, token: Tensor) -> Tensor:
-        taps = dict.fromkeys((layer for layer in self._exits if layer <= self._exit), self._placeholder)
-        self._shallow.append(taps)
-        return self._prefix.advance(token, taps)
-
-    def verify(self) -> Tensor:
-        return self._prefix.verify(self._deep)
-
-    def rows(self) -> Tensor:
-        """Rows recorded at all exits in drafting and verification, shape [J, K + 1, d]; no layer reruns."""
-        shallow = [taps[layer] for layer in self._exits if layer <= self._exit for taps in self._shallow]
-        rows = torch.cat(shallow + [self._deep[layer] for layer in self._exits if layer > self._exit])
-        return rows.view(len(self._exits), len(self._shallow), -1)
-
-
-class LastRows(dict[int, Tensor]):
-    """Taps for `Decoder.run_layers` that keep the last rows only, which frees those of a long prompt.
-
-    Args:
-        count: Rows to keep.
-        layers: Layers to tap.
-        like: Placeholder until rows arrive.
-    """
-
-    def __init__(self, count: int, layers: tuple[int, ...], like: Tensor) -> None:
-        super().__init__(dict.fromkeys(layers, like))
-        self._count = count
-
-    def __setitem__(self, layer: int, rows: Tensor) -> None:
-        super().__setitem__(layer, rows[-self._count :].clone())
+    target: Tensor
+    ratings: Tensor
 
 
 def rate(logits: Tensor, head: DraftHead, target: Tensor) -> Tensor:
@@ -269,7 +249,8 @@ def rate(logits: Tensor, head: DraftHead, target: Tensor) -> Tensor:
 
 
 def shadow_sums(ratings: Tensor, weights: Floats) -> Floats:
-    """Figures of an exit's own tokens, as `ExitStatistics.settle` takes them, shape [4]. One host sync.
+    """Figures of an exit's own tokens, as `ExitStatistics.settle` takes them, shape [4]. One host sync, if
+    they are on the device.
 
     Args:
         ratings: What `rate` returned for the positions, shape [2, T].

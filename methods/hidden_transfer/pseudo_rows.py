@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from methods.training.frozen_layers import finish_layer, query_key_value
+from methods.training.frozen_layers import attended, fed_forward, query_key_value
 
 STEPS = 3
 ENTER = 0.625
@@ -155,4 +155,5 @@ def _pseudo_layer(
         _, real_keys, real_values = query_key_value(index, real, cos[:total], sin[:total], decoder)
     queries, keys, values = query_key_value(index, pseudo, cos[total:], sin[total:], decoder)
     keys, values = torch.cat([real_keys, keys], dim=1), torch.cat([real_values, values], dim=1)
-    return finish_layer(index, pseudo, queries, keys, values, sees, decoder)
+    pseudo = attended(index, pseudo, queries, keys, values, sees, decoder)
+    return fed_forward(index, pseudo, decoder)

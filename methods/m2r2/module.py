@@ -19,7 +19,7 @@ from bench.runtime.linear import rms_norm
 from methods.core.base import check_exit
 from methods.m2r2.accelerated import FUSED, Arla, changed_layers, chosen_interval, target_sizes
 from methods.training.distillation import draft_logits, soft_cross_entropy
-from methods.training.frozen_layers import finish_layer, query_key_value
+from methods.training.frozen_layers import attended, fed_forward, query_key_value
 from methods.training.rows import TrainingRows
 
 
@@ -186,6 +186,7 @@ def accelerated_rows(
         with torch.no_grad():
             _, keys, values = query_key_value(layer, rows.hidden[layer], cos, sin, decoder)
         queries, _, _ = query_key_value(layer, fast, cos, sin, decoder, adapters)
-        fast = finish_layer(layer, fast, queries, keys, values, sees, decoder, adapters)
+        fast = attended(layer, fast, queries, keys, values, sees, decoder, adapters)
+        fast = fed_forward(layer, fast, decoder, adapters)
         after.append(fast)
     return after

@@ -1,6 +1,6 @@
 """Frozen layers with gradients, for training rows that run next to the target's own.
 
-`Decoder.run_layers` writes keys and values in place, which has no gradient: these two functions repeat the
+`Decoder.run_layers` writes keys and values in place, which has no gradient: these functions repeat the
 arithmetic of one layer. Tests compare their rows with those of decoding.
 
 Shapes: R rows, N visible rows, d width, H query heads, Hkv key/value heads, D head width.
@@ -51,7 +51,21 @@ def attended(
     decoder: Decoder,
     delta: Delta | None = None,
 ) -> Tensor:
-    """Rows after a layer's attention and its residual, shape [R, d]; for the arguments see `finish_layer`."""
+    """The first half of a layer after its projections: attention and its residual.
+
+    Args:
+        index: The layer.
+        rows: Rows entering it, shape [R, d].
+        queries: Their queries, shape [H, R, D].
+        keys: Keys of all rows that may be seen, shape [Hkv, N, D].
+        values: Values of the same rows, shape [Hkv, N, D].
+        sees: ``sees[r, n]`` says whether row r sees row n, shape [R, N], bool.
+        decoder: The frozen target.
+        delta: Low-rank changes of the projections.
+
+    Returns:
+        Rows that enter the layer's MLP, shape [R, d].
+    """
     config, layer = decoder.config, decoder.layers[index]
     is_grouped = config.heads != config.kv_heads
     mixed = F.scaled_dot_product_attention(
@@ -66,33 +80,9 @@ def attended(
     return add_output(rows, mixed, layer.attention.o, by, config.norm_eps, delta, (index, "o"))
 
 
-def finish_layer(
-    index: int,
-    rows: Tensor,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    sees: Tensor,
-    decoder: Decoder,
-    delta: Delta | None = None,
-) -> Tensor:
-    """The rest of a layer: attention, its residual, the MLP.
-
-    Args:
-        index: The layer.
-        rows: Rows entering it, shape [R, d].
-        queries: Their queries, shape [H, R, D].
-        keys: Keys of all rows that may be seen, shape [Hkv, N, D].
-        values: Values of the same rows, shape [Hkv, N, D].
-        sees: ``sees[r, n]`` says whether row r sees row n, shape [R, N], bool.
-        decoder: The frozen target.
-        delta: Low-rank changes of the projections.
-
-    Returns:
-        Rows leaving the layer, shape [R, d].
-    """
+def fed_forward(index: int, hidden: Tensor, decoder: Decoder, delta: Delta | None = None) -> Tensor:
+    """The second half of a layer: rows [R, d] that `attended` returned, after the MLP and its residual."""
     config, mlp = decoder.config, dense(decoder.layers[index].mlp)
-    hidden = attended(index, rows, queries, keys, values, sees, decoder, delta)
     if mlp is None:
         return hidden
     normed = normed_rows(hidden, mlp.norm, config.norm_eps)

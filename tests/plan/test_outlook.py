@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bench.plan.devices import GPUS, recognised
-from bench.plan.outlook import Outlook, Size, estimate
+from bench.plan.outlook import Outlook, estimate
 from bench.plan.planning import duration, outlook_lines, plan
+from bench.plan.size import Size
 from tests.harness import composed_settings, save_prompts, save_random_model, settings_for
 
 VICUNA = 6_738_415_616 - 266_240  # weights of Llama-2 7B without its norms
@@ -48,7 +49,7 @@ def test_time_is_the_reading_of_all_bytes_at_the_bandwidth_of_the_gpu() -> None:
     outlook = Outlook(10, 100, 1000, size, GPUS["v100"], 1, (), is_startable=True)
     assert outlook.token_s == pytest.approx((8 * 10**8 + 10**8) / 900e9)
     assert outlook.seconds == pytest.approx(10 * 100 * 1e-3)
-    assert "estimated 1 s on V100" in outlook_lines(outlook)[1]
+    assert "estimated 1 s on V100" in outlook_lines(outlook)[-1]
 
 
 def test_a_model_larger_than_the_gpu_is_told() -> None:
@@ -64,7 +65,7 @@ def test_an_unknown_model_has_no_estimate() -> None:
 def test_without_a_gpu_the_way_to_an_estimate_is_told() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert "add bench.device=" in outlook_lines(planned())[1]
+    assert "add bench.device=" in outlook_lines(planned())[2]
 
 
 def test_modules_count_as_stored_or_as_training_would_make_them(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,9 @@ def test_a_batch_that_does_not_fit_says_so() -> None:
     )
     assert lacking_memory(passes, 20, 3) is None
     assert lacking_memory(passes, 20, 4) == "does not fit: 1.2 kB of 1.0 kB"
+    with_logits = replace(passes, row_bytes=25)
+    assert lacking_memory(with_logits, 20, 2, rows=4) is None
+    assert lacking_memory(with_logits, 20, 2, rows=5) == "does not fit: 1.1 kB of 1.0 kB"
 
 
 def test_a_file_that_is_no_profile_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

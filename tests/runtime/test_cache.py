@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from bench.runtime.cache import KVCache
+from bench.runtime.tiers.graph.slot_cache import SlotCache
 
 LAYERS, HEADS, CAPACITY, WIDTH = 3, 2, 10, 4
 
@@ -118,3 +119,15 @@ def test_keeping_rows_a_layer_does_not_hold_is_refused(cache: KVCache) -> None:
 
 def test_token_bytes_count_keys_and_values_of_every_layer(cache: KVCache) -> None:
     assert cache.token_bytes == LAYERS * 2 * HEADS * WIDTH * 4
+
+
+@pytest.mark.parametrize("kind", [KVCache, SlotCache])
+def test_a_cache_for_other_layers_is_empty_and_of_the_kind_that_is_asked_for(kind: type[KVCache]) -> None:
+    full = kind(LAYERS, HEADS, CAPACITY, WIDTH, torch.bfloat16, torch.device("cpu"))
+    full.advance(range(LAYERS), 0, 4)
+    for wanted in (KVCache, SlotCache):
+        other = wanted.like(full, 2, 5)
+        assert type(other) is wanted
+        assert (other.lengths, other.capacity) == ([0, 0], 5)
+        assert other.stores[0].shape == (2, HEADS, 5 + wanted.spare, WIDTH)
+        assert other.stores[0].dtype == torch.bfloat16

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.sampling import DraftHead
+from bench.runtime.sampling import DraftHead, Sampling
+from methods.core.chain import Draft
 from methods.early_exit import dynamic_exit
 from methods.early_exit.dynamic_exit import DynamicExit, Shadow, rate, shadow_sums
 from tests.methods.hidden_transfer.transfers import own_ids
@@ -188,3 +189,24 @@ def test_a_fixed_exit_is_the_only_candidate() -> None:
 def test_settings_outside_their_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DynamicExit(**{**DEFAULTS, **changes})
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)], ids=["greedy", "sampled"])
+def test_exits_rated_ahead_lead_to_the_same_rounds(sampling: Sampling) -> None:
+    """As on a GPU, where the drafts are rated before it is known which of them are accepted."""
+    decoder, ahead = random_decoder(tier="static"), list[int]()
+    scale_writers(decoder, 1, 0.2)  # so that some drafts are accepted in part, some as a whole
+    after = run(bound(decoder), prompt(), new=60, sampling=sampling)
+
+    class RatedAhead(DynamicExit):
+        def verify(self, root: Tensor, draft: Draft, base: int) -> Tensor:
+            target = super().verify(root, draft, base)
+            self._ahead = self._rate_ahead()
+            ahead.append(self._ahead.ratings.shape[1])
+            return target
+
+    method = RatedAhead(**DEFAULTS)
+    method.attach(decoder)
+    assert run(method, prompt(), new=60, sampling=sampling) == after
+    assert ahead == [max(1, round_.drafted) for round_ in after.rounds]
+    assert {round_.drafted == round_.accepted for round_ in after.rounds} == {True, False}

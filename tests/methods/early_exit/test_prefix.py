@@ -10,9 +10,9 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, NoClock
 from methods.core.chain import Draft, DraftBuilder, generate_chain
-from methods.early_exit.dynamic_exit import WatchedPrefix
 from methods.early_exit.layerskip import LayerSkip
 from methods.early_exit.prefix import PrefixExit
+from methods.early_exit.watched import WatchedPrefix
 from tests.methods.hidden_transfer.transfers import own_ids
 from tests.methods.small import CPU, FAMILIES, SHAPE, prompt, random_decoder, scale_writers
 

@@ -5,7 +5,8 @@ recorded, reading a number back and copies from the host. It counts, by the line
 causes them:
 
 - waits: the host needs a number from the device, or copies from memory that is not pinned;
-- uploads: copies from pinned memory, which do not wait;
+- uploads: copies from pinned memory, which do not wait. Copies to pinned memory do not either: their numbers
+  arrive with the next wait;
 - launches: every operation that is no view; attention counts once, and so does a replayed recording.
 """
 
@@ -88,6 +89,7 @@ class PretendedCuda(TorchDispatchMode):
         # By identity of what is inside; kept alive, so that nothing else gets the same identity.
         self._generators: dict[int, torch.Generator] = {}  # of the device
         self._pinned: dict[int, Tensor] = {}
+        self._arriving: list[tuple[Tensor, Tensor]] = []  # copies to pinned memory that have begun
 
     def clear(self) -> None:
         """Forget all counts."""
@@ -146,7 +148,10 @@ class PretendedCuda(TorchDispatchMode):
             return False  # `nn.Module.to` then makes new parameters
         place = _result_device(func, args, kwargs)
         if not ours and place != "cuda":
-            return func(*args, **_on_cpu(kwargs))
+            made = func(*args, **_on_cpu(kwargs))
+            return self._pin(made) if kwargs.get("pin_memory") else made
+        if func is _aten.copy_.default and self._is_download(*args):
+            return self._begin_download(args[0], args[1])
         self._check(func, args, kwargs, flat, bool(ours), place)
         by_id = {id(item.on_cpu): item for item in ours}
         plain = [item.on_cpu if isinstance(item, CudaTensor) else item for item in flat]
@@ -169,6 +174,20 @@ class PretendedCuda(TorchDispatchMode):
         made = numbers.clone()
         self._pinned[made.untyped_storage()._cdata] = made
         return made
+
+    def _is_download(self, target: Tensor, source: Tensor, is_async: bool = False) -> bool:
+        """Whether a copy goes to pinned memory without a wait."""
+        is_pinned = target.untyped_storage()._cdata in self._pinned
+        return (
+            is_pinned and is_async and isinstance(source, CudaTensor) and not isinstance(target, CudaTensor)
+        )
+
+    def _begin_download(self, target: Tensor, source: CudaTensor) -> Tensor:
+        """The numbers arrive with the next wait; until then the host finds NaN there."""
+        if self.is_recording:
+            raise Refused(f"a copy to the host inside a recorded pass {_site()}")
+        self._arriving.append((target, source.on_cpu.clone()))
+        return target.fill_(float("nan"))
 
     def _check(self, func: Any, args: Any, kwargs: Any, flat: Any, has_ours: bool, place: str | None) -> None:
         """Refuse what CUDA refuses, and count."""
@@ -243,6 +262,9 @@ class PretendedCuda(TorchDispatchMode):
     def _wait(self, reason: str) -> None:
         if self.is_recording:
             raise Refused(f"{reason} inside a recorded pass {_site()}")
+        for target, numbers in self._arriving:
+            target.copy_(numbers)
+        self._arriving.clear()
         if self._is_counting:
             self.waits[f"{reason} {_site()}"] += 1
 

@@ -13,8 +13,8 @@ from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.sampling import Sampling
 from bench.runtime.tier_choice import choose_tier
 from bench.runtime.tiers.eager import EagerDecoder
-from bench.runtime.tiers.graph.buckets import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
 from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.runtime.tiers.graph.sizes import MOST_ROWS, ROW_SIZES, column_size, column_sizes, row_size
 from bench.runtime.tiers.graph.spans import MOST_SPANS
 from methods.core.autoregressive import Autoregressive
 from methods.core.trees import Tree

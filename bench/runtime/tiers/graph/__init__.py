@@ -1,8 +1,9 @@
 """The tier ``graph``: CUDA graphs, each recorded once and replayed for every pass of its size.
 
-``decoder.py`` holds `GraphDecoder`, the place to start. ``buckets.py`` rounds a pass up to a recorded size,
-``spans.py`` chooses the ranges of layers that are recorded whole, ``stepper.py`` drafts a token by one
-recording, ``recorder.py`` records, and ``slot_cache.py`` is the cache that a recorded pass can write to.
+``decoder.py`` holds `GraphDecoder`, the place to start. ``buckets.py`` names the recording of a pass, whose
+size ``sizes.py`` rounds up; ``spans.py`` chooses the ranges of layers that are recorded whole, ``stepper.py``
+drafts a token by one recording, ``recorder.py`` records, and ``slot_cache.py`` is the cache that a recorded
+pass can write to.
 Other code needs only `GraphDecoder`, `SlotCache` and `CudaRecorder`.
 
 Batches of several sequences are not supported. Most of what they need is known: t(M), the measured cost of a

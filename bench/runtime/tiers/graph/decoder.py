@@ -31,18 +31,15 @@ from bench.runtime.delta import Delta, LowRankDelta
 from bench.runtime.draft_step import DraftStepper, Head
 from bench.runtime.layers import Layer, Weights
 from bench.runtime.rows import Placement, Rows
-from bench.runtime.tiers.graph.buckets import (
+from bench.runtime.tiers.graph.buckets import Bucket, Inputs, Span, sublayer_bucket
+from bench.runtime.tiers.graph.recorder import Preparable, Recorder, Recording, Tally, Work
+from bench.runtime.tiers.graph.sizes import (
     MOST_ROWS,
-    ROW_SIZES,
-    Bucket,
-    Inputs,
-    Span,
     column_size,
     column_sizes,
     row_size,
-    sublayer_bucket,
+    row_sizes,
 )
-from bench.runtime.tiers.graph.recorder import Preparable, Recorder, Recording, Tally, Work
 from bench.runtime.tiers.graph.slot_cache import SlotCache
 from bench.runtime.tiers.graph.spans import Spans
 from bench.runtime.tiers.graph.stepper import RecordedStepper
@@ -87,7 +84,7 @@ class GraphDecoder(Decoder):
         self, layers: Sequence[Layer], final_norm: Tensor, capacity: int | None = None
     ) -> GraphDecoder:
         """See `Decoder.companion`; preparing this decoder prepares the companion too."""
-        cache = self.slots.sibling(len(layers), self.capacity if capacity is None else capacity)
+        cache = SlotCache.like(self.slots, len(layers), self.capacity if capacity is None else capacity)
         weights = replace(self.weights, layers=layers, final_norm=final_norm)
         companion = GraphDecoder(weights, cache, self.placement, self._recorder, self.tally)
         self._companions.append(companion)
@@ -196,7 +193,7 @@ class GraphDecoder(Decoder):
         """Buckets that later passes may need: of fewer rows; the sub-layers of every other layer."""
         if bucket.part in ("step", "layers"):
             yield bucket
-            yield from (bucket._replace(rows=size) for size in ROW_SIZES if size < bucket.rows)
+            yield from (bucket._replace(rows=size) for size in row_sizes(bucket.rows) if size < bucket.rows)
             return
         columns = column_size(1, self.capacity)
         for index, layer in enumerate(self.layers):

@@ -43,7 +43,7 @@ class Tally:
         recorded: Recordings made.
         replayed: Passes that replayed a recording.
         prefill: Passes that ran unrecorded because they were the first of a sequence.
-        long: Because they had more than `bench.runtime.tiers.graph.buckets.MOST_ROWS` rows.
+        long: Because they had more than `bench.runtime.tiers.graph.sizes.MOST_ROWS` rows.
         delta: Because they had a `Delta` of another kind than those that are recorded.
     """
 

@@ -54,12 +54,6 @@ class SlotCache(KVCache):
         finally:
             self._window = None
 
-    def sibling(self, layers: int, capacity: int) -> SlotCache:
-        """See `KVCache.sibling`; of this kind."""
-        store = self._stores[0]
-        heads, width = store.shape[1], store.shape[3]
-        return SlotCache(layers, heads, capacity, width, store.dtype, store.device)
-
     def write(self, layer: int, base: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See `KVCache.write`; inside a `window`, keys and values have shape [Hkv, C, D]."""
         if self._window is None:

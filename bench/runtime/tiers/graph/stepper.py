@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.runtime.draft_step import DraftStep, DraftStepper, Head
-from bench.runtime.tiers.graph.buckets import column_size, column_sizes
 from bench.runtime.tiers.graph.recorder import Recording
+from bench.runtime.tiers.graph.sizes import column_size, column_sizes
 
 if TYPE_CHECKING:
     from bench.runtime.tiers.graph.decoder import GraphDecoder
