@@ -119,6 +119,13 @@ def _is_single_value(override: Override) -> bool:
 
 @cache
 def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+    """What Hydra makes of the choices of groups; a method or task in a file by itself is put in without Hydra."""
+    chosen = [group for group in groups if _file_by_itself(group) is not None]
+    if chosen and not any(group.startswith("experiment=") for group in groups):
+        stored, choices = _composed_groups(tuple(group for group in groups if group != chosen[-1]))
+        composed, (name, _, option) = deepcopy(stored), chosen[-1].partition("=")
+        composed[name] = OmegaConf.load(_file_by_itself(chosen[-1]))
+        return composed, {**choices, name: option}
     register_schema()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("bench", list(groups), return_hydra_config=True)
@@ -127,6 +134,14 @@ def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str
     del composed["hydra"]
     OmegaConf.set_struct(composed, True)
     return composed, choices
+
+
+def _file_by_itself(group: str) -> Path | None:
+    """The yaml of ``method=NAME`` or ``task=NAME``, if it names no other yaml; the schema leaves both open."""
+    name, _, option = group.partition("=")
+    file = CONF / name / f"{option}.yaml"
+    is_plain = name in ("method", "task") and file.is_file() and "defaults" not in OmegaConf.load(file)
+    return file if is_plain else None
 
 
 @contextmanager
