@@ -119,7 +119,7 @@ def _is_single_value(override: Override) -> bool:
 
 @cache
 def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
-    """What Hydra makes of the choices of groups; a method or task in a file by itself is put in without Hydra."""
+    """What Hydra makes of the choices of groups; a plain method or task is put in without Hydra."""
     chosen = [group for group in groups if _file_by_itself(group) is not None]
     if chosen and not any(group.startswith("experiment=") for group in groups):
         stored, choices = _composed_groups(tuple(group for group in groups if group != chosen[-1]))
@@ -137,7 +137,7 @@ def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str
 
 
 def _file_by_itself(group: str) -> Path | None:
-    """The yaml of ``method=NAME`` or ``task=NAME``, if it names no other yaml; the schema leaves both open."""
+    """The yaml of ``method=NAME`` or ``task=NAME`` if it names no other; the schema leaves both open."""
     name, _, option = group.partition("=")
     file = CONF / name / f"{option}.yaml"
     is_plain = name in ("method", "task") and file.is_file() and "defaults" not in OmegaConf.load(file)

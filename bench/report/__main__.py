@@ -15,6 +15,7 @@ from bench.report.exchange.commands import COMMANDS as EXCHANGE
 from bench.show.spelling import as_arguments
 from bench.show.waiting import announce
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -36,9 +37,7 @@ def _spelled(given: Sequence[str]) -> list[str]:
     """The command line with every ``key=value`` as the sub-command's parser spells it."""
     if given[0] not in COMMANDS or not any("=" in text for text in given):
         return list(given)
-    (choices,) = (
-        action.choices for action in _parser(given[0])._actions if isinstance(action.choices, dict)
-    )
+    (choices,) = (action.choices for action in _parser(given[0])._actions if isinstance(action.choices, dict))
     return [given[0], *as_arguments(choices[given[0]], given[1:], {"results_dir": "results"})]
 
 

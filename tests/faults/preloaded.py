@@ -1,4 +1,4 @@
-"""What every harmed process needs and its parent does not; known before the fork, it costs nothing in a start."""
+"""What every harmed process needs and its parent does not; known before the fork, no start waits for it."""
 
 import transformers.models.llama.modeling_llama  # noqa: F401 - the probe's; two seconds in every start
 

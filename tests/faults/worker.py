@@ -1,6 +1,6 @@
 """The process that is harmed: the harm is installed, then the real program runs.
 
-multiprocessing's fork server imports this module and `tests.faults.preloaded` once, so a start costs a fork and
+The fork server of multiprocessing imports this module and `tests.faults.preloaded`: a start costs a fork and
 not an import of torch.
 """
 
