@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
@@ -127,7 +128,8 @@ def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str
         composed[name] = OmegaConf.load(_file_by_itself(chosen[-1]))
         return composed, {**choices, name: option}
     register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    is_ready = GlobalHydra.instance().is_initialized()  # by the caller, for the same folder
+    with nullcontext() if is_ready else initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("bench", list(groups), return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
