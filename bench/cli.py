@@ -31,7 +31,7 @@ from bench.compose.settings import Settings, prepared, settings_from
 from bench.errors import UserError
 from bench.measure.isolate import run_isolated
 from bench.show.waiting import announce
-from bench.tasks.task import require_prompts
+from bench.tasks.task import LoadedTask, load_here
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +159,8 @@ def _attempt(composed: DictConfig, session: int | None = None) -> int:
         require_places(settings)
         if not settings.plan:
             announce(settings.first_line)
-        require_prompts(settings.task.build())  # before torch is loaded, which takes seconds
-        return _plan(settings) if settings.plan else _execute(settings, session)
+        task = load_here(settings.task.build())  # a mistake shows before torch is loaded, which takes seconds
+        return _plan(settings) if settings.plan else _execute(settings, session, task)
     except UserError as mistake:
         return report_mistake(mistake)
     except BrokenPipeError:
@@ -199,14 +199,14 @@ def _settings(composed: DictConfig) -> Settings:
         raise explain(error) or error from error
 
 
-def _execute(settings: Settings, session: int | None) -> int:
+def _execute(settings: Settings, session: int | None, task: LoadedTask | None) -> int:
     from bench.measure.finished import finished
 
-    outcome = finished(settings)
+    outcome = finished(settings, task)
     if outcome is None:
         from bench.measure.runner import execute  # loads torch
 
-        outcome = execute(settings, session)
+        outcome = execute(settings, session, task)
     say(f"{outcome.table}\n{outcome.run_dir}")
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         from bench.show.sweep import store_rows

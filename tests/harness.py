@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
@@ -119,14 +120,30 @@ def _is_single_value(override: Override) -> bool:
 
 @cache
 def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+    """What Hydra makes of the choices of groups; a plain method or task is put in without Hydra."""
+    chosen = [group for group in groups if _file_by_itself(group) is not None]
+    if chosen and not any(group.startswith("experiment=") for group in groups):
+        stored, choices = _composed_groups(tuple(group for group in groups if group != chosen[-1]))
+        composed, (name, _, option) = deepcopy(stored), chosen[-1].partition("=")
+        composed[name] = OmegaConf.load(_file_by_itself(chosen[-1]))
+        return composed, {**choices, name: option}
     register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    is_ready = GlobalHydra.instance().is_initialized()  # by the caller, for the same folder
+    with nullcontext() if is_ready else initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("bench", list(groups), return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     OmegaConf.set_struct(composed, True)
     return composed, choices
+
+
+def _file_by_itself(group: str) -> Path | None:
+    """The yaml of ``method=NAME`` or ``task=NAME`` if it names no other; the schema leaves both open."""
+    name, _, option = group.partition("=")
+    file = CONF / name / f"{option}.yaml"
+    is_plain = name in ("method", "task") and file.is_file() and "defaults" not in OmegaConf.load(file)
+    return file if is_plain else None
 
 
 @contextmanager

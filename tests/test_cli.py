@@ -37,7 +37,7 @@ from bench.errors import UserError
 ROW = ["kangaroo", "mt_bench", "tiny", "2.00x [1.90, 2.10]", "3.00", "exact 4 of 4", "none"]
 DONE, PARTLY, BROKEN, REFUSED, UNKNOWN_KEY, FOREVER, KILLED, PROCESS, CRASHED, PREEMPTED = range(10)
 
-def execute(settings, session=None):
+def execute(settings, session=None, task=None):
     if settings.seed == BROKEN:
         raise RuntimeError("the machine is on fire")
     if settings.seed == REFUSED:
@@ -60,7 +60,7 @@ def execute(settings, session=None):
     return SimpleNamespace(table=f"table of {settings.method.name}", run_dir=Path("results/runs/x"),
                            failures=int(settings.seed == PARTLY), rows=[ROW] * (settings.seed != CRASHED))
 
-def finished(settings):
+def finished(settings, task=None):
     return None
 
 def plan(settings):
@@ -150,16 +150,16 @@ def test_logs_of_the_command_line_lie_in_the_results_folder(folder: Path, here: 
     assert not (folder / "outputs").exists()
 
 
-def test_help_lists_the_groups_with_their_options(folder: Path) -> None:
-    done = bench(folder, "--help")
+def test_help_lists_the_groups_with_their_options(here: Callable[..., Done]) -> None:
+    done = here("--help")
     assert done.returncode == 0
     said = " ".join(done.stdout.split())
     for line in (r"method: autoregressive, .*kangaroo", r"model: .*tiny", r"launch: isolated, local, slurm"):
         assert re.search(f" {line}", said), done.stdout
 
 
-def test_cfg_shows_what_would_run(folder: Path) -> None:
-    done = bench(folder, "method=kangaroo", "--cfg", "job", "--resolve")
+def test_cfg_shows_what_would_run(here: Callable[..., Done]) -> None:
+    done = here("method=kangaroo", "--cfg", "job", "--resolve")
     assert done.returncode == 0
     assert "weights: package:bench/assets/tiny/modules/kangaroo" in done.stdout
 
@@ -249,8 +249,8 @@ def test_failed_samples_end_with_status_1_behind_the_table(here: Callable[..., D
     assert (done.returncode, done.stdout) == (1, "table of kangaroo\nresults/runs/x\n")
 
 
-def test_a_fault_of_ours_shows_its_traceback_and_status_1(folder: Path) -> None:
-    done = bench(folder, "seed=2")
+def test_a_fault_of_ours_shows_its_traceback_and_status_1(here: Callable[..., Done]) -> None:
+    done = here("seed=2")
     assert done.returncode == 1
     assert "RuntimeError: the machine is on fire" in done.stderr
     assert "HYDRA_FULL_ERROR" not in done.stderr
@@ -307,26 +307,29 @@ def test_the_entry_point_keeps_idle_threads_from_spinning(folder: Path) -> None:
     assert done.stdout == "PASSIVE\n"
 
 
-def test_isolated_runs_fail_one_by_one_each_in_its_own_process(folder: Path) -> None:
-    done = bench(folder, "-m", "launch=isolated", "seed=2,6,8,0")
-    assert done.returncode == 1
-    assert "3 of 4 runs failed" in done.stderr
-    assert "the run was killed by SIGKILL; what it measured is kept" in done.stderr
-    assert done.stdout.startswith("table of kangaroo\nresults/runs/x\n\n")  # the last one, after a crash
-
-
-def test_isolated_runs_share_no_process_and_see_the_gpus_of_their_parent(
+def test_isolated_runs_fail_one_by_one_each_in_its_own_process_that_sees_the_gpus_of_the_parent(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    seen = [
-        bench(folder, "-m", f"launch={name}", "seed=7,7").stdout.splitlines()
-        for name in ("isolated", "local")
-    ]
-    isolated, shared = ([line.split() for line in lines if line.startswith("process")] for lines in seen)
-    assert len({line[1] for line in isolated}) == 2
-    assert len({line[1] for line in shared}) == 1
-    assert [line[3] for line in isolated] == ["3", "3"]
+    done = bench(folder, "-m", "launch=isolated", "seed=7,7,2,6,8,0")
+    assert done.returncode == 1
+    assert "3 of 6 runs failed" in done.stderr
+    assert "the run was killed by SIGKILL; what it measured is kept" in done.stderr
+    last = done.stdout[done.stdout.rindex("process") :].split("results/runs/x\n", 1)[1]
+    assert last.startswith("table of kangaroo\nresults/runs/x\n\n")  # the last one, after a crash
+    seen = process_lines(done)
+    assert len({line[1] for line in seen}) == 2
+    assert [line[3] for line in seen] == ["3", "3"]
+
+
+def process_lines(done: subprocess.CompletedProcess[str] | Done) -> list[list[str]]:
+    """What runs said of their process, in words."""
+    return [line.split() for line in done.stdout.splitlines() if line.startswith("process")]
+
+
+def test_runs_that_are_not_isolated_share_their_process(here: Callable[..., Done]) -> None:
+    seen = process_lines(here("-m", "launch=local", "seed=7,7"))
+    assert [line[1] for line in seen] == [str(os.getpid())] * 2
 
 
 def test_a_single_run_may_be_isolated_and_ends_with_its_status(folder: Path) -> None:
@@ -354,9 +357,15 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ending_an_isolated_sweep_ends_its_run(folder: Path, number: signal.Signals, status: int) -> None:
-    with isolated_run(folder, heed_interrupts) as process:
+@pytest.mark.parametrize(
+    ("number", "prepare", "status"),
+    [(signal.SIGINT, heed_interrupts, 130), (signal.SIGTERM, ignore_interrupts, 143)],
+    ids=["Ctrl-C", "SIGTERM to a sweep in the background, deaf to interrupts"],
+)
+def test_ending_an_isolated_sweep_ends_its_run(
+    folder: Path, number: signal.Signals, prepare: Callable[[], None], status: int
+) -> None:
+    with isolated_run(folder, prepare) as process:
         process.send_signal(number)  # to the parent alone
         stdout, stderr = process.communicate(timeout=30)  # the child holds the pipe until it ends
     assert (process.returncode, stdout) == (status, "")
@@ -367,15 +376,6 @@ def test_a_killed_isolated_sweep_leaves_no_run_behind_that_measures_beside_the_n
     with isolated_run(folder, heed_interrupts) as process:
         process.kill()
         process.communicate(timeout=30)  # ends with the last process that holds the pipes
-
-
-def test_an_isolated_sweep_in_the_background_is_ended_although_it_is_deaf_to_interrupts(
-    folder: Path,
-) -> None:
-    with isolated_run(folder, ignore_interrupts) as process:
-        process.terminate()
-        process.communicate(timeout=30)
-    assert process.returncode == 143
 
 
 def test_a_results_folder_that_takes_no_files_is_a_mistake(folder: Path, here: Callable[..., Done]) -> None:
@@ -409,7 +409,7 @@ def test_a_result_that_cannot_be_printed_is_no_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     outcome = SimpleNamespace(table="table", run_dir=tmp_path, failures=0)
-    monkeypatch.setattr("bench.measure.runner.execute", lambda settings, session: outcome)
+    monkeypatch.setattr("bench.measure.runner.execute", lambda settings, session, task: outcome)
     arguments = ["bench", "model=tiny", "method=layerskip", "task=mt_bench", f"hydra.run.dir={tmp_path}"]
     monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setattr("sys.stdout", Stream(error))

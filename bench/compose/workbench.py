@@ -105,8 +105,12 @@ class PreparedRun:
         return {Arm.BASELINE.value: Autoregressive(), **methods, **control, **eager}
 
 
-def prepare_run(settings: Settings) -> PreparedRun:
+def prepare_run(settings: Settings, task: LoadedTask | None = None) -> PreparedRun:
     """Everything but the weights, cheapest checks first, so that a mistake shows before a model is loaded.
+
+    Args:
+        settings: Of the run.
+        task: Its prompts, if they have been read.
 
     Raises:
         UserError: If any part of the settings cannot be met.
@@ -114,7 +118,7 @@ def prepare_run(settings: Settings) -> PreparedRun:
     methods: dict[str, Method] = {label: method.build() for label, method in settings.methods.items()}
     # before the task, whose questions may be fetched
     target = find_target(settings.model, settings.runtime, settings.chat)
-    task: LoadedTask = settings.task.build().load()
+    task = task or settings.task.build().load()
     for prompt in task.prompts:  # before the first sample, not at the first that fails
         if target.chat.has_unknown_tokens or prompt.opening or prompt.tools or settings.chat.given:
             _require_prompt(target.chat, prompt)
@@ -132,13 +136,17 @@ def _require_prompt(chat: ChatFormat, prompt: Prompt) -> None:
         raise UserError(f"question {prompt.id}: {mistake.what}", mistake.fix) from mistake
 
 
-def build_workbench(settings: Settings) -> Workbench:
+def build_workbench(settings: Settings, task: LoadedTask | None = None) -> Workbench:
     """Load the model and attach the arms to it.
+
+    Args:
+        settings: Of the run.
+        task: Its prompts, if they have been read.
 
     Raises:
         UserError: If any part of the settings cannot be met.
     """
-    prepared = prepare_run(settings)
+    prepared = prepare_run(settings, task)
     target, arms = prepared.target, prepared.arms
     decoder = target.load(settings.runtime.threads)
     for arm in arms.values():

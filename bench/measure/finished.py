@@ -21,6 +21,7 @@ from bench.prove.source import source_hash
 from bench.records.model import ARENA, Run, Sample, canonical
 from bench.records.store import load_run, load_samples
 from bench.show.result import SweepRow, result_of
+from bench.tasks.task import LoadedTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,19 @@ def outcome_of(settings: Settings, run: Run, samples: Sequence[Sample], folder: 
     return Outcome(shown.table, folder, failures, shown.rows)
 
 
-def finished(settings: Settings) -> Outcome | None:
-    """The outcome of a run that this machine and code have measured completely; None for any other."""
+def finished(settings: Settings, task: LoadedTask | None = None) -> Outcome | None:
+    """The outcome of a run that this machine and code have measured completely; None for any other.
+
+    Args:
+        settings: Of the run.
+        task: Its prompts, if they have been read.
+    """
     name = ARENA if settings.is_arena else settings.method.name
     names = f"{name}-{settings.task.name}-{settings.model.name}-*"
     if not any((settings.results_dir / "runs").glob(names)):
         return None
     try:
-        outline = outline_of(settings)
+        outline = outline_of(settings, task)
         folder = settings.results_dir / "runs" / outline.run_id
         if not (folder / "run.json").is_file():
             return None

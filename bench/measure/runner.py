@@ -40,6 +40,7 @@ from bench.runtime.sampling import Sampler
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.tasks.chat import ChatFormat, prompt_hash
 from bench.tasks.checkers import is_right
+from bench.tasks.task import LoadedTask
 from methods.core.base import Budget
 
 log = logging.getLogger(__name__)
@@ -54,25 +55,26 @@ class Measured:
     folder: Path
 
 
-def execute(settings: Settings, session: int | None = None) -> Outcome:
+def execute(settings: Settings, session: int | None = None, task: LoadedTask | None = None) -> Outcome:
     """Measure what is still missing of one run and summarise all of it; see `measure`."""
-    measured = measure(settings, session)
+    measured = measure(settings, session, task)
     return outcome_of(settings, measured.run, measured.samples, measured.folder)
 
 
-def measure(settings: Settings, session: int | None = None) -> Measured:
+def measure(settings: Settings, session: int | None = None, task: LoadedTask | None = None) -> Measured:
     """Measure what is still missing of one run.
 
     Args:
         settings: Of the run.
         session: The session to measure; None measures those that are missing, all in this process.
+        task: Its prompts, if they have been read.
 
     Raises:
         UserError: If the settings cannot be met or the records cannot be written.
     """
     if settings.is_arena:
         require_room_for_all(settings)
-    bench = build_workbench(settings)
+    bench = build_workbench(settings, task)
     block = environment(bench.decoder.device, bench.decoder.dtype)
     block |= {"gpu_shared": is_gpu_shared(block), "tier": bench.decoder.tier}
     run = replace(bench.run, attempts=(block,))

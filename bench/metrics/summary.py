@@ -15,7 +15,7 @@ import numpy as np
 from bench.metrics import counts as metrics
 from bench.metrics import roofline
 from bench.metrics.counts import accepted_per_step, constructor_of
-from bench.metrics.experts import expert_figures
+from bench.metrics.experts import ExpertFigures, expert_figures
 from bench.metrics.intervals import Costs, Floats
 from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import (
@@ -106,7 +106,7 @@ def summarise(
             *_repeat_notes(samples, begun),
         ),
         search=defined(search_cost, method),
-        experts=defined(expert_figures, method),
+        experts=_experts(method),
         skipped=defined(skipped_share, all_method),
         evidence=evidence,
         probe=probe,
@@ -210,6 +210,11 @@ def _predicted(run: Run, probe: Probe | None, method: Sequence[Sample]) -> float
         return None
     has_one_row = bool(run.labels.get("several tokens per row"))
     return defined(partial(roofline.predict, probe.costs, several_tokens_per_row=has_one_row), method)
+
+
+def _experts(method: Sequence[Sample]) -> ExpertFigures | None:
+    is_loading = any("experts_needed" in sample.counts for sample in method)
+    return defined(expert_figures, method) if is_loading else None
 
 
 def _figures(arm: Sequence[Sample]) -> ArmFigures:

@@ -26,7 +26,7 @@ from bench.records.files import expanded
 from bench.records.model import ARENA, Arm, Key
 from bench.runtime.checkpoint_files import is_gguf, resolved_here
 from bench.runtime.tiers.compiled.library import Missing, library
-from bench.tasks.task import Fetched, LoadedTask
+from bench.tasks.task import LoadedTask, load_here
 from bench.tasks.tokenizer import other_ends
 
 AUTOREGRESSIVE = "methods.core.autoregressive.Autoregressive"
@@ -51,19 +51,23 @@ class RunOutline:
     dtype: str
 
 
-def outline_of(settings: Settings) -> RunOutline:
+def outline_of(settings: Settings, task: LoadedTask | None = None) -> RunOutline:
     """The run that the settings mean.
+
+    Args:
+        settings: Of the run.
+        task: Its prompts, if they have been read.
 
     Raises:
         Unclear: If only the libraries can say, or if something is wrong; they then say what.
     """
     try:
-        return _outline_of(settings)
+        return _outline_of(settings, task)
     except UserError as error:
         raise Unclear(error.what) from error
 
 
-def _outline_of(settings: Settings) -> RunOutline:
+def _outline_of(settings: Settings, task: LoadedTask | None) -> RunOutline:
     for method in settings.methods.values():
         if not method.target.startswith("methods."):
             raise Unclear(f"{method.target} is not of this package")
@@ -73,11 +77,10 @@ def _outline_of(settings: Settings) -> RunOutline:
     if folder is None:
         raise Unclear(f"{model.path} is not on this machine")
     template, ends = _spoken(model, folder)
-    questions = settings.task.build()
-    if isinstance(questions, Fetched) and questions.unfetched_turns() is not None:
+    task = task or load_here(settings.task.build())
+    if task is None:
         raise Unclear("the questions are not on this machine")
     weights = shape_hash(folder) if model.weights == "random" else checkpoint_hash(folder)
-    task: LoadedTask = questions.load()
     identity = run_identity(
         settings,
         questions=task.source.sha256,

@@ -56,17 +56,16 @@ def decoding_modules(target: str, tier: str) -> dict[str, Module]:
     """
     start = _module_of(target)
     packages = (*SHARED_PACKAGES, start.partition(".")[0])
-    waiting, modules = [start, LOADING], dict[str, Module]()
+    waiting, seen, modules = [start, LOADING], set[str](), dict[str, Module]()
     while waiting:
         name = waiting.pop()
-        path = _source_file(name)
-        if name in modules or path is None:
+        path = None if name in seen else _source_file(name)
+        seen.add(name)
+        if path is None:
             continue
-        modules[name] = _module(name, path, path.read_bytes())
-        imported = (
-            item for item in modules[name].imports if _is_within(item, packages) or _is_beside(item, start)
-        )
-        waiting += [item for item in imported if name != LOADING or _is_used_by(item, tier)]
+        module = modules[name] = _module(name, path, path.read_bytes())
+        ours = [item for item in module.imports if _is_within(item, packages) or _is_beside(item, start)]
+        waiting += [item for item in ours if name != LOADING or _is_used_by(item, tier)]
     return modules
 
 
@@ -153,7 +152,8 @@ def _is_within(name: str, packages: tuple[str, ...]) -> bool:
 
 def _is_beside(name: str, start: str) -> bool:
     """Whether a module lies in the folder of a method that is one file, outside of our packages."""
-    home, path = _source_file(start), None if "." in start else _source_file(name)
+    home = None if "." in start else _source_file(start)
+    path = None if home is None else _source_file(name)
     if home is None or path is None or "site-packages" in home.parts:
         return False
     return path.is_relative_to(home.parent) and not _is_within(name, ("bench", "tests", "conf"))

@@ -12,15 +12,8 @@ from pathlib import Path
 from bench.cli import FAILED, INTERRUPTED, OK, leave_closed_pipe, print_any_text, report_mistake, say
 from bench.errors import UserError
 from bench.report.exchange.commands import COMMANDS as EXCHANGE
-from bench.report.exchange.commands import add_commands as add_exchange
 from bench.show.spelling import as_arguments
 from bench.show.waiting import announce
-
-COMMANDS = (
-    *("leaderboard", "excerpt", "show", "compare", "timeline", "input-length", "model-sizes"),
-    *("export-spec-bench", "import-spec-bench"),
-    *EXCHANGE,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] not in (*COMMANDS, "-h", "--help"):
         given.insert(0, "leaderboard")  # the main command needs no name
     try:
-        options = _parser().parse_args(_spelled(given))
+        options = _parser(given[0]).parse_args(_spelled(given))
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except UserError as mistake:
@@ -42,29 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _spelled(given: Sequence[str]) -> list[str]:
     """The command line with every ``key=value`` as the sub-command's parser spells it."""
-    (choices,) = (action.choices for action in _parser()._actions if isinstance(action.choices, dict))
-    parser = choices.get(given[0])
-    if parser is None:
+    if given[0] not in COMMANDS or not any("=" in text for text in given):
         return list(given)
-    return [given[0], *as_arguments(parser, given[1:], {"results_dir": "results"})]
+    (choices,) = (action.choices for action in _parser(given[0])._actions if isinstance(action.choices, dict))
+    return [given[0], *as_arguments(choices[given[0]], given[1:], {"results_dir": "results"})]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(name: str) -> argparse.ArgumentParser:
+    """Parser of one sub-command; of all of them, which ``--help`` lists, if `name` is none."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.report",
         description=(__doc__ or "").splitlines()[0],
         epilog="Without a command: leaderboard. COMMAND --help lists its options.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_leaderboard(commands)
-    _add_excerpt(commands)
-    _add_show(commands)
-    _add_compare(commands)
-    _add_timeline(commands)
-    _add_input_length(commands)
-    _add_model_sizes(commands)
-    _add_spec_bench(commands)
-    add_exchange(commands)
+    for add in [COMMANDS[name]] if name in COMMANDS else COMMANDS.values():
+        add(commands)
     return parser
 
 
@@ -134,13 +120,16 @@ def _add_model_sizes(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     command.set_defaults(command=_model_sizes)
 
 
-def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_spec_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser("export-spec-bench", help="a run as answer files of Spec-Bench's harness")
     command.add_argument("run", type=Path, help="folder of the run")
     command.add_argument(
         "--output", type=Path, default=Path("spec_bench_answers"), help="folder to write into"
     )
     command.set_defaults(command=_export)
+
+
+def _add_spec_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser(
         "import-spec-bench", help="score answer files of Spec-Bench, Kangaroo or SWIFT"
     )
@@ -158,6 +147,21 @@ def _add_spec_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "begins with more than one token)",
     )
     command.set_defaults(command=_import)
+
+
+COMMANDS = {
+    "leaderboard": _add_leaderboard,
+    "excerpt": _add_excerpt,
+    "show": _add_show,
+    "compare": _add_compare,
+    "timeline": _add_timeline,
+    "input-length": _add_input_length,
+    "model-sizes": _add_model_sizes,
+    "export-spec-bench": _add_spec_export,
+    "import-spec-bench": _add_spec_import,
+    **EXCHANGE,
+}
+"""What adds the parser of each sub-command, in the order of ``--help``."""
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

@@ -174,7 +174,7 @@ def _read_shipped(file: Path, location: str) -> QuestionFile:
             f"the built-in prompts are missing from this installation ({location})",
             "Install the package again, or give your own file with task.path=my.jsonl.",
         )
-    return read_questions(file)
+    return parse_questions(file.read_bytes(), str(file))
 
 
 def cache_folder() -> Path:

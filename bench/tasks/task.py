@@ -86,14 +86,13 @@ class Fetched(Protocol):
         """Number of turns that its settings imply; None if its prompts need no download."""
 
 
-def require_prompts(task: Task) -> None:
-    """Read the prompts if they are on this machine, so that a mistake in them shows before torch is loaded.
+def load_here(task: Task) -> LoadedTask | None:
+    """The prompts if they are on this machine; None if they must be downloaded first.
 
     Raises:
         UserError: If they cannot be read, or a setting does not fit them.
     """
-    if not isinstance(task, Fetched) or task.unfetched_turns() is None:
-        task.load()
+    return task.load() if not isinstance(task, Fetched) or task.unfetched_turns() is None else None
 
 
 def suggest(wrong: str, options: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ from bench.train.skip_set.cli import SkipSetConfig
 from bench.tune.cli import TuneConfig
 from tests.command import run_command
 from tests.docs.pages import PAGES, ROOT, Block, blocks, commands, links, spans
-from tests.harness import undrawn
+from tests.harness import composed_tree, undrawn
 
 CONF = ROOT / "conf"
 GUIDE = ROOT / "docs" / "add-a-method.md"
@@ -85,7 +85,7 @@ IMAGINED = {"methods/mine.py", "methods/lookup/last_seen.py", "conf/method/last_
 NAMES = re.compile(r"(?:bench|methods)(?:\.\w+)+")
 SMALL = {
     "bench": ["task.limit=2", "max_new_tokens=24", "measure.warmup.max_rounds=1"],
-    "bench.train": ["recipe.steps=1", "recipe.batch=1", "recipe.max_tokens=64"],
+    "bench.train": ["recipe.steps=1", "recipe.batch=1", "recipe.max_tokens=64", "recipe.pass_tokens=64"],
     "bench.prove": ["draws=200", "tokens=3", "prompts=1", "max_new_tokens=12", "jobs=1"],
 }
 """What makes the commands of the guide small enough for a test."""
@@ -174,7 +174,10 @@ def compose_all(config: str, arguments: list[str], myconf: Path) -> None:
 @cache
 def compose_once(config: str, *overrides: str) -> None:
     """Compose; several pages show the same commands."""
-    compose(config, list(overrides))
+    if config == "bench":
+        composed_tree(*overrides)
+    else:
+        compose(config, list(overrides))
 
 
 class Parsed(Exception):

@@ -19,7 +19,7 @@ from tests.faults.worker import run_command, run_settings
 from tests.harness import settings_for
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.faults.worker"])
+FORKS.set_forkserver_preload(["tests.faults.worker", "tests.faults.preloaded"])
 PATIENCE_S = 300
 _NUMBERS = count()
 _REAPING = Lock()

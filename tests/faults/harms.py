@@ -29,6 +29,7 @@ import bench.records.files
 import bench.records.store
 from bench.compose.settings import Settings
 from bench.measure.meters import TurnClock
+from bench.tasks.task import LoadedTask
 from methods.early_exit.layerskip import LayerSkip
 
 Harm = Callable[[], None]
@@ -93,9 +94,11 @@ def trace_lines(seen: Callable[[int], None]) -> None:
     def call(frame: FrameType, event: str, argument: object) -> Any:
         return line if frame.f_code.co_filename in TRACED else None
 
-    def traced(settings: Settings, session: int | None = None) -> bench.measure.finished.Outcome:
+    def traced(
+        settings: Settings, session: int | None = None, task: LoadedTask | None = None
+    ) -> bench.measure.finished.Outcome:
         sys.settrace(call)
-        return execute(settings, session)
+        return execute(settings, session, task)
 
     patch(bench.measure.runner, "execute", traced)
 

@@ -1,6 +1,7 @@
 """The process that is harmed: the harm is installed, then the real program runs.
 
-multiprocessing's fork server imports this module once, so a start costs a fork and not an import of torch.
+The fork server of multiprocessing imports this module and `tests.faults.preloaded`: a start costs a fork and
+not an import of torch.
 """
 
 from __future__ import annotations
@@ -11,17 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import transformers.models.llama.modeling_llama  # noqa: F401 - the probe's; two seconds in every start
-
 import bench.measure.runner
-import methods.early_exit.layerskip  # noqa: F401 - as above
 from bench.cli import main
 from bench.compose.settings import Settings
-from bench.prove.source import source_hash
 from tests.faults.harms import Harm
-
-_SOURCE = source_hash("methods.early_exit.layerskip.LayerSkip", "static")
-"""Known before the fork: reading all imports would cost a third of a run."""
 
 
 def run_command(arguments: Sequence[str], harm: Harm | None, said: Path) -> None:
@@ -38,7 +32,9 @@ def run_settings(settings: Settings, harm: Harm | None, said: Path) -> None:
 
 
 def _prepare(harm: Harm | None, said: Path) -> None:
-    bench.measure.runner.source_hash = lambda target, tier: _SOURCE  # in this process alone
+    from tests.faults.preloaded import SOURCE
+
+    bench.measure.runner.source_hash = lambda target, tier: SOURCE  # in this process alone
     signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in a shell's background
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):

@@ -46,6 +46,22 @@ def _groups(path: Path) -> list[str]:
     return [str(group) for entry in defaults if isinstance(entry, Mapping) for group in entry]
 
 
+def is_tuned_model(option: str) -> bool:
+    """Whether the method decodes with a whole tuned model; read from its yaml, which takes no composing."""
+    path = CONF / "method" / f"{option}.yaml"
+    content: Any = OmegaConf.load(path)
+    if "_target_" in content:
+        return hasattr(get_object(content["_target_"]), "model_trainer")
+    parents = [entry.partition("@")[0] for entry in content["defaults"] if isinstance(entry, str)]
+    return any(is_tuned_model(resolved(parent, option)) for parent in parents if parent != "_self_")
+
+
+def resolved(parent: str, option: str) -> str:
+    """The option that an entry of another's defaults names: from ``/method``, or beside that other one."""
+    absolute = parent.removeprefix("/method/")
+    return absolute if absolute != parent else str(Path(option).with_name(parent))
+
+
 def settings_of(option: str, *overrides: str) -> Settings:
     """Settings of a run of this method.
 

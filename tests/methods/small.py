@@ -90,11 +90,19 @@ def random_decoder(
         dtype: Of its weights.
         changes: Keys of the configuration that differ from `SHAPE`.
     """
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config_of(family, **changes))
+    key = (family, seed, repr(sorted(changes.items())))
+    if key not in _models:
+        torch.manual_seed(seed)
+        _models[key] = AutoModelForCausalLM.from_config(config_of(family, **changes)), torch.get_rng_state()
+    model, state = _models[key]
+    torch.set_rng_state(state)  # as after making the model, so that what follows draws the same numbers
     tensors = {name: value.to(dtype, copy=True) for name, value in model.state_dict().items()}
     tier = "static" if family == SPARSE else tier
     return build_decoder(model.config, tensors, RuntimeOptions(CPU, dtype, capacity, tier))
+
+
+_models: dict[tuple[str, int, str], tuple[Any, Tensor]] = {}
+"""Random models that are made once in a process, and the state of torch's generator afterwards."""
 
 
 def scale_writers(decoder: Decoder, first: int, share: float) -> None:

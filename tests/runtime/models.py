@@ -9,6 +9,7 @@ Shapes: T tokens, V vocabulary.
 
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,13 @@ class Pair:
 
     def logits(self, ids: list[int]) -> Tensor:
         """The oracle's logits of a fresh forward over `ids`, shape [T, V]."""
-        return oracle_logits(self.oracle, ids)
+        return _known_logits(self.oracle, tuple(ids))
+
+
+@cache
+def _known_logits(oracle: Any, ids: tuple[int, ...]) -> Tensor:
+    """Computed once: many tests ask for the same ids."""
+    return oracle_logits(oracle, list(ids))
 
 
 def oracle_logits(oracle: Any, ids: list[int], **options: Any) -> Tensor:
@@ -173,9 +180,9 @@ def options(
     return RuntimeOptions(CPU, dtype, max_length, tier)
 
 
-def tiny_pair(config: Any, folder: Path, tier: Tier = "static") -> Pair:
-    """Save a tiny model in `folder` as a user would, and load it into our decoder."""
-    model = tiny_model(config)
+def tiny_pair(config: Any, folder: Path, tier: Tier = "static", oracle: Any = None) -> Pair:
+    """Save a tiny model, or the given one, in `folder` as a user would, and load it into our decoder."""
+    model = tiny_model(config) if oracle is None else oracle
     model.save_pretrained(folder)
     return Pair(model, load_decoder(folder, options(tier=tier)))
 

@@ -9,16 +9,7 @@ from bench.cli import OK, print_any_text, say
 from bench.errors import UserError
 from bench.records.files import write_text
 
-COMMANDS = ("export", "import", "pack", "table")
 _LAYOUTS, _FORMS = ("vllm", "sglang", "aiperf"), ("markdown", "latex", "csv")
-
-
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the sub-commands of this folder."""
-    _add_export(commands)
-    _add_import(commands)
-    _add_pack(commands)
-    _add_table(commands)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -66,6 +57,10 @@ def _add_table(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write it here instead of printing it")
     command.set_defaults(command=_table)
+
+
+COMMANDS = {"export": _add_export, "import": _add_import, "pack": _add_pack, "table": _add_table}
+"""What adds the parser of each sub-command."""
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -13,10 +13,9 @@ from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.sampling import Sampler
 from methods.core.autoregressive import Autoregressive
-from methods.core.base import FullTrainable
 from methods.core.chain import Draft, generate_chain
 from tests.methods import checks
-from tests.methods.options import Subject, attached, options, settings_of
+from tests.methods.options import Subject, attached, is_tuned_model, options, settings_of
 from tests.methods.small import FAMILIES, UNLIKE_LLAMA, prompt, random_decoder, run
 from tests.pairwise import pairwise
 from tests.runtime.models import AUTO
@@ -50,7 +49,7 @@ MORE = [
 ]
 """Beside every yaml as it is: settings that draft more on a random model, or otherwise."""
 CASES = [*options(), *MORE]
-UNTUNED = [case for case in options() if not isinstance(settings_of(case).method.build(), FullTrainable)]
+UNTUNED = [option for option in options() if not is_tuned_model(option)]
 """Methods on a model as it is; those that tune the model do so for the families with Llama's layers."""
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from contextlib import ExitStack, nullcontext
+from functools import cache
 from typing import Any, Self
 from unittest import mock
 
@@ -292,6 +293,7 @@ def _wrapped(out: Any, by_id: dict[int, CudaTensor], host: set[int]) -> Any:
     return by_id[id(out)] if id(out) in by_id else CudaTensor(out)
 
 
+@cache
 def _is_view(func: Any) -> bool:
     infos = [value.alias_info for value in func._schema.returns]
     is_alias = bool(infos) and all(info is not None and not info.is_write for info in infos)
@@ -303,7 +305,12 @@ def _site() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if any(part in file for part in _OUR_CODE) and "/tests/" not in file:
+        if _is_our_code(file):
             return f"{file.rsplit('/', 1)[-1]}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return "outside of bench and methods"
+
+
+@cache
+def _is_our_code(file: str) -> bool:
+    return any(part in file for part in _OUR_CODE) and "/tests/" not in file

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from bench.runtime.decoder import Decoder, Tier
@@ -22,11 +26,19 @@ def decoder_on(
     layer_devices: tuple[torch.device, ...] = (),
 ) -> Decoder:
     """The random model with this many layers, the same on every device; its layers may lie elsewhere."""
+    config, values = _random_model(depth, family)
+    options = RuntimeOptions(device, torch.float32, CAPACITY, tier, layer_devices=layer_devices)
+    tensors = {name: value.clone().to(options.place(name)) for name, value in values.items()}
+    return build_decoder(config, tensors, options)
+
+
+@cache
+def _random_model(depth: int, family: str) -> tuple[Any, dict[str, Tensor]]:
+    """The configuration and weights, which nobody changes."""
     torch.manual_seed(0)
-    config = config_of(family, vocab_size=VOCABULARY, num_hidden_layers=depth)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(
+        config_of(family, vocab_size=VOCABULARY, num_hidden_layers=depth)
+    )
     values = {name: value.clone() for name, value in model.state_dict().items()}
     values["lm_head.weight"] *= SHARPNESS
-    options = RuntimeOptions(device, torch.float32, CAPACITY, tier, layer_devices=layer_devices)
-    tensors = {name: value.to(options.place(name)) for name, value in values.items()}
-    return build_decoder(model.config, tensors, options)
+    return model.config, values

@@ -1,0 +1,9 @@
+"""What every harmed process needs and its parent does not; known before the fork, no start waits for it."""
+
+import transformers.models.llama.modeling_llama  # noqa: F401 - the probe's; two seconds in every start
+
+import methods.early_exit.layerskip  # noqa: F401 - as above
+from bench.prove.source import source_hash
+
+SOURCE = source_hash("methods.early_exit.layerskip.LayerSkip", "static")
+"""Reading all imports would cost a third of a run."""

@@ -1,0 +1,30 @@
+"""What tests compose in a short way is what Hydra composes."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from bench.compose.schema import register_schema
+from tests.harness import CONF, composed_tree
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=swift", "task=qa", "model=tiny", "seed=3"),
+        ("model=local", "model.path=x", "task=jsonl", "task.path=y", "method=hamburger_reference"),
+        ("method=synthetic", "method/schedule=skip", "method.acceptance=[0.5]", "task=gsm8k_5shot"),
+        ("experiment=smoke", "method=medusa"),
+    ],
+)
+def test_a_composed_tree_is_hydras_own(overrides: tuple[str, ...]) -> None:
+    composed, choices = composed_tree(*overrides)
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        wanted = compose("bench", list(overrides), return_hydra_config=True)
+    assert choices == dict(wanted.hydra.runtime.choices)
+    OmegaConf.set_struct(wanted, False)
+    del wanted["hydra"]
+    assert OmegaConf.to_yaml(composed) == OmegaConf.to_yaml(wanted)
