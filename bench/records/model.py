@@ -290,7 +290,7 @@ def canonical(identity: Mapping[str, Any]) -> str:
 
 
 _LATER_SIZES = {"draft_vocab": None, "mlp_width": None, "blocks": 1}
-LATER_SETTINGS = {**_LATER_SIZES, "own_lm_heads": True, "authors_updates": False}
+LATER_SETTINGS = {**_LATER_SIZES, "own_lm_heads": True, "authors_updates": False, "soft": False}
 """Settings of methods that came after the first records, and the value that means what was done before."""
 
 

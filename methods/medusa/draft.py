@@ -98,6 +98,7 @@ class Medusa(TreeMethod):
         decay: Head k = 1..H weighs ``decay ** k`` in the training loss.
         blocks: Residual blocks of each head to train.
         own_lm_heads: Train an LM head for each head; False puts the target's own after the blocks.
+        soft: Train on the target's distributions; False, as published, on the tokens of its answers.
         draft_vocab: How many of the most frequent tokens may be drafted (N); None allows all.
         frequent_tokens: File of the model's tokens by frequency, see `bench.runtime.sampling`.
     """
@@ -117,6 +118,7 @@ class Medusa(TreeMethod):
         decay: float,
         blocks: int = 1,
         own_lm_heads: bool = True,
+        soft: bool = False,
         draft_vocab: int | None = None,
         frequent_tokens: str | None = None,
     ) -> None:
@@ -128,7 +130,7 @@ class Medusa(TreeMethod):
             raise ValueError(f"decay must lie in (0, 1], got {decay}")
         self._weights = None if weights is None else Path(weights)
         self._configured_tree = tree
-        self._layout_to_train, self._decay = HeadLayout(heads, blocks, own_lm_heads), decay
+        self._layout_to_train, self._decay, self._soft = HeadLayout(heads, blocks, own_lm_heads), decay, soft
         self._vocab = DraftVocab(draft_vocab, frequent_tokens)
         self._is_typical = acceptance == "typical"
         self._rule: Rule = (
@@ -206,7 +208,7 @@ class Medusa(TreeMethod):
         """See `methods.core.base.Trainable`."""
         from methods.medusa.module import MedusaTrainer
 
-        return MedusaTrainer(self.name, self._layout_to_train, self._decay)
+        return MedusaTrainer(self.name, self._layout_to_train, self._decay, soft=self._soft)
 
 
 class _Proposer:

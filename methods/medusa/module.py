@@ -14,7 +14,7 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
 from bench.runtime.sampling import OUTSIDE
 from methods.medusa.draft import HeadLayout
-from methods.training.distillation import draft_logits, hits
+from methods.training.distillation import draft_logits, hits, soft_cross_entropy
 from methods.training.rows import TrainingRows
 
 
@@ -25,10 +25,11 @@ class MedusaTrainer:
         name: Of the method, as stored next to the weights.
         layout: The heads to train.
         decay: Head k = 1..H weighs ``decay ** k`` in the loss.
+        soft: Learn the target's distribution at each place instead of the token that stands there.
     """
 
-    def __init__(self, name: str, layout: HeadLayout, decay: float) -> None:
-        self._name, self._layout, self._decay = name, layout, decay
+    def __init__(self, name: str, layout: HeadLayout, decay: float, *, soft: bool) -> None:
+        self._name, self._layout, self._decay, self._soft = name, layout, decay, soft
 
     def new_module(self, decoder: Decoder) -> nn.Module:
         config = decoder.config
@@ -45,37 +46,43 @@ class MedusaTrainer:
     def provenance(self, decoder: Decoder) -> dict[str, Any]:
         layout = {"heads": self._layout.heads, "blocks": self._layout.blocks}
         layout["own_lm_heads"] = self._layout.own_lm_heads
-        return {"method": self._name, **layout, "decay": self._decay}
+        return {"method": self._name, **layout, "decay": self._decay, "soft": self._soft}
 
     def loss(
         self, module: nn.Module, rows: TrainingRows, decoder: Decoder
     ) -> tuple[Tensor, dict[str, float]]:
         """Sum over heads of decay^k times the mean cross-entropy of head k against token t + k + 1 (eq. 1).
 
-        A position counts for head k where that token belongs to an answer. Also logged: ``top1_k`` and
-        ``top5_k``, how often the token is the head's best candidate, or among its best five.
+        A position counts for head k where that token belongs to an answer. With `soft`, the target's
+        likeliest tokens there and their probabilities take the place of the token. Also logged: ``top1_k``
+        and ``top5_k``, how often the token is the head's best candidate, or among its best five.
         """
         hidden = rows.hidden[decoder.depth]
         normed = rms_norm(hidden, decoder.final_norm, decoder.config.norm_eps).float()
+        order = rows.mask.cumsum(0) - 1  # of a trained position among all trained ones
         total = normed.new_zeros(())
         figures: dict[str, float] = {}
         for k, head in enumerate(module.children(), start=1):
-            inputs, labels = _pairs(normed, rows, k)
-            count = max(1, labels.numel())  # a mean over no answer token would be NaN
-            logits = head(inputs)
+            taught = _taught(rows, k)
+            labels, likely = rows.ids[taught + k + 1], rows.likely[order[taught + k]]
+            logits = head(normed[taught])
             if not self._layout.own_lm_heads:
                 logits, labels = draft_logits(logits, rows.head).float(), rows.head.places(labels)
-            missed = F.cross_entropy(logits, labels, reduction="sum", ignore_index=OUTSIDE)
-            total = total + self._decay**k * missed / count
+            if self._soft:
+                places = likely.ids if self._layout.own_lm_heads else rows.head.places(likely.ids)
+                missed, _ = soft_cross_entropy(logits, likely, places)
+            else:
+                count = max(1, labels.numel())  # a mean over no answer token would be NaN
+                missed = F.cross_entropy(logits, labels, reduction="sum", ignore_index=OUTSIDE) / count
+            total = total + self._decay**k * missed
             figures |= hits(logits, labels, k)
         return total, figures
 
 
-def _pairs(normed: Tensor, rows: TrainingRows, k: int) -> tuple[Tensor, Tensor]:
-    """Inputs [M, d] of head k and their labels [M], the answer tokens k + 1 places ahead."""
+def _taught(rows: TrainingRows, k: int) -> Tensor:
+    """Positions t [M] that head k learns from: token t + k + 1 belongs to an answer of the same dialogue."""
     is_answer = rows.mask[k:-1]  # whether token t + k + 1 is an answer token, for t = 0, 1, ...
-    is_taught = is_answer & (rows.positions[k:-1] >= k)  # and t lies in the same dialogue
-    return normed[: -k - 1][is_taught], rows.ids[k + 1 :][is_taught]
+    return (is_answer & (rows.positions[k:-1] >= k)).nonzero()[:, 0]
 
 
 class ResBlock(nn.Module):

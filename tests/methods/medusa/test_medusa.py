@@ -20,6 +20,7 @@ from methods.core.tree_round import Calibratable, TreeDraft
 from methods.core.trees import CPU, Tree
 from methods.medusa.draft import HeadLayout, Medusa
 from methods.medusa.module import MedusaHeads
+from methods.training.rows import LIKELIEST
 from tests.methods.small import FAMILIES, prompt, random_decoder, run
 
 TREE = Tree.of_child_counts({"": 4, "0": 3, "1": 2, "00": 2, "01": 1, "000": 1})
@@ -217,6 +218,35 @@ def test_loss_is_the_weighted_sum_over_heads_on_answer_tokens(decay: float) -> N
     loss, figures = method.trainer().loss(module, rows, decoder)
     torch.testing.assert_close(loss, expected)
     assert sorted(figures) == ["top1_1", "top1_2", "top5_1", "top5_2"]
+
+
+@pytest.mark.parametrize("own_lm_heads", [True, False])
+def test_soft_loss_is_the_cross_entropy_with_the_targets_distribution(own_lm_heads: bool) -> None:
+    decoder = random_decoder()
+    trainer = medusa(heads=2, own_lm_heads=own_lm_heads, decay=0.5, soft=True).trainer()
+    is_answer = [False] * 6 + [True] * 5 + [False] * 3 + [True] * 4
+    rows = observe(trainer, decoder, prompt(18).tolist(), is_answer)
+    module = trainer.new_module(decoder)
+    normed = rms_norm(rows.hidden[decoder.depth], decoder.final_norm, decoder.config.norm_eps)
+    target = decoder.lm_head(normed).softmax(dim=-1)
+    expected = torch.zeros(())
+    for k in (1, 2):
+        head = list(module)[k - 1]
+        drafted = [head(row) if own_lm_heads else decoder.lm_head(head(row[None]))[0] for row in normed]
+        terms = [
+            F.cross_entropy(drafted[t], _kept(target[t + k]))
+            for t in range(18 - k - 1)
+            if is_answer[t + k + 1]
+        ]
+        expected = expected + 0.5**k * torch.stack(terms).mean()
+    loss, _ = trainer.loss(module, rows, decoder)
+    torch.testing.assert_close(loss, expected)
+
+
+def _kept(probs: Tensor) -> Tensor:
+    """The probabilities of the likeliest tokens, the only ones that training keeps."""
+    best = probs.topk(min(LIKELIEST, len(probs)))
+    return torch.zeros_like(probs).scatter(0, best.indices, best.values)
 
 
 def test_a_sequence_without_answers_costs_nothing() -> None:
