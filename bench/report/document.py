@@ -20,6 +20,7 @@ from bench.report.claims import Paper, claim_table
 from bench.report.experts import expert_pictures, expert_tables
 from bench.report.figure_data import pictures
 from bench.report.input_length import compact_tables
+from bench.report.left_out import left_out_tables
 from bench.report.style import Picture
 from bench.report.tables import Table, has_eager, subtask_tables
 from bench.report.words import headline, place_words, section_alarms, setting_words, short_title
@@ -191,7 +192,7 @@ def _parts(section: Section, tables: Sequence[Table]) -> Iterator[Part]:
     contents: dict[str, tuple[tuple[Table, ...], tuple[Chart, ...]]] = {
         RESULT: (tuple(tables), () if overall is None else (overall,)),
         "Kinds of questions": (speeds, kind_charts(section, place)),
-        "Acceptance": (lengths, ()),
+        "Acceptance": ((*lengths, *left_out_tables(section)), ()),
         "Time of a token, by phase": ((), ()),
         "Latency": ((wait_table(section),), ()),
         "Experts": (tuple(expert_tables(section)), ()),

@@ -18,6 +18,7 @@ from bench.report.exchange.export import COUNTED, Layout, pooled_length, pooled_
 from bench.report.exchange.rows import elsewhere_table, kept_rows
 from bench.report.experts import expert_tables
 from bench.report.input_length import input_length_table
+from bench.report.left_out import left_out_tables
 from bench.report.profiles import profile_chapters
 from bench.report.routing import routing_chapters
 from bench.report.stored_runs import read_runs, read_whole_run
@@ -33,6 +34,7 @@ NAMES = (
         "kinds",
         "lengths",
         "acceptance",
+        "left_out",
         "pairwise",
         "latency",
         "settings",
@@ -110,7 +112,8 @@ def tables_of(section: Section, name: str) -> list[Table]:
     if name == "input_length":
         return [input_length_table(section)]
     ranked = [*section_tables(section), *subtask_tables(section)]
-    own = [*expert_tables(section), *pair_tables(section), wait_table(section), settings_table(section)]
+    own = [*left_out_tables(section), *expert_tables(section), *pair_tables(section)]
+    own += [wait_table(section), settings_table(section)]
     return [table for table in (*ranked, *own) if table.name == name]
 
 
