@@ -17,7 +17,7 @@ PROBE = {
 
 
 def skipping() -> StoredRun:
-    """A run in which clasp skips 12 of 40 sub-layers, del leaves after layer 5 of 20, and sam does neither."""
+    """A run in which clasp skips 12 of 40 sub-layers, del leaves after layer 5 of 20; sam does neither."""
     run = stored_arena(ArenaPlan({"clasp": 1.2, "del": 1.1, "sam": 1.3}, questions=20))
 
     def changed(sample: Any) -> Any:
