@@ -24,8 +24,8 @@ _CACHED = re.compile(r"\.(self_attn\.[kv]_proj|attn_[kv])\.weight$")
 """Names of projections whose outputs are cached: of transformers, and of llama.cpp."""
 _EMBEDDINGS, _HEADS = ("embed_tokens.weight", "token_embd.weight"), ("lm_head.weight", "output.weight")
 """End the names of embeddings and LM heads of a whole model; without a head, the embedding is the head."""
-_FEW_SLOTS = "decoders."
-"""Begins the names of layers whose cache holds one group of tokens, in modules of ``hamburger``."""
+_FEW_SLOTS = ".decoders."
+"""In the names of layers whose cache holds one group of tokens, in modules of ``hamburger``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def cached_numbers(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(
         shape[0]
         for name, shape in shapes.items()
-        if _CACHED.search(f".{name}") and not name.startswith(_FEW_SLOTS)
+        if _CACHED.search(f".{name}") and _FEW_SLOTS not in f".{name}"
     )
 
 

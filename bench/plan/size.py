@@ -25,7 +25,7 @@ from bench.outline.run import tier_of
 from bench.plan import buffers as counted
 from bench.plan.buffers import NO_BUFFERS, Buffers
 from bench.plan.devices import Gpu
-from bench.runtime.checkpoint_files import is_gguf, resolved_here, weight_files
+from bench.runtime.checkpoint_files import INDEX_FILE, is_gguf, resolved_here, weight_files
 from bench.runtime.families import DecoderConfig
 from bench.runtime.tensor_header import read_header
 from bench.runtime.tiers.compiled.library import Missing, library
@@ -233,4 +233,6 @@ def _stored_shapes(folder: Path) -> Shapes:
         entries = read_gguf_header(folder).tensors
         return {name: tuple(reversed(entry.shape)) for name, entry in entries.items()}
     files = [file for name in _MODULE_FILES if (file := folder / name).is_file()]
+    if (folder / INDEX_FILE).is_file():
+        files = weight_files(folder)
     return {entry.name: entry.shape for file in files for entry in read_header(file)}

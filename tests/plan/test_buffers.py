@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from bench.compose.settings import Settings
 from bench.errors import UserError
@@ -21,7 +23,7 @@ from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.runtime.tiers.graph.sizes import MOST_ROWS, row_sizes
 from methods.core.base import Budget, Method, NoClock
 from tests.harness import ROOT, composed_settings
-from tests.methods.small import prompt
+from tests.methods.small import config_of, prompt
 from tests.plan.held import held_bytes
 from tests.runtime.pretended_cuda.device import PretendedCuda
 from tests.runtime.pretended_cuda.recorder import PretendedRecorder
@@ -45,7 +47,19 @@ def sized(settings: Settings) -> Size:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["autoregressive", "kangaroo", "eagle3", "two_model", "medusa", "layerskip"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "autoregressive",
+        "kangaroo",
+        "eagle3",
+        "two_model",
+        "medusa",
+        "layerskip",
+        "hamburger",
+        "hamburger_verified",
+    ],
+)
 def test_a_decoder_on_a_cpu_holds_what_was_estimated(name: str, dtype: str) -> None:
     settings = settings_of(name, f"runtime.dtype={dtype}", "runtime.device=cpu")
     decoder = load_decoder(TINY, RuntimeOptions(CPU, getattr(torch, dtype), CAPACITY))
@@ -132,6 +146,21 @@ def test_rows_of_the_head_that_drafting_copies_are_copied_again_for_a_cpu() -> N
     few, all_rows = of("method.draft_vocab=500"), of("method.draft_vocab=null")
     assert few.module_bytes - all_rows.module_bytes == 2 * 500 * 160
     assert few.buffers.copy_bytes - all_rows.buffers.copy_bytes == 2 * 500 * 160
+
+
+def test_a_drafter_in_several_files_is_counted_whole(tmp_path: Path) -> None:
+    config = config_of("llama", vocab_size=2048)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "whole")
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "cut", max_shard_size="200KB")
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) > 1
+    whole, cut = (
+        sized(settings_of("two_model", f"method.weights={tmp_path / name}", "bench.device=h100"))
+        for name in ("whole", "cut")
+    )
+    assert whole == cut
+    assert cut.module_bytes > 2 * 2048 * 32
+    assert cut.buffers.drafter_bytes == CAPACITY * 6 * 2 * 2 * 8 * 2
 
 
 def test_the_plan_lists_what_its_buffers_are() -> None:
