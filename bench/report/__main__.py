@@ -41,7 +41,7 @@ def _spelled(given: Sequence[str]) -> list[str]:
     return [given[0], *as_arguments(choices[given[0]], given[1:], {"results_dir": "results"})]
 
 
-def _parser(name: str) -> argparse.ArgumentParser:
+def _parser(name: str = "") -> argparse.ArgumentParser:
     """Parser of one sub-command; of all of them, which ``--help`` lists, if `name` is none."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.report",

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from bench.compose.settings import Settings
 from bench.records.model import Arm
 from bench.records.store import load_samples
 from bench.report.build import build
+from bench.runtime.decoder import Decoder
 from bench.runtime.loading import load_decoder
 from tests.harness import save_prompts, save_random_model, undrawn
 from tests.methods import checks
@@ -58,10 +59,7 @@ class Runs:
         ]
         settings = settings_of(option, *tiny)
         models = [*(self.model(depth) for depth in DEPTHS), self.sparse_model()]
-        loads = [
-            (json.loads((path / "config.json").read_text()), partial(load_decoder, path, runtime_options()))
-            for path in models
-        ]
+        loads = [(json.loads((path / "config.json").read_text()), partial(loaded, path)) for path in models]
         modules = self.folder / "modules" / option
         component, subject = first_fit(settings.method, modules, loads)
         has_experts = subject.decoder.config.moe is not None
@@ -81,6 +79,12 @@ class Runs:
         """A checkpoint of a small random model with mixtures of experts."""
         path = self.folder / "model-sparse"
         return path if path.is_dir() else save_random_model(path, DEPTHS[0], kind=OlmoeConfig)
+
+
+@cache
+def loaded(path: Path) -> Decoder:
+    """A model that methods are tried on, one after the other."""
+    return load_decoder(path, runtime_options())
 
 
 @pytest.fixture(scope="module")
