@@ -62,10 +62,10 @@ class ExpertLoading(Lossless, ABC):
         self._slots, self._bytes_per_s = slots, megabytes_per_s * 1e6
 
     def attach(self, decoder: Decoder) -> None:
-        """Write the experts to slow memory.
+        """Write the experts to slow memory: a file, or for a GPU pinned memory of the host.
 
         Raises:
-            UserError: If the model has no mixtures of experts, or runs on a GPU.
+            UserError: If the model has no mixtures of experts.
         """
         every = sum(moe.config.experts for moe in mixtures_of(decoder).values())
         slots = max(1, every // 2) if self._slots is None else self._slots

@@ -16,7 +16,6 @@ import torch
 from omegaconf import OmegaConf
 
 from bench.compose.components import Component
-from bench.errors import UserError
 from bench.records.model import Generation, Round
 from bench.runtime import loading
 from bench.runtime.decoder import Tier
@@ -24,7 +23,7 @@ from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, Method, NoClock, Stateful
 from tests.harness import CONF, ROOT
 from tests.methods.options import first_fit, settings_of
-from tests.methods.small import SPARSE, config_of, prompt
+from tests.methods.small import config_of, prompt
 from tests.runtime.pretended_cuda.device import PretendedCuda
 from tests.runtime.pretended_cuda.models import VOCABULARY, decoder_on
 from tests.runtime.pretended_cuda.recorder import PretendedRecorder
@@ -33,10 +32,9 @@ from tests.runtime.pretended_cuda.tensors import CUDA
 pytestmark = pytest.mark.usefixtures("torch_products")
 CPU = torch.device("cpu")
 PAGES = ROOT / "docs" / "methods"
-ON_CPU_ALONE = sorted(
-    page.stem for page in PAGES.glob("*.md") if "**On a GPU**: refused" in page.read_text(encoding="utf-8")
-)
-METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {*ON_CPU_ALONE})
+LOADING = {path.stem for path in (CONF / "method").glob("*moe*.yaml")}
+"""Methods for mixtures of experts: ``tests/runtime/test_pinned_memory.py`` has them on such a device."""
+METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - LOADING)
 DEPTHS = (3, 6, 9, 16)
 """Of the random models; a method that names deeper layers than the first has takes a deeper one."""
 PROMPT, NEW = 12, 16
@@ -168,15 +166,6 @@ def test_a_method_decodes_over_two_devices_as_on_one(name: str, folder: Path) ->
         method.attach(decoder_on(wanted.depth, home, tier, layer_devices=places))
         answered = answer(method, home, NoClock())
     assert (answered.ids, answered.rounds) == (wanted.answer.ids, wanted.answer.rounds)
-
-
-@pytest.mark.parametrize("name", ON_CPU_ALONE)
-def test_a_method_whose_page_says_so_is_refused_on_cuda(name: str) -> None:
-    method: Method = settings_of(name).method.build()
-    with PretendedCuda():
-        decoder = decoder_on(6, CUDA, "static", SPARSE)
-        with pytest.raises(UserError, match="on a GPU"):
-            method.attach(decoder)
 
 
 @pytest.mark.gpu

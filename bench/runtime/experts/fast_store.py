@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from bench.errors import UserError
-from bench.runtime.experts.slow_memory import Key, SlowMemory
+from bench.runtime.experts.slow_memory import ExpertMemory, Key
 from bench.runtime.moe import Expert
 
 PATIENCE_S = 0.2
@@ -93,7 +93,7 @@ class FastStore:
         capacity: Most experts, of all layers together.
     """
 
-    def __init__(self, memory: SlowMemory, capacity: int) -> None:
+    def __init__(self, memory: ExpertMemory, capacity: int) -> None:
         if capacity < 1:
             raise UserError(f"a store of {capacity} experts holds nothing", "set method.slots to at least 1")
         self.memory, self.capacity = memory, capacity

@@ -10,8 +10,9 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder
 from bench.runtime.experts.fast_store import FastStore
+from bench.runtime.experts.pinned_memory import PinnedMemory
 from bench.runtime.experts.prediction import Predictor
-from bench.runtime.experts.slow_memory import Key, SlowMemory
+from bench.runtime.experts.slow_memory import ExpertMemory, Key, SlowMemory
 from bench.runtime.layers import Layer
 from bench.runtime.moe import Expert, Experts, Moe
 
@@ -31,14 +32,15 @@ def mixtures_of(decoder: Decoder) -> dict[int, Moe]:
     return found
 
 
-def slow_memory(decoder: Decoder, bytes_per_s: float) -> SlowMemory:
-    """A file with all experts of a model whose experts are in memory."""
+def slow_memory(decoder: Decoder, bytes_per_s: float) -> ExpertMemory:
+    """All experts of a model whose experts are in memory, in a file, or for a GPU in memory of the host."""
     experts: dict[Key, Expert] = {}
     for layer, moe in mixtures_of(decoder).items():
         chosen = range(moe.config.experts)
         found = moe.experts.take(chosen, decoder.embedding[:1])
         experts |= {(layer, number): expert for number, expert in found}
-    return SlowMemory(experts, bytes_per_s)
+    kind = PinnedMemory if decoder.device.type == "cuda" else SlowMemory
+    return kind(experts, bytes_per_s)
 
 
 def with_store(decoder: Decoder, store: FastStore, predictor: Predictor) -> Decoder:

@@ -1,8 +1,7 @@
 """Slow memory: a temporary file with the weights of every expert, read no faster than a given rate.
 
 The bytes are really moved, from the file into the memory that products read; after each read the reader
-waits until a link of that rate would have delivered them. Pinned host memory and copies to a GPU are not
-supported.
+waits until a link of that rate would have delivered them. `bench.runtime.experts.pinned_memory` is for a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,25 @@ from bench.runtime.moe import Expert
 
 Key = tuple[int, int]
 """An expert: its layer and its number in the layer."""
+
+
+class ExpertMemory(Protocol):
+    """Where experts lie that are not in the fast store."""
+
+    count: int
+    """Experts of the model."""
+    expert_bytes: int
+    """Bytes of one of them."""
+
+    def blank(self) -> Expert:
+        """An expert without values, to read others into."""
+
+    def read(self, key: Key, into: Expert) -> None:
+        """Overwrite an expert by the stored one; returns when its values are there.
+
+        Raises:
+            UserError: If it cannot be read whole.
+        """
 
 
 class SlowMemory:
@@ -35,11 +54,6 @@ class SlowMemory:
     def __init__(self, experts: Mapping[Key, Expert], bytes_per_s: float) -> None:
         self.bytes_per_s, self.count = bytes_per_s, len(experts)
         first = next(iter(experts.values()))
-        if first.gate_up.buffer.device.type != "cpu":
-            raise UserError(
-                "experts are loaded from a file into the memory of a CPU, and this model is on a GPU",
-                "use runtime.device=cpu; pinned host memory and copies to a GPU are not supported yet",
-            )
         self._sample = first
         self._file = tempfile.TemporaryFile(prefix="experts-")  # noqa: SIM115 - open as long as this object
         weakref.finalize(self, self._file.close)
