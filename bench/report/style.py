@@ -198,6 +198,10 @@ def numbers(frame: pd.DataFrame, *columns: str) -> list[tuple[float, ...]]:
     return list(zip(*(frame[name].astype(float).tolist() for name in columns), strict=True))
 
 
+_FONTS = "DejaVu Sans, Verdana, sans-serif"
+"""The widths of texts were computed for the first of these."""
+
+
 def svg(figure: Figure, name: str) -> str:
     """The figure as an SVG element whose ink is the text colour around it.
 
@@ -212,7 +216,11 @@ def svg(figure: Figure, name: str) -> str:
     text = _UNPRINTABLE.sub("", text[text.index("<svg") :]).strip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<[^<>]*>", _short_tag, text)
+    text = re.sub(r"font-family: [^;\"]*; ", "", text)  # the same list in every text: once is enough
+    text = text.replace("<svg", f'<svg font-family="{_FONTS}"', 1)
     text = re.sub(r"\n\s*", "\n", text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to groups
+    text = re.sub(r"<g/>\n|<g>\n</g>\n", "", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
