@@ -16,6 +16,7 @@ from bench.report.arena_tables import (
 )
 from bench.report.board import Section
 from bench.report.charts import Chart, kind_charts, overall_chart
+from bench.report.claim_order import order_table
 from bench.report.claims import Paper, claim_table
 from bench.report.experts import expert_pictures, expert_tables
 from bench.report.figure_data import pictures
@@ -69,6 +70,11 @@ CLAIMS_TITLE = "Published claims"
 CLAIMS_NOTE = (
     "What papers and boards report, beside what was measured here in the same setting. Speedups compare only "
     "on the same device and over a baseline of the same speed; acceptance lengths carry over between devices."
+)
+ORDER_NOTE = (
+    "Places count the paper's methods that were ranked here alone. Two methods have an order here where the "
+    "95 % interval of their ratio on the same questions lies wholly on one side of 1. Another model on "
+    "another device may well have another order: what passes of many rows cost decides it."
 )
 
 
@@ -207,10 +213,13 @@ def _parts(section: Section, tables: Sequence[Table]) -> Iterator[Part]:
 
 
 def paper_claims(papers: Sequence[Paper], board: Sequence[Section]) -> tuple[PaperClaims, ...]:
-    """Every paper's claims beside what the board holds."""
-    return tuple(
-        PaperClaims(claim_table(paper, board), (*paper.remarks, _sources(paper))) for paper in papers
-    )
+    """Every paper's claims beside what the board holds, then whether its order of methods was found."""
+    made = []
+    for paper in papers:
+        made.append(PaperClaims(claim_table(paper, board), (*paper.remarks, _sources(paper))))
+        order = order_table(paper, board)
+        made += [PaperClaims(order, (ORDER_NOTE,))] if order else []
+    return tuple(made)
 
 
 def _remarks(section: Section) -> tuple[str, ...]:

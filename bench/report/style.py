@@ -34,7 +34,7 @@ HATCHES = ("", "///", "---", "xx", "\\\\\\", "++", "|||")
 """Lines only: dots and rings take a hundred times the bytes in SVG."""
 WIDTH = 5.8
 """Inches; narrow enough that a phone shows a whole figure with legible text."""
-PNG_DPI = 150
+PNG_DPI = 120
 PNG_COLOURS = 128
 """Figures have few colours, and edges between them; more would not be seen."""
 LABEL_CHARACTERS = 26
