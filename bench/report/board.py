@@ -115,9 +115,9 @@ class Section:
 
 
 def sections(every_entry: Sequence[Entry]) -> list[Section]:
-    """Entries grouped by what may be compared: whole question sets first, larger ones first.
+    """Entries grouped by what may be compared: runs of several methods first, then whole question sets.
 
-    An unfinished entry joins the smallest section of its setting whose questions include all of its own.
+    Of these, sections with ranks stand before those without, and more questions before fewer. An unfinished entry joins the smallest section of its setting whose questions include all of its own.
     """
     apart = [entry for entry in every_entry if not entry.arena]
     made = [_section(setting, asked, group) for (setting, asked), group in _groups(apart).items()]
@@ -127,7 +127,7 @@ def sections(every_entry: Sequence[Entry]) -> list[Section]:
     return sorted(
         made,
         key=lambda part: (
-            *(not part.arena, part.is_partial, part.setting.model, -len(part.asked)),
+            *(not part.arena, part.is_partial, not part.ranked, -len(part.asked)),
             *(part.setting, sorted(part.asked), part.arena),
         ),
     )
