@@ -117,7 +117,8 @@ class Section:
 def sections(every_entry: Sequence[Entry]) -> list[Section]:
     """Entries grouped by what may be compared: runs of several methods first, then whole question sets.
 
-    Of these, sections with ranks stand before those without, and more questions before fewer. An unfinished entry joins the smallest section of its setting whose questions include all of its own.
+    Of these, sections with ranks stand before those without, and more questions before fewer. An unfinished
+    entry joins the smallest section of its setting whose questions include all of its own.
     """
     apart = [entry for entry in every_entry if not entry.arena]
     made = [_section(setting, asked, group) for (setting, asked), group in _groups(apart).items()]
