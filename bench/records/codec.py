@@ -15,6 +15,7 @@ the old version under ``tests/records/data`` that must stay readable. A new fiel
 neither.
 """
 
+import gzip
 import json
 import logging
 import os
@@ -31,7 +32,6 @@ from bench.errors import UserError
 from bench.records.field_types import ROUND_TYPES, SAMPLE_TYPES, check_types, reason_of
 from bench.records.files import replacing
 from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Key, Sample, Timing, Verdict
-from bench.records.packing import opened
 from bench.records.rounds import DEFAULTS, ROUND_FIELDS, Rounds, Shared
 
 log = logging.getLogger(__name__)
@@ -223,8 +223,15 @@ def read_samples(path: Path) -> SampleFile:
     Raises:
         UserError: If the file cannot be read, or if other code wrote a line, with file and line number.
     """
-    with opened(path) as lines:
-        return _read_lines(path, lines)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            return _read_lines(path, lines)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is no whole packed file: {error}", "restore it from a copy") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}", "mend its permissions, or restore it"
+        ) from error
 
 
 def _read_lines(path: Path, lines: Iterable[bytes]) -> SampleFile:

@@ -22,7 +22,7 @@ from bench.records.codec import RUN_STEPS, SampleFile, read_samples, set_aside, 
 from bench.records.field_types import ATTEMPT_TYPES, OBJECT, RUN_TYPES, check_types, reason_of
 from bench.records.files import acquire, is_same_file, release, renew, write_text
 from bench.records.model import Key, Run, Sample
-from bench.records.packing import PLAIN, samples_file, unpack
+from bench.records.packing import PACKED, PLAIN, unpack
 from bench.records.resuming import check_resumable
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ class RunStore:
 
     @classmethod
     def _resume(cls, folder: Path, run: Run, lock: int, source: str | None) -> Self:
-        unpack(folder)
+        if (folder / PACKED).exists():
+            unpack(folder)
         path = folder / PLAIN
         stored = load_run(folder) if (folder / "run.json").exists() else None
         file = read_samples(path) if path.exists() else _NO_SAMPLES
@@ -213,7 +214,8 @@ def load_samples(folder: Path) -> list[Sample]:
     Raises:
         UserError: If a line is damaged or other code wrote it, with file and line number.
     """
-    path = samples_file(folder)
+    paths = (folder / PLAIN, folder / PACKED)
+    path = next((path for path in paths if path.exists()), None)
     file = read_samples(path) if path else _NO_SAMPLES
     if file.problems:
         raise UserError(
