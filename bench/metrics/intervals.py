@@ -41,6 +41,11 @@ class Interval:
         """Whether there were enough questions for an interval."""
         return not (np.isnan(self.low) or np.isnan(self.high))
 
+    @property
+    def bar(self) -> tuple[float, float]:
+        """The ends of its bar in a figure: the estimate twice where there is no interval."""
+        return (self.low, self.high) if self.is_known else (self.estimate, self.estimate)
+
     def contains(self, value: float) -> bool:
         """Whether `value` lies in the closed interval, up to rounding; false where that is unknown."""
         return self.low - _ROUNDING <= value <= self.high + _ROUNDING

@@ -143,7 +143,7 @@ def _mark(row: Ranked, kind: str, axis: Axis) -> Mark | None:
     speed = speed_of(row, kind)
     if speed is None:
         return None
-    low, high = (speed.low, speed.high) if speed.is_known else (speed.estimate, speed.estimate)
+    low, high = speed.bar
     left, right = float(axis.place(low)), float(axis.place(high))
     is_sure = speed.is_known and not speed.contains(1.0)
     return Mark(

@@ -205,5 +205,4 @@ def _bounds(part: LengthRange) -> tuple[float, float, float]:
     decode = part.speedup.decode
     if decode is None:
         return float("nan"), float("nan"), float("nan")
-    known = (decode.low, decode.high) if decode.is_known else (decode.estimate, decode.estimate)
-    return decode.estimate, *known
+    return decode.estimate, *decode.bar

@@ -96,9 +96,8 @@ def _row(label: str, entry: Entry) -> tuple[str, str, float, float, float, float
     decode, length, probe = summary.speedup.decode, summary.acceptance.pooled, summary.probe
     if decode is None or length is None or probe is None:
         return None
-    low, high = (decode.low, decode.high) if decode.is_known else (decode.estimate, decode.estimate)
     weights = probe.weight_bytes / _BYTES[entry.setting.dtype]
-    return label, entry.setting.model, weights, decode.estimate, low, high, length
+    return label, entry.setting.model, weights, decode.estimate, *decode.bar, length
 
 
 def _rows(found: Sequence[Section], frame: pd.DataFrame) -> list[tuple[str, ...]]:
