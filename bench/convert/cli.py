@@ -23,8 +23,8 @@ from bench.show.waiting import announce
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint"
-KINDS = ("medusa", "kangaroo", "eagle3", "hamburger", CHECKPOINT)
+CHECKPOINT, INT8 = "checkpoint", "int8"
+KINDS = ("medusa", "kangaroo", "eagle3", "hamburger", CHECKPOINT, INT8)
 
 
 @dataclass
@@ -32,9 +32,9 @@ class ConvertConfig:
     """Settings of a conversion.
 
     Args:
-        kind: Kind of the published weights, one of `KINDS`.
+        kind: Kind of the published weights, one of `KINDS`; ``int8`` stores a folder of ours in 8 bits.
         model: The model they belong to.
-        source: The published file, its folder or its Hub id; not for ``checkpoint``.
+        source: The published file, its folder or its Hub id; not for ``checkpoint``; a folder for ``int8``.
         revision: Branch, tag or commit of a Hub id.
         exit_layer: Only for ``kangaroo``: the number of target layers that run before the adapter.
         out: Folder of the result; None stands for ``results/convert/<model>/<kind>``.
@@ -83,7 +83,13 @@ def _job(composed: DictConfig) -> None:
     config: ConvertConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]  # the schema's type
     announce("loading torch, then the source")
     model = [override for override in HydraConfig.get().overrides.task if override.startswith("model")]
-    if config.kind == CHECKPOINT:
+    if config.kind == INT8:
+        from bench.convert.int8 import convert_int8
+
+        assert config.source is not None
+        result = convert_int8(Path(config.source), config.folder)
+        command = ["method=NAME", *model, f"method.weights={config.folder}"]
+    elif config.kind == CHECKPOINT:
         result = f"{len(convert_model(config))} weight files"
         others = [override for override in model if not override.startswith("model.path=")]
         command = [*others, f"model.path={config.folder}"]

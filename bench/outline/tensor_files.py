@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import IO
 
-from bench.runtime.tensor_header import read_header
+from bench.runtime.tensor_header import read_header, read_weights_header
 
 _WHOLE_BYTES, _PIECES, _PIECE_BYTES = 1 << 16, 4, 1 << 12
 
@@ -17,9 +17,9 @@ def count_parameters(file: Path) -> int:
     """Elements of all tensors in a safetensors file.
 
     Raises:
-        UserError: As `read_header`.
+        UserError: As `read_weights_header`.
     """
-    return sum(prod(entry.shape) for entry in read_header(file))
+    return sum(prod(entry.shape) for entry in read_weights_header(file))
 
 
 def tensors_hash(files: Iterable[Path]) -> str:

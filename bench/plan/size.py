@@ -27,7 +27,7 @@ from bench.plan.buffers import NO_BUFFERS, Buffers
 from bench.plan.devices import Gpu
 from bench.runtime.checkpoint_files import INDEX_FILE, is_gguf, resolved_here, weight_files
 from bench.runtime.families import DecoderConfig
-from bench.runtime.tensor_header import read_header
+from bench.runtime.tensor_header import read_weights_header
 from bench.runtime.tiers.compiled.library import Missing, library
 from bench.show.waiting import announce
 
@@ -235,4 +235,4 @@ def _stored_shapes(folder: Path) -> Shapes:
     files = [file for name in _MODULE_FILES if (file := folder / name).is_file()]
     if (folder / INDEX_FILE).is_file():
         files = weight_files(folder)
-    return {entry.name: entry.shape for file in files for entry in read_header(file)}
+    return {entry.name: entry.shape for file in files for entry in read_weights_header(file)}

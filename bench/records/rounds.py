@@ -90,8 +90,8 @@ class Rounds(Sequence[Round]):
         layers = columns.get("exit_layer", ())
         has_layers = list(layers).count(None) < len(layers)
         numbers = [-1 if layer is None else layer for layer in layers] if has_layers else [-1] * len(layers)
-        counts = {name: np.array(columns[name], dtype=np.int32) for name in _COUNTS}
-        layers_left = np.array(numbers, dtype=np.int32)
+        counts = {name: np.fromiter(columns[name], np.int32) for name in _COUNTS}
+        layers_left = np.fromiter(numbers, np.int32)
         return cls(**counts, stop=tuple(columns.get("stop", ())), exit_layer=layers_left)
 
     @classmethod
@@ -162,4 +162,6 @@ class Shared:
 
     def texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Texts, such as an answer or why each round stopped."""
-        return tuple(map(self.words.setdefault, texts, texts))
+        for text in set(texts):
+            self.words.setdefault(text, text)
+        return tuple(map(self.words.__getitem__, texts))

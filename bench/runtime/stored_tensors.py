@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import adapter, draft_head, require_file, weight_files
+from bench.runtime.int8_rows import restored
 from bench.runtime.tensor_header import ANY_SIZE, StoredTensor, damaged, read_header
 
 log = logging.getLogger(__name__)
@@ -118,14 +119,14 @@ def read_tensors(
 
 
 def read_file(file: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """All tensors of one file by their names there, with numbers of any type.
+    """All tensors of one file by their names there, with numbers of any type; 8-bit rows are restored.
 
     Raises:
         UserError: If the file is missing or damaged.
     """
     require_file(file, ANY_SIZE)
     try:
-        return load_file(file, device=str(device))
+        return restored(load_file(file, device=str(device)))
     except (SafetensorError, OSError) as error:
         raise damaged(file, error) from error
 

@@ -18,6 +18,8 @@ from bench.errors import UserError
 from bench.runtime.checkpoint_files import require_file
 
 ANY_SIZE = 1 << 62
+SCALES = ".int8_scales"
+"""Ends the name of the scales of a matrix stored in 8 bits; see `bench.runtime.int8_rows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
     stop: int
+
+
+def read_weights_header(file: Path) -> list[StoredTensor]:
+    """As `read_header`, without the scales of matrices that are stored in 8 bits: what a model is made of."""
+    return [entry for entry in read_header(file) if not entry.name.endswith(SCALES)]
 
 
 def read_header(file: Path) -> list[StoredTensor]:

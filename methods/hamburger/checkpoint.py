@@ -11,7 +11,7 @@ Shapes: K most tokens of a group, F features, d width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,14 @@ class HamburgerShape:
         merger_heads: Attention heads of the merger.
         feature_layers: Layers whose outputs feed the micro-step decoder, shallow to deep (F of them); the
             last one is the model's last layer and is taken after the final norm.
+        micro_mlp_width: Inner width of the micro-step decoder's MLPs; None is the model's own.
     """
 
     max_group: int
     micro_layers: int
     merger_heads: int
     feature_layers: tuple[int, ...]
+    micro_mlp_width: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feature_layers", tuple(self.feature_layers))  # a list when read from JSON
@@ -62,10 +64,13 @@ class HamburgerShape:
             raise ValueError(f"feature_layers must rise strictly, got {self.feature_layers}")
 
     @classmethod
-    def for_model(cls, config: DecoderConfig, max_group: int, micro_layers: int) -> HamburgerShape:
+    def for_model(
+        cls, config: DecoderConfig, max_group: int, micro_layers: int, micro_mlp_width: int | None = None
+    ) -> HamburgerShape:
         """The authors' proportions for any depth and width: features at each quarter, heads of width 32."""
         quarters = sorted({max(1, round(config.layers * part / 4)) - 1 for part in (1, 2, 3, 4)})
-        return cls(max_group, micro_layers, max(1, config.width // MERGER_HEAD_WIDTH), tuple(quarters))
+        heads = max(1, config.width // MERGER_HEAD_WIDTH)
+        return cls(max_group, micro_layers, heads, tuple(quarters), micro_mlp_width)
 
     def check(self, config: DecoderConfig) -> None:
         """Refuse a shape that does not fit this model.
@@ -91,6 +96,10 @@ class HamburgerShape:
         """`feature_layers` as taps of `Decoder.run_layers`: tap l + 1 is the output of layer l."""
         return tuple(layer + 1 for layer in self.feature_layers)
 
+    def micro_config(self, config: DecoderConfig) -> DecoderConfig:
+        """The model's config with the layers of the micro-step decoder instead of its own."""
+        return replace(config.plain_layers(), mlp_width=self.micro_mlp_width or config.mlp_width)
+
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         return {**asdict(self), "feature_layers": list(self.feature_layers)}
@@ -108,7 +117,7 @@ class HamburgerShape:
         """Shapes of the micro-step decoder's tensors by name (`methods.hamburger.module.MicroModule`)."""
         shapes: Shapes = {}
         for index in range(self.micro_layers):
-            layer = _layer_shapes(config)
+            layer = _layer_shapes(self.micro_config(config))
             shapes |= {f"decoders.{index}.{name}": size for name, size in layer.items()}
         for index, outputs in ((0, config.width), (2, config.width), (4, 1)):  # activations between them
             shapes |= _linear_shapes(f"stop_head.{index}", outputs, config.width, has_bias=True)
@@ -181,13 +190,14 @@ def read_shape(folder: Path) -> HamburgerShape:
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no {name}, so hamburger has no tuned model", _FIX)
     block = read_json(folder / "config.json").get(BLOCK)
-    names = [field.name for field in fields(HamburgerShape)]
+    names = [field.name for field in fields(HamburgerShape) if field.default is MISSING]
     if not isinstance(block, dict) or any(name not in block for name in names):
         raise UserError(
             f"{folder}/config.json has no {BLOCK!r} block with {', '.join(names)}: it is a plain model", _FIX
         )
     try:
-        return HamburgerShape(**{name: block[name] for name in names})
+        known = {field.name for field in fields(HamburgerShape)}
+        return HamburgerShape(**{name: value for name, value in block.items() if name in known})
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder}/config.json: the {BLOCK!r} block is damaged: {error}", _FIX) from error
 

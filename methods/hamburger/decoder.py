@@ -51,7 +51,7 @@ class MicroDecoder:
         self._target, self._shape = target, shape
         self._head = DraftHead(target) if head is None else head
         self._confidence, self._token_confidence = confidence, token_confidence
-        plain = target.config.plain_layers()  # how the new layers are stored
+        plain = shape.micro_config(target.config)  # how the new layers are stored
         prefixes = [f"decoders.{index}" for index in range(shape.micro_layers)]
         self._layers = target.companion(
             read_layers(plain, tensors, prefixes, target.device),

@@ -72,12 +72,12 @@ class Embedder(nn.Module):
 
 
 class MicroModule(nn.Module):
-    """Micro-step decoder and stop head: layers of the model's own shape, without a final norm."""
+    """Micro-step decoder and stop head: layers like the model's own, without a final norm."""
 
     def __init__(self, config: DecoderConfig, shape: HamburgerShape) -> None:
         super().__init__()
-        width = config.width
-        self.decoders = nn.ModuleList(TrainedLayer(config.plain_layers()) for _ in range(shape.micro_layers))
+        width, inner = config.width, shape.micro_config(config)
+        self.decoders = nn.ModuleList(TrainedLayer(inner) for _ in range(shape.micro_layers))
         self.stop_head = nn.Sequential(
             nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
         )

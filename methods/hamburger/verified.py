@@ -45,6 +45,7 @@ class HamburgerVerified(ChainMethod):
         confidence: Drafting goes on while the stop head is this sure that it may.
         max_group: Most tokens of a group, its first token included; for training.
         micro_layers: Layers of the micro-step decoder; for training.
+        micro_mlp_width: Inner width of their MLPs, None is the model's own; for training.
         floor: Nats below which a token joins any group; for training.
         ratio: Share of a group's highest entropy below which a token joins it; for training.
         stop_weight: Of the stop head's loss; for training.
@@ -64,16 +65,20 @@ class HamburgerVerified(ChainMethod):
         floor: float,
         ratio: float,
         stop_weight: float,
+        micro_mlp_width: int | None = None,
         draft_vocab: int | None = None,
         frequent_tokens: str | None = None,
     ) -> None:
         if max_group < 2 or micro_layers < 1:
             raise ValueError(f"need max_group >= 2 and micro_layers >= 1, got {max_group} and {micro_layers}")
+        if micro_mlp_width is not None and micro_mlp_width < 1:
+            raise ValueError(f"micro_mlp_width must be at least 1, got {micro_mlp_width}")
         if floor < 0 or not 0 <= ratio <= 1:
             raise ValueError(f"need floor of at least 0 and ratio in [0, 1], got {floor} and {ratio}")
         self._weights = None if weights is None else Path(weights)
         self._confidence, self._vocab = confidence, DraftVocab(draft_vocab, frequent_tokens)
-        self._max_group, self._micro_layers = max_group, micro_layers
+        self._max_group = max_group
+        self._micro_layers, self._micro_mlp_width = micro_layers, micro_mlp_width
         self._floor, self._ratio, self._stop_weight = floor, ratio, stop_weight
 
     def attach(self, decoder: Decoder) -> None:
@@ -115,5 +120,11 @@ class HamburgerVerified(ChainMethod):
         from methods.hamburger.verified_trainer import VerifiedTrainer
 
         return VerifiedTrainer(
-            self.name, self._max_group, self._micro_layers, self._floor, self._ratio, self._stop_weight
+            self.name,
+            self._max_group,
+            self._micro_layers,
+            self._micro_mlp_width,
+            self._floor,
+            self._ratio,
+            self._stop_weight,
         )

@@ -32,6 +32,7 @@ class VerifiedTrainer:
         name: Of the method, as stored next to the weights.
         max_group: Most tokens of a group, its first token included (K).
         micro_layers: Layers of the micro-step decoder.
+        micro_mlp_width: Inner width of their MLPs; None is the model's own.
         floor: Nats below which a token joins any group.
         ratio: Share of a group's highest entropy below which a token joins it.
         stop_weight: Of the stop head's loss.
@@ -42,11 +43,13 @@ class VerifiedTrainer:
         name: str,
         max_group: int,
         micro_layers: int,
+        micro_mlp_width: int | None,
         floor: float,
         ratio: float,
         stop_weight: float,
     ) -> None:
-        self._name, self._max_group, self._micro_layers = name, max_group, micro_layers
+        self._name, self._max_group = name, max_group
+        self._micro_layers, self._micro_mlp_width = micro_layers, micro_mlp_width
         self._floor, self._ratio, self._stop_weight = floor, ratio, stop_weight
 
     def new_module(self, decoder: Decoder) -> nn.Module:
@@ -85,7 +88,9 @@ class VerifiedTrainer:
         return loss, float(((guess > 0) == label).float().mean())
 
     def _trained_shape(self, decoder: Decoder) -> HamburgerShape:
-        return HamburgerShape.for_model(decoder.config, self._max_group, self._micro_layers)
+        return HamburgerShape.for_model(
+            decoder.config, self._max_group, self._micro_layers, self._micro_mlp_width
+        )
 
 
 class _Windows:
