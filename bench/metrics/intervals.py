@@ -51,6 +51,11 @@ class Interval:
         return self.low - _ROUNDING <= value <= self.high + _ROUNDING
 
 
+def with_bar(interval: Interval | None) -> tuple[float, float, float]:
+    """An estimate and the ends of its bar in a figure; nan where nothing was measured."""
+    return (np.nan, np.nan, np.nan) if interval is None else (interval.estimate, *interval.bar)
+
+
 @dataclass(frozen=True, slots=True)
 class AaCheck:
     """The speedup of the baseline over itself."""

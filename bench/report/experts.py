@@ -8,7 +8,6 @@ and ``stall`` (share of decode time).
 from __future__ import annotations
 
 import json
-from math import nan
 from typing import Any
 
 import pandas as pd
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from bench.metrics.intervals import with_bar
 from bench.outline.experts import experts_in_all
 from bench.report.board import Section
 from bench.report.entries import Entry
@@ -53,7 +53,7 @@ def expert_pictures(section: Section) -> list[Picture]:
 def share_frame(section: Section) -> pd.DataFrame:
     """The frame of the figure, policies in the order of the board."""
     rows = [
-        (policy, slots / total, *_speed(entry), figures.stall)
+        (policy, slots / total, *with_bar(entry.summary.speedup.decode), figures.stall)
         for policy, entry in _policies(section)
         if (figures := entry.summary.experts) is not None
         and (slots := figures.slots)
@@ -93,14 +93,6 @@ def _lines(speed: Axes, stall: Axes, part: pd.DataFrame, policy: str, look: dict
     above = [high - speedup for speedup, high in zip(speedups, highs, strict=True)]
     speed.errorbar(shares, speedups, yerr=[below, above], capsize=2, label=policy, **look)
     stall.plot(shares, part["stall"].to_numpy(), **look)
-
-
-def _speed(entry: Entry) -> tuple[float, float, float]:
-    """Decode speed over plain decoding with its interval."""
-    decode = entry.summary.speedup.decode
-    if decode is None:
-        return nan, nan, nan
-    return (decode.estimate, decode.low, decode.high) if decode.is_known else (decode.estimate, nan, nan)
 
 
 def _policies(section: Section) -> list[tuple[str, Entry]]:

@@ -23,24 +23,15 @@ from bench.metrics.input_length import (
     prompt_lengths,
     spans_lengths,
 )
+from bench.metrics.intervals import with_bar
 from bench.metrics.run_figures import number, speedup
 from bench.records.files import write_bytes
 from bench.report.board import Section, sections
 from bench.report.entries import entries
 from bench.report.stored_runs import read_whole_run
-from bench.report.style import (
-    INK,
-    Picture,
-    legend_below,
-    looks,
-    new_figure,
-    numbers,
-    png,
-    styled,
-    svg,
-    wrapped,
-)
+from bench.report.style import Picture, png, styled, svg
 from bench.report.tables import Table
+from bench.report.two_panels import speed_and_acceptance
 from bench.show.layout import text_table
 from bench.show.length_table import speed_and_length
 
@@ -113,7 +104,7 @@ def input_length_frame(section: Section, edges: Sequence[int] | None = None) -> 
     """What the figure shows, see this module's docstring; the methods are categories."""
     by_label = section_ranges(section, edges)
     rows = [
-        (label, part.median_tokens, part.name, *_bounds(part), part.acceptance_length)
+        (label, part.median_tokens, part.name, *with_bar(part.speedup.decode), part.acceptance_length)
         for label, ranges in by_label.items()
         for part in ranges
     ]
@@ -123,28 +114,11 @@ def input_length_frame(section: Section, edges: Sequence[int] | None = None) -> 
 
 def input_length_figure(frame: pd.DataFrame) -> Figure:
     """Two panels over the length of the prompt: decode speedup, and acceptance length."""
-    styles = looks(frame)
     with styled():
-        figure = new_figure(4.6)
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        for place, (name, look) in enumerate(styles.items()):
-            part = frame[frame["method"] == name].sort_values("tokens")
-            shift = 2 ** (_SPREAD * ((place + 0.5) / len(styles) - 0.5))
-            x = part["tokens"].to_numpy() * shift
-            values = numbers(part, "speedup", "low", "high")
-            errors = [[s - low for s, low, _ in values], [high - s for s, _, high in values]]
-            speeds = [s for s, _, _ in values]
-            upper.errorbar(x, speeds, yerr=errors, capsize=2, linewidth=1, label=wrapped(name), **look)
-            lower.plot(x, part["acceptance_length"].astype(float).to_numpy(), linewidth=1, **look)
-        upper.axhline(1.0, color=INK, linewidth=0.8, linestyle="--")
-        upper.set_ylabel("decode speedup (x)")
-        lower.set(xlabel="prompt length (tokens)", ylabel="acceptance length\n(tokens per target pass)")
-        lower.set_xscale("log", base=2)
-        lower.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        for axes in (upper, lower):
-            axes.grid()
-        legend_below(figure)
-    return figure
+        panels = speed_and_acceptance(frame, "tokens", height=4.6, spread=_SPREAD)
+        panels.acceptance.set_xlabel("prompt length (tokens)")
+        panels.acceptance.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return panels.figure
 
 
 def input_length_picture(section: Section, edges: Sequence[int] | None = None) -> Picture:
@@ -199,10 +173,3 @@ def draw(picture: Picture, path: Path) -> None:
         write_bytes(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}", "choose another file with --figure") from error
-
-
-def _bounds(part: LengthRange) -> tuple[float, float, float]:
-    decode = part.speedup.decode
-    if decode is None:
-        return float("nan"), float("nan"), float("nan")
-    return decode.estimate, *decode.bar

@@ -23,16 +23,8 @@ from bench.report.board import Section, sections
 from bench.report.entries import Entry, entries
 from bench.report.input_length import draw
 from bench.report.stored_runs import read_whole_run
-from bench.report.style import (
-    INK,
-    Picture,
-    legend_below,
-    looks,
-    new_figure,
-    numbers,
-    styled,
-    wrapped,
-)
+from bench.report.style import Picture, styled, wrapped
+from bench.report.two_panels import speed_and_acceptance
 from bench.show.layout import text_table
 
 HEADER = ("method", "model", "weights per pass", "questions", "decode speedup", "acceptance length")
@@ -127,26 +119,11 @@ def _millions(count: float) -> str:
 
 def size_figure(frame: pd.DataFrame) -> Figure:
     """Two panels over the size of the model: decode speedup, and acceptance length."""
-    styles = looks(frame)
     with styled():
-        figure = new_figure(4.8)
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        for place, (name, look) in enumerate(styles.items()):
-            part = frame[frame["method"] == name]
-            x = part["parameters"].to_numpy() * (1 + 0.02 * (place - (len(styles) - 1) / 2))  # side by side
-            values = numbers(part, "speedup", "low", "high")
-            errors = [[s - low for s, low, _ in values], [high - s for s, _, high in values]]
-            speeds = [s for s, _, _ in values]
-            upper.errorbar(x, speeds, yerr=errors, capsize=2, linewidth=1, label=wrapped(name), **look)
-            lower.plot(x, part["acceptance_length"].to_numpy(), linewidth=1, **look)
-        ticks = [f"{wrapped(model)}\n{_millions(size)}" for model, size in _sizes(frame)]
-        upper.axhline(1.0, color=INK, linewidth=0.8, linestyle="--")
-        upper.set_ylabel("decode speedup (x)")
-        lower.set(ylabel="acceptance length\n(tokens per target pass)", xlabel="weights that a pass reads")
-        lower.set_xscale("log")
-        lower.set_xticks([size for _, size in _sizes(frame)], labels=ticks)
-        lower.xaxis.set_minor_locator(NullLocator())
-        for axes in (upper, lower):
-            axes.grid()
-        legend_below(figure)
-    return figure
+        panels = speed_and_acceptance(frame, "parameters", height=4.8, spread=0.15)
+        sizes, axes = _sizes(frame), panels.acceptance
+        ticks = [f"{wrapped(model)}\n{_millions(size)}" for model, size in sizes]
+        axes.set_xticks([size for _, size in sizes], labels=ticks)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("weights that a pass reads")
+    return panels.figure

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.runtime.experts.slow_memory import Key
+from bench.runtime.experts.slow_memory import Key, wait_for_link
 from bench.runtime.linear import Linear
 from bench.runtime.moe import Expert
 
@@ -50,9 +50,7 @@ class PinnedMemory:
             for stored, weight in zip(self._stored[key], _weights(into), strict=True):
                 weight.copy_(stored, non_blocking=True)
         self._copies.synchronize()
-        rest = begun + self.expert_bytes / self.bytes_per_s - time.monotonic()
-        if rest > 0:
-            time.sleep(rest)
+        wait_for_link(begun, self.expert_bytes, self.bytes_per_s)
 
 
 def _weights(expert: Expert) -> tuple[Tensor, Tensor]:

@@ -84,9 +84,20 @@ class SlowMemory:
                 f"{got} of {self.expert_bytes} bytes came",
                 "keep the temporary folder (TMPDIR) on a disk with room, and untouched while a run lasts",
             )
-        rest = begun + got / self.bytes_per_s - time.monotonic()
-        if rest > 0:
-            time.sleep(rest)
+        wait_for_link(begun, got, self.bytes_per_s)
+
+
+def wait_for_link(begun: float, size: int, bytes_per_s: float) -> None:
+    """Wait until a link of this rate would have delivered `size` bytes that were asked for at `begun`.
+
+    Args:
+        begun: By `time.monotonic`, in seconds.
+        size: In bytes.
+        bytes_per_s: Rate of the link.
+    """
+    rest = begun + size / bytes_per_s - time.monotonic()
+    if rest > 0:
+        time.sleep(rest)
 
 
 def _memories(expert: Expert) -> Sequence[memoryview]:
