@@ -138,7 +138,7 @@ NEITHER_IDS_NOR_TIMES = {
 """Keys that make no other run, and why."""
 DEFAULTS_OF_OTHERS = {"model.draft_vocab", "model.questions"}
 """Keys that a method or a task takes as default of its own, where it has such a setting."""
-NAMES = ["x", "raw", "static", "cpu", "float16", "random", "official", "frozen", "v100"]
+NAMES = ["x", "raw", "static", "masked", "cpu", "float16", "random", "official", "frozen", "v100"]
 CANDIDATES = [1, 3, 0.25, 0.75, *NAMES, [7], True, {"a": 1}]
 """Values of which every key takes one; the first that the settings accept is tried."""
 
