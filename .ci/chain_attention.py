@@ -44,13 +44,12 @@ def write_table(
         contexts: Tokens in the cache in front of the timed passes.
         turns: How long to time the passes of one context.
     """
-    short: GraphDecoder | None = GraphDecoder(masked.weights, masked.slots, masked.placement, recorder)
-    text = "Both ways agree on this device."
+    short = GraphDecoder(masked.weights, masked.slots, masked.placement, recorder)
+    ways, text = {"masked": masked, "lengths": short}, "Both ways agree on this device."
     try:
         settle_attention(short, "lengths")
     except UserError as error:
-        short, text = None, error.what
-    ways = {"masked": masked} if short is None else {"masked": masked, "lengths": short}
+        ways, text = {"masked": masked}, error.what
     with file.open("w") as table:
         table.write(f"{text}\n\n{HEAD}")
         for context in contexts:

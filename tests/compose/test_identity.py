@@ -217,6 +217,16 @@ def test_a_task_whose_column_and_format_are_not_set_has_the_id_it_had_before_the
     assert (column["column"], whole["format"]) == ("text", "whole")
 
 
+def test_how_chains_attend_counts_only_where_it_is_set() -> None:
+    """So that older runs, and those of machines without a GPU, keep their ids."""
+    given = "task=jsonl", "task.path=q.jsonl", "method=layerskip"
+    plain, set_so = (
+        identity_of(composed_settings(*given, *more)) for more in ((), ("runtime.attention=masked",))
+    )
+    assert "attention" not in plain["runtime"]
+    assert set_so["runtime"] == {**plain["runtime"], "attention": "masked"}
+
+
 def test_messages_before_a_question_make_another_run_and_a_system_message_no_more_than_before() -> None:
     settings = composed_settings("task=jsonl", "task.path=q.jsonl", "method=layerskip")
     parts = {"questions": "q", "weights": "w", "template": "t", "tier": "static"}
