@@ -27,6 +27,8 @@ CHECKED_TOKENS = 8
 CHECKED_PROMPT = 16
 LONGER_PROMPT = 124
 """With `CHECKED_TOKENS` more, a text crosses the end of the first bucket, at 128 slots."""
+CHECKED_CHAIN = 9
+"""Tokens at a text's end that are read once more, as one chain; its recording has a row of padding."""
 SLACK = {torch.float32: 1e-3, torch.float64: 1e-3}
 """How far two tiers' logits for a token may lie apart, as a share of the largest logit, so that rounding does
 not count as a fault; in other precisions `HALF_SLACK`."""
@@ -232,9 +234,9 @@ def settle_attention(decoder: Decoder, wanted: str) -> None:
 def _short_decode_fault(decoder: GraphDecoder) -> str | None:
     """Let chains attend by length, and compare a short decode with the masked one; masked if they differ."""
     tokens = _tokens(decoder, LONGER_PROMPT)
-    masked = _trial(decoder, tokens)
+    masked = _trial(decoder, tokens, CHECKED_CHAIN)
     decoder.attend_by("lengths")
-    trial = _trial(decoder, tokens)
+    trial = _trial(decoder, tokens, CHECKED_CHAIN)
     decoder.cache.truncate(0)
     fault = trial.fault or masked.fault
     if fault is None and not _agree(trial, masked):
@@ -257,13 +259,16 @@ def _tokens(decoder: Decoder, prompt: int) -> Tensor:
     return (numbers * 7919 + 17) % decoder.config.vocab
 
 
-def _trial(decoder: Decoder, tokens: Tensor) -> Trial:
-    """Decode the text on one tier."""
+def _trial(decoder: Decoder, tokens: Tensor, chain: int = 0) -> Trial:
+    """Decode the text on one tier, the last `chain` tokens of it a second time in one pass."""
     steps = min(CHECKED_TOKENS, tokens.numel() - 1)
     start = tokens.numel() - steps
     try:
         logits = [decoder.prefill(tokens[:start])]
         logits += [decoder.step(tokens[place : place + 1], place) for place in range(start, tokens.numel())]
+        if chain:
+            first = max(1, tokens.numel() - chain)
+            logits.append(decoder.step(tokens[first:], first))
         read = torch.cat(logits).float().cpu()
     except (UserError, RuntimeError) as error:  # what CUDA and the recorder raise
         return Trial(decoder, None, f"{decoder.tier} fails ({str(error).splitlines()[0]})")

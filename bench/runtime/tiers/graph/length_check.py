@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -117,15 +118,17 @@ def _made_up(decoder: GraphDecoder, chain: Chain) -> tuple[Tensor, Tensor, Tenso
     heads, width = config.kv_heads, config.head_dim
     rows, columns = row_size(chain.rows), column_size(chain.end, decoder.capacity)
     start = chain.end - chain.rows
-    dice = torch.Generator().manual_seed(chain.end)
+    dice = torch.Generator(decoder.device)
+    dice.manual_seed(chain.end)
+    draw = partial(torch.randn, generator=dice, device=decoder.device)
     scale = decoder.layers[0].attention.score_scale or width**-0.5
     size = math.sqrt((math.log(chain.end) + 1) / (width * scale))  # a chain's key weighs as all earlier ones
-    direction = torch.randn(heads, 1, width, generator=dice).sign()
+    direction = draw(heads, 1, width).sign()
     toward = direction.repeat_interleave(config.heads // heads, dim=0).transpose(0, 1)  # [1, H, D]
-    queries = size * (toward + NOISE * torch.randn(rows, config.heads, width, generator=dice))
-    keys = torch.randn(heads, columns, width, generator=dice) / (scale * size * math.sqrt(width))
+    queries = size * (toward + NOISE * draw(rows, config.heads, width))
+    keys = draw(heads, columns, width) / (scale * size * math.sqrt(width))
     keys[:, start : chain.end + 1] = size * direction
-    values = torch.randn(heads, columns, width, generator=dice).sign()
+    values = draw(heads, columns, width).sign()
     stored = decoder.slots.stores[0].narrow(2, 0, columns)
     stored.copy_(torch.stack([keys, values]))
-    return queries.to(decoder.device, decoder.dtype), stored[0], stored[1]
+    return queries.to(decoder.dtype), stored[0], stored[1]
