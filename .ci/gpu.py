@@ -35,6 +35,10 @@ WHEELS = (
 """What such a machine lacks beside torch and transformers; all of it runs on any Python."""
 PYTHON = (sys.executable, "-m")
 PYTEST = (*PYTHON, "pytest", "-q", "-p", "no:cacheprovider")
+GPU_TESTS = (
+    *("tests/runtime/tiers/test_chain_attention.py", "tests/methods/test_pretended_cuda.py"),
+    "tests/measure/test_gpu.py",
+)
 ENVIRONMENT = "import sys, torch, transformers as t; print(sys.version, torch.__version__, t.__version__); "
 DEVICE = "print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU')"
 
@@ -79,17 +83,24 @@ def phases(model: Path | None) -> list[Phase]:
         Phase(
             "check",
             100,
-            [(*PYTEST, "-m", "gpu", "tests/methods/test_pretended_cuda.py", "tests/measure/test_gpu.py")],
+            [(*PYTEST, "-m", "gpu", *GPU_TESTS)],
             [(*PYTEST, "-m", "not gpu", "tests/methods/test_pretended_cuda.py", "-k", "medusa or sam")],
         ),
         Phase(
             "profile",
-            110,
+            140,
             [
-                (*profile, *shape, "figures=false", "limit_s=10", "buffer_mb=4096")
-                for shape in (("model=shape_7b",), ("model=shape_1b",), smollm2, ("model=tiny",))
+                _chain_table("7b"),
+                *(
+                    (*profile, *shape, "figures=false", "limit_s=10", "buffer_mb=4096")
+                    for shape in (("model=shape_7b",), ("model=shape_1b",), smollm2, ("model=tiny",))
+                ),
+                _chain_table("1b"),
             ],
-            [(*profile, "model=tiny", *dry_profile, "limit_s=2", "buffer_mb=16", "figures=false")],
+            [
+                (*PYTEST, "tests/profile/test_chain_table.py"),
+                (*profile, "model=tiny", *dry_profile, "limit_s=2", "buffer_mb=16", "figures=false"),
+            ],
         ),
         Phase(
             "arena",
@@ -110,6 +121,12 @@ def phases(model: Path | None) -> list[Phase]:
             [(*training, "model=tiny", "recipe.steps=2", "recipe.batch=2", "runtime.device=cpu")],
         ),
     ]
+
+
+def _chain_table(shape: str) -> Command:
+    """Masked passes and those by length, side by side, of a shipped shape."""
+    script = str(Path(__file__).with_name("chain_attention.py"))
+    return (sys.executable, script, f"bench/assets/shapes/{shape}", str(WORK / f"chain_attention_{shape}.md"))
 
 
 def _code() -> Command:
@@ -154,7 +171,8 @@ def _run_phase(phase: Phase, commands: Sequence[Command], out: Path) -> str:
 
 def _status(command: Command, log: int, limit_s: float) -> str:
     """Run a command in a process group of its own, so that nothing of it outlives its limit."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+    root = str(Path(__file__).resolve().parents[1])  # where scripts of this folder find `bench`
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "PYTHONPATH": root}
     try:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True

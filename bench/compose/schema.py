@@ -146,6 +146,7 @@ class RuntimeConfig:
             in one call (float32 on a CPU; needs a C compiler), ``graph`` by replaying CUDA graphs; ``auto``
             takes the fastest there is.
         devices: GPUs that the layers are spread over, for a model that one cannot hold.
+        attention: Of recorded chains: ``masked``, by ``lengths``, or ``auto``: lengths if they agree.
     """
 
     device: str = "auto"
@@ -154,12 +155,14 @@ class RuntimeConfig:
     max_length: int = 8192
     tier: str = "auto"
     devices: int = 1
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         rules.require_least("runtime.devices", self.devices, 1)
         rules.require_choice("runtime.device", self.device, DEVICES)
         rules.require_choice("runtime.dtype", self.dtype or DTYPES[0], DTYPES)
         rules.require_choice("runtime.tier", self.tier, TIERS)
+        rules.require_choice("runtime.attention", self.attention, ("auto", "masked", "lengths"))
         rules.require_least("runtime.threads", self.threads, 1, 4096)
         rules.require_least("runtime.max_length", self.max_length, 2)
 

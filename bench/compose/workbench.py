@@ -26,8 +26,7 @@ from bench.runtime.loading import RuntimeOptions, load_config, load_decoder
 from bench.runtime.model_config import decoder_config
 from bench.runtime.random_weights import random_decoder
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tier_choice import choose_tier, soundest, spread_over
-from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.runtime.tier_choice import choose_tier, require_recorded, settled, spread_over, tier_labels
 from bench.show.waiting import Loading
 from bench.tasks.chat import ChatFormat
 from bench.tasks.spec_bench import read_builtin
@@ -151,7 +150,7 @@ def build_workbench(settings: Settings, task: LoadedTask | None = None) -> Workb
     decoder = target.load(settings.runtime.threads)
     for arm in arms.values():
         arm.attach(decoder)
-    labels = {**prepared.run.labels, "tier": decoder.tier}
+    labels = {**prepared.run.labels, **tier_labels(decoder)}
     run = _with_pass_weights(replace(prepared.run, labels=labels), prepared.methods)
     return Workbench(decoder, target.chat, target.eos_ids, arms, prepared.task, prepared.sampling, run)
 
@@ -179,6 +178,7 @@ class Target:
         options: Where and how the model will lie in memory.
         ends_beside_config: End tokens where generation_config.json makes them others than the config's.
         is_tier_free: Another tier than that of `options` may be taken if it does not work here.
+        attention: How recorded chains attend, the key ``runtime.attention``.
     """
 
     folder: Path
@@ -188,6 +188,7 @@ class Target:
     options: RuntimeOptions
     ends_beside_config: list[int] | None = None
     is_tier_free: bool = False
+    attention: str = "auto"
 
     @property
     def weights_hash(self) -> str:
@@ -199,8 +200,7 @@ class Target:
         make = random_decoder if self.is_random else load_decoder
         with Loading(self._described()):
             decoder = make(self.folder, self.options)
-        if self.is_tier_free and isinstance(decoder, GraphDecoder):
-            decoder = soundest(decoder)
+        decoder = settled(decoder, self.attention, is_tier_free=self.is_tier_free)
         settle_threads(decoder, threads)
         return decoder
 
@@ -245,6 +245,7 @@ def find_target(model: ModelConfig, runtime: RuntimeConfig, chat: ChatConfig | N
         options=options_for(runtime, model, has_experts=shape.moe is not None),
         ends_beside_config=ends_beside_config(folder, tokenizer, model.stop_ids),
         is_tier_free=runtime.tier == "auto",
+        attention=runtime.attention,
     )
 
 
@@ -293,4 +294,5 @@ def options_for(
     precision: torch.dtype = getattr(torch, dtype)
     spread = spread_over(runtime.devices, runtime.tier, device)
     tier = choose_tier(runtime.tier, device, precision, is_spread=bool(spread), has_experts=has_experts)
+    require_recorded(runtime.attention, tier)
     return RuntimeOptions(device, precision, length, tier, spread)

@@ -37,6 +37,7 @@ from bench.records.model import Arm, Run, Sample, Timing
 from bench.records.rounds import Rounds
 from bench.records.store import RunStore, load_samples
 from bench.runtime.sampling import Sampler
+from bench.runtime.tier_choice import tier_labels
 from bench.runtime.tiers.graph.decoder import GraphDecoder
 from bench.tasks.chat import ChatFormat, prompt_hash
 from bench.tasks.checkers import is_right
@@ -76,7 +77,7 @@ def measure(settings: Settings, session: int | None = None, task: LoadedTask | N
         require_room_for_all(settings)
     bench = build_workbench(settings, task)
     block = environment(bench.decoder.device, bench.decoder.dtype)
-    block |= {"gpu_shared": is_gpu_shared(block), "tier": bench.decoder.tier}
+    block |= {"gpu_shared": is_gpu_shared(block), **tier_labels(bench.decoder)}
     run = replace(bench.run, attempts=(block,))
     sources = {
         label: source_hash(method.target, bench.decoder.tier) for label, method in settings.methods.items()

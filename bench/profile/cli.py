@@ -145,8 +145,9 @@ def _bare_profile(settings: ProfileConfig, whole: Settings, weights_hash: str, d
     from bench.measure.probes import Turns, weight_bytes
     from bench.profile.measure import measure_bandwidth
     from bench.profile.records import Profile
+    from bench.runtime.tier_choice import tier_labels
 
-    block = environment(decoder.device, decoder.dtype)
+    block = environment(decoder.device, decoder.dtype) | tier_labels(decoder)
     turns = Turns(settings.turns, settings.limit_s)
     return Profile(
         model=str(whole.model.name),

@@ -164,6 +164,7 @@ RUN_TYPES: Mapping[str, Check] = {
     "labels.exactness": TEXT,
     "labels.prompts": TEXT,
     "labels.tier": TEXT,
+    "labels.attention": TEXT,
     "labels.draft cost": _or_null(TEXT),
     "labels.draft parameters": _or_null(COUNT),
     "labels.pass_weights": _or_null(_values(COUNT)),
@@ -174,7 +175,7 @@ RUN_TYPES: Mapping[str, Check] = {
     "labels.several tokens per row": FLAG,
 }
 ATTEMPT_TYPES: Mapping[str, Check] = {
-    **dict.fromkeys(("device", "dtype", "source", "tier", "started_utc"), TEXT),
+    **dict.fromkeys(("device", "dtype", "source", "tier", "attention", "started_utc"), TEXT),
     **dict.fromkeys(("versions", "cpu", "numerics", "missing"), OBJECT),
     "git": _or_null(OBJECT),
     "gpu": _or_null(OBJECT),

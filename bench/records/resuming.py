@@ -17,6 +17,7 @@ MACHINE = {
     "dtype": "precision",
     "versions.torch": "torch",
     "versions.cuda": "CUDA",
+    "attention": "attention",
 }
 """Facts of an environment block that make another machine when they differ, and what to call them.
 

@@ -11,6 +11,8 @@ from bench.report.stored_runs import StoredRun
 from bench.report.tables import Table
 
 _UNKNOWN = "unknown"
+_DECODING = ("dtype", "tier", "attention")
+"""Of an attempt: how passes ran; attention only where chains attended by their lengths."""
 Rows = Iterator[tuple[str, str]]
 
 
@@ -50,7 +52,7 @@ def _machine(attempt: Mapping[str, Any]) -> Rows:
     cpu, gpu = attempt.get("cpu") or {}, attempt.get("gpu") or {}
     versions, code = attempt.get("versions") or {}, attempt.get("git") or {}
     yield "device", str(attempt.get("device", _UNKNOWN))
-    yield "precision and tier", ", ".join(str(attempt[key]) for key in ("dtype", "tier") if attempt.get(key))
+    yield "precision and tier", ", ".join(str(attempt[key]) for key in _DECODING if attempt.get(key))
     yield "processor", _processor(cpu)
     if gpu:
         yield "GPU", ", ".join(str(gpu[key]) for key in ("name", "driver") if gpu.get(key))

@@ -1,7 +1,8 @@
 """Which tier a run decodes on: the one that is configured, or for ``auto`` the fastest that works.
 
 On a GPU ``auto`` starts as ``graph`` and is checked once the model is loaded (`soundest`): drivers, kernels
-and memory differ from machine to machine, and a wrong answer must not look like a fast one.
+and memory differ from machine to machine, and a wrong answer must not look like a fast one. The same holds
+for how recorded chains attend (`settle_attention`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.tiers.compiled.library import Missing, library
 from bench.runtime.tiers.eager import EagerDecoder
 from bench.runtime.tiers.graph.decoder import GraphDecoder
+from bench.runtime.tiers.graph.length_check import length_fault
+from bench.runtime.tiers.graph.lengths import why_masked
 
 CHECKED_TOKENS = 8
 CHECKED_PROMPT = 16
+LONGER_PROMPT = 124
+"""With `CHECKED_TOKENS` more, a text crosses the end of the first bucket, at 128 slots."""
+CHECKED_CHAIN = 9
+"""Tokens at a text's end that are read once more, as one chain; its recording has a row of padding."""
 SLACK = {torch.float32: 1e-3, torch.float64: 1e-3}
 """How far two tiers' logits for a token may lie apart, as a share of the largest logit, so that rounding does
 not count as a fault; in other precisions `HALF_SLACK`."""
@@ -147,7 +154,7 @@ def soundest(decoder: GraphDecoder) -> Decoder:
     """
     parts = (decoder.weights, decoder.cache, decoder.placement)
     tiers: list[Decoder] = [decoder, Decoder(*parts), EagerDecoder(*parts)]
-    tokens = _tokens(decoder)
+    tokens = _tokens(decoder, CHECKED_PROMPT)
     trials = [_trial(tier, tokens) for tier in tiers]
     decoder.cache.truncate(0)
     finite = [trial for trial in trials if trial.fault is None]
@@ -167,20 +174,101 @@ def soundest(decoder: GraphDecoder) -> Decoder:
     return chosen.decoder
 
 
-def _tokens(decoder: Decoder) -> Tensor:
+def settled(decoder: Decoder, attention: str, *, is_tier_free: bool) -> Decoder:
+    """The model as it decodes here: on a tier that works, with chains that attend as they can.
+
+    Args:
+        decoder: The model, as it was loaded.
+        attention: The key ``runtime.attention``.
+        is_tier_free: Whether another tier may be taken, see `soundest`.
+
+    Raises:
+        UserError: If no tier works, or chains cannot attend as the key says.
+    """
+    if is_tier_free and isinstance(decoder, GraphDecoder):
+        decoder = soundest(decoder)
+    settle_attention(decoder, attention)
+    return decoder
+
+
+def require_recorded(attention: str, tier: str) -> None:
+    """Refuse ``runtime.attention=lengths`` on a tier that records nothing.
+
+    Raises:
+        UserError: If it is asked for there.
+    """
+    if attention == "lengths" and tier != "graph":
+        raise UserError(
+            f"runtime.attention=lengths is about recorded passes, and this run decodes on the tier {tier}",
+            "use runtime.attention=auto, or a GPU and runtime.tier=graph",
+        )
+
+
+def settle_attention(decoder: Decoder, wanted: str) -> None:
+    """Choose how recorded chains attend: by their length, if that agrees with the mask here, else masked.
+
+    Logs one line if ``auto`` leaves the mask in place, with the reason. Empties the cache.
+
+    Args:
+        decoder: The model, to which no method is attached yet.
+        wanted: The key ``runtime.attention``.
+
+    Raises:
+        UserError: If ``lengths`` is chosen where chains cannot attend so.
+    """
+    require_recorded(wanted, decoder.tier)
+    if wanted == "masked" or not isinstance(decoder, GraphDecoder):
+        return
+    unsuited = why_masked(decoder)
+    fault = unsuited or length_fault(decoder) or _short_decode_fault(decoder)
+    if fault is None:
+        return
+    if wanted == "lengths":
+        raise UserError(
+            f"runtime.attention=lengths is not possible: {fault}", "use runtime.attention=auto or masked"
+        )
+    log.log(logging.INFO if unsuited else logging.WARNING, "runtime.attention=auto takes masked: %s", fault)
+
+
+@torch.inference_mode()
+def _short_decode_fault(decoder: GraphDecoder) -> str | None:
+    """Let chains attend by length, and compare a short decode with the masked one; masked if they differ."""
+    tokens = _tokens(decoder, LONGER_PROMPT)
+    masked = _trial(decoder, tokens, CHECKED_CHAIN)
+    decoder.attend_by("lengths")
+    trial = _trial(decoder, tokens, CHECKED_CHAIN)
+    decoder.cache.truncate(0)
+    fault = trial.fault or masked.fault
+    if fault is None and not _agree(trial, masked):
+        fault = "a short decode has other tokens than with the mask"
+    if fault is not None:
+        decoder.attend_by("masked")
+    return fault
+
+
+def tier_labels(decoder: Decoder) -> dict[str, str]:
+    """What records say of how passes run: the tier, and how recorded chains attend if not under masks."""
+    by_length = isinstance(decoder, GraphDecoder) and decoder.attention == "lengths"
+    return {"tier": decoder.tier, **({"attention": "lengths"} if by_length else {})}
+
+
+def _tokens(decoder: Decoder, prompt: int) -> Tensor:
     """A fixed text: the prompt, then the tokens that every tier reads one by one, on the device."""
-    length = min(CHECKED_PROMPT + CHECKED_TOKENS, decoder.capacity)
+    length = min(prompt + CHECKED_TOKENS, decoder.capacity)
     numbers = torch.arange(length, dtype=torch.int64, device=decoder.device)
     return (numbers * 7919 + 17) % decoder.config.vocab
 
 
-def _trial(decoder: Decoder, tokens: Tensor) -> Trial:
-    """Decode the text on one tier."""
+def _trial(decoder: Decoder, tokens: Tensor, chain: int = 0) -> Trial:
+    """Decode the text on one tier, the last `chain` tokens of it a second time in one pass."""
     steps = min(CHECKED_TOKENS, tokens.numel() - 1)
     start = tokens.numel() - steps
     try:
         logits = [decoder.prefill(tokens[:start])]
         logits += [decoder.step(tokens[place : place + 1], place) for place in range(start, tokens.numel())]
+        if chain:
+            first = max(1, tokens.numel() - chain)
+            logits.append(decoder.step(tokens[first:], first))
         read = torch.cat(logits).float().cpu()
     except (UserError, RuntimeError) as error:  # what CUDA and the recorder raise
         return Trial(decoder, None, f"{decoder.tier} fails ({str(error).splitlines()[0]})")

@@ -138,7 +138,7 @@ NEITHER_IDS_NOR_TIMES = {
 """Keys that make no other run, and why."""
 DEFAULTS_OF_OTHERS = {"model.draft_vocab", "model.questions"}
 """Keys that a method or a task takes as default of its own, where it has such a setting."""
-NAMES = ["x", "raw", "static", "cpu", "float16", "random", "official", "frozen", "v100"]
+NAMES = ["x", "raw", "static", "masked", "cpu", "float16", "random", "official", "frozen", "v100"]
 CANDIDATES = [1, 3, 0.25, 0.75, *NAMES, [7], True, {"a": 1}]
 """Values of which every key takes one; the first that the settings accept is tried."""
 
@@ -215,6 +215,16 @@ def test_a_task_whose_column_and_format_are_not_set_has_the_id_it_had_before_the
     column = identity_of(composed_settings(*given, "task.column=text"))["task"]
     whole = identity_of(composed_settings(*given, "task.format=whole"))["task"]
     assert (column["column"], whole["format"]) == ("text", "whole")
+
+
+def test_how_chains_attend_counts_only_where_it_is_set() -> None:
+    """So that older runs, and those of machines without a GPU, keep their ids."""
+    given = "task=jsonl", "task.path=q.jsonl", "method=layerskip"
+    plain, set_so = (
+        identity_of(composed_settings(*given, *more)) for more in ((), ("runtime.attention=masked",))
+    )
+    assert "attention" not in plain["runtime"]
+    assert set_so["runtime"] == {**plain["runtime"], "attention": "masked"}
 
 
 def test_messages_before_a_question_make_another_run_and_a_system_message_no_more_than_before() -> None:

@@ -20,6 +20,8 @@ from bench.records.model import Generation, Round
 from bench.runtime import loading
 from bench.runtime.decoder import Tier
 from bench.runtime.sampling import Sampler, Sampling
+from bench.runtime.tier_choice import settle_attention
+from bench.runtime.tiers.graph import lengths
 from methods.core.base import Budget, Method, NoClock, Stateful
 from tests.harness import CONF, ROOT
 from tests.methods.options import first_fit, settings_of
@@ -44,6 +46,8 @@ CHANGES = {
     "draft_verify": ["method.skip_attention=[1]", "method.skip_mlp=[1]"],
 }
 """Settings with which a short answer of a small model shows all of a method: a search, long groups."""
+WITHOUT_CHAINS = {"hamburger_reference", "hidden_transfer", "lookahead", "medusa", "token_recycling"}
+"""Methods that verify trees alone, or record no pass of the target."""
 TERM = r"(?:(\d+)(?: \+ (?:(\d+) )?(D))?|(?:(\d+) )?(D))"
 BOUNDS = re.compile(
     rf"\*\*On a GPU\*\*, per round of D draft steps: at most {TERM} waits?, {TERM} uploads?, {TERM} launch"
@@ -131,20 +135,26 @@ def answer(method: Method, device: torch.device, clock: NoClock) -> Generation:
         return method.generate(ids, Budget(NEW, frozenset()), Sampler(Sampling(), device, 0), clock)
 
 
-@pytest.mark.parametrize("tier", ["static", "graph"])
+@pytest.mark.parametrize(
+    ("tier", "attention"), [("static", "auto"), ("graph", "masked"), ("graph", "lengths")]
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_decodes_on_cuda_as_on_the_cpu_and_waits_as_its_page_says(
-    name: str, tier: Tier, folder: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tier: Tier, attention: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = expected(name, folder)
+    monkeypatch.setattr(lengths, "HALF_PRECISIONS", (torch.float32,))  # the pretended kernel takes any
     with PretendedCuda() as device:
         monkeypatch.setattr(loading, "CudaRecorder", lambda _: PretendedRecorder(device))
         decoder = decoder_on(wanted.depth, CUDA, tier)
+        settle_attention(decoder, attention)
         method: Method = wanted.method.build()
         method.attach(decoder)
         answer(method, CUDA, NoClock())  # what is made once, recordings among it
         decoder.prepare(PROMPT + NEW)
+        device.flash_runs = 0
         answered = answer(method, CUDA, CountFromFirstToken(device))
+    assert (device.flash_runs > 0) == (attention == "lengths" and name not in WITHOUT_CHAINS)
     assert (answered.ids, answered.rounds) == (wanted.answer.ids, wanted.answer.rounds)
     bounds, rounds = bounds_of(name), answered.rounds
     assert device.waits.total() <= 1 + bounds["waits"].of(rounds), device.waits  # 1: the prefill's token

@@ -27,9 +27,10 @@ HERE: dict[str, Any] = {
         ({"cpu": {"model": "Xeon"}}, "CPU 'Xeon', not 'EPYC'"),
         ({"versions": {"torch": "2.12.0", "cuda": "13.0"}}, "torch '2.12.0', not '2.13.0'"),
         ({"versions": {"torch": "2.13.0", "cuda": "12.8"}}, "CUDA '12.8', not '13.0'"),
+        ({"attention": "lengths"}, "attention 'lengths', not None"),
         ({"versions": {}}, "torch None, not '2.13.0'; CUDA None"),
     ],
-    ids=["GPU", "thread count", "precision", "host CPU", "torch", "CUDA", "unknown"],
+    ids=["GPU", "thread count", "precision", "host CPU", "torch", "CUDA", "attention", "unknown"],
 )
 def test_another_machine_is_refused_and_named(there: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError) as caught:

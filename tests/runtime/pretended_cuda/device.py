@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from tests.runtime.pretended_cuda.flash import Rule, documented, kernel
 from tests.runtime.pretended_cuda.tensors import CUDA, CudaTensor
 
 _aten = torch.ops.aten
@@ -71,20 +72,27 @@ class Refused(RuntimeError):
 class PretendedCuda(TorchDispatchMode):
     """Inside ``with``, the device ``cuda`` exists.
 
+    Args:
+        flash: What the rows of its Flash kernel see; a wrong rule makes a faulty device.
+        capability: The compute capability that it reports.
+
     Attributes:
         waits: By call site, how often the host waited.
         uploads: By call site, copies from pinned memory.
         launches: By call site, operations launched.
         is_recording: Whether a pass is recorded at the moment.
         tape: Operations recorded so far; None if none are kept.
+        flash_runs: How often the Flash kernel ran, in replays too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flash: Rule = documented, capability: tuple[int, int] = (9, 0)) -> None:
         super().__init__()
+        self._flash, self._capability = flash, capability
         self.waits: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self.is_recording = False
+        self.flash_runs = 0
         self.tape: list[Any] | None = None
         self._is_counting = True
         # By identity of what is inside; kept alive, so that nothing else gets the same identity.
@@ -101,6 +109,9 @@ class PretendedCuda(TorchDispatchMode):
         torch._C._ensureCUDADeviceGuardSet()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
+            library = torch.library.Library("aten", "IMPL")  # a CPU has no such kernel of its own
+            library.impl("_flash_attention_forward", kernel(self._flash, self._note_flash), "CPU")
+            stack.callback(library._destroy)
             for owner, name, value in self._replacements():
                 stack.enter_context(mock.patch.object(owner, name, value))
             self._entered = stack.pop_all()
@@ -136,6 +147,7 @@ class PretendedCuda(TorchDispatchMode):
             (torch, "tensor", tensor),
             (torch, "Generator", Generator),
             (torch.cuda, "_lazy_init", lambda: None),
+            (torch.cuda, "get_device_capability", lambda *_: self._capability),
             (torch.cuda, "synchronize", lambda *_: self._wait("synchronize")),
         ]
 
@@ -168,6 +180,9 @@ class PretendedCuda(TorchDispatchMode):
             self.tape.append((func, cpu_args, cpu_kwargs, out))
         host = {id(item) for item in flat if isinstance(item, Tensor) and not isinstance(item, CudaTensor)}
         return _wrapped(out, by_id, host)
+
+    def _note_flash(self) -> None:
+        self.flash_runs += 1
 
     def _pin(self, numbers: Tensor) -> Tensor:
         if self.is_recording:

@@ -24,11 +24,12 @@ def decoder_on(
     tier: Tier,
     family: str = "llama",
     layer_devices: tuple[torch.device, ...] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> Decoder:
     """The random model with this many layers, the same on every device; its layers may lie elsewhere."""
     config, values = _random_model(depth, family)
-    options = RuntimeOptions(device, torch.float32, CAPACITY, tier, layer_devices=layer_devices)
-    tensors = {name: value.clone().to(options.place(name)) for name, value in values.items()}
+    options = RuntimeOptions(device, dtype, CAPACITY, tier, layer_devices=layer_devices)
+    tensors = {name: value.to(dtype, copy=True).to(options.place(name)) for name, value in values.items()}
     return build_decoder(config, tensors, options)
 
 

@@ -3,7 +3,8 @@
 ``decoder.py`` holds `GraphDecoder`, the place to start. ``buckets.py`` names the recording of a pass, whose
 size ``sizes.py`` rounds up; ``spans.py`` chooses the ranges of layers that are recorded whole, ``stepper.py``
 drafts a token by one recording, ``recorder.py`` records, and ``slot_cache.py`` is the cache that a recorded
-pass can write to.
+pass can write to. ``lengths.py`` is a second way for chains to attend, without a mask, and
+``length_check.py`` compares it with the mask on the GPU at hand.
 Other code needs only `GraphDecoder`, `SlotCache` and `CudaRecorder`.
 
 Batches of several sequences are not supported. Most of what they need is known: t(M), the measured cost of a

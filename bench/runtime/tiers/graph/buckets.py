@@ -16,9 +16,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.runtime.decoder import NO_SKIP, Decoder, Skip
+from bench.runtime.decoder import NO_SKIP, Skip
 from bench.runtime.delta import LowRankDelta
 from bench.runtime.rows import Placement, Rows
+from bench.runtime.tiers.graph.lengths import LengthDecoder, may_have_padding
 
 Part = Literal["step", "layers", "attention", "mlp"]
 """What a recording runs: ids to logits through all layers; rows through a range of layers; rows through the
@@ -120,8 +121,7 @@ class Inputs:
         hidden: Rows entering a layer, shape [B, d].
     """
 
-    def __init__(self, decoder: Decoder, rows: int, trash: int) -> None:
-        self._placement = decoder.placement
+    def __init__(self, decoder: LengthDecoder, rows: int, trash: int) -> None:
         groups = decoder.config.heads // decoder.config.kv_heads
         kinds = (False,) if decoder.config.alternate is None else (False, True)
         self._places = [_Places(decoder.placement.of(kind), rows, groups) for kind in kinds]
@@ -160,14 +160,20 @@ class Inputs:
         for places, is_alternate in zip(self._places, (False, True), strict=False):
             places.set(rows.of(is_alternate), count, columns)
 
-    def placed(self, columns: int, is_chain: bool) -> tuple[Rows, Tensor]:
+    def placed(self, decoder: LengthDecoder, columns: int, is_chain: bool) -> tuple[Rows, Tensor]:
         """What `set_chain` or `set_rows` set, for the pass to be recorded: its `Rows`, and slots [B].
 
         Only numbers on the device enter the result, so that a replay follows what was set last.
+
+        Args:
+            decoder: Says how chains attend.
+            columns: Cache slots that attention reads (C).
+            is_chain: Whether `set_chain` set them.
         """
         if not is_chain:
             main, *others = (places.rows(columns) for places in self._places)
             return replace(main, alternate=others[0] if others else None), self._slots
         positions = self._base + self._order
         slots = positions.masked_fill(self._order >= self._writes, self._trash)
-        return self._placement.chain_at(positions, columns), slots
+        writes = self._writes if may_have_padding(positions.numel()) else None
+        return decoder.chain_rows(positions, columns, writes), slots

@@ -32,14 +32,10 @@ from bench.runtime.draft_step import DraftStepper, Head
 from bench.runtime.layers import Layer, Weights
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.graph.buckets import Bucket, Inputs, Span, sublayer_bucket
+from bench.runtime.tiers.graph.length_check import checked_attention
+from bench.runtime.tiers.graph.lengths import ChainAttention, LengthDecoder
 from bench.runtime.tiers.graph.recorder import Preparable, Recorder, Recording, Tally, Work
-from bench.runtime.tiers.graph.sizes import (
-    MOST_ROWS,
-    column_size,
-    column_sizes,
-    row_size,
-    row_sizes,
-)
+from bench.runtime.tiers.graph.sizes import MOST_ROWS, column_size, column_sizes, row_size, row_sizes
 from bench.runtime.tiers.graph.slot_cache import SlotCache
 from bench.runtime.tiers.graph.spans import Spans
 from bench.runtime.tiers.graph.stepper import RecordedStepper
@@ -48,7 +44,7 @@ MICRO_CAPACITY = 16
 """A cache of at most so many slots holds no prompt: its first passes are short, frequent, and recorded."""
 
 
-class GraphDecoder(Decoder):
+class GraphDecoder(LengthDecoder):
     """A `Decoder` that replays recorded passes.
 
     Args:
@@ -87,6 +83,7 @@ class GraphDecoder(Decoder):
         cache = SlotCache.like(self.slots, len(layers), self.capacity if capacity is None else capacity)
         weights = replace(self.weights, layers=layers, final_norm=final_norm)
         companion = GraphDecoder(weights, cache, self.placement, self._recorder, self.tally)
+        companion.attention = self.attention  # its layers have the same heads
         self._companions.append(companion)
         return companion
 
@@ -104,7 +101,13 @@ class GraphDecoder(Decoder):
         """See `Decoder.adopt`."""
         if isinstance(other, GraphDecoder):
             other.tally = self.tally
+            other.attention = checked_attention(other) if self.attention == "lengths" else "masked"
             self._companions.append(other)
+
+    def attend_by(self, attention: ChainAttention) -> None:
+        """Let chains that are recorded from now on attend so; drops earlier recordings."""
+        self.attention = attention
+        self._recordings.clear()
 
     def prepare(self, longest: int) -> None:
         """Empty the cache, and record what passes like those so far need up to `longest` tokens.
@@ -273,7 +276,7 @@ class GraphDecoder(Decoder):
             columns: Cache slots that attention reads.
         """
         with self.slots.window(positions, columns):
-            rows = self.placement.chain_at(positions, columns)
+            rows = self.chain_rows(positions, columns)
             return super()._pass(hidden, rows, layers, NO_SKIP, None, None)
 
     def _work(self, bucket: Bucket, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -283,7 +286,7 @@ class GraphDecoder(Decoder):
         if bucket.part == "mlp" and layer.mlp is not None:
             inputs.hidden.copy_(self._feed_forward(span.start, layer.mlp, inputs.hidden, None))
             return ()
-        rows, slots = inputs.placed(bucket.columns, bucket.is_chain)
+        rows, slots = inputs.placed(self, bucket.columns, bucket.is_chain)
         layers = range(span.start, span.stop)
         with self.slots.window(slots, bucket.columns):
             if bucket.part == "step":
