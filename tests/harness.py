@@ -122,7 +122,7 @@ def _is_single_value(override: Override) -> bool:
 def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
     """What Hydra makes of the choices of groups; a plain method or task is put in without Hydra."""
     chosen = [group for group in groups if _file_by_itself(group) is not None]
-    if chosen and not any(group.startswith("experiment=") for group in groups):
+    if chosen and not _is_in_experiment(chosen[-1], groups):
         stored, choices = _composed_groups(tuple(group for group in groups if group != chosen[-1]))
         composed, (name, _, option) = deepcopy(stored), chosen[-1].partition("=")
         composed[name] = OmegaConf.load(_file_by_itself(chosen[-1]))
@@ -144,6 +144,18 @@ def _file_by_itself(group: str) -> Path | None:
     file = CONF / name / f"{option}.yaml"
     is_plain = name in ("method", "task") and file.is_file() and "defaults" not in OmegaConf.load(file)
     return file if is_plain else None
+
+
+def _is_in_experiment(chosen: str, groups: tuple[str, ...]) -> bool:
+    """Whether a chosen experiment has a word to say about the group of this choice."""
+    name = chosen.partition("=")[0]
+    for group in groups:
+        key, _, option = group.partition("=")
+        file = CONF / key / f"{option}.yaml"
+        if key == "experiment" and file.is_file():
+            is_overridden = f"override /{name}" in file.read_text(encoding="utf-8")
+            return is_overridden or name in OmegaConf.load(file)
+    return False
 
 
 @contextmanager

@@ -17,6 +17,9 @@ from tests.harness import CONF, composed_tree
         ("model=local", "model.path=x", "task=jsonl", "task.path=y", "method=hamburger_reference"),
         ("method=synthetic", "method/schedule=skip", "method.acceptance=[0.5]", "task=gsm8k_5shot"),
         ("experiment=smoke", "method=medusa"),
+        ("experiment=leaderboard", "method=swift"),
+        ("experiment=draft_length", "method=layerskip", "method.draft_length=10"),
+        ("experiment=paper_del", "method=sam", "task=xsum"),
     ],
 )
 def test_a_composed_tree_is_hydras_own(overrides: tuple[str, ...]) -> None:
