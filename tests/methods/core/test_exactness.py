@@ -65,12 +65,12 @@ def subject_of(
 def test_greedy_ids_are_the_targets_own(
     case: str, family: str, tier: Tier, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """On every tier; a method that refuses the family has this turn on a llama."""
+    """On every tier, after prompts of one or two tokens and of many; who refuses the family gets a llama."""
     try:
         subject = subject_of(case, tmp_path_factory, family, tier)
     except UserError:
         subject = subject_of(case, tmp_path_factory, "llama", tier)
-    checks.check_greedy(subject)
+    checks.check_greedy(subject, lengths=(1 + TIERS.index(tier), 17))
 
 
 @pytest.mark.parametrize(("case", "tier", "family"), rotated(UNTUNED, TIERS, list(UNLIKE_LLAMA)))
