@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -14,12 +14,13 @@ from unittest.mock import patch
 import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
-from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -122,7 +123,7 @@ def _is_single_value(override: Override) -> bool:
 def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
     """What Hydra makes of the choices of groups; a plain method or task is put in without Hydra."""
     chosen = [group for group in groups if _file_by_itself(group) is not None]
-    if chosen and not any(group.startswith("experiment=") for group in groups):
+    if chosen and not _is_in_experiment(chosen[-1], groups):
         stored, choices = _composed_groups(tuple(group for group in groups if group != chosen[-1]))
         composed, (name, _, option) = deepcopy(stored), chosen[-1].partition("=")
         composed[name] = OmegaConf.load(_file_by_itself(chosen[-1]))
@@ -146,23 +147,56 @@ def _file_by_itself(group: str) -> Path | None:
     return file if is_plain else None
 
 
+def _is_in_experiment(chosen: str, groups: tuple[str, ...]) -> bool:
+    """Whether a chosen experiment has a word to say about the group of this choice."""
+    name = chosen.partition("=")[0]
+    for group in groups:
+        key, _, option = group.partition("=")
+        file = CONF / key / f"{option}.yaml"
+        if key == "experiment" and file.is_file():
+            is_overridden = f"override /{name}" in file.read_text(encoding="utf-8")
+            return is_overridden or name in OmegaConf.load(file)
+    return False
+
+
 @contextmanager
 def remembered_yaml() -> Iterator[None]:
     """Inside, Hydra parses each yaml file once and not once per composition, unless the file changes."""
-    read = FileConfigSource.load_config
-    results: dict[tuple[str, str, int], ConfigResult] = {}
+    with ExitStack() as patches:
+        for scheme, modified in (("file", _modified), ("pkg", lambda source, path: 0)):
+            patches.enter_context(_remembered(scheme, modified))
+        yield
 
-    def load(source: FileConfigSource, config_path: str) -> ConfigResult:
-        path = Path(source.path, source._normalize_file_name(config_path))
-        if not path.is_file():
+
+def _remembered(scheme: str, modified: Callable[[ConfigSource, str], int | None]) -> Any:
+    """Patches the reader of Hydra's that reads paths of this scheme.
+
+    It is asked for: as a plugin its module is loaded a second time, and the class that an import gives is not
+    the one at work.
+
+    Args:
+        scheme: ``file`` or ``pkg``; the latter are Hydra's own files, which do not change.
+        modified: When a file was changed, None if there is none.
+    """
+    Plugins.instance()  # registers the readers
+    reader = SourcesRegistry.instance().resolve(scheme)
+    read, results = reader.load_config, dict[tuple[str, str, str, int], ConfigResult]()
+
+    def load(source: ConfigSource, config_path: str) -> ConfigResult:
+        changed = modified(source, config_path)
+        if changed is None:
             return read(source, config_path)
-        key = (source.provider, str(path), path.stat().st_mtime_ns)
+        key = (source.provider, source.path, config_path, changed)
         if key not in results:
             results[key] = read(source, config_path)
         return deepcopy(results[key])
 
-    with patch.object(FileConfigSource, "load_config", load):
-        yield
+    return patch.object(reader, "load_config", load)
+
+
+def _modified(source: ConfigSource, config_path: str) -> int | None:
+    path = Path(source.path, source._normalize_file_name(config_path))
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def settings_for(

@@ -1,4 +1,4 @@
-"""Covering arrays: few rows in which every pair of settings occurs, instead of all combinations."""
+"""Few rows of settings instead of all combinations: covering arrays, and settings that take turns."""
 
 from __future__ import annotations
 
@@ -33,6 +33,23 @@ def pairwise(*factors: Sequence[Any]) -> list[tuple[Any, ...]]:
         uses.update(row.items())
         rows.append(tuple(levels[row[index]] for index, levels in enumerate(factors)))
     return rows
+
+
+def rotated(cases: Sequence[Any], levels: Sequence[Any], turns: Sequence[Any]) -> list[tuple[Any, Any, Any]]:
+    """Rows (case, level, turn) in which every case meets every level, each time with the next of `turns`.
+
+    For a case that is slow, where each level must be tried and any few of the turns will do.
+
+    Args:
+        cases: What every level is tried with.
+        levels: Met by every case.
+        turns: Taken one after the other; each case begins with another.
+    """
+    return [
+        (case, level, turns[(place + step) % len(turns)])
+        for place, case in enumerate(cases)
+        for step, level in enumerate(levels)
+    ]
 
 
 def _row(sizes: Sequence[int], missing: set[Pair], uses: Counter[tuple[int, int]]) -> dict[int, int]:

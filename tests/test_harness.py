@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -17,6 +19,9 @@ from tests.harness import CONF, composed_tree
         ("model=local", "model.path=x", "task=jsonl", "task.path=y", "method=hamburger_reference"),
         ("method=synthetic", "method/schedule=skip", "method.acceptance=[0.5]", "task=gsm8k_5shot"),
         ("experiment=smoke", "method=medusa"),
+        ("experiment=leaderboard", "method=swift"),
+        ("experiment=draft_length", "method=layerskip", "method.draft_length=10"),
+        ("experiment=paper_del", "method=sam", "task=xsum"),
     ],
 )
 def test_a_composed_tree_is_hydras_own(overrides: tuple[str, ...]) -> None:
@@ -28,3 +33,12 @@ def test_a_composed_tree_is_hydras_own(overrides: tuple[str, ...]) -> None:
     OmegaConf.set_struct(wanted, False)
     del wanted["hydra"]
     assert OmegaConf.to_yaml(composed) == OmegaConf.to_yaml(wanted)
+
+
+def test_a_yaml_file_is_parsed_once() -> None:
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compose("bench", ["method=swift"])
+        with patch.object(OmegaConf, "load", wraps=OmegaConf.load) as load:
+            compose("bench", ["method=swift", "seed=1"])
+    assert load.call_count == 0

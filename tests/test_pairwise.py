@@ -6,7 +6,7 @@ from itertools import combinations, product
 
 import pytest
 
-from tests.pairwise import pairwise
+from tests.pairwise import pairwise, rotated
 
 FACTORS = [
     (["a", "b"], [1, 2, 3]),
@@ -36,3 +36,11 @@ def test_many_factors_take_few_rows() -> None:
 
 def test_the_same_factors_give_the_same_rows() -> None:
     assert pairwise(*FACTORS[2]) == pairwise(*FACTORS[2])
+
+
+def test_turns_are_taken_so_that_every_two_settings_meet() -> None:
+    rows = rotated("abcd", [1, 2], "xyz")
+    assert len(rows) == 8
+    assert {row[:2] for row in rows} == set(product("abcd", [1, 2]))
+    assert {row[1:] for row in rows} == set(product([1, 2], "xyz"))
+    assert len({(case, turn) for case, _, turn in rows}) == 8

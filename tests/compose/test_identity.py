@@ -153,6 +153,8 @@ def test_every_key_makes_another_run_unless_it_changes_neither_ids_nor_times(met
     known = identity_of(settings_from(composed, choices))
     keys = [".".join(map(str, path)) for path in leaves(OmegaConf.to_container(composed, resolve=True))]
     assert len(keys) > 35
+    if method != "kangaroo":  # what is not the method's is the same for all
+        keys = [key for key in keys if key.startswith("method.")]
     same = set()
     for key in keys:
         for value in CANDIDATES:

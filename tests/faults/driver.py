@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,10 +15,9 @@ from threading import Lock
 from bench.compose.settings import Settings
 from tests.faults.harms import Harm
 from tests.faults.worker import run_command, run_settings
+from tests.forks import FORKS
 from tests.harness import settings_for
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.faults.worker", "tests.faults.preloaded"])
 PATIENCE_S = 300
 _NUMBERS = count()
 _REAPING = Lock()

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from transformers import OlmoeConfig
 
 from bench.compose.settings import Settings
+from bench.measure import finished, runner
+from bench.prove.source import source_hash
 from bench.records.model import Arm
 from bench.records.store import load_samples
 from bench.report.build import build
@@ -53,10 +56,7 @@ class Runs:
         prompts = self.folder / "prompts.jsonl"
         save_prompts(prompts, ["Tell me a story."], ["What is the capital?"])
         tiny = [*overrides, "task=jsonl", f"task.path={prompts}", "max_new_tokens=6", "measure=quick"]
-        tiny += [
-            f"results_dir={self.results}",
-            "model.prompts=official",
-        ]
+        tiny += [f"results_dir={self.results}", "model.prompts=official", "measure.warmup.max_rounds=1"]
         settings = settings_of(option, *tiny)
         models = [*(self.model(depth) for depth in DEPTHS), self.sparse_model()]
         loads = [(json.loads((path / "config.json").read_text()), partial(loaded, path)) for path in models]
@@ -88,8 +88,12 @@ def loaded(path: Path) -> Decoder:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("runs"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Of all methods; the code that each decodes with is hashed once, not at every start and resumption."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (runner, finished):
+            patch.setattr(module, "source_hash", cache(source_hash))
+        yield Runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

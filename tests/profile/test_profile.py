@@ -11,9 +11,10 @@ import pytest
 from bench.errors import UserError
 from bench.metrics.roofline import Costs, Curve
 from bench.profile.card import measured_card, static_card
+from bench.profile.cli import main
 from bench.profile.records import Bandwidth, Level, MethodCost, Profile, load_profile, save_profile
 from bench.report.profiles import draw_profile, layers_figure, passes_figure
-from tests.command import mistake_lines
+from tests.command import Done, mistake_lines, run_command
 from tests.harness import ROOT, save_random_model
 
 COSTS = Costs(100, 8, Curve((1, 2, 8), (0.010, 0.011, 0.016)), Curve((1, 8), (0.001, 0.002)), 0.002)
@@ -95,15 +96,20 @@ def test_figures_draw_every_context_with_its_roofline(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 0 for path in draw_profile(PROFILE, tmp_path / "one.json"))
 
 
-def profile(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.profile", f"results_dir={tmp_path}", *overrides]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
 def test_one_command_profiles_a_model_and_ends_in_json(tmp_path: Path) -> None:
     model = save_random_model(tmp_path / "model", context=1024)
-    quick = ["contexts=[16]", "rows=[1,4]", "turns=1", "limit_s=0", "buffer_mb=1", "prompts=1", "tokens=6"]
-    done = profile(tmp_path, "model=local", f"model.path={model}", "methods=[prompt_lookup]", *quick)
+    quick = [
+        "runtime.threads=1",
+        "contexts=[16]",
+        "rows=[1,4]",
+        "turns=1",
+        "limit_s=0",
+        "buffer_mb=1",
+        "prompts=1",
+        "tokens=6",
+    ]
+    local = ["model=local", f"model.path={model}", "methods=[prompt_lookup]", f"results_dir={tmp_path}"]
+    done = run_command(main, *local, *quick)
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert list(last["methods"]) == ["prompt_lookup"]
@@ -117,14 +123,23 @@ def test_one_command_profiles_a_model_and_ends_in_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "what"),
     [
-        ("methods=[kangroo]", "unknown method 'kangroo'"),
         ("turns=0", "turns must be at least 1"),
         ("contexts=[0]", "contexts must hold numbers from 1 on"),
         ("turrns=1", "unknown key turrns"),
     ],
 )
 def test_mistakes_take_two_lines(override: str, what: str, tmp_path: Path) -> None:
-    done = profile(tmp_path, override)
+    done = run_command(main, f"results_dir={tmp_path}", override)
+    assert_mistake(done, what)
+
+
+def test_a_mistake_ends_the_command_with_status_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.profile", f"results_dir={tmp_path}", "methods=[kangroo]"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert_mistake(done, "unknown method 'kangroo'")
+
+
+def assert_mistake(done: Done | subprocess.CompletedProcess[str], what: str) -> None:
     assert done.returncode == 2
     assert what in done.stderr
     assert len(mistake_lines(done.stderr)) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from bench.prove.certificates import Certificate
 from bench.prove.config import ProveConfig
 from bench.prove.crew import Crew, sensible_jobs
 from bench.prove.models import Models
+from tests.forks import FORKS
 
 TINY = "package:bench/assets/tiny"
 METHODS = [
@@ -39,9 +41,9 @@ def certificates(jobs: int) -> list[Certificate]:
 
 
 def test_another_process_makes_the_same_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_worker(jobs: int, *options: Any) -> ProcessPoolExecutor:
-        assert jobs == 2
-        return ProcessPoolExecutor(1, *options)  # each starts by importing torch and transformers
+    def one_worker(jobs: int, context: BaseContext, *options: Any) -> ProcessPoolExecutor:
+        assert (jobs, context.get_start_method()) == (2, "spawn")
+        return ProcessPoolExecutor(1, FORKS, *options)
 
     monkeypatch.setattr("bench.prove.crew.ProcessPoolExecutor", one_worker)
     alone = certificates(1)

@@ -26,6 +26,7 @@ from bench.runtime.experts.prediction import (
 )
 from bench.runtime.experts.slow_memory import Key, SlowMemory
 from bench.runtime.moe import Expert
+from tests.pairwise import rotated
 from tests.runtime.models import CONFIGS, tiny_pair, tokens
 from tests.runtime.moes import MOES
 
@@ -34,7 +35,10 @@ PROMPT = torch.tensor(tokens(9))
 STEPS = 14
 
 
-@pytest.fixture(scope="module", params=["olmoe", "qwen2-dense-layer", "qwen3-every-second-layer", "mixtral"])
+FAMILIES = ["olmoe", "qwen2-dense-layer", "qwen3-every-second-layer", "mixtral"]
+
+
+@pytest.fixture(scope="module")
 def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     return tiny_pair(MOES[request.param], tmp_path_factory.mktemp("checkpoint")).decoder
 
@@ -122,8 +126,9 @@ def predictors(decoder: Decoder) -> dict[str, Predictor]:
 POLICIES = ["on demand", "previous token", "next layer", "two ahead, changed", "adversary"]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("capacity", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize(
+    ("policy", "capacity", "decoder"), rotated(POLICIES, [1, 2, 3, 5, 100], FAMILIES), indirect=["decoder"]
+)
 def test_the_output_is_that_of_resident_experts_bit_for_bit(
     decoder: Decoder, policy: str, capacity: int
 ) -> None:

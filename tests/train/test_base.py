@@ -19,6 +19,7 @@ from bench.train.base.optim import orthogonalize
 from bench.train.corpus import training_dialogues
 from bench.train.data.tokenizer import train_tokenizer
 from bench.train.trainers.checkpoint import load_state, save_state
+from tests.forks import FORKS
 
 SHAPE = BaseShape(layers=4, hidden=32, heads=2, feed_forward=48, vocab=300, max_positions=512)
 RECIPE = BaseRecipe(
@@ -171,7 +172,8 @@ def test_training_learns_and_exports_a_hugging_face_model(run_folder: Path, tmp_
     assert torch.equal(model.lm_head.weight, trainer.model.model.embed_tokens.weight)
 
 
-def test_two_workers_share_a_run_and_stop_together(tmp_path: Path) -> None:
+def test_two_workers_share_a_run_and_stop_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda kind: FORKS)
     recipe = replace(RECIPE, steps=3, workers=2)
     assert train_base(recipe, tmp_path, stop_after=2) is None
     state = load_state(tmp_path, asdict(recipe))

@@ -18,7 +18,7 @@ from bench.runtime.sampling import Sampler, Sampling, draw
 from methods.core.acceptance import accept, accept_greedy, accept_sampling, residual
 
 V = 4
-TRIALS = 20_000
+TRIALS = 8_000
 FEW = 4_000  # enough to see the mistakes
 CRITICAL = 37.7  # chi-square of V * V - 1 = 15 degrees of freedom at 0.001
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""One round of each exact sampling rule, twenty thousand times in float64, against the target's own law.
+"""One round of each exact sampling rule, eight thousand times in float64, against the target's own law.
 
 Shapes: K drafted tokens, V vocabulary.
 """
@@ -17,7 +17,7 @@ from bench.runtime.sampling import Sampler, Sampling, draw
 from methods.core.acceptance import accept_sampling, accept_tree
 from methods.core.trees import Tree
 
-DRAWS = 20_000
+DRAWS = 8_000
 ALPHA = 1e-4
 CPU = torch.device("cpu")
 VOCABULARY = 5

@@ -21,6 +21,7 @@ from methods.expert_loading.loading import AcceleratedExperts
 from methods.expert_loading.module import entering_experts
 from tests.harness import CONF, ROOT, composed_settings
 from tests.methods.small import run
+from tests.pairwise import rotated
 
 LOADING = sorted(
     path.stem for path in (CONF / "method").glob("*.yaml") if "methods.expert_loading" in path.read_text()
@@ -43,9 +44,8 @@ def texts(count: int) -> list[Tensor]:
     return [torch.tensor(chat.prompt_ids([turn], [])[:200]) for turn in turns[:: len(turns) // count][:count]]
 
 
-@pytest.mark.parametrize("name", LOADING)
-@pytest.mark.parametrize("slots", ["null", "12", "3"])
-def test_shipped_methods_give_the_models_ids(name: str, slots: str) -> None:
+@pytest.mark.parametrize(("name", "turn", "slots"), rotated(LOADING, [1, 2], ["null", "12", "3"]))
+def test_shipped_methods_give_the_models_ids(name: str, turn: int, slots: str) -> None:
     found, decoder = target()
     settings = composed_settings(
         f"method={name}", "model=tiny_moe", f"method.slots={slots}", "method.megabytes_per_s=2000"

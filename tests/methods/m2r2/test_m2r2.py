@@ -20,7 +20,7 @@ from methods.m2r2.draft import M2R2
 from methods.m2r2.module import accelerated_rows
 from tests.methods.hidden_transfer.transfers import EVERY_KIND, built, own_ids
 from tests.methods.small import CPU, SHAPE, prompt, random_decoder, run
-from tests.pairwise import pairwise
+from tests.pairwise import rotated
 
 DEPTH = SHAPE["num_hidden_layers"]
 INTERVALS = [(0, 1), (0, 3), (2, 5)]
@@ -71,7 +71,7 @@ def saved(decoder: Decoder, folder: Path, **changes: Any) -> M2R2:
 
 
 @pytest.mark.parametrize(
-    ("family", "interval", "scale"), pairwise(list(EVERY_KIND), INTERVALS, [0.0, 0.3]), ids=str
+    ("family", "scale", "interval"), rotated(list(EVERY_KIND), [0.0, 0.3], INTERVALS), ids=str
 )
 def test_greedy_ids_are_the_targets_own(scale: float, interval: tuple[int, int], family: str) -> None:
     decoder = built(EVERY_KIND[family])
