@@ -39,6 +39,7 @@ LLAMA: Mapping[str, Any] = {
 }
 """What `KNOWN_SHAPES` leaves out: all that state no other family are Llamas."""
 _MODULE_FILES = ("module.safetensors", "model.safetensors")
+_SETTINGS_FILE = "module.json"
 _WIDTHS = {"float32": 4, "float64": 8}
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name, outputs first."""
@@ -216,8 +217,9 @@ def _module_shapes(settings: Settings, component: Component, gpu: Gpu | None) ->
     weights = component.params.get("weights")
     if weights is None:
         return {}
-    stored = _stored_shapes(Path(resolve_path(weights)))
-    if stored:
+    folder = Path(resolve_path(weights))
+    stored = _stored_shapes(folder)
+    if stored or (folder / _SETTINGS_FILE).is_file():  # settings alone, such as the layers to skip
         return stored
     announce(f"loading torch to count the modules of {component.name}, which are not trained yet")
     from bench.plan.empty_model import find_empty, new_module_shapes, planned_options

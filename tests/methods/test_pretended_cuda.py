@@ -136,11 +136,11 @@ def answer(method: Method, device: torch.device, clock: NoClock) -> Generation:
 
 
 def ways(name: str) -> list[tuple[Tier, str]]:
-    """Tiers on one such device, and how chains attend; over two, every method has the other of static and
-    eager passes.
+    """Tiers on one such device, and how recorded chains attend, which methods take in turn; over two devices,
+    every method has the other of static and eager passes.
     """
-    recorded: list[tuple[Tier, str]] = [("graph", "masked"), ("graph", "lengths")]
-    return recorded if tier_over_two(name) == "static" else [("static", "auto"), *recorded]
+    recorded: tuple[Tier, str] = ("graph", "masked" if METHODS.index(name) % 2 else "lengths")
+    return [recorded] if tier_over_two(name) == "static" else [("static", "auto"), recorded]
 
 
 def tier_over_two(name: str) -> Tier:

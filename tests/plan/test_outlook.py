@@ -38,6 +38,15 @@ def test_kangaroos_main_table_is_planned_without_a_network() -> None:
     assert "python -m bench.train method=kangaroo model=vicuna_7b" in text
 
 
+def test_a_method_whose_folder_holds_settings_alone_has_no_modules_to_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    size = planned("method=draft_verify", "model=tiny").size
+    assert size is not None
+    assert size.module_bytes == 0
+    assert "not trained yet" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("tier", "eager"), [("auto", 560), ("eager", 0)])
 def test_an_eager_arm_adds_one_answer_to_each_turn(tier: str, eager: int) -> None:
     outlook = planned("experiment=paper_kangaroo", "measure.eager=true", f"runtime.tier={tier}")

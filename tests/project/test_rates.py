@@ -13,7 +13,7 @@ from bench.records.model import Arm, Round, Sample, Timing
 from bench.records.rounds import Rounds
 from tests.harness import ROOT
 
-ARENA = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-7bdaef1a"
+ARENA = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-be4929a2"
 
 
 def sample(rounds: list[Round]) -> Sample:

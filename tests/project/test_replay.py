@@ -80,7 +80,7 @@ def test_the_board_of_spec_bench_comes_out_within_15_percent(name: str) -> None:
 
 
 def test_a_published_run_is_projected_and_called_so(capsys: pytest.CaptureFixture[str]) -> None:
-    run = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-7bdaef1a"
+    run = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-be4929a2"
     assert main([f"{run}:sam", "device=h200", "model=vicuna_7b", "batch=1,64"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("PROJECTION of ")
@@ -123,7 +123,7 @@ def test_a_measured_profile_gives_its_own_passes() -> None:
 
 
 def test_a_run_is_projected_by_a_measured_profile(capsys: pytest.CaptureFixture[str]) -> None:
-    run = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-7bdaef1a"
+    run = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-be4929a2"
     assert main([f"{run}:kangaroo", f"device={PROFILE}", "batch=1,4"]) == 0
     text = capsys.readouterr().out
     assert "shape_125m on AMD EPYC, 1 thread: passes measured there" in text

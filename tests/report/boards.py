@@ -145,6 +145,23 @@ def stored_arena(plan: ArenaPlan) -> StoredRun:
     return StoredRun(run, tuple(_arena_samples(plan)))
 
 
+def probed(run: StoredRun, weight_bytes: int, depth: int = 20) -> StoredRun:
+    """A run whose attempts know what passes of a made-up model cost here.
+
+    Args:
+        run: Of any methods.
+        weight_bytes: That a pass reads.
+        depth: Layers of the model.
+    """
+    passes = {"rows": [1, 2], "seconds": [0.01, 0.011]}
+    probe = {
+        "costs": {"context": 100, "depth": depth, "passes": passes, "head": passes, "dispatch_s": 0.0},
+        **{"weight_bytes": weight_bytes, "token_bytes": 10, "read_bytes_per_s": 1e10},
+    }
+    attempts = tuple({**attempt, "probe": probe} for attempt in run.run.attempts)
+    return replace(run, run=replace(run.run, attempts=attempts))
+
+
 def _arena_samples(plan: ArenaPlan) -> Iterator[Sample]:
     rng = random.Random(f"arena{plan.seed}")
     speeds = {"baseline": 1.0, **plan.methods, "control": plan.control}

@@ -7,13 +7,7 @@ from typing import Any
 from bench.records.rounds import Round, Rounds
 from bench.report.__main__ import main
 from bench.report.stored_runs import StoredRun
-from tests.report.boards import ArenaPlan, save, stored_arena
-
-PASS = {"rows": [1, 2], "seconds": [0.01, 0.011]}
-PROBE = {
-    "costs": {"context": 100, "depth": 20, "passes": PASS, "head": PASS, "dispatch_s": 0.0},
-    **{"weight_bytes": 10**8, "token_bytes": 10, "read_bytes_per_s": 1e10},
-}
+from tests.report.boards import ArenaPlan, probed, save, stored_arena
 
 
 def skipping() -> StoredRun:
@@ -28,8 +22,7 @@ def skipping() -> StoredRun:
             return replace(sample, rounds=Rounds.of([Round(2, 0, 1, 2, "length", 5)] * count))
         return sample
 
-    attempts = tuple({**attempt, "probe": PROBE} for attempt in run.run.attempts)
-    return replace(run, run=replace(run.run, attempts=attempts), samples=tuple(map(changed, run.samples)))
+    return replace(probed(run, 10**8), samples=tuple(map(changed, run.samples)))
 
 
 def test_methods_that_leave_layers_out_are_listed_with_their_share(tmp_path: Path, capsys: Any) -> None:

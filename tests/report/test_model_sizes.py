@@ -10,23 +10,15 @@ from bench.report.board import sections
 from bench.report.entries import entries
 from bench.report.model_sizes import size_figure, size_frame
 from bench.report.stored_runs import read_whole_run
-from tests.report.boards import ArenaPlan, save, stored_arena
-
-PASS = {"rows": [1, 2], "seconds": [0.01, 0.011]}
-COSTS = {"context": 100, "depth": 4, "passes": PASS, "head": PASS, "dispatch_s": 0.0}
+from tests.report.boards import ArenaPlan, probed, save, stored_arena
 
 
 def measured(results: Path, model: str, weight_bytes: int, **speeds: float) -> Path:
     """A stored run of several methods in bfloat16 on a made-up model of that size."""
-    made = stored_arena(ArenaPlan(speeds, questions=24))
-    probe = {"costs": COSTS, "weight_bytes": weight_bytes, "token_bytes": 10, "read_bytes_per_s": 1e10}
-    attempts = tuple({**attempt, "probe": probe} for attempt in made.run.attempts)
+    made = probed(stored_arena(ArenaPlan(speeds, questions=24)), weight_bytes)
     identity = {**made.run.identity, "weights": model}
     name = run_id("arena", made.run.task, model, identity)
-    return save(
-        replace(made, run=replace(made.run, model=model, run_id=name, identity=identity, attempts=attempts)),
-        results,
-    )
+    return save(replace(made, run=replace(made.run, model=model, run_id=name, identity=identity)), results)
 
 
 def test_methods_that_two_models_share_are_listed_by_size_and_drawn(tmp_path: Path, capsys: Any) -> None:

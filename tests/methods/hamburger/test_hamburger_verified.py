@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.modules import save_module
 from bench.runtime.sampling import Sampler, Sampling
 from bench.train.trainers.modules import observe
 from methods.core.base import Exactness, Trainable
@@ -127,6 +128,17 @@ def test_the_loss_reaches_every_weight() -> None:
     assert isinstance(method, Trainable)
 
 
+def test_a_narrow_micro_step_decoder_is_stored_and_read_as_such(tmp_path: Path) -> None:
+    decoder = random_decoder()
+    trainer = verified(micro_mlp_width=24).trainer()
+    module = trainer.new_module(decoder)
+    assert module.get_parameter("decoders.0.mlp.up_proj.weight").shape == (24, decoder.config.width)
+    save_module(tmp_path, module.state_dict(), trainer.provenance(decoder))
+    reader = verified(weights=str(tmp_path))
+    reader.attach(decoder)
+    assert reader._shape.micro_mlp_width == 24
+
+
 def test_weights_for_another_depth_are_refused(tmp_path: Path) -> None:
     decoder = random_decoder()
     method = saved_verified(decoder, tmp_path)
@@ -136,7 +148,7 @@ def test_weights_for_another_depth_are_refused(tmp_path: Path) -> None:
         method.attach(decoder)
 
 
-@pytest.mark.parametrize("changes", [{"max_group": 1}, {"micro_layers": 0}, {"floor": -1.0}], ids=str)
+@pytest.mark.parametrize("changes", [{"max_group": 1}, {"micro_layers": 0}, {"micro_mlp_width": 0}, {"floor": -1.0}], ids=str)
 def test_impossible_settings_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got"):
         verified(**changes)
