@@ -148,7 +148,9 @@ def test_weights_for_another_depth_are_refused(tmp_path: Path) -> None:
         method.attach(decoder)
 
 
-@pytest.mark.parametrize("changes", [{"max_group": 1}, {"micro_layers": 0}, {"micro_mlp_width": 0}, {"floor": -1.0}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"max_group": 1}, {"micro_layers": 0}, {"micro_mlp_width": 0}, {"floor": -1.0}], ids=str
+)
 def test_impossible_settings_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got"):
         verified(**changes)
