@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from bench.errors import UserError
+from bench.metrics.intervals import with_bar
 from bench.metrics.run_figures import number, speedup
 from bench.report.board import Section, sections
 from bench.report.entries import Entry, entries
@@ -89,7 +90,7 @@ def _row(label: str, entry: Entry) -> tuple[str, str, float, float, float, float
     if decode is None or length is None or probe is None:
         return None
     weights = probe.weight_bytes / _BYTES[entry.setting.dtype]
-    return label, entry.setting.model, weights, decode.estimate, *decode.bar, length
+    return label, entry.setting.model, weights, *with_bar(decode), length
 
 
 def _rows(found: Sequence[Section], frame: pd.DataFrame) -> list[tuple[str, ...]]:
