@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.cli import FAILED, OK, STATUS_FILE, report_mistake, run_composed
 from bench.compose.components import Component
 from bench.compose.mistakes import explain
+from bench.compose.tuned import with_tuned
 from bench.errors import UserError
 from bench.prove.certificates import Check
 from bench.prove.config import ProveConfig
@@ -162,6 +163,8 @@ def _component(name: str) -> Component:
     others = [item for item in HydraConfig.get().overrides.task if not item.startswith(f"{GROUP}=")]
     try:
         composed = compose("prove", [*others, f"{GROUP}={name}"])
+        if composed.tuned is not None:
+            composed = with_tuned(composed, name)
         return Component.from_node(GROUP, name, OmegaConf.to_container(composed.method, resolve=True))
     except Exception as error:
         raise explain(error) or error from error

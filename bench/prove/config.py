@@ -21,6 +21,7 @@ class ProveConfig:
         method: The method, or with a choice list or ``glob(*)`` several; each gets a certificate.
         model: Whose shipped modules are checked, beside random modules on random models.
         runtime: Where; a proof runs in fp32 and in bf16, so `dtype` is refused.
+        tuned: Folder of settings that `bench.tune` found, in the place of those of the methods' yaml files.
         prompts: Built-in prompts decoded greedily by the model.
         max_new_tokens: Tokens per prompt.
         draws: Sampled generations per setting of the sampler.
@@ -35,6 +36,7 @@ class ProveConfig:
     method: Any = MISSING
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    tuned: str | None = None
     prompts: int = 6
     max_new_tokens: int = 64
     draws: int = 2000

@@ -125,6 +125,18 @@ def test_settings_of_the_method_are_heeded(
     assert json.loads(stored.read_text())["params"] == {"slip": 0}
 
 
+def test_tuned_settings_are_what_is_proved(
+    myconf: Path, results_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tuned"
+    folder.mkdir()
+    (folder / "blunt.json").write_text(json.dumps({"model": "tiny", "settings": {"slip": 0}}))
+    arguments = ["--config-dir", str(myconf), "method=blunt", "model=tiny", f"tuned={folder}"]
+    assert prove(monkeypatch, results_dir, *arguments) == 0
+    (stored,) = (results_dir / "certificates").glob("blunt-*.json")
+    assert json.loads(stored.read_text())["params"] == {"slip": 0}
+
+
 def test_a_control_that_escapes_fails_the_command_though_the_method_is_exact(
     myconf: Path, results_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,8 +154,9 @@ def test_a_control_that_escapes_fails_the_command_though_the_method_is_exact(
         ("draws=3", "draws must be at least 200", "draws=200"),
         ("runtime.dtype=bfloat16", "runs in fp32 and in bf16", "leave runtime.dtype out"),
         ("model.path=/nowhere", "/nowhere", ""),
+        ("tuned=/nowhere", "tuned=/nowhere: there is no such folder", "python -m bench.tune"),
     ],
-    ids=["a name", "a name among several", "a pattern", "too few draws", "a precision", "no model"],
+    ids=["a name", "a name among several", "a pattern", "too few draws", "a precision", "no model", "no folder"],
 )
 def test_mistakes_are_told_in_two_lines(
     argument: str,
