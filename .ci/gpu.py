@@ -1,6 +1,6 @@
 """What is run on the day a GPU is at hand: phases with time limits, the most valuable first.
 
-    python .ci/gpu.py pack MODEL.gguf           here: cut the model file into pieces, build the wheels
+    python .ci/gpu.py pack MODEL.gguf           here: cut the model file into pieces, gather the wheels
     python .ci/gpu.py run OUT [PHASE ...]       there: all phases, or those that are named
     GPU_DRY=1 python .ci/gpu.py run OUT         anywhere: the same phases by their stand-ins on a CPU
 
@@ -33,6 +33,9 @@ WHEELS = (
     *("pytest", "pluggy", "iniconfig"),
 )
 """What such a machine lacks beside torch and transformers; all of it runs on any Python."""
+COMPILED_WHEELS = ("orjson",)
+"""What it lacks and is built for one Python, that of such a machine."""
+COMPILED_FOR = ("--only-binary=:all:", "--python-version=3.12", "--platform=manylinux_2_17_x86_64")
 PYTHON = (sys.executable, "-m")
 PYTEST = (*PYTHON, "pytest", "-q", "-p", "no:cacheprovider")
 GPU_TESTS = (
@@ -194,6 +197,7 @@ def _install() -> None:
     try:
         import gguf  # noqa: F401
         import hydra  # noqa: F401
+        import orjson  # noqa: F401
     except ImportError:
         pip = (*PYTHON, "pip", "install", "-q", "--no-deps")
         subprocess.run([*pip, *map(str, sorted((PIECES / "wheels").glob("*.whl")))], check=True)
@@ -201,17 +205,23 @@ def _install() -> None:
 
 
 def pack(model: Path) -> None:
-    """Cut a model file into pieces that fit beside the repository, and build the wheels."""
+    """Cut a model file into pieces that fit beside the repository, and gather the wheels."""
     shutil.rmtree(PIECES, ignore_errors=True)
     PIECES.mkdir()
     with model.open("rb") as content:
         for number, piece in enumerate(iter(lambda: content.read(PIECE_BYTES), b"")):
             (PIECES / f"model.gguf.{number:03}").write_bytes(piece)
-    wheel = (*PYTHON, "pip", "wheel", "-q", "--no-deps", "-w", str(PIECES / "wheels"))
-    subprocess.run([*wheel, *WHEELS], check=True)
+    _gather_wheels(PIECES / "wheels")
     sizes = [file.stat().st_size for file in sorted(PIECES.glob("model.gguf.*"))]
     text = f"{PIECES}: {len(sizes)} pieces of up to {max(sizes) >> 20} MiB; carry one a call"
     print(f"{text}, since the tree and what travels with it may hold 64 MiB")  # noqa: T201
+
+
+def _gather_wheels(folder: Path) -> None:
+    build = (*PYTHON, "pip", "wheel", "-q", "--no-deps", "-w", str(folder))
+    subprocess.run([*build, *WHEELS], check=True)
+    download = (*PYTHON, "pip", "download", "-q", "--no-deps", "-d", str(folder))
+    subprocess.run([*download, *COMPILED_FOR, *COMPILED_WHEELS], check=True)
 
 
 def joined() -> Path | None:

@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from bench.errors import UserError
 from bench.records.field_types import ROUND_TYPES, SAMPLE_TYPES, check_types, reason_of
 from bench.records.files import replacing
@@ -197,13 +199,22 @@ def from_line(line: bytes, shared: Shared | None = None) -> Sample:
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
-    """A line as JSON; so deep a nesting that reading it overflows is no JSON of ours."""
+    """A line as JSON."""
     try:
-        record = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("its JSON is nested too deeply") from error
+        record = orjson.loads(text)
+    except orjson.JSONDecodeError:  # what only json reads, such as NaN, is refused later, with its field
+        record = _leniently_parsed(text)
     if not isinstance(record, dict):
         raise TypeError("it is no JSON object")
+    return record
+
+
+def _leniently_parsed(text: bytes) -> object:
+    """As `json` reads it; so deep a nesting that reading it overflows is no JSON of ours."""
+    try:
+        record: object = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
     return record
 
 

@@ -2,16 +2,17 @@
 
 The search knows neither models nor decoding; its caller scores the sets. Most tries are random, every
 `bayes_interval`-th is suggested by Bayesian optimisation over all scores so far (SWIFT, arXiv 2410.06916,
-section 4.1). That needs the package bayesian-optimization, installed by the extra ``search``.
+section 4.1). That needs the package scikit-learn, installed by the extra ``search``.
 
 Shapes: n candidate sub-layers, m of them skipped.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,14 @@ from numpy.typing import NDArray
 from bench.errors import UserError
 from bench.runtime.decoder import Skip
 from methods.skipping.sublayer_skip import skip_of
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+_DRAWS, _STARTS = 10_000, 10
+"""Random points whose bound is looked at for a suggestion, and how many of the best are climbed from."""
+_STEP = 1e-7
+"""Distance of the neighbours that a slope is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ class SkipSearch:
         is_on: Whether the search goes on.
 
     Raises:
-        UserError: If the rules use the optimiser and bayesian-optimization is not installed.
+        UserError: If the rules use the optimiser and scikit-learn is not installed.
         ValueError: If there is only one set of this size.
     """
 
@@ -183,48 +192,77 @@ def _largest(point: NDArray[np.float64], number: int) -> list[int]:
 
 
 class _Bayes:
-    """Upper-confidence-bound suggestions from a Gaussian process over ``[0, 1] ** n``."""
+    """Upper-confidence-bound suggestions from a Gaussian process over ``[0, 1] ** n``.
+
+    The process and the way its bound is maximised, from the best of many random points uphill, are those of
+    the package bayesian-optimization, which SWIFT's authors use. The package asks for the bound of one point
+    at a time, which takes seconds of CPU per suggestion; here the points that a slope is made of are asked
+    for at once.
+    """
 
     def __init__(self, count: int, rules: SearchRules) -> None:
-        library = _library()
-        self._names = [f"{index:04d}" for index in range(count)]
-        self._optimizer = library.BayesianOptimization(
-            f=None,
-            pbounds=dict.fromkeys(self._names, (0.0, 1.0)),
-            acquisition_function=library.acquisition.UpperConfidenceBound(kappa=rules.kappa),
-            random_state=rules.seed,
-            verbose=0,
-            allow_duplicate_points=True,
-        )
-        self._optimizer.set_gp_params(alpha=rules.noise)
+        self._process = _process(rules)
+        self._count, self._kappa = count, rules.kappa
+        self._random = np.random.default_rng(rules.seed)
+        self._points: list[NDArray[np.float64]] = []
+        self._scores: list[float] = []
 
     def register(self, point: NDArray[np.float64], score: float) -> None:
-        """Add a score.
-
-        It is written to the optimiser's space directly, because the optimiser's own method also rereads all
-        scores. The space prints a message about a point that it holds already; such a point is shifted by an
-        amount too small to matter.
-        """
-        space = self._optimizer.space
-        space.register(np.abs(point - 1e-9 * len(space)) if point in space else point, score)
+        """Add a score; a point may have several."""
+        self._points.append(point)
+        self._scores.append(score)
 
     def suggest(self) -> NDArray[np.float64]:
-        """The point to score next; refits the Gaussian process to everything registered."""
-        point = self._optimizer.suggest()
-        return np.array([point[name] for name in self._names], dtype=np.float64)
+        """The point to score next, shape [n]; refits the Gaussian process to everything registered."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a length scale at its limit: few scores say little
+            self._process.fit(np.array(self._points), np.array(self._scores))
+        draws = self._random.random((_DRAWS, self._count))
+        starts = draws[np.argsort(-self._bounds(draws), kind="stable")[:_STARTS]]
+        ends = np.array([self._uphill(start) for start in starts])
+        best: NDArray[np.float64] = ends[self._bounds(ends).argmax()]
+        return best
+
+    def _bounds(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Upper confidence bounds [points] of points [points, n]."""
+        mean, deviation = self._process.predict(points, return_std=True)
+        bounds: NDArray[np.float64] = mean + self._kappa * deviation
+        return bounds
+
+    def _uphill(self, start: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The point where climbing from `start` ends."""
+        from scipy.optimize import minimize
+
+        limits = [(0.0, 1.0)] * self._count
+        end: NDArray[np.float64] = minimize(
+            self._depth_and_slope, start, jac=True, bounds=limits, method="L-BFGS-B"
+        ).x
+        return end
+
+    def _depth_and_slope(self, point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """The negative bound of a point and its slope, from one prediction of the point and n neighbours."""
+        here, *there = -self._bounds(np.vstack([point, point + _STEP * np.eye(self._count)]))
+        return float(here), (np.array(there) - here) / _STEP
 
 
-def _library() -> ModuleType:
-    """The package bayesian-optimization.
+def _process(rules: SearchRules) -> GaussianProcessRegressor:
+    """A Gaussian process with the settings of bayesian-optimization.
 
     Raises:
-        UserError: If it is not installed.
+        UserError: If scikit-learn is not installed.
     """
     try:
-        import bayes_opt
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import Matern
     except ImportError as error:
         raise UserError(
-            "the search for skipped sub-layers needs the package bayesian-optimization",
+            "the search for skipped sub-layers needs the package scikit-learn",
             "pip install 'self-speculative-bench[search]'; or set method.bayes_interval=0 to draw at random",
         ) from error
-    return bayes_opt
+    return GaussianProcessRegressor(
+        kernel=Matern(nu=2.5),
+        alpha=rules.noise,
+        normalize_y=True,
+        n_restarts_optimizer=5,
+        random_state=rules.seed,
+    )

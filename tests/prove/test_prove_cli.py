@@ -156,7 +156,15 @@ def test_a_control_that_escapes_fails_the_command_though_the_method_is_exact(
         ("model.path=/nowhere", "/nowhere", ""),
         ("tuned=/nowhere", "tuned=/nowhere: there is no such folder", "python -m bench.tune"),
     ],
-    ids=["a name", "a name among several", "a pattern", "too few draws", "a precision", "no model", "no folder"],
+    ids=[
+        "a name",
+        "a name among several",
+        "a pattern",
+        "too few draws",
+        "a precision",
+        "no model",
+        "no folder",
+    ],
 )
 def test_mistakes_are_told_in_two_lines(
     argument: str,
