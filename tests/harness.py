@@ -40,6 +40,12 @@ TEXTS = [
 ] * 20
 
 
+def published_arena() -> Path:
+    """The published run with most answers, whose table README shows."""
+    packed = (ROOT / "results" / "published" / "runs").glob("*/samples.jsonl.gz")
+    return max(packed, key=lambda file: file.stat().st_size).parent
+
+
 def save_random_model(
     folder: Path, layers: int = 4, context: int = 256, kind: type[LlamaConfig | OlmoeConfig] = LlamaConfig
 ) -> Path:

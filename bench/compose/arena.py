@@ -2,14 +2,14 @@
 
 The command line is composed once for each method, so that each has the settings of its own yaml file; what is
 not a method's own is the same for all. An entry is the name of a method, or the name with settings of its
-own. Two entries of one method are two arms.
+own, or ``{name: published}``, which leaves ``tuned=FOLDER`` aside. Two entries of one method are two arms.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,35 @@ log = logging.getLogger(__name__)
 BASELINE = "autoregressive"
 EVERYONE = "all"
 """Stands for every method that can run on the model."""
+PUBLISHED = "published"
+"""Stands for the settings of a method's yaml file where ``tuned`` names a folder of others."""
 LONGEST_SETTINGS = 48
 """Characters of settings within a label; longer ones would push the figures out of a table."""
 Compose = Callable[[Sequence[str]], tuple[DictConfig, Mapping[str, str | None]]]
 """Composes the command line anew with further overrides: Hydra's tree and the chosen options."""
 _SPELLING = "write 'methods=[kangaroo,{layerskip: {exit_layer: 2}}]', or methods=all"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of ``methods``.
+
+    Args:
+        name: Of a method.
+        changes: Settings of its own.
+        is_published: Whether tuned settings are left aside.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    is_published: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name of its arm."""
+        if self.is_published:
+            return f"{self.name.replace('/', '-')}[{PUBLISHED}]"
+        return _label(self.name, self.changes)
 
 
 def arena_settings(composed: DictConfig, compose: Compose, known: Sequence[str]) -> Settings:
@@ -48,33 +72,37 @@ def arena_settings(composed: DictConfig, compose: Compose, known: Sequence[str])
         OmegaConf.to_object(composed.methods) if OmegaConf.is_config(composed.methods) else composed.methods
     )
     if listed == EVERYONE:
-        return _merged(dict(_runnable(compose, known)))
+        return _merged(dict(_runnable(compose, known, composed.tuned)))
     if not isinstance(listed, list) or not listed:
         raise UserError(f"methods must be a list of methods, got {listed!r}", _SPELLING)
     runs: dict[str, Settings] = {}
-    for name, changes in map(_entry, listed):
-        label = _label(name, changes)
-        if label in runs:
-            raise UserError(f"methods names {label} twice", "give one of the two other settings")
-        runs[label] = _settings_of(compose, name, changes)
+    for entry in map(_entry, listed):
+        if entry.label in runs:
+            raise UserError(f"methods names {entry.label} twice", "give one of the two other settings")
+        runs[entry.label] = _settings_of(compose, entry, composed.tuned)
     return _merged(runs)
 
 
-def _settings_of(compose: Compose, name: str, changes: Mapping[str, Any]) -> Settings:
-    tree, choices = compose([f"method={name}"])
-    for key, value in changes.items():
+def _settings_of(compose: Compose, entry: _Entry, tuned: str | None) -> Settings:
+    if entry.is_published and tuned is None:
+        raise UserError(
+            f"{{{entry.name}: {PUBLISHED}}} says nothing without tuned=FOLDER",
+            f"write {entry.name}, or set tuned=",
+        )
+    tree, choices = compose([f"method={entry.name}", *(["tuned=null"] if entry.is_published else [])])
+    for key, value in entry.changes.items():
         OmegaConf.update(tree, f"method.{key}", value, force_add=True)
-    tree.methods = None
+    tree.methods, tree.tuned = None, tuned
     return settings_from(tree, choices)
 
 
-def _runnable(compose: Compose, known: Sequence[str]) -> Iterator[tuple[str, Settings]]:
+def _runnable(compose: Compose, known: Sequence[str], tuned: str | None) -> Iterator[tuple[str, Settings]]:
     """The methods that can run on this model; why others are left out goes to the log."""
     for name in known:
         if name == BASELINE:
             continue
         try:
-            settings = _settings_of(compose, name, {})
+            settings = _settings_of(compose, _Entry(name, {}), tuned)
             obstacle = _obstacle(settings)
         except UserError as mistake:
             obstacle = mistake.what
@@ -110,21 +138,23 @@ def _has_experts(model: ModelConfig) -> bool:
     return decoder_config(load_config(fetch(model.path, model.revision, COMPANIONS))).moe is not None
 
 
-def _entry(entry: object) -> tuple[str, Mapping[str, Any]]:
-    """Name and own settings of an entry of ``methods``."""
+def _entry(entry: object) -> _Entry:
+    """An entry of ``methods`` as it was written."""
     given = {entry: None} if isinstance(entry, str) else entry
     if not isinstance(given, dict) or len(given) != 1:
         raise UserError(
             f"an entry of methods must be a name or {{name: {{key: value}}}}, got {entry!r}", _SPELLING
         )
     ((name, changes),) = given.items()
-    if not isinstance(name, str) or not isinstance(changes, dict | None):
-        raise UserError(f"settings of {name!r} in methods must be {{key: value}}, got {changes!r}", _SPELLING)
+    is_published = changes == PUBLISHED
+    if not isinstance(name, str) or not (is_published or isinstance(changes, dict | None)):
+        wanted = f"{{key: value}} or {PUBLISHED}"
+        raise UserError(f"settings of {name!r} in methods must be {wanted}, got {changes!r}", _SPELLING)
     if name == BASELINE:
         raise UserError(f"methods names {BASELINE}, which every run measures anyway", "leave it out")
     if name in list(Arm):
         raise UserError(f"a method of a run of several must not be called {name}", "rename its yaml file")
-    return name, dict(changes or {})
+    return _Entry(name, {} if is_published else dict(changes or {}), is_published)
 
 
 def _label(name: str, changes: Mapping[str, Any]) -> str:

@@ -30,10 +30,13 @@ class Progress:
         """An arm begins to decode a question."""
         self._bar.tell(", ".join([f"{label} on {prompt_id}", *self._figures.words()]))
 
-    def add(self, sample: Sample) -> None:
+    def decoded(self) -> None:
+        """The arm has its answer, which is judged and stored together with those of the other arms."""
+        self._bar.add()
+
+    def stored(self, sample: Sample) -> None:
         """A sample is on disk."""
         self._figures.add(sample)
-        self._bar.add()
         if self._bar.is_shown and time.monotonic() - self._shown_at > TABLE_EVERY_S:
             self._shown_at = time.monotonic()
             self._bar.write("\n".join(self._figures.table()))

@@ -153,7 +153,7 @@ class Session:
         with Progress(sum(len(self._missing(cell)) for cell in cells)) as progress:
             for cell in cells:
                 for sample in self._measure(cell, progress):
-                    progress.add(self._store.append(sample))
+                    progress.stored(self._store.append(sample))
 
     def _missing(self, cell: Cell) -> list[str]:
         """Labels of the arms of a cell still to be decoded, in its order."""
@@ -166,6 +166,7 @@ class Session:
             progress.begin(label, cell.prompt.id)
             undecoded = blank(cell, label, cell.labels.index(label), self._before)
             samples[label] = self._try(undecoded, cell, self._decode)
+            progress.decoded()
             self._before = label
         baseline = samples.get(Arm.BASELINE) or self._store.good.get(key_of(cell, Arm.BASELINE))
         judge = partial(self._judged, baseline=baseline)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -243,6 +244,7 @@ def t_p_value(t: float, degrees: float) -> float:
     return _incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
 
 
+@lru_cache(maxsize=4096)  # runs that asked as many questions have the same degrees of freedom
 def t_quantile(level: float, degrees: float) -> float:
     """The t that Student's distribution stays within, on both sides, with probability `level`.
 

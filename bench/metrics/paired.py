@@ -71,10 +71,23 @@ def holm(p_values: Floats) -> Floats:
 def shared_ranks(costs: Costs, arms: Sequence[str], level: float = 0.95) -> dict[str, int]:
     """The rank of each of `arms`, 1 for the fastest; a rank is shared unless the difference is significant.
 
-    An arm's rank is one more than the number of arms that are significantly faster than it: those whose
-    p-value of equal speed, Holm-corrected over all pairs of `arms`, lies under 1 - `level`. Among equal arms
-    the chance that any rank differs is then at most 1 - `level`. Significance is not transitive: of
-    three arms the first may beat only the last, while the middle one shares the first rank with the first.
+    An arm's rank is one more than the number of arms that are significantly faster than it: the best of
+    `rank_ranges`.
+
+    Raises:
+        ValueError: If an arm does not exist.
+    """
+    return {name: best for name, (best, _) in rank_ranges(costs, arms, level).items()}
+
+
+def rank_ranges(costs: Costs, arms: Sequence[str], level: float = 0.95) -> dict[str, tuple[int, int]]:
+    """The best and the worst rank that each of `arms` may have, as far as differences are significant.
+
+    The best is one more than the number of arms that are significantly faster: those whose p-value of equal
+    speed, Holm-corrected over all pairs of `arms`, lies under 1 - `level`. The worst leaves room for the arms
+    that are significantly slower. Among equal arms the chance that any range excludes a rank is at most
+    1 - `level`. Significance is not transitive: of three arms the first may beat only the last, while the
+    middle one shares the first rank with the first.
 
     Raises:
         ValueError: If an arm does not exist.
@@ -87,8 +100,10 @@ def shared_ranks(costs: Costs, arms: Sequence[str], level: float = 0.95) -> dict
     adjusted = np.minimum(adjusted, adjusted.T)
     is_significant = adjusted < 1 - level  # [A, A]; false where the p-value is NaN
     is_slower = np.array([[interval.estimate < 1 for interval in row] for row in compared.intervals])
-    ranks = 1 + (is_significant & is_slower).sum(axis=1)
-    return {name: int(rank) for name, rank in zip(arms, ranks, strict=True)}
+    faster = (is_significant & is_slower).sum(axis=1)  # arms that are faster than each
+    slower = (is_significant & ~is_slower).sum(axis=1)
+    ranges = zip((1 + faster).tolist(), (len(arms) - slower).tolist(), strict=True)
+    return dict(zip(arms, ranges, strict=True))
 
 
 def _pair(costs: Costs, arm: str, other: str, level: float) -> tuple[Interval, float]:

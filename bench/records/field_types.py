@@ -7,8 +7,10 @@ here may hold anything, and one that is missing is no fault here: the dataclasse
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
+from operator import countOf
+from types import NoneType
 from typing import Any
 
 from bench.records.model import Arm, Verdict
@@ -49,42 +51,48 @@ def _or_null(check: Check) -> Check:
     return f"{check[0]} or null", lambda value: value is None or check[1](value)
 
 
-def _list_of(words: str, are_valid: Callable[[Sequence[Any], set[type]], bool]) -> Check:
+def _list_of(words: str, are_valid: Callable[[Sequence[Any]], bool]) -> Check:
     """A list whose values are checked together, since a check a value would take most of the reading time.
 
     Args:
         words: What each value must be.
-        are_valid: Whether all are, given the list and the types of its values.
+        are_valid: Whether all of them are.
     """
-    return (
-        f"a list, each {words}",
-        lambda value: isinstance(value, list | tuple) and are_valid(value, set(map(type, value))),
-    )
+    return f"a list, each {words}", lambda value: isinstance(value, list | tuple) and are_valid(value)
 
 
-def _counts_below(most: int) -> Callable[[Sequence[Any], set[type]], bool]:
-    return lambda values, types: types <= {int} and (not values or 0 <= min(values) <= max(values) < most)
+def _are_all(kind: type, values: Sequence[Any]) -> bool:
+    """Whether every value is of this very type: true is no whole number here."""
+    return countOf(map(type, values), kind) == len(values)
 
 
-def _few_counts_below(most: int) -> Callable[[Sequence[Any], set[type]], bool]:
-    """As `_counts_below`, in half its time where a list holds few different numbers."""
-    are_valid = _counts_below(most)
-    return lambda values, types: types <= {int} and are_valid([*set(values)], types)
+def _are_below(most: int, counts: Collection[int]) -> bool:
+    return not counts or 0 <= min(counts) <= max(counts) < most
 
 
-def _are_seconds(values: Sequence[Any], types: set[type]) -> bool:
-    if types <= {float}:
+def _are_ids(values: Sequence[Any]) -> bool:
+    return _are_all(int, values) and _are_below(_MOST, values)
+
+
+def _are_round_counts(values: Sequence[Any]) -> bool:
+    """Of many rounds, which hold few different numbers."""
+    return _are_all(int, values) and _are_below(_MOST_IN_ROUND, set(values))
+
+
+def _are_seconds(values: Sequence[Any]) -> bool:
+    if _are_all(float, values):
         return not values or (min(values) >= 0 and sum(values) < _MOST_NUMBER)  # a nan makes the sum one
     return all(map(_is_seconds, values))
 
 
-def _are_texts(values: Sequence[Any], types: set[type]) -> bool:
-    return types <= {str} and all(map(_is_text, set(values)))
+def _are_texts(values: Sequence[Any]) -> bool:
+    return _are_all(str, values) and all(map(_is_text, set(values)))
 
 
-def _are_layers(values: Sequence[Any], types: set[type]) -> bool:
-    numbers = [value for value in values if value is not None] if types != {type(None)} else []
-    return _counts_below(_MOST_IN_ROUND)(numbers, types - {type(None)})
+def _are_layers(values: Sequence[Any]) -> bool:
+    if _are_all(NoneType, values):
+        return True
+    return _are_round_counts([value for value in values if value is not None])
 
 
 def _values(check: Check) -> Check:
@@ -104,11 +112,11 @@ NUMBER: Check = ("a finite number", _is_number)
 SECONDS: Check = ("a finite number of at least 0", _is_seconds)
 OBJECT: Check = ("an object", _is_object)
 FLAG: Check = ("true or false", _is_flag)
-COUNTS: Check = _list_of(COUNT[0], _counts_below(_MOST))
+COUNTS: Check = _list_of(COUNT[0], _are_ids)
 TEXTS: Check = _list_of(TEXT[0], _are_texts)
 ALL_SECONDS: Check = _list_of(SECONDS[0], _are_seconds)
 _SMALL_COUNT = f"a whole number from 0 to {_MOST_IN_ROUND - 1}"
-ROUND_COUNTS: Check = _list_of(_SMALL_COUNT, _few_counts_below(_MOST_IN_ROUND))
+ROUND_COUNTS: Check = _list_of(_SMALL_COUNT, _are_round_counts)
 LAYERS: Check = _list_of(f"{_SMALL_COUNT} or null", _are_layers)
 
 SAMPLE_TYPES: Mapping[str, Check] = {

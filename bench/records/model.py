@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from bench.records.rounds import Round as Round  # methods name this module for all that they return
 from bench.records.rounds import Rounds
 
@@ -156,7 +158,8 @@ class Timing:
     rounds_s: array[float] = field(default_factory=lambda: array("d"))
 
     def __post_init__(self) -> None:
-        times = (self.prefill_s, self.decode_s, *self.phases_s.values(), min(self.rounds_s, default=0.0))
+        shortest_round = np.asarray(self.rounds_s).min(initial=0.0)
+        times = (self.prefill_s, self.decode_s, *self.phases_s.values(), shortest_round)
         if not all(seconds >= 0 for seconds in times):
             raise ValueError(f"times must not be negative, the timer went back: {self}")
 

@@ -168,7 +168,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     announce(f"reading the runs in {options.results}; tables and figures come next")
     from bench.report.build import build, differences, write
 
-    board = build(options.results)
+    board = build(options.results, is_drawn=not options.check)
     status = FAILED if board.unreadable or (options.strict and board.failures) else OK
     for mistake in board.unreadable:
         report_mistake(UserError(f"left out: {mistake.what}", mistake.fix))
@@ -204,10 +204,9 @@ def _excerpt(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     announce(f"reading {options.run_a} and {options.run_b}")
-    from bench.report.compare import compare_runs, comparison_text
-    from bench.report.stored_runs import read_run
+    from bench.report.agreement import compared
 
-    _say(comparison_text(compare_runs(read_run(options.run_a), read_run(options.run_b))))
+    _say(compared(options.run_a, options.run_b))
     return OK
 
 

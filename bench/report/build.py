@@ -17,13 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from bench.errors import UserError
 from bench.records.files import write_bytes, write_text
 from bench.report.board import Section, sections
 from bench.report.claims import load_papers
 from bench.report.document import SHOWN_AS_CHARTS, Chapter, Document, paper_claims, section_chapter
+from bench.report.drawing import NOT_DRAWN, Drawn, Order, draw_all
 from bench.report.entries import Entry, entries
 from bench.report.exchange.rows import elsewhere_chapters
 from bench.report.pages import html_claims, html_page, html_run, markdown_claims, markdown_page
@@ -31,7 +30,6 @@ from bench.report.profiles import profile_chapters
 from bench.report.routing import routing_chapters
 from bench.report.run_pages import FOLDER, RunPage, run_pages
 from bench.report.stored_runs import read_runs
-from bench.report.style import png, svg
 from bench.report.tables import csv_rows, section_tables
 
 LEADERBOARD, LEADERBOARD_CSV = "leaderboard.html", "leaderboard.csv"
@@ -62,8 +60,12 @@ class Leaderboard:
         return sum(sum([*part.failures.values(), *part.eager_failures.values()]) for part in summaries)
 
 
-def build(results: Path) -> Leaderboard:
+def build(results: Path, *, is_drawn: bool = True) -> Leaderboard:
     """The leaderboard of a results folder: first the board itself, then what explains it.
+
+    Args:
+        results: The results folder.
+        is_drawn: Without drawings it takes half the time, and does for `differences`.
 
     Raises:
         UserError: If there are no runs that can be read, or a list of claims is corrupt.
@@ -90,16 +92,41 @@ def build(results: Path) -> Leaderboard:
         page.run_id: page.name for page in reversed(pages)
     }  # of a published run and its copy, the former
     whole = Document((*chapters, *others), paper_claims(papers, board), names)
-    figures = _figures(whole.chapters)
-    drawings = _drawings(figures)
-    texts = _texts(whole, drawings) | {LEADERBOARD_CSV: csv_text(board)}
-    texts |= {f"{FOLDER}/{page.name}.html": _run_text(page, chapters, drawings) for page in pages}
-    return Leaderboard(
-        tuple(every_entry),
-        texts,
-        {f"{name}.png": png(figure) for name, figure in figures.items()},
-        tuple(read.unreadable.values()),
-    )
+    orders = _orders(whole.chapters) + _orders_of_pages(pages, whole.chapters)
+    files = draw_all(orders) if is_drawn else [NOT_DRAWN] * len(orders)
+    drawn = dict(zip(orders, files, strict=True))
+    on_board = _elements(drawn)
+    texts = _texts(whole, on_board) | {LEADERBOARD_CSV: csv_text(board)}
+    texts |= {
+        f"{FOLDER}/{page.name}.html": html_run(page, _elements(drawn, page.name) or on_board, LEADERBOARD)
+        for page in pages
+    }
+    pictures = {f"{order.name}.png": files.png for order, files in drawn.items() if order.as_png}
+    return Leaderboard(tuple(every_entry), texts, pictures, tuple(read.unreadable.values()))
+
+
+def _orders_of_pages(pages: Sequence[RunPage], chapters: Sequence[Chapter]) -> list[Order]:
+    """The figures of pages that show what the board does not."""
+    own = [page for page in pages if not any(page.chapter is chapter for chapter in chapters)]
+    return [order for page in own for order in _orders([page.chapter], page.name)]
+
+
+def _orders(chapters: Sequence[Chapter], page: str = "") -> list[Order]:
+    """The figures of chapters; of the board's, a page of HTML draws some itself, as charts."""
+    named = [
+        (f"{chapter.anchor}-{picture.name}", picture.figure)
+        for chapter in chapters
+        for picture in chapter.pictures
+    ]
+    return [
+        Order(name, figure, page, as_svg=not name.endswith(SHOWN_AS_CHARTS), as_png=not page)
+        for name, figure in named
+    ]
+
+
+def _elements(drawn: Mapping[Order, Drawn], page: str = "") -> dict[str, str]:
+    """SVG elements by name: the board's, or those that a page has of its own."""
+    return {order.name: files.svg for order, files in drawn.items() if order.as_svg and order.page == page}
 
 
 def _texts(whole: Document, drawings: Mapping[str, str]) -> dict[str, str]:
@@ -109,13 +136,6 @@ def _texts(whole: Document, drawings: Mapping[str, str]) -> dict[str, str]:
         "claims.md": markdown_claims(whole.claims),
         "claims.html": html_claims(whole.claims, LEADERBOARD),
     }
-
-
-def _run_text(page: RunPage, chapters: Sequence[Chapter], drawings: Mapping[str, str]) -> str:
-    """The page of a run, with the board's drawings where it shows the same chapter."""
-    if not any(page.chapter is chapter for chapter in chapters):
-        drawings = _drawings(_figures([page.chapter]))
-    return html_run(page, drawings, LEADERBOARD)
 
 
 def write(board: Leaderboard, results: Path) -> list[Path]:
@@ -177,17 +197,3 @@ def csv_text(board: Sequence[Section]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(csv_rows(board))
     return buffer.getvalue()
-
-
-def _figures(chapters: Sequence[Chapter]) -> dict[str, Figure]:
-    """Every figure by the name of its files."""
-    return {
-        f"{chapter.anchor}-{picture.name}": picture.figure
-        for chapter in chapters
-        for picture in chapter.pictures
-    }
-
-
-def _drawings(figures: Mapping[str, Figure]) -> dict[str, str]:
-    """The figures that pages of HTML hold, as SVG elements."""
-    return {name: svg(figure, name) for name, figure in figures.items() if not name.endswith(SHOWN_AS_CHARTS)}

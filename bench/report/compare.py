@@ -71,8 +71,8 @@ class Paired:
         return f"{speed}: {second if factor.estimate > 1 else first} is faster."
 
 
-def compare_runs(first: StoredRun, second: StoredRun) -> Paired:
-    """The speed of run B (`second`) over that of run A (`first`).
+def compare_runs(first: StoredRun, second: StoredRun, level: float = 0.95) -> Paired:
+    """The speed of run B (`second`) over that of run A (`first`), with intervals at `level`.
 
     Repeats and sessions of a run count together: the runs were measured at different times, so theirs do not
     pair up. The intervals allow for other questions, not for other sessions.
@@ -95,9 +95,9 @@ def compare_runs(first: StoredRun, second: StoredRun) -> Paired:
     return Paired(
         names=_names(first, second),
         questions=len(questions),
-        relative=faster_by(relative, "B", "A"),
-        raw=faster_by_total(Costs.by_question({"A": method_a, "B": method_b}), "B", "A"),
-        baselines=faster_by_total(Costs.by_question({"A": base_a, "B": base_b}), "B", "A"),
+        relative=faster_by(relative, "B", "A", level),
+        raw=faster_by_total(Costs.by_question({"A": method_a, "B": method_b}), "B", "A", level),
+        baselines=faster_by_total(Costs.by_question({"A": base_a, "B": base_b}), "B", "A", level),
         others=(len(complete[0] - complete[1]), len(complete[1] - complete[0])),
     )
 

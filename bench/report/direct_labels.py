@@ -35,7 +35,7 @@ def label_points(axes: Axes, points: Sequence[Point], spans: Sequence[tuple[floa
         spans: Lower and upper end of each point's interval, which labels keep clear of.
     """
     figure = axes.figure
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     frame = axes.get_window_extent()
     taken = [_box(axes, x, low, high) for (_, x, _), (low, high) in zip(points, spans, strict=False)]
     taken += [_box(axes, x, y, y) for _, x, y in points]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import pytest
 
 from bench.cli import main
-from bench.compose.arena import _label
+from bench.compose.arena import _label, arena_settings
 from bench.compose.mistakes import explain
 from bench.compose.places import require_places
+from bench.compose.settings import prepared
 from bench.compose.workbench import prepare_run
 from bench.errors import UserError
 from bench.records.model import Arm
 from tests.command import run_command
-from tests.harness import arena_for, arena_of, composed_settings, settings_for
+from tests.harness import arena_for, arena_of, composed_settings, composed_tree, settings_for
 
 TRAINING_FREE = "[prompt_lookup,{layerskip: {exit_layer: 2}},sam]"
 
@@ -54,6 +56,17 @@ def test_two_entries_of_one_method_are_two_arms() -> None:
     assert list(settings.methods) == ["sam", "layerskip[exit_layer=2]", "layerskip[exit_layer=3]"]
 
 
+def test_published_settings_stand_beside_tuned_ones(tmp_path: Path) -> None:
+    text = json.dumps({"model": "tiny", "settings": {"draft_length": 2}})
+    (tmp_path / "sam.json").write_text(text)
+    given = ["methods=[{sam: published},sam]", "model=tiny", f"tuned={tmp_path}"]
+    composed, _ = composed_tree(*given)
+    settings = arena_settings(composed, lambda more: prepared(*composed_tree(*given[1:], *more)), ())
+    lengths = {label: method.params["draft_length"] for label, method in settings.methods.items()}
+    assert lengths == {"sam[published]": 39, "sam": 2}
+    assert settings.config["tuned"] == str(tmp_path)
+
+
 def test_long_settings_stand_in_a_label_as_a_hash() -> None:
     rates = {"acceptance": [0.1234, 0.2345, 0.3456, 0.4567, 0.5678, 0.6789, 0.789]}
     assert re.fullmatch(r"synthetic\[#[0-9a-f]{6}\]", _label("synthetic", rates))
@@ -80,7 +93,8 @@ def test_a_second_baseline_can_be_switched_off_and_on() -> None:
         ("[autoregressive,sam]", "methods names autoregressive, which every run", "leave it out"),
         ("[sam,sam]", "methods names sam twice", "give one of the two other settings"),
         ("[{sam: {max_match: 3}},{sam: {max_match: 3}}]", "methods names sam[max_match=3] twice", "other"),
-        ("[{sam: 3}]", "settings of 'sam' in methods must be {key: value}, got 3", "write"),
+        ("[{sam: 3}]", "settings of 'sam' in methods must be {key: value} or published, got 3", "write"),
+        ("[{sam: published}]", "{sam: published} says nothing without tuned=FOLDER", "write sam"),
         ("[{sam: {}, swift: {}}]", "an entry of methods must be a name or {name: {key: value}}", "write"),
         ("[3]", "an entry of methods must be a name", "write"),
         ("[control]", "must not be called control", "rename its yaml file"),

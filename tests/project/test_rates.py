@@ -11,9 +11,7 @@ from bench.project.__main__ import main, settings_of
 from bench.project.rates import Rates
 from bench.records.model import Arm, Round, Sample, Timing
 from bench.records.rounds import Rounds
-from tests.harness import ROOT
-
-ARENA = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-be4929a2"
+from tests.harness import published_arena
 
 
 def sample(rounds: list[Round]) -> Sample:
@@ -45,7 +43,7 @@ def test_too_few_rounds_are_refused() -> None:
 
 
 def test_a_published_run_gives_settings_that_compose(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"{ARENA}:kangaroo", "as=rates"]) == 0
+    assert main([f"{published_arena()}:kangaroo", "as=rates"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("kangaroo: 'method.acceptance=[0.29")
     assert "method.schedule.exit_at=2" in text

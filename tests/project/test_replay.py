@@ -17,7 +17,7 @@ from bench.project.passes import LOOPS, Loop, Measured, Roofline
 from bench.project.replay import Source, projected
 from bench.records.model import Arm, Round, Sample, Timing
 from bench.records.rounds import Rounds
-from tests.harness import ROOT
+from tests.harness import ROOT, published_arena
 
 TOY = Gpu("toy", 1000, 100.0, 1000.0)
 PASSES = Roofline(TOY, "toy", parameters=50, width=2, token_bytes=0, loop=Loop(0.0, 0.25))
@@ -80,8 +80,7 @@ def test_the_board_of_spec_bench_comes_out_within_15_percent(name: str) -> None:
 
 
 def test_a_published_run_is_projected_and_called_so(capsys: pytest.CaptureFixture[str]) -> None:
-    run = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-be4929a2"
-    assert main([f"{run}:sam", "device=h200", "model=vicuna_7b", "batch=1,64"]) == 0
+    assert main([f"{published_arena()}:sam", "device=h200", "model=vicuna_7b", "batch=1,64"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("PROJECTION of ")
     assert "nothing was run there" in text
@@ -123,8 +122,7 @@ def test_a_measured_profile_gives_its_own_passes() -> None:
 
 
 def test_a_run_is_projected_by_a_measured_profile(capsys: pytest.CaptureFixture[str]) -> None:
-    run = ROOT / "results" / "published" / "runs" / "arena-spec_bench-smollm2-be4929a2"
-    assert main([f"{run}:kangaroo", f"device={PROFILE}", "batch=1,4"]) == 0
+    assert main([f"{published_arena()}:kangaroo", f"device={PROFILE}", "batch=1,4"]) == 0
     text = capsys.readouterr().out
     assert "shape_125m on AMD EPYC, 1 thread: passes measured there" in text
     assert "| kangaroo | 1." in text

@@ -263,8 +263,3 @@ def test_no_runs_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixtur
     error, fix = mistake_lines(capsys.readouterr().err)
     assert "holds no runs" in error
     assert fix.startswith("fix: measure one first")
-
-
-def test_the_committed_leaderboard_follows_from_the_committed_records() -> None:
-    with undrawn():  # drawings are not compared
-        assert main([str(ROOT / "results" / "published"), "--check"]) == 0
