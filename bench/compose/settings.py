@@ -67,7 +67,7 @@ class Settings:
     @property
     def first_line(self) -> str:
         """What a start says before it loads anything."""
-        names = ", ".join(method.name for method in self.methods.values())
+        names = ", ".join(self.methods) if self.is_arena else self.method.name
         place = f"{names} on {self.task.name}, model {self.model.name}"
         return f"{place}: records are read, torch and model loaded; warm-up and measuring come next"
 

@@ -1,9 +1,9 @@
 """Two runs of several methods: has every method the same speed and the same rank in both?
 
-Speeds are compared as `bench.report.compare` does it: each relative to its own baseline, question by question.
-A rank is known as a range, from the methods that are faster for certain to those that are slower for certain.
-Two runs agree on a method if the interval of its speed in B over that in A contains 1, at the level that runs
-are checked with, and if its ranges of ranks overlap.
+Speeds are compared as `bench.report.compare` does it: each relative to its own baseline, question by
+question. A rank is known as a range, from the methods that are faster for certain to those that are slower
+for certain. Two runs agree on a method if the interval of its speed in B over that in A contains 1, at the
+level that runs are checked with, and if its ranges of ranks overlap.
 """
 
 from __future__ import annotations
