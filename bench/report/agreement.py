@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from bench.errors import UserError
-from bench.metrics.arena import PLAIN, Contest, arena_figures
+from bench.metrics.arena import PLAIN, Arena, Contest, arena_figures
 from bench.metrics.intervals import GATE_LEVEL, Interval
 from bench.metrics.paired import rank_ranges
 from bench.records.model import Run, Sample
 from bench.records.store import load_run
-from bench.report.compare import Paired, compare_runs, comparison_text
+from bench.report.compare import compare_runs, comparison_text
 from bench.report.stored_runs import StoredRun, folder_and_method, load_whole, part_of, read_run
 from bench.show.layout import text_table
 
@@ -39,8 +40,7 @@ class Standing:
     def words(self) -> tuple[str, str]:
         """Speedup and ranks as cells of a table."""
         low, high = self.ranks
-        speed = f"{self.speedup.estimate:.2f}x [{self.speedup.low:.2f}, {self.speedup.high:.2f}]"
-        return speed, f"{low}" if low == high else f"{low} to {high}"
+        return f"{self.speedup.estimate:.2f}x", f"{low}" if low == high else f"{low} to {high}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,29 @@ class Agreement:
         return " and ".join([*parts, *(["rank"] if is_apart else [])])
 
 
+@dataclass(frozen=True, slots=True)
+class WholeRun:
+    """A run of several methods with its samples and figures."""
+
+    run: Run
+    samples: Sequence[Sample]
+    figures: Arena
+
+    @classmethod
+    def of(cls, run: Run, samples: Sequence[Sample]) -> Self:
+        """With the figures that follow from the samples."""
+        return cls(run, samples, arena_figures(run, samples))
+
+    def part(self, label: str) -> StoredRun:
+        """One of its methods as a run of its own."""
+        return StoredRun(*part_of(self.run, self.samples, label), label=label)
+
+    def standings(self) -> Mapping[str, Standing]:
+        """Where every method with a speedup stands, among the lossless or among the lossy ones."""
+        kinds = [kind for kind in (self.figures.lossless, self.figures.lossy) if kind is not None]
+        return {label: standing for kind in kinds for label, standing in _of_contest(kind).items()}
+
+
 def compared(first: Path, second: Path) -> str:
     """Two runs compared, as text: of several methods each, or of one.
 
@@ -77,23 +100,28 @@ def compared(first: Path, second: Path) -> str:
     """
     if not (_is_arena(first) and _is_arena(second)):
         return comparison_text(compare_runs(read_run(first), read_run(second)))
-    wholes = [load_whole(folder_and_method(given)[0]) for given in (first, second)]
-    return agreement_text(agreements(*wholes))
+    wholes = [WholeRun.of(*load_whole(folder_and_method(given)[0])) for given in (first, second)]
+    doubts = [
+        f"run {letter} is not ranked: {whole.figures.lossless.reason}"
+        for letter, whole in zip("AB", wholes, strict=True)
+        if whole.figures.lossless.reason
+    ]
+    return "\n".join([*doubts, agreement_text(agreements(*wholes))])
 
 
-def agreements(first: tuple[Run, Sequence[Sample]], second: tuple[Run, Sequence[Sample]]) -> list[Agreement]:
+def agreements(first: WholeRun, second: WholeRun) -> list[Agreement]:
     """What two runs of several methods, A and B, say of the methods that both hold.
 
     Raises:
         UserError: As `compared`.
     """
-    standings = [_standings(*whole) for whole in (first, second)]
+    standings = first.standings(), second.standings()
     common = [label for label in standings[0] if label in standings[1]]
     if not common:
-        names = " and ".join(", ".join(run.methods) for run, _ in (first, second))
+        names = " and ".join(", ".join(whole.run.methods) for whole in (first, second))
         raise UserError(f"no method was measured in both runs: {names}", "compare runs of the same methods")
     return [
-        Agreement(label, standings[0][label], standings[1][label], _moved(label, first, second).relative)
+        Agreement(label, standings[0][label], standings[1][label], _moved(label, first, second))
         for label in common
     ]
 
@@ -101,7 +129,7 @@ def agreements(first: tuple[Run, Sequence[Sample]], second: tuple[Run, Sequence[
 def agreement_text(found: Sequence[Agreement]) -> str:
     """A sentence, and a line per method that was measured in both runs."""
     apart = [agreement for agreement in found if agreement.differs_in]
-    rows = [("method", "speedup in A", "in B", "B over A", "rank in A", "in B", "differs in")]
+    rows = [("method", "in A", "in B", "B over A", "ranks A", "ranks B", "differs in")]
     for agreement in found:
         (speed_a, rank_a), (speed_b, rank_b) = agreement.first.words, agreement.second.words
         moved = f"{agreement.moved.estimate:.2f}x [{agreement.moved.low:.2f}, {agreement.moved.high:.2f}]"
@@ -122,13 +150,6 @@ def _is_arena(given: Path) -> bool:
     return not label and bool(load_run(folder).methods)
 
 
-def _standings(run: Run, samples: Sequence[Sample]) -> Mapping[str, Standing]:
-    """Where every method of a run stands, among the lossless or among the lossy ones."""
-    figures = arena_figures(run, samples)
-    kinds = [contest for contest in (figures.lossless, figures.lossy) if contest is not None]
-    return {label: standing for contest in kinds for label, standing in _of_contest(contest).items()}
-
-
 def _of_contest(contest: Contest) -> dict[str, Standing]:
     """Where the methods stand that have a speedup."""
     names = contest.costs.names
@@ -142,6 +163,6 @@ def _of_contest(contest: Contest) -> dict[str, Standing]:
     }
 
 
-def _moved(label: str, first: tuple[Run, Sequence[Sample]], second: tuple[Run, Sequence[Sample]]) -> Paired:
-    stored = [StoredRun(*part_of(run, samples, label), label=label) for run, samples in (first, second)]
-    return compare_runs(*stored, level=GATE_LEVEL)
+def _moved(label: str, first: WholeRun, second: WholeRun) -> Interval:
+    """The speed of a method in B over that in A."""
+    return compare_runs(first.part(label), second.part(label), level=GATE_LEVEL).relative

@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.records.model import Run, Sample
 from bench.report.__main__ import main
-from bench.report.agreement import agreement_text, agreements
+from bench.report.agreement import WholeRun, agreement_text, agreements
 from tests.report.boards import ArenaPlan, save, stored_arena
 
 PLAN = ArenaPlan({"sam": 1.5, "kangaroo": 1.2, "swift": 0.8, "hamburger": 1.4}, lossy=("hamburger",))
 
 
-def whole(plan: ArenaPlan) -> tuple[Run, tuple[Sample, ...]]:
+def whole(plan: ArenaPlan) -> WholeRun:
     made = stored_arena(plan)
-    return made.run, made.samples
+    return WholeRun.of(made.run, made.samples)
 
 
 def test_two_seeds_of_one_machine_agree() -> None:
@@ -50,6 +49,12 @@ def test_only_methods_of_both_runs_are_compared() -> None:
     assert [agreement.method for agreement in agreements(whole(PLAN), whole(fewer))] == ["sam"]
     with pytest.raises(UserError, match="no method was measured in both runs"):
         agreements(whole(fewer), whole(replace(PLAN, methods={"kangaroo": 1.2})))
+
+
+def test_a_run_without_ranks_says_so_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = (PLAN, replace(PLAN, seed=1, control=1.2))
+    assert main(["compare", *(str(save(stored_arena(plan), tmp_path)) for plan in plans)]) == 0
+    assert capsys.readouterr().out.startswith("run B is not ranked: ")
 
 
 def test_the_command_tells_runs_of_several_methods_by_themselves(
