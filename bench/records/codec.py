@@ -10,9 +10,8 @@ holds no sample that this code knows belongs to other code, and is never touched
 
 Every record names the schema version it was written with. Reading takes it through one function per step,
 from its version to the next and on to `SCHEMA_VERSION`; writing always uses the newest. To change the meaning
-of a stored field: raise `SCHEMA_VERSION`, add the step from the version before it here, and keep a file of
-the old version under ``tests/records/data`` that must stay readable. A new field with a default needs
-neither.
+of a stored field, raise `SCHEMA_VERSION`, add the step from the version before it here, and keep a file of
+the old version under ``tests/records/data``; a new field with a default needs neither.
 """
 
 import gzip
@@ -209,13 +208,12 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return record
 
 
-def _leniently_parsed(text: bytes) -> object:
+def _leniently_parsed(text: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
     """As `json` reads it; so deep a nesting that reading it overflows is no JSON of ours."""
     try:
-        record: object = json.loads(text)
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply") from error
-    return record
 
 
 def _without_checksum(line: bytes) -> Sample:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from bench.records.rounds import Round as Round  # methods name this module for all that they return
 from bench.records.rounds import Rounds
 
@@ -158,8 +156,7 @@ class Timing:
     rounds_s: array[float] = field(default_factory=lambda: array("d"))
 
     def __post_init__(self) -> None:
-        shortest_round = np.asarray(self.rounds_s).min(initial=0.0)
-        times = (self.prefill_s, self.decode_s, *self.phases_s.values(), shortest_round)
+        times = (self.prefill_s, self.decode_s, *self.phases_s.values(), min(self.rounds_s, default=0.0))
         if not all(seconds >= 0 for seconds in times):
             raise ValueError(f"times must not be negative, the timer went back: {self}")
 

@@ -247,7 +247,7 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path, capsys: pytest.C
 def test_strict_and_check_set_the_exit_status(
     tmp_path: Path, built: Leaderboard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.report.build.build", lambda results: built)
+    monkeypatch.setattr("bench.report.build.build", lambda results, is_drawn: built)
     assert main([str(tmp_path), "--check"]) == 1
     error, fix = mistake_lines(capsys.readouterr().err)
     assert error.startswith("error: leaderboard.md, leaderboard.html")

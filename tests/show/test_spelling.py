@@ -120,7 +120,7 @@ def test_every_name_of_ssbench_is_a_command(name: str) -> None:
 
 
 HELPED = {
-    "prove": ("carry=false", ("tuned", "data:", "recipe:", "paper:")),
+    "prove": ("carry=false", ("data:", "recipe:", "paper:")),
     "train": ("cache=null", ("tuned", "paper:", "task:")),
     "profile": ("contexts=[128, 1024]", ("method:", "paper:", "data:")),
     "tune": ("grids=...", ("recipe:", "paper:", "carry")),
