@@ -10,6 +10,7 @@ from itertools import product
 from math import cos, pi, sin
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from bench.report.style import INK
@@ -35,6 +36,7 @@ def label_points(axes: Axes, points: Sequence[Point], spans: Sequence[tuple[floa
         spans: Lower and upper end of each point's interval, which labels keep clear of.
     """
     figure = axes.figure
+    assert isinstance(figure, Figure)  # none of ours has figures inside
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
     taken = [_box(axes, x, low, high) for (_, x, _), (low, high) in zip(points, spans, strict=False)]
