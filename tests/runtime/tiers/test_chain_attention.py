@@ -159,7 +159,7 @@ def test_what_the_kernel_cannot_do_stays_masked_and_is_refused_where_it_is_asked
 def test_a_torch_without_the_argument_stays_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     with place(monkeypatch) as here:
         monkeypatch.setattr(lengths, "_takes_lengths", lambda: False)
-        assert "takes no lengths" in str(length_fault(here.decoder))
+        assert "takes no lengths" in str(lengths.why_masked(here.decoder))
 
 
 def test_a_kernel_that_raises_is_left_with_one_line(

@@ -58,7 +58,7 @@ class Chain(NamedTuple):
 
 def checked_attention(decoder: GraphDecoder) -> ChainAttention:
     """``lengths`` if the model may attend so, else ``masked`` with a line that says why."""
-    reason = length_fault(decoder)
+    reason = why_masked(decoder) or length_fault(decoder)
     if reason is None:
         return "lengths"
     log.warning("the second model's chains attend under masks: %s", reason)
@@ -67,12 +67,10 @@ def checked_attention(decoder: GraphDecoder) -> ChainAttention:
 
 @torch.inference_mode()
 def length_fault(decoder: GraphDecoder) -> str | None:
-    """Why recorded chains of this model must attend under masks; None if they may attend by length.
+    """In what the Flash kernel and the mask disagree, for a model that `why_masked` lets attend by length.
 
-    Empties the cache.
+    None if they agree. Empties the cache.
     """
-    if reason := why_masked(decoder):
-        return reason
     chains = list(_chains(decoder.capacity))
     try:
         apart = torch.stack([_apart(decoder, chain) for chain in chains]).tolist()

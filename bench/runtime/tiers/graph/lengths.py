@@ -23,10 +23,6 @@ import torch
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
-from bench.runtime.delta import Delta
-from bench.runtime.layers import Attention
-from bench.runtime.linear import normed_rows
-from bench.runtime.residual import add_output
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.graph.sizes import row_size
 
@@ -80,24 +76,10 @@ class LengthDecoder(Decoder):
             return self.placement.chain_at(positions, columns)
         return length_rows(self.placement, positions, columns, writes)
 
-    def _attend(
-        self, index: int, weights: Attention, hidden: Tensor, rows: Rows, delta: Delta | None
-    ) -> Tensor:
-        placed = rows.of(weights.is_alternate)
-        if not isinstance(placed, LengthRows) or placed.lengths is None:
-            return super()._attend(index, weights, hidden, rows, delta)
-        config = self.config
-        normed = normed_rows(hidden, weights.norm, config.norm_eps)
-        qkv = weights.qkv(normed)
-        if delta is not None:
-            delta.add(index, "qkv", normed, qkv)
-        qkv = qkv.view(hidden.shape[0], -1, config.head_dim)  # [B, H + 2 Hkv, D]
-        self._rotate(weights, qkv.narrow(1, 0, self._rotated_heads), placed)
-        fresh = qkv.narrow(1, config.heads, 2 * config.kv_heads)
-        keys, values = self.cache.write(index, placed.base, fresh)
-        queries = qkv.narrow(1, 0, config.heads)
-        mixed = attend_by_length(queries, keys, values, placed.lengths, weights.score_scale)
-        return add_output(hidden, mixed, weights.o, weights.residual, config.norm_eps, delta, (index, "o"))
+    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float | None) -> Tensor:
+        if isinstance(rows, LengthRows) and rows.lengths is not None:
+            return attend_by_length(queries, keys, values, rows.lengths, scale)
+        return super()._mix(queries, keys, values, rows, scale)
 
 
 def length_rows(
