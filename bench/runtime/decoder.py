@@ -234,10 +234,12 @@ class Decoder:
         fresh = qkv.narrow(1, config.heads, 2 * config.kv_heads)
         fresh = fresh[: rows.writes] if rows.writes < fresh.shape[0] else fresh
         keys, values = self.cache.write(index, rows.base, fresh)
-        mixed = self._mix(qkv.narrow(1, 0, config.heads), keys, values, rows, weights.score_scale)
+        mixed = self._read_slots(qkv.narrow(1, 0, config.heads), keys, values, rows, weights.score_scale)
         return add_output(hidden, mixed, weights.o, weights.residual, config.norm_eps, delta, (index, "o"))
 
-    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float | None) -> Tensor:
+    def _read_slots(
+        self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float | None
+    ) -> Tensor:
         """What rows [R, H, D] read from the slots that they see, shape [R, H D]."""
         return attend(queries, keys, values, rows, scale)
 

@@ -76,10 +76,12 @@ class LengthDecoder(Decoder):
             return self.placement.chain_at(positions, columns)
         return length_rows(self.placement, positions, columns, writes)
 
-    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float | None) -> Tensor:
+    def _read_slots(
+        self, queries: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float | None
+    ) -> Tensor:
         if isinstance(rows, LengthRows) and rows.lengths is not None:
             return attend_by_length(queries, keys, values, rows.lengths, scale)
-        return super()._mix(queries, keys, values, rows, scale)
+        return super()._read_slots(queries, keys, values, rows, scale)
 
 
 def length_rows(
