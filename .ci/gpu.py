@@ -29,11 +29,11 @@ PIECES = Path("gpu_pieces")
 """What travels beside the repository: ``model.gguf.000``, ``model.gguf.001``, ... and ``wheels``."""
 PIECE_BYTES = 16 << 20
 WHEELS = (
-    *("hydra-core", "omegaconf", "antlr4-python3-runtime==4.9.3", "gguf", "nvidia-ml-py"),
+    *("hydra-core<1.4", "omegaconf<2.4", "antlr4-python3-runtime==4.9.3", "gguf<1", "nvidia-ml-py"),
     *("pytest", "pluggy", "iniconfig"),
 )
 """What such a machine lacks beside torch and transformers; all of it runs on any Python."""
-COMPILED_WHEELS = ("orjson",)
+COMPILED_WHEELS = ("orjson<4",)
 """What it lacks and is built for one Python, that of such a machine."""
 COMPILED_FOR = ("--only-binary=:all:", "--python-version=3.12", "--platform=manylinux_2_17_x86_64")
 PYTHON = (sys.executable, "-m")
