@@ -52,9 +52,8 @@ class _Entry:
     @property
     def label(self) -> str:
         """Name of its arm."""
-        if self.is_published:
-            return f"{self.name.replace('/', '-')}[{PUBLISHED}]"
-        return _label(self.name, self.changes)
+        plain = _label(self.name, self.changes)
+        return f"{plain}[{PUBLISHED}]" if self.is_published else plain
 
 
 def arena_settings(composed: DictConfig, compose: Compose, known: Sequence[str]) -> Settings:

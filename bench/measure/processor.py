@@ -22,6 +22,11 @@ def usable_cores() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
+def cores() -> int:
+    """Cores to share work among: those that this process may run on, or all of the machine."""
+    return usable_cores() or os.cpu_count() or 1
+
+
 def cpu_model() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")

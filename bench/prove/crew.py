@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 from bench.compose.components import Component
 from bench.compose.workbench import SMALL_MODEL
 from bench.measure.isolate import end_with_parent
-from bench.measure.processor import usable_cores
+from bench.measure.processor import cores
 from bench.prove.certificates import Certificate, Check
 from bench.prove.config import ProveConfig
 from bench.prove.control_run import Outcome, catch
@@ -132,7 +131,7 @@ def sensible_jobs(models: Models) -> int:
     decoder = models.configured("fp32").decoder
     if decoder.device.type != "cpu" or decoder.parameters >= SMALL_MODEL:
         return 1
-    return usable_cores() or os.cpu_count() or 1
+    return cores()
 
 
 class Worker:

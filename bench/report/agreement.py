@@ -17,6 +17,7 @@ from bench.errors import UserError
 from bench.metrics.arena import PLAIN, Arena, Contest, arena_figures
 from bench.metrics.intervals import GATE_LEVEL, Interval
 from bench.metrics.paired import rank_ranges
+from bench.metrics.run_figures import speedup
 from bench.records.model import Run, Sample
 from bench.records.store import load_run
 from bench.report.compare import compare_runs, comparison_text
@@ -132,8 +133,8 @@ def agreement_text(found: Sequence[Agreement]) -> str:
     rows = [("method", "in A", "in B", "B over A", "ranks A", "ranks B", "differs in")]
     for agreement in found:
         (speed_a, rank_a), (speed_b, rank_b) = agreement.first.words, agreement.second.words
-        moved = f"{agreement.moved.estimate:.2f}x [{agreement.moved.low:.2f}, {agreement.moved.high:.2f}]"
-        rows.append((agreement.method, speed_a, speed_b, moved, rank_a, rank_b, agreement.differs_in or "-"))
+        moved, differs_in = speedup(agreement.moved), agreement.differs_in or "-"
+        rows.append((agreement.method, speed_a, speed_b, moved, rank_a, rank_b, differs_in))
     return "\n".join([_sentence(len(found), [agreement.method for agreement in apart]), *text_table(rows)])
 
 

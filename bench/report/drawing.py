@@ -5,7 +5,6 @@ Drawing takes most of a report's time, and no figure depends on another.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from multiprocessing import get_context
 
 from matplotlib.figure import Figure
 
-from bench.measure.processor import usable_cores
+from bench.measure.processor import cores
 from bench.report.style import png, svg
 
 FEW = 16
@@ -61,7 +60,7 @@ def draw(order: Order) -> Drawn:
 
 def draw_all(orders: Sequence[Order]) -> list[Drawn]:
     """Draw every figure, in order; on all cores that this process may use if there are many."""
-    workers = min(usable_cores() or os.cpu_count() or 1, len(orders) // _PER_MESSAGE + 1)
+    workers = min(cores(), len(orders) // _PER_MESSAGE + 1)
     if len(orders) < FEW or workers < 2:
         return [draw(order) for order in orders]
     with ProcessPoolExecutor(workers, get_context("fork"), _take, (orders,)) as pool:

@@ -29,5 +29,5 @@ def test_what_is_not_ordered_stays_empty() -> None:
 def test_several_processes_draw_what_one_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     expected: list[Drawn] = [draw(order(number)) for number in range(5)]
     monkeypatch.setattr(drawing, "FEW", 2)
-    monkeypatch.setattr(drawing, "usable_cores", lambda: 2)
+    monkeypatch.setattr(drawing, "cores", lambda: 2)
     assert draw_all([order(number) for number in range(5)]) == expected
