@@ -12,9 +12,16 @@ enum {
     OCTET = 8,            /* slots scored at once; numbers of a head multiplied at once */
     TOGETHER = 8,         /* queries that share a block */
     SLOTS = 64,           /* slots of a block: even and a multiple of OCTET */
-    CHUNK = 4,            /* octets of a value summed at once */
+    CHUNK = 4,            /* vectors of a value summed at once */
     THREAD_WORK = 1 << 16 /* multiplications that are worth another thread */
 };
+
+/* Queries whose sums share a read of keys and values. A pair needs the registers of AVX-512. */
+#if defined(__AVX512F__)
+enum { SIDE_BY_SIDE = 2 };
+#else
+enum { SIDE_BY_SIDE = 1 };
+#endif
 
 typedef float octet __attribute__((vector_size(4 * OCTET), aligned(4), may_alias));
 
@@ -72,6 +79,46 @@ static void score(const float *head, const float *keys, int64_t size, float scal
     }
 }
 
+#if defined(__AVX512F__)
+/* Sums of neighbours, as _mm256_hadd_ps has them in each half. */
+INLINED __m512 neighbours(__m512 a, __m512 b)
+{
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xDD));
+}
+
+/* Scores of two queries, whose heads alternate octet by octet in `heads`. The first query's numbers stay in
+ * the lower halves of the vectors and the second's in the upper halves, so each has the bits of `score`. */
+static void score_pair(const float *heads, const float *keys, int64_t size, float scale, int64_t slots,
+                       float *first, float *second)
+{
+    for (int64_t n = 0; n < slots; n += OCTET) {
+        __m512 parts[OCTET];
+        for (int j = 0; j < OCTET; j++) parts[j] = _mm512_setzero_ps();
+        for (int64_t i = 0; i < size; i += OCTET) {
+            __m512 both = _mm512_loadu_ps(heads + 2 * i);
+            for (int j = 0; j < OCTET; j++) {
+                __m256d key = _mm256_castps_pd(_mm256_loadu_ps(keys + (n + j) * size + i));
+                parts[j] = _mm512_fmadd_ps(both, _mm512_castpd_ps(_mm512_broadcast_f64x4(key)), parts[j]);
+            }
+        }
+        __m512 low = neighbours(neighbours(parts[0], parts[1]), neighbours(parts[2], parts[3]));
+        __m512 high = neighbours(neighbours(parts[4], parts[5]), neighbours(parts[6], parts[7]));
+        __m512 sums = _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xDD));
+        sums = _mm512_mul_ps(_mm512_shuffle_f32x4(sums, sums, 0xD8), _mm512_set1_ps(scale));
+        _mm256_storeu_ps(first + n, _mm512_castps512_ps256(sums));
+        _mm256_storeu_ps(second + n, _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(sums), 1)));
+    }
+}
+
+/* Let the heads of two queries alternate octet by octet, in the room of the first one's sums. */
+static void alternate(const struct query *pair, int64_t size)
+{
+    for (int64_t i = 0; i < size; i += OCTET)
+        for (int side = 0; side < 2; side++)
+            *(octet *)(pair->even + 2 * i + side * OCTET) = load_octet(pair[side].head + i);
+}
+#endif
+
 /* The largest of `count` numbers, a multiple of LANES. */
 INLINED float largest(const float *numbers, int64_t count)
 {
@@ -103,42 +150,118 @@ static float weigh(const struct query *q)
     return total(sums);
 }
 
-/* Add values [slots, D], each times its weight, to the sums over the earlier slots. */
-INLINED void add_octets(int octets, const float *weights, const float *values, int64_t size, int64_t slots,
-                        float *even, float *odd)
+/* Add the values of one slot, each times its query's weight, to the sums over even or over odd slots. */
+INLINED void add_slot(int queries, int vectors, const struct query *q, const float *value, int64_t slot,
+                      vector (*sums)[2][CHUNK], int side)
 {
-    octet sums[2][CHUNK];
-    for (int v = 0; v < octets; v++) {
-        sums[0][v] = load_octet(even + v * OCTET);
-        sums[1][v] = load_octet(odd + v * OCTET);
-    }
-    int64_t n = 0;
-    for (; n + 1 < slots; n += 2)
-        for (int side = 0; side < 2; side++)
-            for (int v = 0; v < octets; v++)
-                sums[side][v] =
-                    fused_octet(weights[n + side] - (octet){0},
-                                load_octet(values + (n + side) * size + v * OCTET), sums[side][v]);
-    for (int v = 0; v < octets && n < slots; v++)
-        sums[0][v] =
-            fused_octet(weights[n] - (octet){0}, load_octet(values + n * size + v * OCTET), sums[0][v]);
-    for (int v = 0; v < octets; v++) {
-        *(octet *)(even + v * OCTET) = sums[0][v];
-        *(octet *)(odd + v * OCTET) = sums[1][v];
-    }
+    vector parts[CHUNK];
+    for (int v = 0; v < vectors; v++) parts[v] = load(value + v * LANES);
+    for (int k = 0; k < queries; k++)
+        for (int v = 0; v < vectors; v++)
+            sums[k][side][v] = fused(all(q[k].scores[slot]), parts[v], sums[k][side][v]);
 }
 
-static void add_values(const struct query *q, const float *values, int64_t size, int64_t first, int64_t slots)
+/* Add the values of slots from `first` on to the sums over the earlier slots: so many vectors from number `i`
+ * of a value on, for one query or for two that read the values together. */
+INLINED void add_vectors(int queries, int vectors, const struct query *q, const float *values, int64_t size,
+                         int64_t first, int64_t slots, int64_t i)
 {
-    const float *weights = q->scores + first;
-    int64_t i = 0;
-    values += first * size;
-    for (; i + CHUNK * OCTET <= size; i += CHUNK * OCTET)
-        add_octets(CHUNK, weights, values + i, size, slots, q->even + i, q->odd + i);
-    for (; i + OCTET <= size; i += OCTET)
-        add_octets(1, weights, values + i, size, slots, q->even + i, q->odd + i);
+    vector sums[SIDE_BY_SIDE][2][CHUNK];
+    int64_t n = first, end = first + slots;
+    for (int k = 0; k < queries; k++)
+        for (int v = 0; v < vectors; v++) {
+            sums[k][0][v] = load(q[k].even + i + v * LANES);
+            sums[k][1][v] = load(q[k].odd + i + v * LANES);
+        }
+    for (; n + 1 < end; n += 2) {
+        add_slot(queries, vectors, q, values + n * size + i, n, sums, 0);
+        add_slot(queries, vectors, q, values + (n + 1) * size + i, n + 1, sums, 1);
+    }
+    if (n < end) add_slot(queries, vectors, q, values + n * size + i, n, sums, 0);
+    for (int k = 0; k < queries; k++)
+        for (int v = 0; v < vectors; v++) {
+            store(q[k].even + i + v * LANES, sums[k][0][v]);
+            store(q[k].odd + i + v * LANES, sums[k][1][v]);
+        }
+}
+
+/* What is left of a value after its whole vectors: one octet where a vector has two, then single numbers. */
+static void add_rest(const struct query *q, const float *values, int64_t size, int64_t first, int64_t slots,
+                     int64_t i)
+{
+    const float *weights = q->scores;
+    for (; i + OCTET <= size; i += OCTET) {
+        octet sums[2] = {load_octet(q->even + i), load_octet(q->odd + i)};
+        for (int64_t n = first; n < first + slots; n++) {
+            octet *to = sums + (n - first) % 2;
+            *to = fused_octet(weights[n] - (octet){0}, load_octet(values + n * size + i), *to);
+        }
+        *(octet *)(q->even + i) = sums[0];
+        *(octet *)(q->odd + i) = sums[1];
+    }
     for (; i < size; i++)
-        for (int64_t n = 0; n < slots; n++) q->even[i] += weights[n] * values[n * size + i];
+        for (int64_t n = first; n < first + slots; n++) q->even[i] += weights[n] * values[n * size + i];
+}
+
+INLINED void add_values(int queries, const struct query *q, const float *values, int64_t size, int64_t first,
+                        int64_t slots)
+{
+    int64_t i = 0;
+    for (; i + CHUNK * LANES <= size; i += CHUNK * LANES)
+        add_vectors(queries, CHUNK, q, values, size, first, slots, i);
+    for (; i + LANES <= size; i += LANES) add_vectors(queries, 1, q, values, size, first, slots, i);
+    for (int k = 0; k < queries && i < size; k++) add_rest(q + k, values, size, first, slots, i);
+}
+
+static void add_values_of_one(const struct query *q, const float *values, int64_t size, int64_t first,
+                              int64_t slots)
+{
+    add_values(1, q, values, size, first, slots);
+}
+
+static void add_values_of_two(const struct query *q, const float *values, int64_t size, int64_t first,
+                              int64_t slots)
+{
+    add_values(SIDE_BY_SIDE, q, values, size, first, slots);
+}
+
+INLINED int64_t between(int64_t low, int64_t number, int64_t high)
+{
+    return number < low ? low : number > high ? high : number;
+}
+
+/* Scores of a block of slots for one query or two. For the shorter of two, the scores behind its last slot
+ * are never read. */
+static void score_block(const struct query *q, int queries, const float *keys, int64_t size, float scale,
+                        int64_t first)
+{
+    int64_t left[2] = {0}, most = 0;
+    for (int k = 0; k < queries; k++) {
+        left[k] = between(0, (q[k].visible - first + OCTET - 1) / OCTET * OCTET, SLOTS);
+        most = left[k] > most ? left[k] : most;
+    }
+    keys += first * size;
+#if defined(__AVX512F__)
+    if (queries == 2 && size % OCTET == 0) {
+        score_pair(q->even, keys, size, scale, most, q[0].scores + first, q[1].scores + first);
+        return;
+    }
+#endif
+    for (int k = 0; k < queries; k++) score(q[k].head, keys, size, scale, left[k], q[k].scores + first);
+}
+
+/* Values of a block of slots for one query or two: those that both see, then the others of each. */
+static void add_block(const struct query *q, int queries, const float *values, int64_t size, int64_t first)
+{
+    int64_t left[2], both = SLOTS;
+    for (int k = 0; k < queries; k++) {
+        left[k] = between(0, q[k].visible - first, SLOTS);
+        both = left[k] / 2 * 2 < both ? left[k] / 2 * 2 : both;
+    }
+    if (queries == 1) both = 0;
+    if (both) add_values_of_two(q, values, size, first, both);
+    for (int k = 0; k < queries; k++)
+        if (left[k] > both) add_values_of_one(q + k, values, size, first + both, left[k] - both);
 }
 
 static void attend(const float *keys, const float *values, int64_t size, float scale,
@@ -146,11 +269,12 @@ static void attend(const float *keys, const float *values, int64_t size, float s
 {
     int64_t longest = 0;
     for (int64_t i = 0; i < count; i++) longest = queries[i].visible > longest ? queries[i].visible : longest;
+#if defined(__AVX512F__)
+    for (int64_t i = 0; i + 1 < count && size % OCTET == 0; i += 2) alternate(queries + i, size);
+#endif
     for (int64_t first = 0; first < longest; first += SLOTS)
-        for (const struct query *q = queries; q < queries + count; q++) {
-            int64_t left = (q->visible - first + OCTET - 1) / OCTET * OCTET;
-            score(q->head, keys + first * size, size, scale, left < SLOTS ? left : SLOTS, q->scores + first);
-        }
+        for (int64_t i = 0; i < count; i += SIDE_BY_SIDE)
+            score_block(queries + i, (int)between(1, count - i, SIDE_BY_SIDE), keys, size, scale, first);
     float sums[TOGETHER];
     for (int64_t i = 0; i < count; i++) {
         sums[i] = weigh(queries + i);
@@ -158,10 +282,8 @@ static void attend(const float *keys, const float *values, int64_t size, float s
         memset(queries[i].odd, 0, size * sizeof(float));
     }
     for (int64_t first = 0; first < longest; first += SLOTS)
-        for (const struct query *q = queries; q < queries + count; q++) {
-            int64_t left = q->visible - first;
-            add_values(q, values, size, first, left < SLOTS ? left : SLOTS);
-        }
+        for (int64_t i = 0; i < count; i += SIDE_BY_SIDE)
+            add_block(queries + i, (int)between(1, count - i, SIDE_BY_SIDE), values, size, first);
     for (int64_t i = 0; i < count; i++)
         for (int64_t d = 0; d < size; d++)
             queries[i].out[d] = (queries[i].even[d] + queries[i].odd[d]) / sums[i];
