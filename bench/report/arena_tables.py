@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 
@@ -10,7 +11,7 @@ from bench.metrics.run_figures import speedup
 from bench.report import curves
 from bench.report.board import Section
 from bench.report.figure_data import latencies
-from bench.report.style import Picture, stamped
+from bench.report.style import Picture
 from bench.report.tables import Table
 from bench.report.words import place_words
 from bench.show.arena_table import contest_lines, pair_rows, wait_rows
@@ -50,8 +51,7 @@ def arena_pictures(section: Section) -> list[Picture]:
         "Speed of the two equal baselines over the run, each dot an answer, the line a running median: "
         "how steady the machine was."
     )
-    figure = stamped(curves.speed_over_time(frame), place_words(section))
-    return [Picture("machine", caption, figure)]
+    return [Picture("machine", caption, partial(curves.speed_over_time, frame), place_words(section))]
 
 
 def pair_tables(section: Section) -> Iterator[Table]:
