@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
-from methods.hamburger.checkpoint import HamburgerShape
+from bench.runtime.plain_weights import plain_weights
 from methods.hamburger.groups import Groups
-from methods.training.trained_layer import TrainedLayer, future_mask, layer_state
+from methods.hamburger.shape import HamburgerShape
+from methods.training.low_rank import freeze
+from methods.training.trained_layer import TrainedLayer, future_mask
 
 
 class Merger(nn.Module):
@@ -100,7 +102,10 @@ class MicroModule(nn.Module):
 
 
 class HamburgerModel(nn.Module):
-    """The tuned model: base, compositional embedder, micro-step decoder, all trained together."""
+    """The tuned model: base, compositional embedder, micro-step decoder, all trained together.
+
+    Of a base with low-rank changes, only these are trained.
+    """
 
     def __init__(self, config: DecoderConfig, shape: HamburgerShape) -> None:
         super().__init__()
@@ -119,15 +124,16 @@ class HamburgerModel(nn.Module):
 
     @classmethod
     def from_decoder(cls, decoder: Decoder, shape: HamburgerShape) -> HamburgerModel:
-        """Start from a decoder's weights, the new parts freshly initialised."""
+        """Start from a decoder's weights, the new parts freshly initialised.
+
+        With a rank, the base is frozen, and its layers learn low-rank changes.
+        """
         model = cls(decoder.config, shape)
-        state = {"model.embed_tokens.weight": decoder.embedding, "model.norm.weight": decoder.final_norm}
-        if not decoder.config.tied_head:
-            state["lm_head.weight"] = decoder.lm_head.weight
-        for index, layer in enumerate(decoder.layers):
-            parts = layer_state(layer, decoder.config)
-            state |= {f"model.layers.{index}.{name}": tensor for name, tensor in parts.items()}
-        model.model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        state = plain_weights(decoder)
+        model.model.load_state_dict({name: tensor.detach().float() for name, tensor in state.items()})
+        if shape.rank is not None:
+            model.model.requires_grad_(False)
+            freeze(model.model.model.layers, shape.rank)
         return model.to(decoder.device)
 
     @property

@@ -27,10 +27,11 @@ from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, Example, NoClock
-from methods.hamburger.checkpoint import BLOCK, NEW_PARTS, HamburgerShape, checkpoint_of
+from methods.hamburger.checkpoint import BLOCK, NEW_PARTS, checkpoint_of
 from methods.hamburger.draft import Hamburger, TrainingSettings
 from methods.hamburger.groups import Answer, Groups, collate, cut_answer, entropies
 from methods.hamburger.module import HamburgerModel, joint_loss
+from methods.hamburger.shape import HamburgerShape
 
 
 class HamburgerTrainer:
@@ -118,7 +119,9 @@ class HamburgerTrainer:
         return {BLOCK: {**self._shape(decoder).plain(), "segmentation": segmentation, **losses}}
 
     def _shape(self, decoder: Decoder) -> HamburgerShape:
-        return HamburgerShape.for_model(decoder.config, self._settings.max_group, self._settings.micro_layers)
+        settings = self._settings
+        sizes = (settings.max_group, settings.micro_layers, settings.micro_mlp_width, settings.rank)
+        return HamburgerShape.for_model(decoder.config, *sizes)
 
 
 @torch.no_grad()
