@@ -23,11 +23,12 @@ from bench.runtime.cache import KVCache
 from bench.runtime.checkpoint_files import read_json
 from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config
+from bench.runtime.low_rank import merged
 from bench.runtime.modules import fitted
 from bench.runtime.plain_weights import plain_weights
 from bench.runtime.read_weights import read_weights
 from bench.runtime.stored_tensors import read_file, usable
-from methods.hamburger.shape import INNER, OUTER, HamburgerShape
+from methods.hamburger.shape import HamburgerShape
 
 BLOCK = "hamburger"
 NEW_PARTS = ("comp_embedder.", "micro_step_decoder.")
@@ -143,18 +144,6 @@ def checkpoint_of(
     room = (config.layers, config.kv_heads, capacity, config.head_dim, untuned.dtype, untuned.device)
     embedder, micro = (_part(tensors, prefix) for prefix in NEW_PARTS)
     return Checkpoint(Decoder(weights, KVCache(*room), untuned.placement), embedder, micro, shape)
-
-
-def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with their low-rank changes added, ``W + B A`` in fp32; tensors without one as they are."""
-    whole = dict(tensors)
-    for name in tensors:
-        if name.endswith(INNER):
-            place = name.removesuffix(INNER)
-            inner, outer = whole.pop(name).float(), whole.pop(place + OUTER).float()
-            weight = whole[place + ".weight"]
-            whole[place + ".weight"] = (weight.float() + outer @ inner).to(weight.dtype)
-    return whole
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,10 +10,9 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
+from bench.runtime.low_rank import INNER, OUTER
 
 MERGER_HEAD_WIDTH = 32
-INNER, OUTER = ".lora_A", ".lora_B"
-"""Ends of the names of a low-rank change's matrices, [r, inputs] and [outputs, r], as PEFT has them."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -115,7 +114,7 @@ class HamburgerShape:
     def change_shapes(self, config: DecoderConfig) -> Shapes:
         """Shapes of the low-rank changes of a base's projections by name; none without a rank.
 
-        The names are those of a checkpoint, with `INNER` and `OUTER` in the place of ``.weight``.
+        The names are those of `bench.runtime.low_rank`.
         """
         if self.rank is None:
             return {}

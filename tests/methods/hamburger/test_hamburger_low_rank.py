@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.low_rank import merged
 from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import save_model
 from bench.train.trainers.checkpoint import trained_state
 from bench.train.trainers.joint import _config_of
 from methods.core.autoregressive import Autoregressive
-from methods.hamburger.checkpoint import checkpoint_of, merged
+from methods.hamburger.checkpoint import checkpoint_of
 from methods.hamburger.draft import Hamburger
 from methods.hamburger.module import HamburgerModel
 from methods.hamburger.shape import HamburgerShape
