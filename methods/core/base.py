@@ -251,7 +251,7 @@ class ModelTrainer(Protocol):
     """What training needs to know of a method that tunes the whole model along with its modules."""
 
     def new_model(self, decoder: Decoder) -> nn.Module:
-        """A trainable fp32 copy of the model with fresh modules; its state dict is the checkpoint."""
+        """A trainable fp32 copy of the model with fresh modules; what needs gradients is the checkpoint."""
 
     def new_parts(self) -> tuple[str, ...]:
         """Prefixes of the names of weights that the base model lacks; they learn at the higher rate."""
