@@ -11,6 +11,7 @@ from bench.report.arena_tables import (
     arena_pictures,
     arena_remarks,
     pair_tables,
+    session_tables,
     settings_table,
     wait_table,
 )
@@ -211,7 +212,7 @@ def _parts(section: Section, tables: Sequence[Table]) -> Iterator[Part]:
         "Latency": ((wait_table(section),), ()),
         "Experts": (tuple(expert_tables(section)), ()),
         "Length of the prompt": (tuple(compact_tables(section)), ()),
-        "Methods compared with each other": (tuple(pair_tables(section)), ()),
+        "Methods compared with each other": ((*pair_tables(section), *session_tables(section)), ()),
         "Settings and machine": ((settings_table(section),), ()),
     }
     for title, (shown, charts) in contents.items():
