@@ -256,7 +256,8 @@ def test_an_example_ends_on_a_board_with_a_certificate(
 
 
 def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what other tests cover: controls, all families of random models but one."""
+    """Leave out what other tests cover: controls, most families of random models, the memory of trainings."""
+    monkeypatch.setattr("bench.train.cli.require_memory_for", lambda *given: None)
     caught = Check("greedy", "random llama", Status.FAILED, "caught")
     monkeypatch.setattr(
         "bench.prove.crew.Crew.controls", lambda crew, report: (Outcome(CONTROLS[0], caught),)
