@@ -10,8 +10,9 @@ from bench.errors import UserError
 from bench.runtime.checkpoint_files import read_json
 from bench.runtime.loading import RuntimeOptions, load_decoder
 from bench.runtime.low_rank import INNER, OUTER, merged
-from bench.runtime.modules import MODEL_FILE, require_fit, save_model
+from bench.runtime.modules import PROVENANCE_FILE, WEIGHTS_FILE, require_fit, save_model
 from bench.runtime.plain_weights import plain_weights
+from bench.runtime.stored_config import stored_config
 from bench.runtime.stored_tensors import read_file
 from bench.tasks.tokenizer import load_tokenizer
 from methods.training.trained_model import require_plain
@@ -23,16 +24,16 @@ def convert_merged(source: Path, base: Path, out: Path) -> str:
     """Write the merged model in bf16, with its tokenizer; returns what it is.
 
     Args:
-        source: Folder of the changes, with the model's configuration.
+        source: Folder of the changes.
         base: The model's folder, or its GGUF file.
         out: Folder of the result.
 
     Raises:
         UserError: If the folder holds no changes, or those of another model.
     """
-    file = source / MODEL_FILE
+    file = source / WEIGHTS_FILE
     if not file.is_file():
-        raise UserError(f"{source} holds no {MODEL_FILE}", _FIX)
+        raise UserError(f"{source} holds no {WEIGHTS_FILE}", _FIX)
     decoder = load_decoder(base, RuntimeOptions(torch.device("cpu"), torch.float32, 1))
     require_plain(decoder.config, "bench.convert kind=merged")
     weights, changes = plain_weights(decoder), read_file(file)
@@ -45,7 +46,8 @@ def convert_merged(source: Path, base: Path, out: Path) -> str:
         raise UserError(f"{file} holds no low-rank changes", _FIX)
     require_fit(changes, shapes, str(file), _FIX)
     whole = merged({**weights, **changes})
-    config = read_json(source / "config.json")
+    facts = read_json(source / PROVENANCE_FILE)
+    config = stored_config(base) | {facts["method"]: facts}
     save_model(out, {name: tensor.to(torch.bfloat16) for name, tensor in whole.items()}, config)
     load_tokenizer(base).save_pretrained(out)
     return f"the model with {len(shapes) // 2} changed projections"

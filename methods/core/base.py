@@ -206,7 +206,7 @@ class ModuleTrainer(Protocol):
     """What training needs to know of a method's modules: how they start, what they read, what they learn."""
 
     def new_module(self, decoder: Decoder) -> nn.Module:
-        """A fresh fp32 module for this model; its state dict is what `attach` expects on disk."""
+        """A fresh fp32 module for this model; what needs gradients is what `attach` expects on disk."""
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
         """Layers whose entering rows the loss reads; L means the rows after the last layer.

@@ -35,7 +35,8 @@ class ExitsConfig:
         chat: What the model's chat template is given.
         data: Dialogues to learn from, best the model's own answers.
         exits: Settings of `bench.train.exits.trainer.ExitSettings`.
-        recipe: Settings of `bench.train.trainers.recipe.JointRecipe`.
+        recipe: Settings of `bench.train.trainers.recipe.ModuleRecipe`.
+        cache: Folder for what the untuned model says of the data; None runs every dialogue through it.
         start: Folder of an earlier result to start from; None starts from the model as it is.
         out: Folder of the result; None stands for ``results/train/<model>/exits``.
     """
@@ -46,6 +47,7 @@ class ExitsConfig:
     data: Any = None
     exits: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+    cache: str | None = None
     start: str | None = None
     out: str | None = None
 
@@ -81,25 +83,28 @@ def _train(settings: ExitsConfig, data: Any, out: Path) -> dict[str, float]:  # 
     from bench.runtime.loading import load_decoder
     from bench.runtime.sampling import DraftVocab
     from bench.tasks.tokenizer import load_tokenizer
+    from bench.train.cache.examples import examples_of
     from bench.train.exits.trainer import ExitSettings, ExitTrainer
-    from bench.train.subject import checked
-    from bench.train.trainers.joint import train_joint
-    from bench.train.trainers.recipe import JointRecipe
+    from bench.train.subject import checked, require_memory_for
+    from bench.train.trainers.modules import train_module
+    from bench.train.trainers.recipe import ModuleRecipe
 
-    exits = checked(settings.exits, ExitSettings(), "exits")
-    recipe = checked(settings.recipe, JointRecipe(), "recipe")
+    trainer = ExitTrainer(checked(settings.exits, ExitSettings(), "exits"))
+    recipe = checked(settings.recipe, ModuleRecipe(), "recipe")
     model, runtime = settings.model, settings.runtime
     if runtime.devices > 1:
         raise UserError("training runs on one device", "leave out runtime.devices")
-    folder = resolve(model.path, model.revision)
-    decoder = load_decoder(folder, options_for(runtime, model))
+    folder, options = resolve(model.path, model.revision), options_for(runtime, model)
+    require_memory_for(trainer, recipe, folder, options)
+    decoder = load_decoder(folder, options)
     settle_threads(decoder, runtime.threads)
     chat = chat_format(load_tokenizer(folder), model.template, settings.chat)
     frequent = None if model.frequent_tokens is None else str(resolve_path(model.frequent_tokens))
-    trainer = ExitTrainer(exits, DraftVocab(model.draft_vocab, frequent).head(decoder))
+    head = DraftVocab(model.draft_vocab, frequent).head(decoder)
     facts = {"model": model.name, "model_weights": checkpoint_hash(folder), "data": data.location}
-    facts |= settings.chat.facts
+    facts |= {"draft_vocab": head.size, **settings.chat.facts}
     start = [] if settings.start is None else [Path(settings.start)]
     if start:
         facts["start"] = [settings.start]
-    return train_joint(trainer, decoder, folder, data.stream(chat, recipe.seed), recipe, out, facts, start)
+    examples = examples_of(trainer, decoder, head, data, chat, recipe, settings.cache, facts)
+    return train_module(trainer, decoder, examples, recipe, out, facts, start)

@@ -7,7 +7,6 @@ batches.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -18,10 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.runtime.checkpoint_files import CONFIG_FILE, is_gguf, read_json
 from bench.runtime.decoder import Decoder
-from bench.runtime.loading import load_config
 from bench.runtime.modules import MODEL_FILE, save_model
+from bench.runtime.stored_config import stored_config
 from bench.train.data.batching import group_by_length
 from bench.train.trainers.checkpoint import trained_state
 from bench.train.trainers.course import TOKENS
@@ -144,15 +142,7 @@ def train_joint(
     figures = training.run(dialogues)
     tensors = {name: value.to(torch.bfloat16) for name, value in trained_state(training.model).items()}
     facts = {**provenance, "recipe": asdict(recipe), "figures": figures}
-    config = _config_of(base)
+    config = stored_config(base)
     config |= {name: {**block, "training": facts} for name, block in blocks.items()}
     save_model(out, tensors, config)
     return figures
-
-
-def _config_of(base: Path) -> dict[str, Any]:
-    """The content of config.json; of a GGUF file, what transformers would write there."""
-    if not is_gguf(base):
-        return read_json(base / CONFIG_FILE)
-    config: dict[str, Any] = json.loads(load_config(base).to_json_string(use_diff=False))
-    return config

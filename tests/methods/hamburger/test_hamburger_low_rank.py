@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from random import Random
 
@@ -13,10 +12,8 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.low_rank import merged
-from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import save_model
 from bench.train.trainers.checkpoint import trained_state
-from bench.train.trainers.joint import _config_of
 from methods.core.autoregressive import Autoregressive
 from methods.hamburger.checkpoint import checkpoint_of
 from methods.hamburger.draft import Hamburger
@@ -114,14 +111,3 @@ def test_changes_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.layers\.3\.mlp\.up_proj\.lora_B is missing"):
         method.attach(random_decoder())
-
-
-def test_the_configuration_of_a_gguf_file_is_stored_as_transformers_would(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = FAMILIES["llama"]
-    monkeypatch.setattr("bench.train.trainers.joint.is_gguf", lambda path: True)
-    monkeypatch.setattr("bench.train.trainers.joint.load_config", lambda path: config)
-    stored = _config_of(tmp_path / "model.gguf") | {"architectures": ["LlamaForCausalLM"]}
-    (tmp_path / "config.json").write_text(json.dumps(stored))
-    assert decoder_config(read_config(tmp_path)) == decoder_config(config)
