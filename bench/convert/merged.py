@@ -37,7 +37,7 @@ def convert_merged(source: Path, base: Path, out: Path) -> str:
     decoder = load_decoder(base, RuntimeOptions(torch.device("cpu"), torch.float32, 1))
     require_plain(decoder.config, "bench.convert kind=merged")
     weights, changes = plain_weights(decoder), read_file(file)
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name in [name for name in changes if name.endswith(INNER)]:
         place, rank = name.removesuffix(INNER), changes[name].shape[0]
         outputs, inputs = weights[f"{place}.weight"].shape if f"{place}.weight" in weights else (0, 0)
