@@ -78,7 +78,7 @@ def main() -> None:
     run_composed(job, "bench", "everything measured so far is kept, and the same command resumes")
 
 
-def run_composed(job: Callable[[DictConfig], None], config: str, kept: str, first: str | None = None) -> None:
+def run_composed(job: Callable[[DictConfig], None], config: str, kept: str) -> None:
     """Let Hydra compose the command line and run `job`, with the exit statuses of this module.
 
     Args:

@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": ("bench.convert", "published modules or pickled weights to our files"),
     "answers": ("bench.train.answers", "a model's own answers, to train on"),
     "calibrate": ("bench.train.calibrate", "the fastest draft tree on this machine"),
+    "exits": ("bench.train.exits", "tune a model for early exits, as LayerSkip and DEL need them"),
     "skip_set": ("bench.train.skip_set", "the sub-layers that draft_verify skips"),
     "frequent_tokens": ("bench.train.frequent_tokens", "a model's tokens by frequency"),
     "mixture": ("bench.train.mixture", "train a small mixture of experts from nothing"),

@@ -87,17 +87,22 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def main() -> int:
-    """Print the files of both journeys as JSON; 1 if one is longer than its bound."""
-    sys.path.insert(0, str(ROOT))
+def journeys() -> dict[str, list[str]]:
+    """The files of both journeys, which run in this process."""
     for name in SLOW_IMPORTS:  # watching them would take most of the time
         import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "stored"
         shutil.copytree(RECORD, stored / "runs" / RECORD.name)
-        journeys = {"row": to_first_row(stored), "token": to_first_token(Path(folder))}
-    sys.stdout.write(json.dumps(journeys, indent=1) + "\n")
-    return int(any(len(files) > MOST[name] for name, files in journeys.items()))
+        return {"row": to_first_row(stored), "token": to_first_token(Path(folder))}
+
+
+def main() -> int:
+    """Print the files of both journeys as JSON; 1 if one is longer than its bound."""
+    sys.path.insert(0, str(ROOT))
+    found = journeys()
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    return int(any(len(files) > MOST[name] for name, files in found.items()))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,10 @@ def with_tuned(composed: DictConfig, method: str) -> DictConfig:
         raise UserError(f"tuned={composed.tuned}: there is no such folder", "make it: python -m bench.tune")
     file = folder / f"{method.replace('/', '-')}.json"
     if not file.is_file():
-        log.info("%s has no tuned settings in %s, its published ones are used", method, folder)
+        if OmegaConf.select(composed, "methods") is None:  # of several, only those that have some are named
+            log.info("%s has no tuned settings in %s, its published ones are used", method, folder)
         return composed
+    log.info("%s has the settings of %s", method, file)
     found = copy.deepcopy(composed)
     for key, value in read_tuned(file, str(composed.model.name or "")).items():
         OmegaConf.update(found, f"method.{key}", value, force_add=True)

@@ -23,8 +23,8 @@ from bench.show.waiting import announce
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT, INT8 = "checkpoint", "int8"
-KINDS = ("medusa", "kangaroo", "eagle3", "hamburger", CHECKPOINT, INT8)
+CHECKPOINT, INT8, MERGED = "checkpoint", "int8", "merged"
+KINDS = ("medusa", "kangaroo", "eagle3", "hamburger", CHECKPOINT, INT8, MERGED)
 
 
 @dataclass
@@ -32,9 +32,11 @@ class ConvertConfig:
     """Settings of a conversion.
 
     Args:
-        kind: Kind of the published weights, one of `KINDS`; ``int8`` stores a folder of ours in 8 bits.
+        kind: Kind of the published weights, one of `KINDS`; ``int8`` stores a folder of ours in 8 bits,
+            ``merged`` adds the low-rank changes in one to the model.
         model: The model they belong to.
-        source: The published file, its folder or its Hub id; not for ``checkpoint``; a folder for ``int8``.
+        source: The published file, its folder or its Hub id; not for ``checkpoint``; a folder for ``int8``
+            and ``merged``.
         revision: Branch, tag or commit of a Hub id.
         exit_layer: Only for ``kangaroo``: the number of target layers that run before the adapter.
         out: Folder of the result; None stands for ``results/convert/<model>/<kind>``.
@@ -89,6 +91,14 @@ def _job(composed: DictConfig) -> None:
         assert config.source is not None
         result = convert_int8(Path(config.source), config.folder)
         command = ["method=NAME", *model, f"method.weights={config.folder}"]
+    elif config.kind == MERGED:
+        from bench.convert.merged import convert_merged
+        from bench.runtime.checkpoint_files import resolve
+
+        assert config.source is not None
+        base = resolve(config.model.path, config.model.revision)
+        result = convert_merged(Path(config.source), base, config.folder)
+        command = ["method=layerskip", "model=local", f"model.path={config.folder}"]
     elif config.kind == CHECKPOINT:
         result = f"{len(convert_model(config))} weight files"
         others = [override for override in model if not override.startswith("model.path=")]

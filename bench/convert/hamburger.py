@@ -21,8 +21,8 @@ from bench.convert.published import only_tensors
 from bench.errors import UserError
 from bench.runtime.families import DecoderConfig
 from bench.runtime.modules import require_fit
-from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.module import HamburgerModel
+from methods.hamburger.shape import HamburgerShape
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from bench.metrics.intervals import Costs, Floats, Interval
 from bench.metrics.latency import Latency, latency
 from bench.metrics.paired import Pairwise, pairwise, shared_ranks
 from bench.metrics.run_figures import Summary
-from bench.metrics.speedups import costs_of, defined, turns_by_cell
+from bench.metrics.speedups import costs_of, defined, faster_by_total, turns_by_cell
 from bench.metrics.summary import summarise
 from bench.records.model import Arm, Run, Sample
 from bench.records.views import of_method, samples_of
@@ -123,6 +123,19 @@ def contest(samples: Sequence[Sample], labels: Sequence[str], level: float = 0.9
         moved=defined(partial(drift, costs), order),
         carried=defined(partial(carry_over, costs), order) or {},
     )
+
+
+def by_session(costs: Costs) -> dict[str, tuple[Interval | None, ...]]:
+    """Speedup of every arm over `PLAIN` by their totals, in each session alone; None where one is missing."""
+    parts = [
+        Costs(costs.names, costs.seconds[:, :, [session]], costs.tokens[:, :, [session]])
+        for session in range(costs.seconds.shape[2])
+    ]
+    return {
+        name: tuple(defined(partial(faster_by_total, arm=name, other=PLAIN), part) for part in parts)
+        for name in costs.names
+        if name != PLAIN
+    }
 
 
 def order_of(arms: Mapping[str, Sequence[Sample]]) -> Order:

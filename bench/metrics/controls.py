@@ -17,7 +17,7 @@ from bench.metrics.speedups import faster_by
 Integers = npt.NDArray[np.int64]
 
 WIDEST = 0.05
-"""A run is not ranked where an A/A' interval of 95 % is wider than this share."""
+"""A run is not ranked where the A/A' interval of 95 % is wider than this share."""
 MOST_DRIFT = 0.15
 """A run whose baseline moved by more than this share says so above its table."""
 LEAST_FOLLOWED = 8
@@ -77,8 +77,8 @@ class Resolution:
 
     @property
     def unseen(self) -> float:
-        """The larger of the two checks' `unseen`, as a share; NaN where one is unknown."""
-        return float(np.maximum(self.arms.unseen, self.places.unseen))
+        """By name, see `Check`: the order of the arms spreads what a place costs over all of them."""
+        return self.arms.unseen
 
     @property
     def sentence(self) -> str:
@@ -105,7 +105,11 @@ def resolution(
 
 
 def reason_not_ranked(checked: Resolution) -> str | None:
-    """Why the arms of this run get no ranks, in plain words; None where they do."""
+    """Why the arms of this run get no ranks, in plain words; None where they do.
+
+    The interval by place may be wide: of two sessions, one may slow the later decodes of a question and the
+    other the earlier ones, and the comparison of arms is as sharp as before.
+    """
     pairs = (
         (checked.arms, "the two equal baselines"),
         (checked.places, "the earlier and the later baseline of a question"),
@@ -115,10 +119,9 @@ def reason_not_ranked(checked: Resolution) -> str | None:
             return f"too few questions to compare {what}"
         if not check.gate.contains(1.0):
             return f"{what} differ by {100 * abs(check.gate.estimate - 1):.1f} %, more than chance allows"
-    for check, what in pairs:
-        if check.width > WIDEST:
-            width, most = 100 * check.width, 100 * WIDEST
-            return f"the interval between {what} is {width:.1f} % wide, more than {most:.0f} %"
+    if checked.arms.width > WIDEST:
+        width, most = 100 * checked.arms.width, 100 * WIDEST
+        return f"the interval between {pairs[0][1]} is {width:.1f} % wide, more than {most:.0f} %"
     return None
 
 

@@ -40,6 +40,8 @@ LLAMA: Mapping[str, Any] = {
 """What `KNOWN_SHAPES` leaves out: all that state no other family are Llamas."""
 _MODULE_FILES = ("module.safetensors", "model.safetensors")
 _SETTINGS_FILE = "module.json"
+_LOW_RANK = ".lora_A"
+"""Ends names of low-rank changes: beside them lies a copy of the model that has them added."""
 _WIDTHS = {"float32": 4, "float64": 8}
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name, outputs first."""
@@ -144,6 +146,7 @@ def _size(
     modules = [_module_shapes(settings, component, gpu) for component in methods]
     heads = sum(component.params.get("draft_vocab") or 0 for component in methods) * shape.width
     numbers = sum(prod(each) for module in modules for each in module.values())
+    numbers += weights[0] * sum(any(name.endswith(_LOW_RANK) for name in module) for module in modules)
     return Size(
         weight_bytes=weights[0] * place.width,
         pass_bytes=weights[1] * place.width,

@@ -20,7 +20,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
@@ -31,6 +31,8 @@ LOADING = "bench.runtime.loading"
 """Builds the target; it imports every tier, and only the tier of the run is followed."""
 TIERS = "bench.runtime.tiers"
 TRAINER_FUNCTIONS = ("trainer", "model_trainer")
+Specs = dict[str, ModuleSpec | None]
+"""What is known of modules by dotted name: most names are looked up many times for one hash."""
 
 
 def source_hash(target: str, tier: str) -> str:
@@ -54,18 +56,21 @@ def decoding_modules(target: str, tier: str) -> dict[str, Module]:
     Raises:
         ValueError: If no module on the target's path has source.
     """
-    start = _module_of(target)
+    specs: Specs = {}
+    start = _module_of(target, specs)
     packages = (*SHARED_PACKAGES, start.partition(".")[0])
     waiting, seen, modules = [start, LOADING], set[str](), dict[str, Module]()
     while waiting:
         name = waiting.pop()
-        path = None if name in seen else _source_file(name)
+        path = None if name in seen else _source_file(name, specs)
         seen.add(name)
         if path is None:
             continue
         module = modules[name] = _module(name, path, path.read_bytes())
-        ours = [item for item in module.imports if _is_within(item, packages) or _is_beside(item, start)]
-        waiting += [item for item in ours if name != LOADING or _is_used_by(item, tier)]
+        for item in module.imports:
+            is_ours = _is_within(item, packages) or _is_beside(item, start, specs)
+            if is_ours and (name != LOADING or _is_used_by(item, tier)):
+                waiting.append(item)
     return modules
 
 
@@ -106,7 +111,8 @@ class Module:
                 yield f"import {origin._by_name[item]} as {alias}"
             elif not _is_within(source, SHARED_PACKAGES) and source not in modules:
                 yield f"import {source} {item} as {alias}"
-        yield from (_c_normal_form(path.read_text(encoding="utf-8")) for path in _c_sources(self._path))
+        for path in sorted(self._path.parent.glob("*.[ch]")):  # compiled by it, not imported
+            yield _c_normal_form(path.read_text(encoding="utf-8"))
 
 
 @cache
@@ -120,40 +126,45 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _module_of(target: str) -> str:
+def _module_of(target: str, specs: Specs) -> str:
     """The longest part of a dotted path that is a module."""
     name = target.rpartition(".")[0]
-    while name and _source_file(name) is None:
+    while name and _source_file(name, specs) is None:
         name = name.rpartition(".")[0]
     if not name:
         raise ValueError(f"{target} lies in no module with source")
     return name
 
 
-def _source_file(name: str) -> Path | None:
-    """The file of a module, found without importing the packages it lies in; None if it has no source."""
-    top, *inner = name.split(".")
-    try:
-        spec = find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    for part in inner:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        spec = PathFinder.find_spec(f"{spec.name}.{part}", list(spec.submodule_search_locations))
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
+def _source_file(name: str, specs: Specs) -> Path | None:
+    """The file of a module; None if it has no source."""
+    spec = _spec_of(name, specs)
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _spec_of(name: str, specs: Specs) -> ModuleSpec | None:
+    """A module's specification, found without importing the packages it lies in, and kept in `specs`."""
+    package = name.rpartition(".")[0]
+    if name not in specs and package:
+        above = _spec_of(package, specs)
+        folders = None if above is None else above.submodule_search_locations
+        specs[name] = None if folders is None else PathFinder.find_spec(name, list(folders))
+    elif name not in specs:
+        try:
+            specs[name] = find_spec(name)
+        except (ImportError, ValueError):
+            specs[name] = None
+    return specs[name]
 
 
 def _is_within(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def _is_beside(name: str, start: str) -> bool:
+def _is_beside(name: str, start: str, specs: Specs) -> bool:
     """Whether a module lies in the folder of a method that is one file, outside of our packages."""
-    home = None if "." in start else _source_file(start)
-    path = None if home is None else _source_file(name)
+    home = None if "." in start else _source_file(start, specs)
+    path = None if home is None else _source_file(name, specs)
     if home is None or path is None or "site-packages" in home.parts:
         return False
     return path.is_relative_to(home.parent) and not _is_within(name, ("bench", "tests", "conf"))
@@ -198,11 +209,8 @@ def _is_code(statement: ast.stmt) -> bool:
 
 def _is_text(statement: ast.stmt) -> bool:
     """A docstring, or a string that documents an attribute."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _normal_form(statement: ast.stmt) -> tuple[str, tuple[str, ...]]:
@@ -265,15 +273,12 @@ def _rename_locals(function: ast.FunctionDef) -> None:
             stored[node.id] = None
         elif isinstance(node, ast.arg):
             kept.add(node.arg)
-        elif isinstance(node, ast.Global):
+        elif isinstance(node, ast.Global | ast.Nonlocal):
             kept.update(node.names)
         elif isinstance(node, ast.MatchAs | ast.MatchStar) and node.name:
             kept.add(node.name)
-        elif isinstance(node, ast.Nonlocal):
-            kept.update(node.names)
-    numbers = {
-        name: f"{index} local" for index, name in enumerate(name for name in stored if name not in kept)
-    }
+    renamed = [name for name in stored if name not in kept]
+    numbers = {name: f"{index} local" for index, name in enumerate(renamed)}
     for node in ast.walk(function):
         if isinstance(node, ast.Name) and node.id in numbers:
             node.id = numbers[node.id]
@@ -284,11 +289,6 @@ def _in_order(node: ast.AST) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
         yield child
         yield from _in_order(child)
-
-
-def _c_sources(path: Path) -> list[Path]:
-    """C files beside a module: it compiles them, and no import names them."""
-    return sorted(path.parent.glob("*.[ch]"))
 
 
 @cache

@@ -17,21 +17,21 @@ the old version under ``tests/records/data``; a new field with a default needs n
 import gzip
 import json
 import logging
-import os
 import re
 import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from bench.errors import UserError
 from bench.records.field_types import ROUND_TYPES, SAMPLE_TYPES, check_types, reason_of
-from bench.records.files import replacing
 from bench.records.model import SCHEMA_VERSION, Arm, Equivalence, Key, Sample, Timing, Verdict
 from bench.records.rounds import DEFAULTS, ROUND_FIELDS, Rounds, Shared
 
@@ -43,15 +43,16 @@ Step = Callable[[dict[str, Any]], dict[str, Any]]
 RUN_STEPS: Mapping[int, Step] = {}
 """For ``run.json``, by the version that a step starts from. Version 2 only added fields: no step yet."""
 SAMPLE_STEPS: Mapping[int, Step] = {}
-"""For one line of ``samples.jsonl``."""
+"""For one line of ``samples.jsonl``. Ids and rounds keep their meaning: lines of any version share them."""
 FIRST_VERSION = 1
 """The version of a record that names none, as the first stored samples."""
 
-DAMAGED_FILE = "samples.damaged.jsonl"
-"""Beside the record file: the damaged lines that were set aside, unchanged."""
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\s*$')
 _LONGEST_CHECKSUM = 64
 """Bytes at the end of a line that are searched for its checksum."""
+_REPEATED = re.compile(rb'"(ids|rounds)":(?:\[[^][]*\]|\{[^{}]*\})')
+"""What lines of a file repeat: exact methods emit the same ids, and rounds are those of any session."""
+_EMPTY = {"ids": b"[]", "rounds": b"{}"}
 
 
 class DamagedLineError(ValueError):
@@ -110,12 +111,15 @@ def encode_sample(sample: Sample) -> dict[str, Any]:
     return record
 
 
-def decode_sample(record: Mapping[str, Any], shared: Shared | None = None) -> Sample:
+def decode_sample(
+    record: Mapping[str, Any], shared: Shared | None = None, known: Mapping[str, Any] = MappingProxyType({})
+) -> Sample:
     """The inverse of `encode_sample`, for records of this schema version and of every earlier one.
 
     Args:
         record: As read from JSON.
         shared: What earlier samples of the same file hold.
+        known: The sample's ``ids`` or ``rounds``, decoded, where the record lacks what they hold.
 
     Raises:
         UserError: If the schema version is unknown.
@@ -127,9 +131,9 @@ def decode_sample(record: Mapping[str, Any], shared: Shared | None = None) -> Sa
     shared = shared or Shared()
     changed = {
         "arm": Arm(plain["arm"]),
-        "ids": shared.ids(plain["ids"]),
+        "ids": known["ids"] if "ids" in known else shared.ids(plain["ids"]),
         "text": shared.texts([plain["text"]])[0],
-        "rounds": _decode_rounds(plain["rounds"], shared),
+        "rounds": known["rounds"] if "rounds" in known else _decode_rounds(plain["rounds"], shared),
         "timing": _decode_timing(plain["timing"]),
         "equivalence": _decode_equivalence(plain["equivalence"]),
     }
@@ -194,7 +198,25 @@ def from_line(line: bytes, shared: Shared | None = None) -> Sample:
     text = line[: checksum.start()] + b"}"
     if zlib.crc32(text) != int(checksum[1], 16):
         raise DamagedLineError("its checksum is that of another line")
-    return decode_sample(_parsed(text), shared)
+    return _repeating(text, shared or Shared())
+
+
+def _repeating(text: bytes, shared: Shared) -> Sample:
+    """The sample of a line. What an earlier line holds too is neither parsed nor checked again."""
+    known: dict[str, Any] = {}
+    fresh: dict[str, bytes] = {}
+
+    def without_known(part: re.Match[bytes]) -> bytes:
+        name, digest = part[1].decode(), blake2b(part[0], digest_size=16).digest()
+        if digest not in shared.parts:
+            fresh[name] = digest
+            return part[0]
+        known[name] = shared.parts[digest]
+        return b'"%b":%b' % (part[1], _EMPTY[name])
+
+    sample = decode_sample(_parsed(_REPEATED.sub(without_known, text)), shared, known)
+    shared.parts.update({digest: getattr(sample, name) for name, digest in fresh.items()})
+    return sample
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
@@ -276,25 +298,3 @@ def _parse(line: bytes, place: str, shared: Shared) -> Sample:
             f"{place} is no sample that this code knows: {reason_of(error)}",
             "use the code that wrote it, or move the run's folder away to measure it anew",
         ) from error
-
-
-def set_aside(path: Path, file: SampleFile) -> None:
-    """Move the damaged lines of a record file to `DAMAGED_FILE`; a crash in between loses none of them.
-
-    Raises:
-        OSError: If a file cannot be written.
-    """
-    aside = path.with_name(DAMAGED_FILE)
-    with (
-        path.open("rb") as lines,
-        aside.open("ab") as kept,
-        replacing(path) as fresh,
-        fresh.open("wb") as whole,
-    ):
-        for number, line in enumerate(lines, start=1):
-            if line.endswith(b"\n"):
-                (kept if number in file.problems else whole).write(line)
-        kept.flush()
-        os.fsync(kept.fileno())
-    for problem in file.problems.values():
-        log.warning("%s; it is kept in %s, and what it held is measured again", problem, aside)

@@ -289,7 +289,7 @@ def canonical(identity: Mapping[str, Any]) -> str:
         raise ValueError(f"the identity of a run must be plain JSON: {error}") from error
 
 
-_LATER_SIZES = {"draft_vocab": None, "mlp_width": None, "blocks": 1}
+_LATER_SIZES = {"draft_vocab": None, "mlp_width": None, "micro_mlp_width": None, "rank": None, "blocks": 1}
 LATER_SETTINGS = {**_LATER_SIZES, "own_lm_heads": True, "authors_updates": False, "soft": False}
 """Settings of methods that came after the first records, and the value that means what was done before."""
 

@@ -5,7 +5,6 @@ Also what many samples of a file have in common, so that a run of a thousand ans
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
@@ -149,16 +148,14 @@ class Rounds(Sequence[Round]):
 class Shared:
     """What many samples of a file have in common, held once: exact methods all put out the same answer."""
 
-    answers: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
+    parts: dict[bytes, Any] = field(default_factory=dict)
+    """Token ids and rounds, by the digest of how a line writes them."""
     words: dict[str, str] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)
 
     def ids(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Token ids, from 0 to below 2**63."""
-        key = array("q", ids).tobytes()
-        if key not in self.answers:
-            self.answers[key] = tuple(map(self.numbers.setdefault, ids, ids))
-        return self.answers[key]
+        """Token ids."""
+        return tuple(map(self.numbers.setdefault, ids, ids))
 
     def texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Texts, such as an answer or why each round stopped."""

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.errors import UserError
-from bench.records.codec import RUN_STEPS, SampleFile, read_samples, set_aside, to_line, upgrade
+from bench.records.codec import RUN_STEPS, SampleFile, read_samples, to_line, upgrade
+from bench.records.damaged import set_aside
 from bench.records.field_types import ATTEMPT_TYPES, OBJECT, RUN_TYPES, check_types, reason_of
 from bench.records.files import acquire, is_same_file, release, renew, write_text
 from bench.records.model import Key, Run, Sample
@@ -92,7 +93,7 @@ class RunStore:
         elif file.samples:
             raise UserError(f"{folder} holds samples but no run.json", "move the folder away and start again")
         if file.problems:
-            set_aside(path, file)
+            set_aside(path, file.problems)
         _write_run(folder, run)
         samples = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(samples, file.size)

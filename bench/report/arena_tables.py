@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 
+from bench.metrics.arena import by_session
 from bench.metrics.run_figures import speedup
 from bench.report import curves
 from bench.report.board import Section
 from bench.report.figure_data import latencies
-from bench.report.style import Picture, stamped
+from bench.report.style import Picture
 from bench.report.tables import Table
 from bench.report.words import place_words
 from bench.show.arena_table import contest_lines, pair_rows, wait_rows
@@ -50,8 +52,7 @@ def arena_pictures(section: Section) -> list[Picture]:
         "Speed of the two equal baselines over the run, each dot an answer, the line a running median: "
         "how steady the machine was."
     )
-    figure = stamped(curves.speed_over_time(frame), place_words(section))
-    return [Picture("machine", caption, figure)]
+    return [Picture("machine", caption, partial(curves.speed_over_time, frame), place_words(section))]
 
 
 def pair_tables(section: Section) -> Iterator[Table]:
@@ -61,6 +62,21 @@ def pair_tables(section: Section) -> Iterator[Table]:
         return
     title = "Faster by: the row's method over the column's, geometric mean of questions, with 95 % intervals"
     yield Table(title, ("method", *pairs.names), tuple(pair_rows(pairs, speedup)), "pairwise")
+
+
+def session_tables(section: Section) -> Iterator[Table]:
+    """The speedup of every method in each session alone; none where there is one session."""
+    if section.sessions < 2 or not section.contests:
+        return
+    parts = {label: own for contest in section.contests for label, own in by_session(contest.costs).items()}
+    rows = [
+        (label, *map(speedup, parts[entry.stored[0].label]))
+        for label, entry in section.labelled.items()
+        if entry.stored[0].label in parts
+    ]
+    header = ("method", *(f"session {number + 1}" for number in range(section.sessions)))
+    title = "Decode speedup in each session alone, with 95 % intervals over questions"
+    yield Table(title, header, tuple(rows), "sessions")
 
 
 def wait_table(section: Section) -> Table:

@@ -105,6 +105,11 @@ class Section:
         return f"{model}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @property
+    def sessions(self) -> int:
+        """How often its answers were measured, each time by a fresh process and maybe on another day."""
+        return len({sample.session for entry in self.entries for sample in entry.samples})
+
+    @property
     def questions(self) -> str:
         """What was asked, such as ``40 of 80 built-in questions (mt_bench)``."""
         source, count = self.setting.prompts, len(self.asked)

@@ -11,6 +11,7 @@ from bench.report.arena_tables import (
     arena_pictures,
     arena_remarks,
     pair_tables,
+    session_tables,
     settings_table,
     wait_table,
 )
@@ -24,7 +25,14 @@ from bench.report.input_length import compact_tables
 from bench.report.left_out import left_out_tables
 from bench.report.style import Picture
 from bench.report.tables import Table, has_eager, subtask_tables
-from bench.report.words import headline, place_words, section_alarms, setting_words, short_title
+from bench.report.words import (
+    headline,
+    place_words,
+    section_alarms,
+    session_words,
+    setting_words,
+    short_title,
+)
 from bench.show.alarms import Alarm
 
 TITLE = "Self-speculative decoding leaderboard"
@@ -174,7 +182,8 @@ def section_chapter(section: Section, tables: Sequence[Table]) -> Chapter:
         title=short_title(section),
         setting=setting_words(section),
         questions=section.questions,
-        subtitle=f"Asked: {section.questions}{part}. Up to {section.setting.max_new_tokens} new tokens; "
+        subtitle=f"Asked: {section.questions}{part}{session_words(section)}. "
+        f"Up to {section.setting.max_new_tokens} new tokens; "
         f"conversations continue on {'each arm' if history == 'free' else 'the baseline'}'s own answers.",
         remarks=_remarks(section),
         parts=tuple(part for part in _parts(section, tables) if part.has_content),
@@ -203,7 +212,7 @@ def _parts(section: Section, tables: Sequence[Table]) -> Iterator[Part]:
         "Latency": ((wait_table(section),), ()),
         "Experts": (tuple(expert_tables(section)), ()),
         "Length of the prompt": (tuple(compact_tables(section)), ()),
-        "Methods compared with each other": (tuple(pair_tables(section)), ()),
+        "Methods compared with each other": ((*pair_tables(section), *session_tables(section)), ()),
         "Settings and machine": ((settings_table(section),), ()),
     }
     for title, (shown, charts) in contents.items():

@@ -10,10 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from matplotlib.figure import Figure
-
 from bench.measure.processor import cores
-from bench.report.style import png, svg
+from bench.report.style import Picture, png, svg
 
 FEW = 16
 """Below this many drawings, starting a process takes as long as it saves."""
@@ -26,13 +24,13 @@ class Order:
 
     Args:
         name: Prefix of every id in its SVG element.
-        figure: What to draw.
+        picture: What to draw.
         page: Name of the page that shows it; empty for the board.
         as_svg, as_png: What is wanted of it.
     """
 
     name: str
-    figure: Figure
+    picture: Picture
     page: str = ""
     as_svg: bool = True
     as_png: bool = True
@@ -52,10 +50,11 @@ NOT_DRAWN = Drawn("<svg></svg>")
 
 def draw(order: Order) -> Drawn:
     """Draw one figure; as it is laid out for the first of its files, so it stays for the second."""
-    element = svg(order.figure, order.name) if order.as_svg else ""
+    figure = order.picture.figure
+    element = svg(figure, order.name) if order.as_svg else ""
     if order.as_svg:
-        order.figure.set_layout_engine("none")
-    return Drawn(element, png(order.figure) if order.as_png else b"")
+        figure.set_layout_engine("none")
+    return Drawn(element, png(figure) if order.as_png else b"")
 
 
 def draw_all(orders: Sequence[Order]) -> list[Drawn]:
@@ -68,7 +67,7 @@ def draw_all(orders: Sequence[Order]) -> list[Drawn]:
 
 
 _taken: Sequence[Order] = ()
-"""In a worker process: what there is to draw. A forked process has the figures without a copy being sent."""
+"""In a worker process: what there is to draw. A forked process has the data without a copy being sent."""
 
 
 def _take(orders: Sequence[Order]) -> None:

@@ -18,6 +18,7 @@ from bench.report.entries import entries
 from bench.report.figure_data import pictures
 from bench.report.stored_runs import read_runs
 from bench.report.tables import method_cell, output_cell
+from bench.report.words import session_words
 from bench.show.layout import markdown_table
 
 FIGURES = ("overall", "acceptance")
@@ -39,7 +40,7 @@ def excerpt(results: Path) -> str:
         raise UserError(f"no run under {results} has a rank", f"see why: python -m bench.report {results}")
     where = PurePath(results).as_posix()
     lines = [f"<!-- excerpt of {where}: python -m bench.report excerpt {where} --into README.md -->"]
-    lines += [f"{largest.title}; {largest.questions}.", ""]
+    lines += [f"{largest.title}; {largest.questions}{session_words(largest)}.", ""]
     lines += [*markdown_table(HEADER, [_row(row) for row in largest.ranked]), ""]
     return "\n".join([*lines, *_unranked(largest), *_figures(largest, where), _END])
 

@@ -8,6 +8,7 @@ and ``stall`` (share of decode time).
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ from bench.metrics.intervals import with_bar
 from bench.outline.experts import experts_in_all
 from bench.report.board import Section
 from bench.report.entries import Entry
-from bench.report.style import INK, Picture, legend_below, looks, new_figure, numbers, stamped, styled
+from bench.report.style import INK, Picture, legend_below, looks, new_figure, numbers, styled
 from bench.report.tables import Table
 from bench.report.words import place_words
 from bench.show.expert_rows import arena_expert_rows
@@ -47,7 +48,7 @@ def expert_pictures(section: Section) -> list[Picture]:
     frame = share_frame(section)
     if frame["share"].nunique() < 2:
         return []
-    return [Picture("experts", CAPTION, stamped(by_share(frame), place_words(section)))]
+    return [Picture("experts", CAPTION, partial(by_share, frame), place_words(section))]
 
 
 def share_frame(section: Section) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from bench.metrics.speedups import defined
 from bench.records.model import PHASES, Arm, Sample
 from bench.report import curves, figures
 from bench.report.board import Ranked, Section, Unranked
-from bench.report.style import Picture, stamped
+from bench.report.style import Picture
 from bench.report.sweeps import quality, sweep_pictures
 from bench.report.words import place_words
 
@@ -36,15 +36,13 @@ def pictures(section: Section) -> list[Picture]:
     """
     shown, choice = chosen(section.ranked)
     explained = shown or [Ranked(0, row.label, row.entry) for row in section.unranked][:MOST_METHODS]
-    made = [*_comparisons(section, shown), *_of_every_method(section, explained)]
-    place = place_words(section)
-    return [
-        replace(picture, caption=picture.caption + choice, figure=stamped(picture.figure, place))
-        for picture in made
-    ] + [
-        replace(picture, figure=stamped(picture.figure, place))
-        for picture in (*_of_all(section), *sweep_pictures(section))
+    made = [
+        replace(picture, caption=picture.caption + choice)
+        for picture in (*_comparisons(section, shown), *_of_every_method(section, explained))
     ]
+    place = place_words(section)
+    every = (*made, *_of_all(section), *sweep_pictures(section))
+    return [replace(picture, place=place) for picture in every]
 
 
 def _comparisons(section: Section, shown: Sequence[Ranked]) -> list[Picture]:
@@ -80,7 +78,7 @@ def _comparisons(section: Section, shown: Sequence[Ranked]) -> list[Picture]:
             curves.predicted_against_measured,
         ),
     ]
-    return _drawn(candidates)
+    return _with_data(candidates)
 
 
 def _of_every_method(section: Section, shown: Sequence[Ranked]) -> list[Picture]:
@@ -107,11 +105,16 @@ def _of_every_method(section: Section, shown: Sequence[Ranked]) -> list[Picture]
             curves.waits,
         ),
     ]
-    return _drawn(candidates)
+    return _with_data(candidates)
 
 
-def _drawn(candidates: Sequence[Candidate]) -> list[Picture]:
-    return [Picture(name, caption, draw(frame)) for name, caption, frame, draw in candidates if len(frame)]
+def _with_data(candidates: Sequence[Candidate]) -> list[Picture]:
+    """The figures that there is data for."""
+    return [
+        Picture(name, caption, partial(draw, frame))
+        for name, caption, frame, draw in candidates
+        if not frame.empty
+    ]
 
 
 def _of_all(section: Section) -> list[Picture]:
@@ -131,7 +134,7 @@ def _of_all(section: Section) -> list[Picture]:
             curves.quality_against_speed,
         ),
     ]
-    return _drawn(candidates)
+    return _with_data(candidates)
 
 
 def chosen(ranked: Sequence[Ranked]) -> tuple[list[Ranked], str]:

@@ -9,6 +9,7 @@ prompts).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -123,7 +124,8 @@ def input_length_figure(frame: pd.DataFrame) -> Figure:
 
 def input_length_picture(section: Section, edges: Sequence[int] | None = None) -> Picture:
     """The figure with its caption."""
-    return Picture("input-length", CAPTION, input_length_figure(input_length_frame(section, edges)))
+    frame = input_length_frame(section, edges)
+    return Picture("input-length", CAPTION, partial(input_length_figure, frame))
 
 
 def edges_from(text: str | None) -> list[int] | None:

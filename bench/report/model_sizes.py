@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -50,7 +51,7 @@ def show_sizes(runs: Sequence[Path], figure: Path | None) -> str:
         raise UserError("the runs share no method that two models decoded", "name runs of different models")
     lines = text_table([HEADER, *_rows(found, frame)])
     if figure is not None:
-        draw(Picture("model-sizes", CAPTION, size_figure(frame)), figure)
+        draw(Picture("model-sizes", CAPTION, partial(size_figure, frame)), figure)
         lines.append(str(figure))
     return "\n".join(lines)
 

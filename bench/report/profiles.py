@@ -7,6 +7,7 @@ measurement of few prompts, without an A/A control or intervals: it explains spe
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from bench.profile.card import METHOD_HEADER, SHOWN_ROWS, method_row
 from bench.profile.records import Profile, load_profile
 from bench.report import curves
 from bench.report.document import Chapter, Part
-from bench.report.style import Picture, png, stamped
+from bench.report.style import Picture, png
 from bench.report.tables import Table
 from bench.show.layout import byte_size
 
@@ -127,8 +128,8 @@ def _pictures(profile: Profile) -> list[Picture]:
     passes = "Time of a target pass over M rows, above the time that reading its bytes takes (roofline)."
     layers = "Time of one row through the first layers; crosses: the head alone."
     pictures = [
-        Picture("passes", passes, passes_figure(profile)),
-        Picture("layers", layers, layers_figure(profile)),
+        Picture("passes", passes, partial(passes_figure, profile)),
+        Picture("layers", layers, partial(layers_figure, profile)),
     ]
     rows = [
         (cost.name, False, cost.predicted, cost.measured, float("nan"), float("nan"))
@@ -138,6 +139,6 @@ def _pictures(profile: Profile) -> list[Picture]:
     if rows:
         frame = pd.DataFrame(rows, columns=["method", "lossy", "predicted", "measured", "low", "high"])
         caption = "Decode speedup predicted from pass times, against the measured one; without intervals."
-        pictures.append(Picture("prediction", caption, curves.predicted_against_measured(frame)))
+        pictures.append(Picture("prediction", caption, partial(curves.predicted_against_measured, frame)))
     place = f"{profile.model} on {profile.device}, {profile.environment['dtype']}; passes timed alone"
-    return [replace(picture, figure=stamped(picture.figure, place)) for picture in pictures]
+    return [replace(picture, place=place) for picture in pictures]

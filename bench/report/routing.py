@@ -7,6 +7,7 @@ Frame of the figure: ``guesser, distance, share``; a distance counts layers with
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from bench.report.document import Chapter, Part
-from bench.report.style import INK, Picture, legend_below, looks, new_figure, stamped, styled
+from bench.report.style import INK, Picture, legend_below, looks, new_figure, styled
 from bench.report.tables import Table
 from bench.routing.records import GUESSERS, Routing, load_routing, routing_rows
 
@@ -87,7 +88,7 @@ def _chapter(path: Path, anchor: str) -> Chapter:
             Part(
                 "Experts told ahead",
                 (Table(title, header, tuple(rows)),),
-                (Picture("distance", CAPTION, stamped(by_distance(routing), place)),),
+                (Picture("distance", CAPTION, partial(by_distance, routing), place),),
             ),
         ),
         records=(path.stem,),

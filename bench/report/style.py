@@ -48,17 +48,24 @@ _LEGEND_LINE = 0.18
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure with its caption.
+    """A figure with its caption, drawn when it is asked for: not every reader of a report needs drawings.
 
     Args:
         name: Part of its file name.
         caption: One sentence on what it shows and how to read it.
-        figure: The drawing.
+        draw: Makes the drawing.
+        place: Model, device and questions, for the line above the drawing; empty for none.
     """
 
     name: str
     caption: str
-    figure: Figure
+    draw: Callable[[], Figure]
+    place: str = ""
+
+    @property
+    def figure(self) -> Figure:
+        """The drawing, made anew each time."""
+        return stamped(self.draw(), self.place) if self.place else self.draw()
 
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -74,9 +75,11 @@ def sweep_pictures(section: Section) -> Iterator[Picture]:
         caption = f"Decode speedup of {sweep.name} over {settings}"
         if len(swept) == 2:
             up, across = sorted(swept, key=lambda key: key == "draft_length")
-            picture = Picture(name, f"{caption}; the best is bold.", curves.sweep_map(frame, across, up))
+            draw = partial(curves.sweep_map, frame, across, up)
+            picture = Picture(name, f"{caption}; the best is bold.", draw)
         elif len(swept) == 1 and len(frame) >= LEAST_VALUES:
-            picture = Picture(name, f"{caption}, with 95 % intervals.", curves.sweep_curve(frame, swept[0]))
+            draw = partial(curves.sweep_curve, frame, swept[0])
+            picture = Picture(name, f"{caption}, with 95 % intervals.", draw)
         else:
             continue
         made[method] = made.get(method, 1) + 1

@@ -32,7 +32,12 @@ def setting_words(section: Section) -> str:
     rest = section.title.removeprefix(f"{section.setting.model} on {section.setting.device}, ")
     kinds = len(section.subtasks)
     asked = f"{section.questions.partition(' (')[0]}, {kinds} kind{'s' if kinds > 1 else ''}"
-    return f"{rest}; {asked}"
+    return f"{rest}; {asked}{session_words(section)}"
+
+
+def session_words(section: Section) -> str:
+    """In how many sessions it was measured, as the end of a clause; empty for one."""
+    return f", in {section.sessions} sessions" if section.sessions > 1 else ""
 
 
 def headline(section: Section) -> str:

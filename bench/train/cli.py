@@ -190,24 +190,11 @@ def _examples(
 ) -> Iterator[Example]:
     """The dialogues to train on, as the frozen model sees them."""
     from bench.runtime.sampling import DraftVocab
-    from bench.train.cache.rows import RowCache
-    from bench.train.data.conversations import Conversations
-    from bench.train.trainers.modules import observed
+    from bench.train.cache.examples import examples_of
 
     size, file = composed.method.get("draft_vocab"), composed.method.get("frequent_tokens")
     head = DraftVocab(size, None if file is None else str(resolve_path(file))).head(decoder)
-    if composed.cache is None:
-        return observed(trainer, decoder, head, data.stream(chat, recipe.seed), recipe.max_tokens)
-    if not isinstance(data, Conversations):
-        raise UserError(
-            "these dialogues never end, so a cache cannot hold them", "leave out cache, or set data=answers"
-        )
-    most = min(recipe.max_tokens, decoder.capacity)
-    dialogues = [(ids[:most], is_answer[:most]) for ids, is_answer in data.dialogues(chat)]
-    cache = RowCache(Path(composed.cache), decoder, dialogues, {"model_weights": facts["model_weights"]})
-    taps = trainer.taps(decoder)
-    cache.fill(taps)
-    return cache.examples(taps, head, recipe.seed)
+    return examples_of(trainer, decoder, head, data, chat, recipe, composed.cache, facts)
 
 
 def _start(composed: DictConfig) -> list[Path]:

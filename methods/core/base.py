@@ -206,7 +206,7 @@ class ModuleTrainer(Protocol):
     """What training needs to know of a method's modules: how they start, what they read, what they learn."""
 
     def new_module(self, decoder: Decoder) -> nn.Module:
-        """A fresh fp32 module for this model; its state dict is what `attach` expects on disk."""
+        """A fresh fp32 module for this model; what needs gradients is what `attach` expects on disk."""
 
     def taps(self, decoder: Decoder) -> tuple[int, ...]:
         """Layers whose entering rows the loss reads; L means the rows after the last layer.
@@ -251,7 +251,7 @@ class ModelTrainer(Protocol):
     """What training needs to know of a method that tunes the whole model along with its modules."""
 
     def new_model(self, decoder: Decoder) -> nn.Module:
-        """A trainable fp32 copy of the model with fresh modules; its state dict is the checkpoint."""
+        """A trainable fp32 copy of the model with fresh modules; what needs gradients is the checkpoint."""
 
     def new_parts(self) -> tuple[str, ...]:
         """Prefixes of the names of weights that the base model lacks; they learn at the higher rate."""

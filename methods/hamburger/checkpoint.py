@@ -5,15 +5,16 @@
 ``comp_embedder.`` and the micro-step decoder with its stop head under ``micro_step_decoder.``, by the names
 of the authors' checkpoint. Loading is strict.
 
-Shapes: K most tokens of a group, F features, d width.
+Where the block has a ``rank``, low-rank changes of the base's projections stand in the place of the base
+(LoRA, arXiv 2106.09685): ``lora_A`` [r, inputs] and ``lora_B`` [outputs, r] for a rank r. The tuned base is
+the target's own weights with ``lora_B lora_A`` added, so the file fits the weights that it was trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -21,128 +22,19 @@ from bench.errors import UserError
 from bench.runtime.cache import KVCache
 from bench.runtime.checkpoint_files import read_json
 from bench.runtime.decoder import Decoder
-from bench.runtime.families import DecoderConfig
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config
+from bench.runtime.low_rank import merged
 from bench.runtime.modules import fitted
+from bench.runtime.plain_weights import plain_weights
 from bench.runtime.read_weights import read_weights
 from bench.runtime.stored_tensors import read_file, usable
+from methods.hamburger.shape import HamburgerShape
 
 BLOCK = "hamburger"
 NEW_PARTS = ("comp_embedder.", "micro_step_decoder.")
 """Prefixes of the tensors that a plain checkpoint lacks."""
-MERGER_HEAD_WIDTH = 32
 _BASE = "model."
 _FIX = "train one: python -m bench.train method=hamburger recipe=joint model=...; or set method.weights"
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class HamburgerShape:
-    """Sizes of the new parts; stored as the ``hamburger`` block of a checkpoint's config.json.
-
-    Args:
-        max_group: Most tokens of a group (K).
-        micro_layers: Layers of the micro-step decoder.
-        merger_heads: Attention heads of the merger.
-        feature_layers: Layers whose outputs feed the micro-step decoder, shallow to deep (F of them); the
-            last one is the model's last layer and is taken after the final norm.
-        micro_mlp_width: Inner width of the micro-step decoder's MLPs; None is the model's own.
-    """
-
-    max_group: int
-    micro_layers: int
-    merger_heads: int
-    feature_layers: tuple[int, ...]
-    micro_mlp_width: int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "feature_layers", tuple(self.feature_layers))  # a list when read from JSON
-        if self.max_group < 1 or self.micro_layers < 1 or self.merger_heads < 1:
-            raise ValueError(f"max_group, micro_layers and merger_heads must be at least 1, got {self}")
-        if list(self.feature_layers) != sorted(set(self.feature_layers)):
-            raise ValueError(f"feature_layers must rise strictly, got {self.feature_layers}")
-
-    @classmethod
-    def for_model(
-        cls, config: DecoderConfig, max_group: int, micro_layers: int, micro_mlp_width: int | None = None
-    ) -> HamburgerShape:
-        """The authors' proportions for any depth and width: features at each quarter, heads of width 32."""
-        quarters = sorted({max(1, round(config.layers * part / 4)) - 1 for part in (1, 2, 3, 4)})
-        heads = max(1, config.width // MERGER_HEAD_WIDTH)
-        return cls(max_group, micro_layers, heads, tuple(quarters), micro_mlp_width)
-
-    def check(self, config: DecoderConfig) -> None:
-        """Refuse a shape that does not fit this model.
-
-        Raises:
-            UserError: If the deepest feature is not the model's last layer, or the heads do not divide the
-                width.
-        """
-        if not self.feature_layers or self.feature_layers[-1] != config.layers - 1:
-            raise UserError(
-                f"the weights read features of layers {list(self.feature_layers)}, this model has "
-                f"{config.layers} layers",
-                "use weights that were trained for this model",
-            )
-        if config.width % self.merger_heads:
-            raise UserError(
-                f"merger_heads must divide the width {config.width}, got {self.merger_heads}",
-                "use weights that were trained for this model",
-            )
-
-    @property
-    def taps(self) -> tuple[int, ...]:
-        """`feature_layers` as taps of `Decoder.run_layers`: tap l + 1 is the output of layer l."""
-        return tuple(layer + 1 for layer in self.feature_layers)
-
-    def micro_config(self, config: DecoderConfig) -> DecoderConfig:
-        """The model's config with the layers of the micro-step decoder instead of its own."""
-        return replace(config.plain_layers(), mlp_width=self.micro_mlp_width or config.mlp_width)
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**asdict(self), "feature_layers": list(self.feature_layers)}
-
-    def embedder_shapes(self, width: int) -> Shapes:
-        """Shapes of the compositional embedder's tensors by name (`methods.hamburger.module.Embedder`)."""
-        shapes: Shapes = {"merger.pos": (self.max_group, width // 2)}
-        for name in ("merger.q_proj", "out_proj"):
-            shapes |= _linear_shapes(name, width, width, has_bias=True)
-        for name in ("merger.k_proj", "merger.v_proj"):  # of a token's embedding and that of its place
-            shapes |= _linear_shapes(name, width, width + width // 2, has_bias=True)
-        return shapes
-
-    def micro_shapes(self, config: DecoderConfig) -> Shapes:
-        """Shapes of the micro-step decoder's tensors by name (`methods.hamburger.module.MicroModule`)."""
-        shapes: Shapes = {}
-        for index in range(self.micro_layers):
-            layer = _layer_shapes(self.micro_config(config))
-            shapes |= {f"decoders.{index}.{name}": size for name, size in layer.items()}
-        for index, outputs in ((0, config.width), (2, config.width), (4, 1)):  # activations between them
-            shapes |= _linear_shapes(f"stop_head.{index}", outputs, config.width, has_bias=True)
-        return shapes
-
-
-def _layer_shapes(config: DecoderConfig) -> Shapes:
-    """Shapes of a layer of the model's own sizes, its projections not fused."""
-    width, mlp = config.width, config.mlp_width
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    norms = {"input_layernorm": width, "post_attention_layernorm": width}
-    if config.qk_norm:
-        norms |= {"self_attn.q_norm": config.head_dim, "self_attn.k_norm": config.head_dim}
-    shapes: Shapes = {f"{name}.weight": (size,) for name, size in norms.items()}
-    for name, outputs in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-        shapes |= _linear_shapes(f"self_attn.{name}", outputs, width, config.qkv_bias)
-    shapes |= _linear_shapes("self_attn.o_proj", width, queries, config.output_bias)
-    for name in ("gate_proj", "up_proj"):
-        shapes |= _linear_shapes(f"mlp.{name}", mlp, width, config.mlp_bias)
-    return shapes | _linear_shapes("mlp.down_proj", width, mlp, config.mlp_bias)
-
-
-def _linear_shapes(name: str, outputs: int, inputs: int, has_bias: bool) -> Shapes:
-    weight: Shapes = {f"{name}.weight": (outputs, inputs)}
-    return weight | {f"{name}.bias": (outputs,)} if has_bias else weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +102,14 @@ def load_checkpoint(folder: Path, target: Decoder) -> Checkpoint:
     """
     shape, file = read_shape(folder), folder / "model.safetensors"
     tensors = read_file(file, target.device)
-    own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_BASE)}
-    base = usable(own, file, target.device, target.dtype)
+    own = _part({name: tensors.pop(name) for name in list(tensors) if name.startswith(_BASE)}, _BASE)
+    if shape.rank is None:
+        base = usable(own, file, target.device, target.dtype)
+    else:
+        changes = fitted(own, shape.change_shapes(target.config), target.embedding, str(file))
+        base = merged({**plain_weights(target), **changes})
     options = RuntimeOptions(target.device, target.dtype, target.capacity, target.tier)
-    decoder = build_decoder(load_config(folder), _part(base, _BASE), options)
+    decoder = build_decoder(load_config(folder), base, options)
     target.adopt(decoder)
     _check_fit(decoder, target, shape, folder)
     expected = (shape.embedder_shapes(decoder.config.width), shape.micro_shapes(decoder.config))
@@ -242,7 +138,7 @@ def checkpoint_of(
         untuned: The model it started from; gives the precision and the rotary tables.
         capacity: Longest sequence in tokens.
     """
-    tensors = {name: tensor.detach().to(untuned.dtype) for name, tensor in state.items()}
+    tensors = {name: tensor.detach().to(untuned.dtype) for name, tensor in merged(state).items()}
     config = untuned.config
     weights = read_weights(config, _part(tensors, _BASE), untuned.device)
     room = (config.layers, config.kv_heads, capacity, config.head_dim, untuned.dtype, untuned.device)

@@ -21,7 +21,7 @@ from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.read_weights import read_layers
 from bench.runtime.sampling import DraftHead, Sampler
 from methods.core.chain import Draft, DraftBuilder, is_unsure
-from methods.hamburger.checkpoint import HamburgerShape
+from methods.hamburger.shape import HamburgerShape
 
 _STOP_LAYERS = (0, 2, 4)  # the others are activations
 

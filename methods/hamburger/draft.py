@@ -59,6 +59,8 @@ class TrainingSettings:
     Args:
         max_group: Most tokens of a group (K).
         micro_layers: Layers of the micro-step decoder.
+        micro_mlp_width: Inner width of their MLPs; None is the model's own.
+        rank: Of low-rank changes that tune the base; None tunes all of its weights.
         floor: Nats below which a token joins any group.
         ratio: Share of a group's highest entropy below which a token joins it.
         singles: Share of answers in groups of one.
@@ -70,6 +72,8 @@ class TrainingSettings:
 
     max_group: int
     micro_layers: int
+    micro_mlp_width: int | None
+    rank: int | None
     floor: float
     ratio: float
     singles: float
@@ -79,8 +83,9 @@ class TrainingSettings:
     distilled: float
 
     def __post_init__(self) -> None:
-        if self.max_group < 1 or self.micro_layers < 1:
-            raise ValueError(f"need max_group and micro_layers of at least 1, got {self}")
+        sizes = (self.max_group, self.micro_layers, self.micro_mlp_width, self.rank)
+        if any(size is not None and size < 1 for size in sizes):
+            raise ValueError(f"max_group, micro_layers, micro_mlp_width and rank are at least 1, got {self}")
         if not 0 <= self.distilled <= 1:
             raise ValueError(f"distilled must lie in [0, 1], got {self.distilled}")
         if self.floor < 0 or not 0 <= self.ratio <= 1:
@@ -122,6 +127,8 @@ class Hamburger:
         decoded_groups: float,
         stop_weight: float,
         distilled: float,
+        micro_mlp_width: int | None = None,
+        rank: int | None = None,
     ) -> None:
         if position_convention not in SHIFTS:
             raise ValueError(f"position_convention must be one of {list(SHIFTS)}, got {position_convention}")
@@ -136,6 +143,8 @@ class Hamburger:
         self.training = TrainingSettings(
             max_group=max_group,
             micro_layers=micro_layers,
+            micro_mlp_width=micro_mlp_width,
+            rank=rank,
             floor=floor,
             ratio=ratio,
             singles=singles,

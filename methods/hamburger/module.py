@@ -13,17 +13,17 @@ group, M answer tokens, F features, d width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
-from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.groups import Groups
-from methods.training.trained_layer import TrainedLayer, future_mask, layer_state
+from methods.hamburger.shape import HamburgerShape
+from methods.training.low_rank import freeze
+from methods.training.trained_layer import TrainedLayer, future_mask
+from methods.training.trained_model import TrainedModel
 
 
 class Merger(nn.Module):
@@ -100,44 +100,35 @@ class MicroModule(nn.Module):
 
 
 class HamburgerModel(nn.Module):
-    """The tuned model: base, compositional embedder, micro-step decoder, all trained together."""
+    """The tuned model: base, compositional embedder, micro-step decoder, all trained together.
+
+    Of a base with low-rank changes, only these are trained.
+    """
 
     def __init__(self, config: DecoderConfig, shape: HamburgerShape) -> None:
         super().__init__()
         self.shape = shape
-        inner = nn.Module()
-        inner.embed_tokens = nn.Embedding(config.vocab, config.width)
-        inner.layers = nn.ModuleList(TrainedLayer(config) for _ in range(config.layers))
-        inner.norm = nn.RMSNorm(config.width, config.norm_eps)
-        base = nn.Module()
-        base.model = inner
-        if not config.tied_head:
-            base.lm_head = nn.Linear(config.width, config.vocab, bias=False)
-        self.model: Any = base
+        self.model = TrainedModel(config)
         self.comp_embedder = Embedder(config.width, shape)
         self.micro_step_decoder = MicroModule(config, shape)
 
     @classmethod
     def from_decoder(cls, decoder: Decoder, shape: HamburgerShape) -> HamburgerModel:
-        """Start from a decoder's weights, the new parts freshly initialised."""
+        """Start from a decoder's weights, the new parts freshly initialised.
+
+        With a rank, the base is frozen, and its layers learn low-rank changes.
+        """
         model = cls(decoder.config, shape)
-        state = {"model.embed_tokens.weight": decoder.embedding, "model.norm.weight": decoder.final_norm}
-        if not decoder.config.tied_head:
-            state["lm_head.weight"] = decoder.lm_head.weight
-        for index, layer in enumerate(decoder.layers):
-            parts = layer_state(layer, decoder.config)
-            state |= {f"model.layers.{index}.{name}": tensor for name, tensor in parts.items()}
-        model.model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        model.model.copy_weights(decoder)
+        if shape.rank is not None:
+            model.model.requires_grad_(False)
+            freeze(model.model.model.layers, shape.rank)
         return model.to(decoder.device)
 
     @property
     def lm_head(self) -> Tensor:
         """Weight of the LM head, shape [V, d]."""
-        inner = self.model
-        weight: Tensor = (
-            inner.lm_head.weight if hasattr(inner, "lm_head") else inner.model.embed_tokens.weight
-        )
-        return weight
+        return self.model.head
 
     def forward(self, groups: Groups, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """The row that predicts each token of each group, shape [N, K, d]; noise after a group's end.

@@ -22,15 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.records.model import Generation
 from bench.runtime.decoder import Decoder
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.base import Budget, Example, NoClock
-from methods.hamburger.checkpoint import BLOCK, NEW_PARTS, HamburgerShape, checkpoint_of
+from methods.hamburger.checkpoint import BLOCK, NEW_PARTS, checkpoint_of
 from methods.hamburger.draft import Hamburger, TrainingSettings
 from methods.hamburger.groups import Answer, Groups, collate, cut_answer, entropies
 from methods.hamburger.module import HamburgerModel, joint_loss
+from methods.hamburger.shape import HamburgerShape
+from methods.training.trained_model import require_plain
 
 
 class HamburgerTrainer:
@@ -45,14 +46,7 @@ class HamburgerTrainer:
         self._method, self._settings = method, settings
 
     def new_model(self, decoder: Decoder) -> nn.Module:
-        config = decoder.config
-        has_factors = config.embed_scale != 1 or config.logit_scale != 1
-        if has_factors or config != config.plain_layers():
-            raise UserError(
-                f"hamburger cannot tune a {config.family}: its layers have more than the plain ones trained "
-                "here, or its checkpoints store fused or shifted weights",
-                "tune a model of the Llama, Mistral or Qwen families",
-            )
+        require_plain(decoder.config, "hamburger")
         return HamburgerModel.from_decoder(decoder, self._shape(decoder))
 
     def new_parts(self) -> tuple[str, ...]:
@@ -118,7 +112,9 @@ class HamburgerTrainer:
         return {BLOCK: {**self._shape(decoder).plain(), "segmentation": segmentation, **losses}}
 
     def _shape(self, decoder: Decoder) -> HamburgerShape:
-        return HamburgerShape.for_model(decoder.config, self._settings.max_group, self._settings.micro_layers)
+        settings = self._settings
+        sizes = (settings.max_group, settings.micro_layers, settings.micro_mlp_width, settings.rank)
+        return HamburgerShape.for_model(decoder.config, *sizes)
 
 
 @torch.no_grad()

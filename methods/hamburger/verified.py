@@ -33,8 +33,8 @@ from bench.runtime.modules import load_module, load_provenance
 from bench.runtime.sampling import DraftVocab, Sampler
 from methods.core.base import ModuleTrainer
 from methods.core.chain import ChainMethod, Draft
-from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.decoder import MicroDecoder, features_at, new_taps
+from methods.hamburger.shape import HamburgerShape
 
 
 class HamburgerVerified(ChainMethod):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.linear import rms_norm
-from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.module import MicroModule
+from methods.hamburger.shape import HamburgerShape
 from methods.training.distillation import distil
 from methods.training.rows import TrainingRows
 

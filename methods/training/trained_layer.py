@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from bench.runtime.families import DecoderConfig
 from bench.runtime.layers import Layer
-from bench.runtime.linear import Linear
-from bench.runtime.moe import dense
+from bench.runtime.plain_weights import plain_layer
 from bench.runtime.rows import rotate
 
 _QKV = ("q_proj", "k_proj", "v_proj")
@@ -94,33 +93,5 @@ def future_mask(length: int, device: torch.device) -> Tensor:
 
 
 def layer_state(layer: Layer, config: DecoderConfig) -> dict[str, Tensor]:
-    """A decoder's layer as the state of a `TrainedLayer`, copied in fp32.
-
-    Norms that the layer does not have are ones; norms after its sub-layers and factors are left out.
-    """
-    attention, mlp = layer.attention, dense(layer.mlp)
-    if mlp is None:
-        raise ValueError("a layer without an MLP has no trainable counterpart")
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    norms = {"input_layernorm.weight": attention.norm, "post_attention_layernorm.weight": mlp.norm}
-    ones = torch.ones(config.width, device=attention.o.weight.device)
-    state = {name: ones if norm is None else norm for name, norm in norms.items()}
-    state |= _split(attention.qkv, [f"self_attn.{name}" for name in _QKV], [queries, keys, keys])
-    state |= _split(attention.o, ["self_attn.o_proj"], [config.width])
-    state |= _split(mlp.gate_up, [f"mlp.{name}" for name in _GATE_UP], [config.mlp_width] * 2)
-    state |= _split(mlp.down, ["mlp.down_proj"], [config.width])
-    if attention.query_norm is not None and attention.key_norm is not None:
-        state |= {"self_attn.q_norm.weight": attention.query_norm}
-        state |= {"self_attn.k_norm.weight": attention.key_norm}
-    return {name: tensor.detach().clone().float() for name, tensor in state.items()}
-
-
-def _split(linear: Linear, names: list[str], sizes: list[int]) -> dict[str, Tensor]:
-    parts = {
-        f"{name}.weight": part for name, part in zip(names, torch.split(linear.weight, sizes), strict=True)
-    }
-    if linear.bias is not None:
-        parts |= {
-            f"{name}.bias": part for name, part in zip(names, torch.split(linear.bias, sizes), strict=True)
-        }
-    return parts
+    """A decoder's layer as the state of a `TrainedLayer`, copied in fp32."""
+    return {name: tensor.detach().clone().float() for name, tensor in plain_layer(layer, config).items()}

@@ -34,6 +34,25 @@ def test_they_replace_those_of_the_yaml_file(tmp_path: Path) -> None:
     assert params(folder) == {"max_ngram": 3, "draft_length": 3}
 
 
+def test_the_log_says_whose_settings_count_with_a_line_a_method_at_most(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    folder = folder_with(tmp_path, {"model": "tiny", "settings": {"draft_length": 3}})
+    params(folder)
+    params(folder, "sam")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"prompt_lookup has the settings of {folder / 'prompt_lookup.json'}",
+        f"sam has no tuned settings in {folder}, its published ones are used",
+    ]
+    caplog.clear()
+    for method in ("prompt_lookup", "sam"):
+        composed, _ = composed_tree("model=tiny", f"method={method}", f"tuned={folder}", "methods=[sam]")
+        composed.model.name = "tiny"
+        with_tuned(composed, method)
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["prompt_lookup"]
+
+
 def test_a_method_without_a_file_keeps_its_published_ones(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, {"model": "tiny", "settings": {"draft_length": 3}}, "sam")
     assert params(folder)["draft_length"] == 10

@@ -21,8 +21,8 @@ from bench.runtime.decoder import Decoder
 from bench.runtime.loading import RuntimeOptions, build_decoder
 from bench.runtime.model_config import decoder_config
 from bench.runtime.modules import save_model
-from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.module import HamburgerModel
+from methods.hamburger.shape import HamburgerShape
 from tests.convert.published import (
     State,
     gpt_fast_state,

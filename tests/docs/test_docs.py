@@ -31,6 +31,7 @@ from bench.routing.cli import RoutingConfig
 from bench.train.answers.cli import AnswersConfig
 from bench.train.calibrate.cli import CalibrateConfig
 from bench.train.cli import TrainConfig
+from bench.train.exits.cli import ExitsConfig
 from bench.train.frequent_tokens.cli import FrequentTokensConfig
 from bench.train.mixture.cli import MixtureConfig
 from bench.train.skip_set.cli import SkipSetConfig
@@ -50,6 +51,7 @@ HYDRA = {
     "bench.train": "train",
     "bench.train.answers": "answers",
     "bench.train.calibrate": "calibrate",
+    "bench.train.exits": "exits",
     "bench.train.frequent_tokens": "frequent_tokens",
     "bench.train.mixture": "mixture",
     "bench.train.skip_set": "skip_set",
@@ -63,6 +65,7 @@ SCHEMAS = {
     "train": TrainConfig,
     "answers": AnswersConfig,
     "calibrate": CalibrateConfig,
+    "exits": ExitsConfig,
     "frequent_tokens": FrequentTokensConfig,
     "mixture": MixtureConfig,
     "skip_set": SkipSetConfig,
@@ -253,7 +256,8 @@ def test_an_example_ends_on_a_board_with_a_certificate(
 
 
 def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what other tests cover: controls, all families of random models but one."""
+    """Leave out what other tests cover: controls, most families of random models, the memory of trainings."""
+    monkeypatch.setattr("bench.train.cli.require_memory_for", lambda *given: None)
     caught = Check("greedy", "random llama", Status.FAILED, "caught")
     monkeypatch.setattr(
         "bench.prove.crew.Crew.controls", lambda crew, report: (Outcome(CONTROLS[0], caught),)

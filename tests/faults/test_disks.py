@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from bench.records.codec import DAMAGED_FILE
+from bench.records.damaged import DAMAGED_FILE
 from bench.records.store import load_samples
 from tests.faults.conftest import Undisturbed
 from tests.faults.driver import End, Workload, only_run

@@ -32,7 +32,8 @@ class Machine:
         noise: Standard deviation of a decode's log time.
         drift: Range of the drift of a session in log time, peak to peak.
         session_spread: Standard deviation of a session's mean log time.
-        slow_second: Extra log time of every second decode of a baseline, in the order of time.
+        slow_second: Extra log time of every second decode of a baseline, in the order of time; or one for
+            each session.
         slow_follower: Extra log time of whatever follows the first method.
     """
 
@@ -46,7 +47,7 @@ class Machine:
     noise: float = 0.03
     drift: float = 0.28
     session_spread: float = 0.0
-    slow_second: float = 0.0
+    slow_second: float | tuple[float, ...] = 0.0
     slow_follower: float = 0.0
 
     @property
@@ -69,7 +70,7 @@ def arena(machine: Machine, seed: int) -> tuple[Costs, Order]:
     logs = _question_effects(rng, machine)[:, :, None, None] + share * (state + offset)
     logs = logs + machine.noise * rng.standard_normal(place.shape)
     is_later = place[:2] > place[1::-1]
-    logs[:2] += machine.slow_second * is_later
+    logs[:2] += np.reshape(machine.slow_second, (-1, 1)) * is_later
     logs += machine.slow_follower * (before == 2)
     tokens = np.broadcast_to(_tokens(rng, machine)[:, None, None], place.shape)
     started_s = (when + 10 * np.arange(sessions)[:, None]) * 3600

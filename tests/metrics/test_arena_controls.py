@@ -46,6 +46,14 @@ def test_every_second_baseline_decode_slower_is_caught() -> None:
     assert reason.startswith("the earlier and the later baseline of a question differ by 1")
 
 
+def test_places_that_cost_more_in_one_session_and_less_in_another_are_no_fault() -> None:
+    machine = Machine(questions=60, sessions=3, repeats=1, slow_second=(0.02, -0.02, 0.0))
+    assert share(machine, is_not_ranked, 30) < 0.1
+    checked = resolution(*arena(machine, 0))
+    assert checked.places.width > 0.05
+    assert checked.unseen < 0.02
+
+
 def test_baselines_that_differ_are_named() -> None:
     costs, order = arena(Machine(questions=80), 0)
     seconds = costs.seconds.copy()

@@ -1,6 +1,7 @@
 """Old records stay readable: a frozen file of every schema version, and one step from each to the next."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 
 from bench.errors import UserError
 from bench.metrics.summary import summarise
-from bench.records.codec import FIRST_VERSION, decode_sample, encode_sample, upgrade
+from bench.records.codec import FIRST_VERSION, decode_sample, encode_sample, from_line, to_line, upgrade
 from bench.records.model import SCHEMA_VERSION, Arm, Verdict
+from bench.records.rounds import Shared
 from bench.records.store import load_run, load_samples
 from bench.show.table import run_table
 
@@ -79,3 +81,25 @@ def test_a_column_of_rounds_that_is_not_known_is_refused_and_not_dropped() -> No
     line["rounds"]["heat"] = line["rounds"]["drafted"]
     with pytest.raises(KeyError, match="heat"):
         decode_sample(line)
+
+
+def test_what_lines_repeat_is_held_once_and_is_what_each_line_says() -> None:
+    samples = load_samples(DATA / "run_v2")
+    lines = [to_line(replace(sample, session=session))[:-1] for session in range(3) for sample in samples]
+    shared = Shared()
+    read = [from_line(line, shared) for line in lines]
+    assert read == [from_line(line) for line in lines]
+    assert [sample.session for sample in read] == [0] * len(samples) + [1] * len(samples) + [2] * len(samples)
+    for first, second in zip(read, read[len(samples) :], strict=False):
+        assert first.ids is second.ids
+        assert first.rounds is second.rounds
+
+
+@pytest.mark.parametrize("name", ["ids", "rounds"])
+def test_an_answer_that_quotes_a_record_is_no_part_of_one(name: str) -> None:
+    sample = next(sample for sample in load_samples(DATA / "run_v2") if sample.error is None)
+    record = json.dumps(encode_sample(sample)[name], separators=(",", ":"))
+    quoting = replace(sample, text=f'{{"{name}":{record},"text":"\\"}}')
+    shared = Shared()
+    for expected in (sample, quoting, replace(quoting, ids=(*sample.ids[:-1], sample.ids[-1] + 1))):
+        assert from_line(to_line(expected)[:-1], shared) == expected

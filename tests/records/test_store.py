@@ -11,7 +11,8 @@ import pytest
 
 from bench.compose.schema import run_id
 from bench.errors import UserError
-from bench.records.codec import DAMAGED_FILE, decode_sample, encode_sample
+from bench.records.codec import decode_sample, encode_sample
+from bench.records.damaged import DAMAGED_FILE
 from bench.records.frames import rounds_frame, to_frame
 from bench.records.model import (
     SCHEMA_VERSION,

@@ -74,6 +74,7 @@ class ArenaPlan:
     spread: float = 0.3
     control: float = 1.0
     seed: int = 0
+    sessions: int = 1
 
 
 BOARD = (
@@ -168,7 +169,8 @@ def _arena_samples(plan: ArenaPlan) -> Iterator[Sample]:
     prompts = [Prompt(str(81 + number), "qa", ("Why?",)) for number in range(plan.questions)]
     ease = {prompt.id: math.exp(rng.gauss(0, plan.spread)) for prompt in prompts}
     now, before = 1_700_000_000.0, ""
-    for cell in cells_of(prompts, speeds, repeats=plan.repeats, sessions=[0], seed=plan.seed):
+    sessions = range(plan.sessions)
+    for cell in cells_of(prompts, speeds, repeats=plan.repeats, sessions=sessions, seed=plan.seed):
         for order, label in enumerate(cell.labels):
             eased = ease[cell.prompt.id] if label in plan.methods else 1.0
             per_token_s = BASE_S / (speeds[label] * eased * rng.uniform(0.99, 1.01))

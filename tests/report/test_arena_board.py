@@ -14,12 +14,15 @@ from bench.report.arena_tables import (
     RANKS_NOTE,
     arena_remarks,
     pair_tables,
+    session_tables,
     settings_table,
     wait_table,
 )
 from bench.report.board import Section, sections
 from bench.report.build import build
+from bench.report.document import section_chapter
 from bench.report.entries import entries
+from bench.report.excerpt import excerpt
 from bench.report.stored_runs import read_run, read_runs
 from bench.report.words import headline, section_alarms
 from tests.harness import undrawn
@@ -51,6 +54,25 @@ def test_a_sure_paired_difference_separates_methods_whose_own_intervals_overlap(
     assert second.high > first.low
     assert [row.label for row in section.lossless] == ["kangaroo", "medusa", "sam"]
     assert section.unranked == ()
+
+
+def test_a_run_of_several_sessions_says_so(tmp_path: Path) -> None:
+    for count in (1, 2):
+        (section,) = board_of(tmp_path / str(count), replace(PLAN, sessions=count))
+        assert section.sessions == count
+        for text in (section_chapter(section, ()).subtitle, excerpt(tmp_path / str(count))):
+            assert (", in 2 sessions." in text) == (count == 2)
+
+
+def test_every_session_has_its_own_column(tmp_path: Path) -> None:
+    (once,) = board_of(tmp_path / "once", PLAN)
+    (section,) = board_of(tmp_path / "thrice", replace(PLAN, sessions=3))
+    assert list(session_tables(once)) == []
+    (table,) = session_tables(section)
+    assert table.header == ("method", "session 1", "session 2", "session 3")
+    assert [row[0] for row in table.rows] == ["kangaroo", "medusa", "sam"]
+    for row, speed in zip(table.rows, (1.6, 1.5, 1.1), strict=True):
+        assert all(0.8 * speed < float(cell.partition("x")[0]) < 1.25 * speed for cell in row[1:])
 
 
 def test_two_equal_methods_share_a_rank(tmp_path: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+from matplotlib.figure import Figure
 
 from bench.report import drawing
 from bench.report.drawing import Drawn, Order, draw, draw_all
-from bench.report.style import new_figure, styled
+from bench.report.style import Picture, new_figure, styled
 
 
-def order(number: int, *, as_svg: bool = True, as_png: bool = True) -> Order:
+def line(number: int) -> Figure:
     with styled():
         figure = new_figure(1.0)
         figure.subplots().plot([0, 1], [0, number], label=f"line {number}")
         figure.legend(loc="outside lower center")
-    return Order(f"figure-{number}", figure, as_svg=as_svg, as_png=as_png)
+    return figure
+
+
+def order(number: int, *, as_svg: bool = True, as_png: bool = True) -> Order:
+    picture = Picture("line", "A line.", partial(line, number))
+    return Order(f"figure-{number}", picture, as_svg=as_svg, as_png=as_png)
 
 
 def test_what_is_not_ordered_stays_empty() -> None:

@@ -35,10 +35,15 @@ def hamburger(**changes: object) -> Hamburger:
     return unattached(**{"floor": 1.0, "ratio": 0.9, "singles": 0.2, "random_splits": 0.2, **changes})
 
 
-def test_it_learns_one_dialogue_by_heart(tmp_path: Path) -> None:
+wholly_or_by_low_rank = pytest.mark.parametrize("rank", [None, 8], ids=["whole", "low rank"])
+
+
+@wholly_or_by_low_rank
+def test_it_learns_one_dialogue_by_heart(rank: int | None, tmp_path: Path) -> None:
     decoder = random_decoder()
-    recipe = replace(RECIPE, steps=30, lr=1e-2, checkpoint_every=100)
-    trainer = JointTraining(hamburger().model_trainer(), decoder, recipe, tmp_path)
+    share = RECIPE.base_share if rank is None else 1.0
+    recipe = replace(RECIPE, steps=30, lr=1e-2, base_share=share, checkpoint_every=100)
+    trainer = JointTraining(hamburger(rank=rank).model_trainer(), decoder, recipe, tmp_path)
     batch = [next(dialogues())]
     figures = [trainer.train_step(batch) for _ in range(30)]
     assert figures[0]["ce"] > 3
@@ -46,9 +51,12 @@ def test_it_learns_one_dialogue_by_heart(tmp_path: Path) -> None:
     assert figures[-1]["top1"] > 0.8
 
 
-def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
-    decoder = random_decoder()
-    whole = JointTraining(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "whole")
+@wholly_or_by_low_rank
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
+    rank: int | None, tmp_path: Path
+) -> None:
+    decoder, method = random_decoder(), hamburger(rank=rank)
+    whole = JointTraining(method.model_trainer(), decoder, RECIPE, tmp_path / "whole")
     whole.run(dialogues())
 
     class Interrupted(JointTraining):
@@ -57,19 +65,21 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Interrupted(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "halves").run(dialogues())
-    resumed = JointTraining(hamburger().model_trainer(), decoder, RECIPE, tmp_path / "halves")
+        Interrupted(method.model_trainer(), decoder, RECIPE, tmp_path / "halves").run(dialogues())
+    resumed = JointTraining(method.model_trainer(), decoder, RECIPE, tmp_path / "halves")
     resumed.run(dialogues())
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0)
 
 
-def test_what_training_writes_the_method_loads_and_decodes_with(tmp_path: Path) -> None:
+@wholly_or_by_low_rank
+def test_what_training_writes_the_method_loads_and_decodes_with(rank: int | None, tmp_path: Path) -> None:
     decoder, base, out = random_decoder(), tmp_path / "base", tmp_path / "out"
     base.mkdir()
     config = FAMILIES["llama"].to_dict() | {"architectures": ["LlamaForCausalLM"]}
     (base / "config.json").write_text(json.dumps(config))
-    train_joint(hamburger().model_trainer(), decoder, base, dialogues(), RECIPE, out, {"model": "random"})
+    trainer = hamburger(rank=rank, micro_mlp_width=24).model_trainer()
+    train_joint(trainer, decoder, base, dialogues(), RECIPE, out, {"model": "random"})
     block = json.loads((out / "config.json").read_text())["hamburger"]
     assert block["feature_layers"] == [1, 2, 3, 5]
     assert block["training"]["model"] == "random"

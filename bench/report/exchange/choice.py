@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.errors import UserError, nearest
 from bench.metrics.run_figures import number
 from bench.records.model import Arm
-from bench.report.arena_tables import pair_tables, settings_table, wait_table
+from bench.report.arena_tables import pair_tables, session_tables, settings_table, wait_table
 from bench.report.board import Ranked, Section, Unranked, sections
 from bench.report.claims import claim_table, load_papers
 from bench.report.document import Chapter
@@ -36,6 +36,7 @@ NAMES = (
         "acceptance",
         "left_out",
         "pairwise",
+        "sessions",
         "latency",
         "settings",
         "experts",
@@ -112,8 +113,8 @@ def tables_of(section: Section, name: str) -> list[Table]:
     if name == "input_length":
         return [input_length_table(section)]
     ranked = [*section_tables(section), *subtask_tables(section)]
-    own = [*left_out_tables(section), *expert_tables(section), *pair_tables(section)]
-    own += [wait_table(section), settings_table(section)]
+    own = [*left_out_tables(section), *expert_tables(section)]
+    own += [*pair_tables(section), *session_tables(section), wait_table(section), settings_table(section)]
     return [table for table in (*ranked, *own) if table.name == name]
 
 

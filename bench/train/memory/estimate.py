@@ -28,6 +28,8 @@ from methods.training.rows import packed
 
 TRAINED_BYTES = 16
 """Bytes per trained parameter: fp32 weight, gradient, and two moments."""
+FROZEN_BYTES = 4
+"""Bytes per parameter that a trained model has and does not learn."""
 UPDATE_BYTES = 4
 """Extra bytes per trained parameter while AdamW steps, after the pass: the roots of its second moments."""
 _VALUES = (0.0, 1.0)
@@ -39,7 +41,7 @@ class TrainingMemory:
     """Memory of a training on its device.
 
     Args:
-        weight_bytes: Weights of the frozen model.
+        weight_bytes: Weights of the frozen model, and those of a trained copy that are not trained.
         cache_bytes: Its KV cache.
         trained: Number of trained parameters.
         tokens: Tokens of the longest pass.
@@ -112,16 +114,18 @@ def training_memory(
             tokens = max(tokens, recipe.micro_tokens)
             module = trainer.new_model(decoder)
             run = partial(_joint_pass, trainer, module, decoder, recipe)
-    for weight in module.parameters():
+    learning = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in learning:
         weight.grad = torch.empty_like(weight)  # already in TRAINED_BYTES, so not to be counted in the pass
-    trained, width = sum(weight.numel() for weight in module.parameters()), decoder.dtype.itemsize
+    trained, width = sum(weight.numel() for weight in learning), decoder.dtype.itemsize
+    frozen = sum(weight.numel() for weight in module.parameters()) - trained
     pass_bytes = _highest_peak(run)
     if pass_bytes is not None and isinstance(trainer, ModelTrainer) and width < 4:
-        pass_bytes += width * trained  # autocast keeps a copy of the weights
+        pass_bytes += width * (trained + frozen)  # autocast keeps a copy of the weights
     elif pass_bytes is not None and isinstance(trainer, ModuleTrainer) and width == 4:
         pass_bytes += width * tokens * decoder.config.width  # `linear.CompiledProduct` copies its input rows
     return TrainingMemory(
-        weight_bytes=decoder.parameters * width,
+        weight_bytes=decoder.parameters * width + FROZEN_BYTES * frozen,
         cache_bytes=decoder.cache.token_bytes * decoder.capacity,
         trained=trained,
         tokens=tokens,

@@ -113,11 +113,29 @@ def load_start(module: nn.Module, files: Sequence[Path]) -> None:
     Raises:
         UserError: If there is no such file, it is damaged, or it holds another module's weights.
     """
-    means = {name: torch.zeros_like(tensor) for name, tensor in module.state_dict().items()}
+    means = {name: torch.zeros_like(tensor) for name, tensor in trained_state(module).items()}
     for file in files:
         for name, tensor in _weights(file, means).items():
             means[name] += tensor.to(means[name]) / len(files)
-    module.load_state_dict(means)
+    load_trained(module, means)
+
+
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module's state that are trained; frozen weights are left out."""
+    frozen = {name for name, weight in module.named_parameters() if not weight.requires_grad}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+
+
+def load_trained(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what `trained_state` gave.
+
+    Raises:
+        KeyError: If tensors are missing or left over.
+        RuntimeError: If one has another shape.
+    """
+    if state.keys() != trained_state(module).keys():
+        raise KeyError("the state is not that of this module")
+    module.load_state_dict(state, strict=False)
 
 
 def _weights(file: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

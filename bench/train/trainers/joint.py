@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.runtime.checkpoint_files import CONFIG_FILE, read_json
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import MODEL_FILE, save_model
+from bench.runtime.stored_config import stored_config
 from bench.train.data.batching import group_by_length
+from bench.train.trainers.checkpoint import trained_state
 from bench.train.trainers.course import TOKENS
 from bench.train.trainers.loop import NO_FACTS, Dialogue, TrainingLoop
 from bench.train.trainers.recipe import JointRecipe
@@ -66,7 +67,7 @@ class JointTraining(TrainingLoop[Dialogue]):
     def _new_optimizer(self) -> torch.optim.AdamW:
         """Two parameter groups: the model's own weights, then the new modules' weights."""
         new = tuple(self._trainer.new_parts())
-        named = list(self.model.named_parameters())
+        named = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
         groups = [
             {"params": [weight for name, weight in named if name.startswith(new) is is_new], "lr": rate}
             for is_new, rate in zip((False, True), self._rates, strict=True)
@@ -120,12 +121,13 @@ def train_joint(
     provenance: Mapping[str, Any],
     start: Sequence[Path] = (),
 ) -> dict[str, float]:
-    """Train a method's whole model and write it to `out` in bf16.
+    """Train a method's whole model and write what was trained to `out` in bf16.
 
     Args:
         trainer: The method's model, examples and loss.
         decoder: The frozen model.
-        base: The checkpoint's folder; the result gets its config.json with a block of the method added.
+        base: The checkpoint's folder, or a GGUF file; the result gets its configuration with a block of the
+            method added.
         dialogues: Endless stream of dialogues; a resumed run needs the same stream from its beginning.
         recipe: Settings.
         out: Folder of the run, later the method's `weights`.
@@ -138,9 +140,9 @@ def train_joint(
     blocks = trainer.blocks(decoder)
     training = JointTraining(trainer, decoder, recipe, out, start, {**provenance, **blocks})
     figures = training.run(dialogues)
-    tensors = {name: value.to(torch.bfloat16) for name, value in training.model.state_dict().items()}
+    tensors = {name: value.to(torch.bfloat16) for name, value in trained_state(training.model).items()}
     facts = {**provenance, "recipe": asdict(recipe), "figures": figures}
-    config = read_json(base / CONFIG_FILE)
+    config = stored_config(base)
     config |= {name: {**block, "training": facts} for name, block in blocks.items()}
     save_model(out, tensors, config)
     return figures

@@ -20,7 +20,15 @@ from torch import nn
 
 from bench.records.files import acquire, release
 from bench.show.waiting import Wait
-from bench.train.trainers.checkpoint import intact, load_start, load_state, make_folder, save_state
+from bench.train.trainers.checkpoint import (
+    intact,
+    load_start,
+    load_state,
+    load_trained,
+    make_folder,
+    save_state,
+    trained_state,
+)
 from bench.train.trainers.course import Course
 from bench.train.trainers.recipe import ModuleRecipe
 
@@ -110,7 +118,7 @@ class TrainingLoop(ABC, Generic[Item]):
 
     def _save(self) -> None:
         state = {"step": self._step, "settings": self._settings, "course": self._course.state}
-        state |= {self._name: self._trained.state_dict(), "optimizer": self._optimizer.state_dict()}
+        state |= {self._name: trained_state(self._trained), "optimizer": self._optimizer.state_dict()}
         save_state(self._work, state)
 
     def _resume(self) -> None:
@@ -118,7 +126,7 @@ class TrainingLoop(ABC, Generic[Item]):
         course = None
         if state is not None:
             with intact(self._work):
-                self._trained.load_state_dict(state[self._name])
+                load_trained(self._trained, state[self._name])
                 self._optimizer.load_state_dict(state["optimizer"])
                 self._step = int(state["step"])
                 course = {key: state["course"][key] for key in ("seconds", "sums", "count")}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import WEIGHTS_FILE, save_module
 from bench.runtime.sampling import DraftHead
+from bench.train.trainers.checkpoint import trained_state
 from bench.train.trainers.course import TOKENS
 from bench.train.trainers.loop import NO_FACTS, Dialogue, TrainingLoop
 from bench.train.trainers.recipe import ModuleRecipe
@@ -67,9 +68,8 @@ class ModuleTraining(TrainingLoop[Example]):
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         recipe = self._recipe
-        return torch.optim.AdamW(
-            self.module.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
-        )
+        learning = [weight for weight in self.module.parameters() if weight.requires_grad]
+        return torch.optim.AdamW(learning, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
 
     def train_step(self, examples: Sequence[Example]) -> dict[str, float]:
         recipe = self._recipe
@@ -159,7 +159,7 @@ def train_module(
     provenance: Mapping[str, Any],
     start: Sequence[Path] = (),
 ) -> dict[str, float]:
-    """Train a method's module and write it to `out`.
+    """Train a method's module and write what was trained to `out`.
 
     Args:
         trainer: The method's module and its loss.
@@ -177,6 +177,6 @@ def train_module(
     training = ModuleTraining(trainer, decoder, recipe, out, start, facts)
     figures = training.run(examples)
     facts |= {"recipe": asdict(recipe), "figures": figures}
-    tensors = {name: value.to(torch.bfloat16) for name, value in training.module.state_dict().items()}
+    tensors = {name: value.to(torch.bfloat16) for name, value in trained_state(training.module).items()}
     save_module(out, tensors, facts)
     return figures

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.modules import save_module
-from methods.hamburger.checkpoint import Checkpoint, HamburgerShape
+from methods.hamburger.checkpoint import Checkpoint
 from methods.hamburger.draft import Hamburger
 from methods.hamburger.groups import Answer
 from methods.hamburger.module import HamburgerModel
+from methods.hamburger.shape import HamburgerShape
 from methods.hamburger.verified import HamburgerVerified
 from tests.methods.small import FAMILIES, random_decoder
 

@@ -17,11 +17,11 @@ from bench.runtime.rows import Rows
 from bench.runtime.sampling import Sampler, Sampling
 from methods.core.autoregressive import Autoregressive
 from methods.core.base import Exactness, FullTrainable
-from methods.hamburger.checkpoint import HamburgerShape
 from methods.hamburger.decoder import Merge
 from methods.hamburger.draft import Hamburger
 from methods.hamburger.groups import Answer, collate
 from methods.hamburger.module import HamburgerModel, joint_loss
+from methods.hamburger.shape import HamburgerShape
 from methods.hamburger.trainer import distilled_labels
 from tests.methods.hamburger.hamburgers import (
     TUNED_SEED,
