@@ -28,7 +28,7 @@ _ADDED = ("dtype", "stop_ids")
 _ADDED_TO_TASK = ("column", "format")
 """Keys of a task that came later, and count only where they are set."""
 
-_LEFT_OUT = (("tier", "auto"), ("devices", 1), ("attention", "auto"))
+_LEFT_OUT = (("tier", "auto"), ("devices", 1), ("attention", "auto"), ("draft_head", "stored"))
 """Settings of the runtime that came later, with what older runs had: left out, so that their ids stay."""
 
 

@@ -27,8 +27,6 @@ DEVICES = ("auto", "cpu", "cuda")
 TIERS = ("auto", "eager", "static", "compiled", "graph")
 DTYPES = ("float32", "bfloat16", "float16")
 HISTORIES = ("free", "frozen")
-
-
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 """What method, task and model may be called."""
 
@@ -147,6 +145,7 @@ class RuntimeConfig:
             takes the fastest there is.
         devices: GPUs that the layers are spread over, for a model that one cannot hold.
         attention: Of recorded chains: ``masked``, by ``lengths``, or ``auto``: lengths if they agree.
+        draft_head: Weights of the head that drafts: as ``stored``, or rounded to ``int8`` (tier compiled).
     """
 
     device: str = "auto"
@@ -156,6 +155,7 @@ class RuntimeConfig:
     tier: str = "auto"
     devices: int = 1
     attention: str = "auto"
+    draft_head: str = "stored"
 
     def __post_init__(self) -> None:
         rules.require_least("runtime.devices", self.devices, 1)
@@ -163,6 +163,7 @@ class RuntimeConfig:
         rules.require_choice("runtime.dtype", self.dtype or DTYPES[0], DTYPES)
         rules.require_choice("runtime.tier", self.tier, TIERS)
         rules.require_choice("runtime.attention", self.attention, ("auto", "masked", "lengths"))
+        rules.require_choice("runtime.draft_head", self.draft_head, ("stored", "int8"))
         rules.require_least("runtime.threads", self.threads, 1, 4096)
         rules.require_least("runtime.max_length", self.max_length, 2)
 
@@ -210,9 +211,8 @@ class MeasureConfig:
         rules.require_least("measure.sessions", self.sessions, 1, 1000)
         rules.require_choice("measure.history", self.history, HISTORIES)
         if not 0 < self.level < 1:
-            raise UserError(
-                f"measure.level must lie in (0, 1), got {self.level}", "use 0.95 for a 95 % interval"
-            )
+            what = f"measure.level must lie in (0, 1), got {self.level}"
+            raise UserError(what, "use 0.95 for a 95 % interval")
 
 
 @dataclass

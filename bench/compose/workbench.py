@@ -295,4 +295,5 @@ def options_for(
     spread = spread_over(runtime.devices, runtime.tier, device)
     tier = choose_tier(runtime.tier, device, precision, is_spread=bool(spread), has_experts=has_experts)
     require_recorded(runtime.attention, tier)
-    return RuntimeOptions(device, precision, length, tier, spread)
+    is_small = runtime.draft_head == "int8"
+    return RuntimeOptions(device, precision, length, tier, spread, drafts_in_int8=is_small)

@@ -183,7 +183,7 @@ RUN_TYPES: Mapping[str, Check] = {
     "labels.several tokens per row": FLAG,
 }
 ATTEMPT_TYPES: Mapping[str, Check] = {
-    **dict.fromkeys(("device", "dtype", "source", "tier", "attention", "started_utc"), TEXT),
+    **dict.fromkeys(("device", "dtype", "source", "tier", "attention", "draft_head", "started_utc"), TEXT),
     **dict.fromkeys(("versions", "cpu", "numerics", "missing"), OBJECT),
     "git": _or_null(OBJECT),
     "gpu": _or_null(OBJECT),

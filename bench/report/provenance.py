@@ -11,8 +11,8 @@ from bench.report.stored_runs import StoredRun
 from bench.report.tables import Table
 
 _UNKNOWN = "unknown"
-_DECODING = ("dtype", "tier", "attention")
-"""Of an attempt: how passes ran; attention only where chains attended by their lengths."""
+_DECODING = ("dtype", "tier", "attention", "draft_head")
+"""Of an attempt: how passes ran; the last two only where they are not as usual."""
 Rows = Iterator[tuple[str, str]]
 
 

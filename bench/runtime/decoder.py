@@ -60,9 +60,13 @@ class Decoder:
         weights: The model; its parts become attributes of the decoder.
         cache: Key/value store; all arms share it, and it is emptied before each generation.
         placement: Positions and masks for the same capacity.
+
+    Attributes:
+        drafts_in_int8: Whether `bench.runtime.sampling.DraftHead` rounds its weights to 8 bits.
     """
 
     tier: Tier = "static"
+    drafts_in_int8 = False
 
     def __init__(self, weights: Weights, cache: KVCache, placement: Placement) -> None:
         self.config, self.layers = weights.config, list(weights.layers)

@@ -1,10 +1,9 @@
 """Frozen projections, each multiplied by the fastest code for its device and precision.
 
-A decode step multiplies one row, a verification a few, a prefill hundreds. In fp32 on a CPU all of them use
-the compiled product (``bench/runtime/tiers/compiled/products.c``), which gives a row the same bits whatever
-other rows are in the batch. Without a compiler, and in other precisions, PyTorch multiplies: by a transposed
-copy for few rows, by oneDNN's prepacked copy from `PACKED_ROWS` rows and `PACKED_SIZE` weights on. On CUDA
-cuBLAS takes the stored layout as it is.
+In fp32 on a CPU every pass uses the compiled product (``bench/runtime/tiers/compiled/products.c``), which
+gives a row the same bits whatever other rows are in the batch. Without a compiler, and in other precisions,
+PyTorch multiplies: by a transposed copy for few rows, by oneDNN's prepacked copy from `PACKED_ROWS` rows and
+`PACKED_SIZE` weights on. On CUDA cuBLAS takes the stored layout as it is.
 
 Shapes: R rows, I inputs, O outputs; a panel holds the weights of W outputs, and P panels hold all.
 """
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.runtime.int8_rows import rounded
 from bench.runtime.tiers.compiled.library import Missing, library, required_library
 from bench.runtime.tiers.compiled.structures import Projection
 
@@ -56,6 +56,7 @@ class Linear:
     Args:
         weight: Shape [O, I], as checkpoints store it.
         bias: Shape [O], or None.
+        scales: Shape [O, 1], if `weight` is int8 numbers (`bench.runtime.int8_rows`); for compiled products.
 
     Attributes:
         compiled: The compiled product; None on other devices, in other precisions or without a C compiler.
@@ -63,9 +64,9 @@ class Linear:
 
     __slots__ = ("_multiplier", "_weight", "bias", "compiled")
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, scales: Tensor | None = None) -> None:
         self.bias = bias
-        self.compiled = compiled_product(weight, bias)
+        self.compiled = compiled_product(weight, bias, scales)
         self._weight = weight if self.compiled is None else None  # else the product holds the only copy
         self._multiplier: CompiledProduct | _Torch = self.compiled or _Torch(weight, bias)
 
@@ -110,6 +111,12 @@ class Linear:
             assert self.compiled is not None
             return Linear(self.compiled.rows(outputs), bias)
         return Linear(self._weight[outputs], bias)
+
+    def in_int8(self) -> Linear:
+        """The projection with its weights rounded to 8 bits; it needs the compiled product."""
+        assert self.compiled is not None  # `bench.runtime.loading.RuntimeOptions` refuses other tiers
+        numbers, scales = rounded(self.compiled.unpacked())
+        return Linear(numbers, self.bias, scales)
 
     @property
     def parameters(self) -> int:
@@ -160,28 +167,21 @@ class CompiledProduct:
         weight: Shape [O, I].
         bias: Shape [O], or None.
         compiled: The library.
+        scales: See `Linear`.
     """
 
-    __slots__ = (
-        "_bias",
-        "_is_ragged",
-        "_multiply",
-        "_outputs",
-        "_packed",
-        "_reference",
-        "_width",
-        "projection",
-    )
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, compiled: ctypes.CDLL) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, compiled: ctypes.CDLL, scales: Tensor | None = None
+    ) -> None:
         self._outputs, inputs = weight.shape
         self._packed = _pack(weight.detach(), compiled.lanes())  # [P, I, W]
         self._width = self._packed.shape[0] * self._packed.shape[2]
         self._is_ragged = self._outputs != self._width
         padding = (0, self._width - self._outputs)
         self._bias = None if bias is None else F.pad(bias.detach(), padding).contiguous()
-        bias_pointer = None if self._bias is None else self._bias.data_ptr()
-        self.projection = Projection(self._packed.data_ptr(), bias_pointer, inputs, self._width)
+        self._scales = None if scales is None else F.pad(scales[:, 0], padding).contiguous()
+        pointers = [None if part is None else part.data_ptr() for part in (self._scales, self._bias)]
+        self.projection = Projection(self._packed.data_ptr(), *pointers, inputs, self._width)
         self._reference = ctypes.byref(self.projection)
         self._multiply = compiled.multiply
 
@@ -213,12 +213,14 @@ class CompiledProduct:
 
     def unpacked(self) -> Tensor:
         """The weights as checkpoints store them, shape [O, I]; a copy."""
-        return self._packed.transpose(1, 2).reshape(self._width, -1)[: self._outputs]
+        plain = self._packed.transpose(1, 2).reshape(self._width, -1)[: self._outputs]
+        return plain if self._scales is None else plain * self._scales[: self._outputs, None]
 
     def rows(self, outputs: Tensor) -> Tensor:
         """Weights of some outputs [N] as checkpoints store them, shape [N, I]; a copy."""
         lanes = self._packed.shape[2]
-        return self._packed[outputs // lanes, :, outputs % lanes]
+        plain = self._packed[outputs // lanes, :, outputs % lanes]
+        return plain if self._scales is None else plain * self._scales[outputs, None]
 
     def _product(self, x: Tensor, residual: Tensor | None) -> Tensor:
         x = x.contiguous()
@@ -237,11 +239,11 @@ class CompiledProduct:
         return out
 
 
-def compiled_product(weight: Tensor, bias: Tensor | None) -> CompiledProduct | None:
+def compiled_product(weight: Tensor, bias: Tensor | None, scales: Tensor | None) -> CompiledProduct | None:
     """The compiled product of these weights; None where `Linear` has to use PyTorch's."""
-    if not _is_compiled(weight.device, weight.dtype):
+    if scales is None and not _is_compiled(weight.device, weight.dtype):
         return None
-    return CompiledProduct(weight, bias, required_library())
+    return CompiledProduct(weight, bias, required_library(), scales)
 
 
 def _pack(weight: Tensor, width: int) -> Tensor:

@@ -47,6 +47,7 @@ class RuntimeOptions:
         tier: How passes run: ``eager``, ``static``, ``compiled`` (fp32 on a CPU) or ``graph`` (CUDA).
         spread: The devices of a model that is spread over several, `device` first; else empty.
         layer_devices: Of such a model, the device of every layer, see `over_devices`.
+        drafts_in_int8: The head that drafts has its weights in 8 bits; on the tier ``compiled``.
     """
 
     device: torch.device
@@ -55,6 +56,14 @@ class RuntimeOptions:
     tier: Tier = "static"
     spread: tuple[torch.device, ...] = ()
     layer_devices: tuple[torch.device, ...] = ()
+    drafts_in_int8: bool = False
+
+    def __post_init__(self) -> None:
+        if self.drafts_in_int8 and self.tier != "compiled":
+            raise UserError(
+                f"runtime.draft_head=int8 needs compiled products, and this run is on the tier {self.tier}",
+                "use runtime.draft_head=stored, or float32 on a CPU with gcc or clang",
+            )
 
     def place(self, name: str) -> torch.device:
         """Where the checkpoint's tensor of that name lies."""
@@ -173,7 +182,9 @@ def build_decoder(
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
-    return _KINDS[options.tier](weights, KVCache(*slots), placement)
+    decoder = _KINDS[options.tier](weights, KVCache(*slots), placement)
+    decoder.drafts_in_int8 = options.drafts_in_int8
+    return decoder
 
 
 def _choose_kernels() -> None:

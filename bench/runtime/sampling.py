@@ -138,7 +138,7 @@ class DraftHead:
     id as everywhere. Such a column is called a *place*.
 
     Args:
-        decoder: Whose norm and head; its rows of the list are copied once.
+        decoder: Whose norm and head; its rows of the list are copied once, in 8 bits if it says so.
         ids: The tokens, in any order, shape [N], int64; None is the whole vocabulary without a copy.
         lm_head: A drafter's own, a row for each of `ids` in ascending order; None takes the decoder's.
 
@@ -156,6 +156,8 @@ class DraftHead:
         self._places: Tensor | None = None
         self.is_whole = ids is None
         self.lm_head = lm_head or (decoder.lm_head if self._ids is None else decoder.lm_head.rows(self._ids))
+        if decoder.drafts_in_int8:
+            self.lm_head = self.lm_head.in_int8()
         self.size = self._vocabulary if ids is None else ids.numel()
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -277,16 +279,14 @@ def draw(probs: Tensor, generator: torch.Generator) -> Tensor:
     argmax(p / e) with e ~ Exp(1) is distributed as p, and the host need not wait for the device.
     """
     noise = torch.empty_like(probs).exponential_(generator=generator)
-    noise.clamp_min_(torch.finfo(probs.dtype).tiny)  # 0 / 0 would win the argmax
-    return (probs / noise).argmax(dim=-1)
+    return (probs / noise.clamp_min_(torch.finfo(probs.dtype).tiny)).argmax(dim=-1)  # 0 / 0 would win
 
 
 def _top_k(logits: Tensor, k: int) -> Tensor:
     """Logits with all but the `k` largest per row at minus infinity; ties at the border stay in."""
     if k == 0 or k >= logits.shape[-1]:
         return logits
-    border = logits.topk(k, dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < border, float("-inf"))
+    return logits.masked_fill(logits < logits.topk(k, dim=-1).values[..., -1:], float("-inf"))
 
 
 def _top_p(probs: Tensor, p: float) -> Tensor:

@@ -247,9 +247,12 @@ def _short_decode_fault(decoder: GraphDecoder) -> str | None:
 
 
 def tier_labels(decoder: Decoder) -> dict[str, str]:
-    """What records say of how passes run: the tier, and how recorded chains attend if not under masks."""
+    """What records say of how passes run: the tier, and where they differ from the usual, how recorded chains
+    attend and how the head that drafts is held.
+    """
     by_length = isinstance(decoder, GraphDecoder) and decoder.attention == "lengths"
-    return {"tier": decoder.tier, **({"attention": "lengths"} if by_length else {})}
+    head = {"draft_head": "int8"} if decoder.drafts_in_int8 else {}
+    return {"tier": decoder.tier, **({"attention": "lengths"} if by_length else {}), **head}
 
 
 def _tokens(decoder: Decoder, prompt: int) -> Tensor:

@@ -138,7 +138,7 @@ NEITHER_IDS_NOR_TIMES = {
 """Keys that make no other run, and why."""
 DEFAULTS_OF_OTHERS = {"model.draft_vocab", "model.questions"}
 """Keys that a method or a task takes as default of its own, where it has such a setting."""
-NAMES = ["x", "raw", "static", "masked", "cpu", "float16", "random", "official", "frozen", "v100"]
+NAMES = ["x", "int8", "raw", "static", "masked", "cpu", "float16", "random", "official", "frozen", "v100"]
 CANDIDATES = [1, 3, 0.25, 0.75, *NAMES, [7], True, {"a": 1}]
 """Values of which every key takes one; the first that the settings accept is tried."""
 
@@ -219,14 +219,15 @@ def test_a_task_whose_column_and_format_are_not_set_has_the_id_it_had_before_the
     assert (column["column"], whole["format"]) == ("text", "whole")
 
 
-def test_how_chains_attend_counts_only_where_it_is_set() -> None:
+@pytest.mark.parametrize(("key", "value"), [("attention", "masked"), ("draft_head", "int8")])
+def test_later_settings_of_the_runtime_count_only_where_they_are_set(key: str, value: str) -> None:
     """So that older runs, and those of machines without a GPU, keep their ids."""
     given = "task=jsonl", "task.path=q.jsonl", "method=layerskip"
     plain, set_so = (
-        identity_of(composed_settings(*given, *more)) for more in ((), ("runtime.attention=masked",))
+        identity_of(composed_settings(*given, *more)) for more in ((), (f"runtime.{key}={value}",))
     )
-    assert "attention" not in plain["runtime"]
-    assert set_so["runtime"] == {**plain["runtime"], "attention": "masked"}
+    assert key not in plain["runtime"]
+    assert set_so["runtime"] == {**plain["runtime"], key: value}
 
 
 def test_messages_before_a_question_make_another_run_and_a_system_message_no_more_than_before() -> None:

@@ -135,7 +135,12 @@ class Subject:
 
 
 def attached(
-    component: Component, folder: Path, *, family: str = "llama", tier: Tier = AUTO
+    component: Component,
+    folder: Path,
+    *,
+    family: str = "llama",
+    tier: Tier = AUTO,
+    drafts_in_int8: bool = False,
 ) -> tuple[Component, Subject]:
     """The method with random modules, on the shallowest random model that it accepts, or one with experts.
 
@@ -144,6 +149,7 @@ def attached(
         folder: An empty folder, for the modules.
         family: Of the model.
         tier: How its passes run.
+        drafts_in_int8: As of `bench.runtime.loading.RuntimeOptions`.
 
     Raises:
         UserError: If it accepts none; the complaint is about the last.
@@ -153,7 +159,7 @@ def attached(
     for kind, depth in kinds:
         config = config_of(kind, vocab_size=VOCABULARY, num_hidden_layers=depth)
         plain = json.loads(config.to_json_string(use_diff=False))
-        models.append((plain, partial(decoder_of, kind, depth, tier)))
+        models.append((plain, partial(decoder_of, kind, depth, tier, drafts_in_int8)))
     return first_fit(component, folder, models)
 
 
@@ -184,6 +190,8 @@ def first_fit(component: Component, folder: Path, models: Sequence[Model]) -> tu
 
 
 @cache
-def decoder_of(family: str, depth: int, tier: Tier) -> Decoder:
+def decoder_of(family: str, depth: int, tier: Tier, drafts_in_int8: bool = False) -> Decoder:
     """A random model that all tests of a process share."""
-    return random_decoder(family, tier=tier, vocab_size=VOCABULARY, num_hidden_layers=depth)
+    decoder = random_decoder(family, tier=tier, vocab_size=VOCABULARY, num_hidden_layers=depth)
+    decoder.drafts_in_int8 = drafts_in_int8
+    return decoder

@@ -21,7 +21,7 @@ from tests.harness import CONF
 from tests.methods.checks import check_greedy, check_sampling
 from tests.methods.options import VOCABULARY, Subject, attached, settings_of
 from tests.methods.small import prompt, run
-from tests.runtime.models import AUTO
+from tests.runtime.models import AUTO, needs_compiler
 
 DRAFTERS = sorted(
     path.stem for path in (CONF / "method").glob("*.yaml") if "frequent_tokens" in OmegaConf.load(path)
@@ -60,6 +60,17 @@ def test_greedy_output_is_the_targets_own(option: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", DRAFTERS)
 def test_sampled_output_is_distributed_as_the_targets_own(option: str, tmp_path: Path) -> None:
     check_sampling(subject(option, FEW, tmp_path))
+
+
+@needs_compiler
+@pytest.mark.parametrize("option", DRAFTERS)
+def test_a_head_in_8_bits_leaves_the_output_as_it_is(option: str, tmp_path: Path) -> None:
+    check_greedy(subject(option, FEW, tmp_path, tier="compiled", drafts_in_int8=True), lengths=(17,))
+
+
+@needs_compiler
+def test_a_head_in_8_bits_leaves_sampled_output_distributed_as_it_is(tmp_path: Path) -> None:
+    check_sampling(subject("kangaroo", FEW, tmp_path, tier="compiled", drafts_in_int8=True))
 
 
 @pytest.mark.parametrize("option", [name for name in DRAFTERS if name != "lookahead"])

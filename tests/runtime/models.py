@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import (
@@ -37,6 +38,7 @@ CPU = torch.device("cpu")
 CONTEXT = 48
 AUTO: Tier = "static" if isinstance(library(), Missing) else "compiled"
 """What ``runtime.tier=auto`` takes on this machine's CPU."""
+needs_compiler = pytest.mark.skipif(AUTO != "compiled", reason="there is no C compiler")
 TINY: dict[str, Any] = {
     "vocab_size": 61,
     "hidden_size": 32,

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Tier
 from bench.runtime.linear import Linear
+from bench.runtime.loading import RuntimeOptions
 from bench.runtime.sampling import DraftHead, DraftVocab, read_frequent_tokens
 from tests.methods.small import random_decoder
-from tests.runtime.models import AUTO
+from tests.runtime.models import AUTO, needs_compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = torch.tensor([41, 7, 95, 0, 12])
@@ -51,6 +53,27 @@ def test_places_lead_to_tokens_and_back() -> None:
     assert whole.count_nonzero() == 5
     chances = head.chances(probs.expand(3, -1), torch.tensor([41, 40, 0]))
     assert chances.tolist() == pytest.approx([0.15, 0, 0.1])
+
+
+@needs_compiler
+@pytest.mark.parametrize("ids", [IDS, None], ids=["list", "whole"])
+def test_a_head_in_8_bits_drafts_nearly_the_same_and_leaves_the_decoders_own_alone(
+    ids: Tensor | None,
+) -> None:
+    decoder = random_decoder(tier="compiled")
+    own, rows = decoder.lm_head, torch.randn(3, decoder.config.width)
+    exact = DraftHead(decoder, ids)(rows)
+    decoder.drafts_in_int8 = True
+    head = DraftHead(decoder, ids)
+    assert head.lm_head.shape == (head.size, decoder.config.width)
+    assert 0 < float((head(rows) - exact).abs().max()) < 0.02 * float(exact.abs().max())
+    assert decoder.lm_head is own
+
+
+@pytest.mark.parametrize("tier", ["static", "eager", "graph"])
+def test_a_head_in_8_bits_is_refused_without_compiled_products(tier: Tier) -> None:
+    with pytest.raises(UserError, match=f"draft_head=int8 needs compiled products.* tier {tier}"):
+        RuntimeOptions(torch.device("cpu"), torch.float32, 64, tier, drafts_in_int8=True)
 
 
 @pytest.mark.parametrize("has_bias", [False, True])

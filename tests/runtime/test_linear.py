@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 import bench.runtime.linear
+from bench.runtime.int8_rows import rounded
 from bench.runtime.linear import PACKED_SIZE, Linear, _Torch, rms_norm
 from tests.pairwise import pairwise
+from tests.runtime.models import needs_compiler
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -65,6 +67,38 @@ class TestLinear:
         linear = Linear(weight, normal(weight.shape[0], seed=1) if has_bias else None)
         x = normal(rows, weight.shape[1], seed=2)
         assert torch.allclose(linear(x.flip(0)).flip(0), linear(x), atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("shape", "has_bias"), pairwise(list(WEIGHTS.values()), [False, True]))
+class TestInt8:
+    """The product of weights in 8 bits is the plain product of the weights that they stand for."""
+
+    def test_equals_the_definition(self, shape: tuple[int, int], has_bias: bool) -> None:
+        weight, bias = normal(*shape), normal(shape[0], seed=1) if has_bias else None
+        small = Linear(weight, bias).in_int8()
+        numbers, scales = rounded(weight)
+        assert torch.equal(small.weight, numbers * scales)
+        assert float((small.weight - weight).abs().max()) <= float(scales.max()) / 2 + 1e-6
+        for rows in ROWS:
+            x = normal(rows, shape[1], seed=2)
+            expected = Linear(numbers * scales, bias)(x)
+            assert torch.allclose(small(x), expected, atol=1e-3)
+            assert torch.allclose(small.add_to(expected, x), 2 * expected, atol=2e-3)
+
+    def test_a_row_has_the_same_bits_whatever_other_rows_there_are(
+        self, shape: tuple[int, int], has_bias: bool
+    ) -> None:
+        small = Linear(normal(*shape), normal(shape[0], seed=1) if has_bias else None).in_int8()
+        x = normal(max(ROWS), shape[1], seed=2)
+        alone = torch.cat([small(row[None]) for row in x])
+        for rows in ROWS:
+            assert torch.equal(small(x[:rows]), alone[:rows])
+
+    def test_some_outputs_keep_their_weights(self, shape: tuple[int, int], has_bias: bool) -> None:
+        small = Linear(normal(*shape), normal(shape[0], seed=1) if has_bias else None).in_int8()
+        chosen, x = torch.tensor([5, 0, 33]), normal(2, shape[1], seed=2)
+        assert torch.allclose(small.rows(chosen)(x), small(x)[:, chosen], atol=1e-3)
 
 
 @pytest.mark.parametrize("products", PRODUCTS, indirect=True)

@@ -31,9 +31,8 @@ from bench.runtime.tiers.compiled.library import Missing, library
 from methods.core.trees import Tree
 from methods.m2r2.accelerated import FrozenLowRank
 from methods.m2r2.module import LowRank
-from tests.runtime.models import AUTO, CONFIGS, CONTEXT, CPU, options, tiny_model, tokens
+from tests.runtime.models import CONFIGS, CONTEXT, CPU, needs_compiler, options, tiny_model, tokens
 
-needs_compiler = pytest.mark.skipif(AUTO != "compiled", reason="there is no C compiler")
 TREE = Tree.of_paths([(0,), (1,), (0, 0), (0, 1), (0, 0, 0)])
 WINDOWED = [name for name, config in CONFIGS.items() if getattr(config, "sliding_window", None)]
 

@@ -44,6 +44,20 @@ INLINED vector fused(vector a, vector b, vector c)
 #endif
 }
 
+/* LANES numbers of 8 bits as fp32. */
+INLINED vector widened(const int8_t *at)
+{
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
+#elif defined(__AVX2__)
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)));
+#else
+    vector numbers;
+    for (int i = 0; i < LANES; i++) numbers[i] = at[i];
+    return numbers;
+#endif
+}
+
 /* A vector that repeats one number. */
 INLINED vector all(float number)
 {
@@ -86,9 +100,11 @@ INLINED vector exponential(vector x)
 }
 
 /* A frozen projection: weights in panels [outputs / LANES, inputs, LANES], bias [outputs] or null. `outputs`
- * is a multiple of LANES; the surplus weights are zeros. */
+ * is a multiple of LANES; the surplus weights are zeros. Weights are fp32, or numbers of 8 bits where there are
+ * scales [outputs]: each times its output's scale is a weight. */
 struct projection {
-    const float *weights, *bias;
+    const void *weights;
+    const float *scales, *bias;
     int64_t inputs, outputs;
 };
 

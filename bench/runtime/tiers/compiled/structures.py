@@ -10,6 +10,7 @@ class Projection(ctypes.Structure):
 
     _fields_ = (
         ("weights", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("inputs", ctypes.c_int64),
         ("outputs", ctypes.c_int64),
