@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from functools import cache
 from typing import Any, Self
@@ -23,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tests.runtime.pretended_cuda.flash import Rule, documented, kernel
 from tests.runtime.pretended_cuda.tensors import CUDA, CudaTensor
@@ -153,7 +153,7 @@ class PretendedCuda(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        flat, spec = tree_flatten((args, kwargs))
+        flat = list(_leaves((*args, *kwargs.values())))
         ours = [item for item in flat if isinstance(item, CudaTensor)]
         if func in (_aten._pin_memory.default, _aten.pin_memory.default):
             return self._pin(args[0])
@@ -167,10 +167,8 @@ class PretendedCuda(TorchDispatchMode):
             return self._begin_download(args[0], args[1])
         self._check(func, args, kwargs, flat, bool(ours), place)
         by_id = {id(item.on_cpu): item for item in ours}
-        plain = [item.on_cpu if isinstance(item, CudaTensor) else item for item in flat]
-        cpu_args, cpu_kwargs = tree_unflatten(plain, spec)
-        cpu_kwargs = _on_cpu(cpu_kwargs)
-        cpu_args = tuple(torch.device("cpu") if isinstance(item, torch.device) else item for item in cpu_args)
+        cpu_args = _numbers(args)
+        cpu_kwargs = _on_cpu({name: _numbers(value) for name, value in kwargs.items()})
         out = func(*cpu_args, **cpu_kwargs)
         if place == "cpu" or func in _READS:  # the result is on the host
             return out.clone() if isinstance(out, Tensor) and id(out) in by_id else out
@@ -283,6 +281,24 @@ class PretendedCuda(TorchDispatchMode):
         self._arriving.clear()
         if self._is_counting:
             self.waits[f"{reason} {_site()}"] += 1
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    """What a call's operands hold; an operand is a value or a list of them."""
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _numbers(value: Any) -> Any:
+    """An operand as the CPU's own operation takes it."""
+    if isinstance(value, CudaTensor):
+        return value.on_cpu
+    if isinstance(value, (tuple, list)):
+        return type(value)([_numbers(item) for item in value])
+    return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
 def _result_device(func: Any, args: Any, kwargs: Any) -> str | None:
