@@ -1,21 +1,31 @@
-"""What makes two starts the same run: settings that change ids or times, and hashes of weights and inputs.
+"""The record of a run that has not begun: its names, its labels and its identity.
 
-The hashes read pieces of the weights only, so that they stay fast for large checkpoints.
+The identity is what makes two starts the same run: settings that change ids or times, and hashes of weights
+and inputs. The hashes read pieces of the weights only, so that they stay fast for large checkpoints.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.compose.components import Component, resolve_path
+from bench.compose.schema import ModelConfig, run_id
 from bench.compose.settings import Settings
 from bench.outline.gguf_file import read_gguf_header
-from bench.outline.tensor_files import count_parameters, tensors_hash
-from bench.records.model import original_settings
+from bench.records.model import ARENA, Run, original_settings
 from bench.runtime.checkpoint_files import CONFIG_FILE, is_gguf, no_checkpoint, weight_files
+from bench.runtime.tensor_header import count_parameters, tensors_hash
+from bench.tasks.task import LoadedTask
+from bench.tasks.tokenizer import ignored_generation_settings
+
+if TYPE_CHECKING:
+    from bench.compose.workbench import Target
+    from bench.runtime.sampling import Sampler
+    from methods.core.base import Method, Traits
 
 _VERSION = "v2-"
 """Begins a checkpoint's hash, so that it is never mixed up with one of older code, which read less."""
@@ -30,6 +40,84 @@ _ADDED_TO_TASK = ("column", "format")
 
 _LEFT_OUT = (("tier", "auto"), ("devices", 1), ("attention", "auto"), ("draft_head", "stored"))
 """Settings of the runtime that came later, with what older runs had: left out, so that their ids stay."""
+LONGEST = 60
+"""Characters of a setting that tables show."""
+
+
+def describe_run(
+    settings: Settings, task: LoadedTask, target: Target, methods: Mapping[str, Method], sampler: Sampler
+) -> Run:
+    """The record of a run: its names, identity and labels."""
+    identity = run_identity(
+        settings,
+        questions=task.source.sha256,
+        weights=target.weights_hash,
+        template=target.chat.template_hash,
+        tier=target.options.tier,
+        has_system=any(prompt.system for prompt in task.prompts),
+        has_history=any(prompt.opening or prompt.tools for prompt in task.prompts),
+        ends=target.ends_beside_config,
+    )
+    name = ARENA if settings.is_arena else settings.method.name
+    names = name, settings.task.name, str(settings.model.name)
+    own = {label: _own_labels(settings, label, method, sampler) for label, method in methods.items()}
+    parts = {
+        label: {"name": settings.methods[label].name, **identity["methods"][label], "labels": own[label]}
+        for label in (own if settings.is_arena else ())
+    }
+    ignored = ignored_generation_settings(target.folder)
+    return Run(
+        run_id=run_id(*names, identity),
+        method=names[0],
+        task=names[1],
+        model=names[2],
+        identity=identity,
+        config=settings.config,
+        labels={
+            **({} if settings.is_arena else next(iter(own.values()))),
+            "prompts": task.source.name.value,
+            **({"chat": text} if (text := _chat_text(settings)) else {}),
+            "partial": task.source.partial,
+            "random weights": settings.model.weights == "random",
+            "tier": target.options.tier,
+            **({"not applied": ignored} if ignored else {}),
+        },
+        methods=parts,
+    )
+
+
+def _chat_text(settings: Settings) -> str:
+    """What the chat template is given, for tables; empty if nothing is set."""
+    given = settings.chat.given
+    named = {"chat.system": given["system"]} if "system" in given else {}
+    named |= given.get("template_args", {})
+    return ", ".join(f"{name}={_shown(value)}" for name, value in named.items())
+
+
+def _shown(value: object) -> str:
+    """A setting in JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f'{text[: LONGEST - 4]}..."'
+
+
+def _own_labels(settings: Settings, label: str, method: Method, sampler: Sampler) -> dict[str, Any]:
+    """The labels of a run that belong to one of its methods."""
+    from methods.core.base import traits_of  # imports torch, which an identity does without
+
+    traits = traits_of(method)
+    return {
+        "exactness": method.exactness(sampler).value,
+        "independent re-implementation": traits.is_reimplementation,
+        "cost only": is_cost_only(settings.model, traits),
+        "draft cost": traits.draft_cost,
+        "several tokens per row": traits.several_tokens_per_row,
+        "draft parameters": module_parameters(settings.methods[label].params.get("weights")),
+    }
+
+
+def is_cost_only(model: ModelConfig, traits: Traits) -> bool:
+    """Whether only times mean anything: the method is given its acceptance, or the weights are random."""
+    return model.weights == "random" or traits.is_cost_only
 
 
 def run_identity(
@@ -128,7 +216,7 @@ def shape_hash(folder: Path) -> str:
 def checkpoint_hash(folder: Path) -> str:
     """``v2-`` and 16 hex digits over a checkpoint: its config and every tensor: name, type, shape and pieces.
 
-    Reading all of a 13 GB file would take a minute; see `bench.outline.tensor_files.hash_pieces`. Of a GGUF
+    Reading all of a 13 GB file would take a minute; see `bench.runtime.tensor_header.hash_pieces`. Of a GGUF
     file, the header and pieces of every tensor are read.
 
     Raises:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bench.compose.description import describe_run
-from bench.compose.identity import checkpoint_hash, shape_hash
+from bench.compose.identity import checkpoint_hash, describe_run, shape_hash
 from bench.compose.schema import ChatConfig, ModelConfig, RuntimeConfig
 from bench.compose.settings import Settings
 from bench.errors import UserError

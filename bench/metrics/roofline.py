@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.metrics.counts import UndefinedError
-from bench.records.model import Sample
+from bench.records.model import Run, Sample
 from bench.records.rounds import Rounds
 
 
@@ -125,6 +125,12 @@ class Probe:
     def of_record(cls, record: Mapping[str, Any]) -> Probe:
         """The inverse of `dataclasses.asdict`, from JSON."""
         return cls(**{**record, "costs": Costs.of_record(record["costs"])})
+
+    @classmethod
+    def of_run(cls, run: Run) -> Probe | None:
+        """The probe of the run's last start that made one; None where none did."""
+        probes = [attempt["probe"] for attempt in run.attempts if "probe" in attempt]
+        return cls.of_record(probes[-1]) if probes else None
 
     def bytes_per_s(self, tokens_per_s: float) -> float:
         """Bytes that plain decoding reads per second at this speed, with the probe's context in the cache."""

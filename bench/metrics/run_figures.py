@@ -18,7 +18,6 @@ from bench.metrics import lossy
 from bench.metrics.counts import Position, UndefinedError, decode_speed
 from bench.metrics.experts import ExpertFigures
 from bench.metrics.intervals import AaCheck, Interval
-from bench.metrics.roofline import Probe
 from bench.records.model import Arm, Run, Sample, Verdict
 
 
@@ -170,14 +169,12 @@ class Summary:
     experts: ExpertFigures | None = None
     evidence: str | None = None
     """What may be said of the output: proved by a certificate, declared only, or lossy."""
-    probe: Probe | None = None
-    """What passes cost on this machine; None for runs that did not probe."""
-    predicted: float | None = None
-    """Decode speedup that those costs predict for the method's rounds."""
     against_eager: Speedup | None = None
     """The method (the baseline, where it is alone) against the eager arm; None for runs without that arm."""
     eager_failures: Mapping[str, int] = field(default_factory=dict)
     """As `failures`, of the eager arm: nothing but `against_eager` depends on them."""
+    compared: Sequence[Sample] = field(default=(), repr=False)
+    """The method's samples of the prompts that count, for figures that few readers need."""
 
     @property
     def is_valid(self) -> bool | None:

@@ -81,7 +81,6 @@ def summarise(
     baseline = of_arm(compared, Arm.BASELINE, Arm.CONTROL)  # the control: as many more repeats of it
     all_method = of_arm(good, Arm.METHOD)
     ratios = speedup(baseline, method, level)
-    probe = _probe(run)
     against_eager = _against_eager(eager, method if of_arm(samples, Arm.METHOD) else baseline, level)
     is_given = bool(run.labels.get("cost only"))  # such an acceptance must never be shown as a result
     return Summary(
@@ -109,11 +108,20 @@ def summarise(
         experts=_experts(method),
         skipped=defined(skipped_share, all_method),
         evidence=evidence,
-        probe=probe,
-        predicted=_predicted(run, probe, method),
         against_eager=against_eager,
         eager_failures=_failures(eager),
+        compared=method,
     )
+
+
+def predicted(summary: Summary) -> float | None:
+    """Decode speedup that the run's probe predicts for the method's rounds; None without a probe."""
+    probe = Probe.of_run(summary.run)
+    if probe is None:
+        return None
+    has_one_row = bool(summary.run.labels.get("several tokens per row"))
+    estimate = partial(roofline.predict, probe.costs, several_tokens_per_row=has_one_row)
+    return defined(estimate, summary.compared)
 
 
 def complete_prompts(samples: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]:
@@ -197,19 +205,6 @@ def _subtasks(compared: Sequence[Sample], level: float, run: Run | None) -> tupl
         theirs = None if run is None else _spec_bench_length(method, run)
         rows.append(Subtask(name, speedup(of_arm(part, Arm.BASELINE), method, level), length, theirs))
     return tuple(rows)
-
-
-def _probe(run: Run) -> Probe | None:
-    """The probe of the last start that made one."""
-    probes = [attempt["probe"] for attempt in run.attempts if "probe" in attempt]
-    return Probe.of_record(probes[-1]) if probes else None
-
-
-def _predicted(run: Run, probe: Probe | None, method: Sequence[Sample]) -> float | None:
-    if probe is None:
-        return None
-    has_one_row = bool(run.labels.get("several tokens per row"))
-    return defined(partial(roofline.predict, probe.costs, several_tokens_per_row=has_one_row), method)
 
 
 def _experts(method: Sequence[Sample]) -> ExpertFigures | None:

@@ -4,7 +4,7 @@ A plan, and the table of a run that is complete, need a run's id, the sizes of i
 samples, and nothing that computes. Importing torch and transformers takes several seconds, so nothing in this
 folder imports them. What a file does not say plainly ends in `Unclear`; the caller then loads the libraries
 and says so (`bench.show.waiting`). Start with ``run.py``; ``model.py`` and ``tokenizer.py`` read a
-checkpoint, ``tensor_files.py`` and ``gguf_file.py`` the headers of its weights.
+checkpoint, ``gguf_file.py`` the header of its weights where they are one GGUF file.
 """
 
 

@@ -20,8 +20,8 @@ from gguf import GGUFValueType
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from bench.errors import UserError
-from bench.outline.tensor_files import hash_pieces
 from bench.runtime.gguf_header import TOKEN_KINDS, require_bounded, used_tokens
+from bench.runtime.tensor_header import hash_pieces
 
 _LAYOUTS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """How `struct` spells a value, by its type in the file."""

@@ -198,8 +198,9 @@ def _methods(
 
     A method that is not ready goes to `skipped` with the reason, or raises if the settings name it.
     """
-    from bench.compose.description import is_cost_only
+    from bench.compose.identity import is_cost_only
     from bench.profile.measure import measure_method
+    from methods.core.base import traits_of
 
     for name in names:
         wait.tell(f"rounds of {name}")
@@ -213,7 +214,7 @@ def _methods(
             skipped[name] = mistake.what
         else:
             cost = measure_method(name, method, decoder, prompts, settings.tokens, costs)
-            yield replace(cost, is_cost_only=is_cost_only(composed.model, method))
+            yield replace(cost, is_cost_only=is_cost_only(composed.model, traits_of(method)))
         wait.add()
 
 

@@ -18,8 +18,7 @@ from typing import Any
 from bench.metrics.run_figures import Subtask, Summary
 from bench.metrics.summary import summarise
 from bench.records.model import Arm, Run, Sample, Verdict
-from bench.report.inputs import questions_of, template_of
-from bench.report.stored_runs import StoredRun
+from bench.report.stored_runs import StoredRun, questions_of, template_of
 from bench.tasks.spec_bench import QUESTIONS_PER_SUBTASK
 
 

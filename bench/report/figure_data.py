@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from bench.metrics.latency import Latency, latency
 from bench.metrics.speedups import defined
+from bench.metrics.summary import predicted
 from bench.records.model import PHASES, Arm, Sample
 from bench.report import curves, figures
 from bench.report.board import Ranked, Section, Unranked
@@ -192,9 +193,9 @@ def acceptance(shown: Sequence[Ranked]) -> pd.DataFrame:
 def predictions(shown: Sequence[Ranked]) -> pd.DataFrame:
     """``method, lossy, predicted, measured, low, high`` of methods whose runs measured the time of passes."""
     rows = [
-        (row.label, row.entry.summary.is_lossy, predicted, speed.estimate, speed.low, speed.high)
+        (row.label, row.entry.summary.is_lossy, ratio, speed.estimate, speed.low, speed.high)
         for row in shown
-        if (speed := row.entry.summary.speedup.decode) and (predicted := row.entry.summary.predicted)
+        if (speed := row.entry.summary.speedup.decode) and (ratio := predicted(row.entry.summary))
     ]
     return pd.DataFrame(rows, columns=["method", "lossy", "predicted", "measured", "low", "high"])
 

@@ -6,6 +6,7 @@ KnapSpec, SWIFT, Draft & Verify) or name the layer after which each draft left t
 
 from __future__ import annotations
 
+from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import Summary, number
 from bench.records.model import Arm
 from bench.records.rounds import Rounds
@@ -37,9 +38,10 @@ def _left_out(entry: Entry) -> float | None:
         return summary.skipped
     rounds = _rounds(entry)
     has_layer = rounds.exit_layer >= 0
-    if summary.probe is None or not has_layer.any():
+    probe = Probe.of_run(summary.run)
+    if probe is None or not has_layer.any():
         return None
-    return 1 - float(rounds.exit_layer[has_layer].mean()) / summary.probe.costs.depth
+    return 1 - float(rounds.exit_layer[has_layer].mean()) / probe.costs.depth
 
 
 def _rounds(entry: Entry) -> Rounds:

@@ -20,6 +20,7 @@ from matplotlib.ticker import NullLocator
 
 from bench.errors import UserError
 from bench.metrics.intervals import with_bar
+from bench.metrics.roofline import Probe
 from bench.metrics.run_figures import number, speedup
 from bench.report.board import Section, sections
 from bench.report.entries import Entry, entries
@@ -87,7 +88,7 @@ def size_frame(found: Sequence[Section]) -> pd.DataFrame:
 
 def _row(label: str, entry: Entry) -> tuple[str, str, float, float, float, float, float] | None:
     summary = entry.summary
-    decode, length, probe = summary.speedup.decode, summary.acceptance.pooled, summary.probe
+    decode, length, probe = summary.speedup.decode, summary.acceptance.pooled, Probe.of_run(summary.run)
     if decode is None or length is None or probe is None:
         return None
     weights = probe.weight_bytes / _BYTES[entry.setting.dtype]

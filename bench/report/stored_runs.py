@@ -1,4 +1,4 @@
-"""The runs under a results folder, as a report reads them.
+"""The runs under a results folder, as a report reads them, and what each was asked.
 
 Which folders: ``<results>/published/runs`` is read first, then ``<results>/runs``, and everything is written
 under ``<results>``. So ``python -m bench.report`` shows a user's own runs beside the published ones, and
@@ -8,10 +8,12 @@ alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -171,6 +173,22 @@ def recounted(run: Run, samples: Sequence[Sample]) -> tuple[Sample, ...]:
         else replace(sample, text_tokens=_length(file, sample.text))
         for sample in samples
     )
+
+
+def template_of(identity: Mapping[str, Any]) -> str:
+    """Hash of the chat template, and what it was given with ``chat.*``."""
+    return _joined(identity.get("template", ""), identity.get("chat"))
+
+
+def questions_of(identity: Mapping[str, Any]) -> str:
+    """Hash of the questions, and how their file was read where that was set."""
+    task = identity.get("task", {})
+    read = {key: task[key] for key in ("column", "format") if task.get(key) is not None}
+    return _joined(identity.get("questions", ""), read)
+
+
+def _joined(digest: object, more: Mapping[str, Any] | None) -> str:
+    return f"{digest} {json.dumps(more, sort_keys=True)}" if more else str(digest)
 
 
 @cache

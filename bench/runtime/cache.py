@@ -10,12 +10,15 @@ Shapes: L layers, Hkv key/value heads, S capacity in slots, D head width, R rows
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from bench.runtime.transfer import upload
+
+if TYPE_CHECKING:
+    from bench.runtime.several_devices import Part
 
 
 class KVCache:
@@ -38,6 +41,8 @@ class KVCache:
 
     spare: ClassVar[int] = 0
     """Slots allocated beyond the capacity."""
+    parts: tuple[Part, ...] = ()
+    """Which layers lie on which device; empty where all lie on one."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from bench.runtime.linear import Linear, normed_heads, normed_rows, rms_norm
 from bench.runtime.moe import Moe
 from bench.runtime.residual import add_output
 from bench.runtime.rows import Placement, Rows, rotate
-from bench.runtime.several_devices import parts_of, run_across
+from bench.runtime.several_devices import run_across
 
 Tier = Literal["eager", "static", "compiled", "graph"]
 Taps = MutableMapping[int, Tensor]
@@ -74,7 +74,6 @@ class Decoder:
         self.cache = cache
         self.placement = placement
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
-        self._parts = parts_of([store.device for store in cache.stores])
         self._rotated_heads = self.config.heads + self.config.kv_heads
         # Rounded to the rows' precision, as the reference implementation rounds it.
         scale = torch.tensor(self.config.embed_scale, dtype=self.dtype, device=self.device)
@@ -143,10 +142,10 @@ class Decoder:
             RuntimeError: If the rows would leave a gap in the cache of one of these layers.
         """
         layers = range(start, self.depth if stop is None else stop)
-        if not self._parts:
+        if not self.cache.parts:
             return self._pass(hidden, rows, layers, skip, delta, taps)
         part = partial(self._pass, skip=skip, taps=taps)
-        return run_across(self._parts, part, hidden, rows, layers, delta, taps)
+        return run_across(self.cache.parts, part, hidden, rows, layers, delta, taps)
 
     def head(self, hidden: Tensor, lm_head: Linear | None = None) -> Tensor:
         """Final norm and LM head, or another in its place: logits [R, V] of rows [R, d], shallow or not."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bench.errors import UserError
-from bench.runtime.moe_config import MoeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,29 @@ class Alternate:
     layers: frozenset[int]
     window: int | None = None
     rotates: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MoeConfig:
+    """Shape of a model's mixtures of experts.
+
+    Args:
+        experts: Experts of a layer (E).
+        top_k: Experts that compute each row (k).
+        expert_width: Hidden width of one expert (f).
+        is_normalised: The k probabilities of a row are scaled to a sum of one.
+        shared_width: Hidden width of the expert that computes every row; 0 where there is none.
+        has_shared_gate: The shared expert's output is multiplied by a sigmoid of the row.
+        dense_layers: Layers that have an ordinary MLP.
+    """
+
+    experts: int
+    top_k: int
+    expert_width: int
+    is_normalised: bool
+    shared_width: int = 0
+    has_shared_gate: bool = True
+    dense_layers: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""What sets a family apart, as fields of `DecoderConfig` read from its transformers configuration."""
+"""What sets a family apart, as fields of `DecoderConfig` read from its transformers configuration.
+
+Mixtures of experts are described by the same fields in every family, so `moe_config` names none.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.errors import UserError
-from bench.runtime.families import Alternate
+from bench.runtime.families import Alternate, MoeConfig
 
 _WITHOUT_WINDOW = {
     "LlamaForCausalLM",
@@ -33,6 +36,9 @@ _OPTIONAL_BIAS = {
 _OPTIONAL_MLP_BIAS = {"LlamaForCausalLM", "GraniteForCausalLM", "SmolLM3ForCausalLM"}
 """Likewise ``mlp_bias``."""
 _IS_SLIDING = {"full_attention": False, "sliding_attention": True}
+_FIX = "use the checkpoint's own config.json, as its authors published it"
+_MOST_EXPERTS, _MOST_WIDTH = 1 << 14, 1 << 22
+"""Far above any model's."""
 
 
 def no_options(config: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -152,3 +158,40 @@ def _windows(family: str, config: Any) -> list[int | None]:  # noqa: ANN401
             f"use a checkpoint whose layers are of: {', '.join(_IS_SLIDING)}",
         )
     return [int(window) if _IS_SLIDING[kind] else None for kind in types]
+
+
+def moe_config(config: Any) -> MoeConfig | None:  # noqa: ANN401
+    """The shape of the mixtures of experts in a transformers configuration; None for a model without them.
+
+    Raises:
+        UserError: If a number is one that no model has, or an option is not supported.
+    """
+    top_k = getattr(config, "num_experts_per_tok", None)
+    if top_k is None:
+        return None
+    if getattr(config, "clip_qkv", None) is not None:
+        raise UserError(
+            "clip_qkv is not supported by the decoder", "use a checkpoint without it, such as OLMoE"
+        )
+    experts = _whole("num_experts", config.num_experts, 1, _MOST_EXPERTS)
+    step = _whole("decoder_sparse_step", getattr(config, "decoder_sparse_step", 1), 1, _MOST_EXPERTS)
+    expert_width = getattr(config, "moe_intermediate_size", config.intermediate_size)
+    shared_width = getattr(config, "shared_expert_intermediate_size", 0)
+    dense = set(getattr(config, "mlp_only_layers", None) or ())
+    dense |= {layer for layer in range(config.num_hidden_layers) if (layer + 1) % step}
+    return MoeConfig(
+        experts=experts,
+        top_k=_whole("num_experts_per_tok", top_k, 1, experts),
+        expert_width=_whole("the width of an expert", expert_width, 1, _MOST_WIDTH),
+        is_normalised=bool(getattr(config, "norm_topk_prob", True)),  # Mixtral always does, and does not say
+        shared_width=_whole("shared_expert_intermediate_size", shared_width, 0, _MOST_WIDTH),
+        dense_layers=frozenset(dense),
+    )
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UserError(
+            f"the model's config is inconsistent: {name} is {value!r}, not in {least}..{most}", _FIX
+        )
+    return value

@@ -21,10 +21,10 @@ from bench.runtime.checkpoint_files import is_gguf, weight_files
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.gguf import GgufTensors, gguf_shapes, read_gguf
 from bench.runtime.gguf_config import gguf_config
+from bench.runtime.layers import read_weights, with_vocabulary
 from bench.runtime.model_config import decoder_config, read_config
 from bench.runtime.modules import TensorStore, memory_bytes, require_room
 from bench.runtime.placements import make_placement
-from bench.runtime.read_weights import read_weights, with_vocabulary
 from bench.runtime.several_devices import Load, SpreadCache, layer_of, parts_of
 from bench.runtime.stored_tensors import read_tensors, stored_tensors
 from bench.runtime.tiers.compiled.decoder import CompiledDecoder
@@ -176,7 +176,8 @@ def build_decoder(
     placement = make_placement(config, shape, capacity, options.device, options.dtype)
     if options.device.type == "cuda":
         _choose_kernels()
-    if parts := parts_of(options.layer_devices):
+    parts = parts_of(options.layer_devices) if options.layer_devices else ()
+    if parts:
         cache = SpreadCache(parts, shape.kv_heads, capacity, shape.head_dim, options.dtype)
         return _KINDS[options.tier](weights, cache, placement)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)

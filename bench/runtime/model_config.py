@@ -16,8 +16,7 @@ from transformers import CONFIG_MAPPING
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import CONFIG_FILE, no_checkpoint, read_json, require_whole_model
 from bench.runtime.families import FAMILIES, FAMILY_OF, DecoderConfig, supported_families, unsupported
-from bench.runtime.family_options import FAMILY_OPTIONS, biases, layer_placements, no_options
-from bench.runtime.moe_config import moe_config
+from bench.runtime.family_options import FAMILY_OPTIONS, biases, layer_placements, moe_config, no_options
 
 _MOST = {
     "num_hidden_layers": 1 << 12,

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.runtime.families import MoeConfig
 from bench.runtime.linear import Linear, rms_norm
-from bench.runtime.moe_config import MoeConfig
-
-MlpOrNone = TypeVar("MlpOrNone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +135,3 @@ class Moe:
         """The rows [N] that chose an expert, and its weighted output for them [N, d]."""
         rows, places = torch.where(chosen == number)
         return rows, expert(normed[rows], activation) * weights[rows, places, None]
-
-
-def dense(mlp: MlpOrNone | Moe) -> MlpOrNone:
-    """The given MLP, for code that cannot run a mixture of experts.
-
-    Raises:
-        UserError: If it is one.
-    """
-    if isinstance(mlp, Moe):
-        raise UserError(
-            "this model has mixtures of experts, and the method or tier works on layers with ordinary MLPs",
-            "use a model without experts, or a method without trained layers, such as layerskip or medusa",
-        )
-    return mlp

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bench.runtime.families import MoeConfig
 from bench.runtime.linear import Linear
 from bench.runtime.modules import CheckpointTensors
 from bench.runtime.moe import Expert, Moe, ResidentExperts
-from bench.runtime.moe_config import MoeConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A decoder's weights by the names of a Llama checkpoint: the inverse of `bench.runtime.read_weights`.
+"""A decoder's weights by the names of a Llama checkpoint: the inverse of `bench.runtime.layers.read_weights`.
 
 For models with plain layers, see `DecoderConfig.plain_layers`: norms after sub-layers and factors are left
 out.
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.families import DecoderConfig
-from bench.runtime.layers import Layer
+from bench.runtime.layers import Layer, dense
 from bench.runtime.linear import Linear
-from bench.runtime.moe import dense
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 _GATE_UP = ("gate_proj", "up_proj")

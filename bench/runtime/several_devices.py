@@ -169,16 +169,16 @@ class SpreadCache(KVCache):
         dtype: torch.dtype,
     ) -> None:
         self.capacity = capacity
-        self._parts = parts
         shape = (2, kv_heads, capacity, head_dim)
         self._blocks = [
             torch.zeros((len(part.layers), *shape), dtype=dtype, device=part.device) for part in parts
         ]
         self._stores = [store for block in self._blocks for store in block.unbind()]
+        self.parts = parts_of([store.device for store in self._stores])
         self.lengths = [0] * len(self._stores)
 
     def _move(self, base: int, path: Tensor, layers: range) -> None:
-        for part, block in zip(self._parts, self._blocks, strict=True):
+        for part, block in zip(self.parts, self._blocks, strict=True):
             start, stop = max(layers.start, part.layers.start), min(layers.stop, part.layers.stop)
             if start < stop:
                 own = block[start - part.layers.start : stop - part.layers.start]

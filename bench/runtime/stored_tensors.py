@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.runtime.checkpoint_files import adapter, draft_head, require_file, weight_files
 from bench.runtime.int8_rows import restored
-from bench.runtime.tensor_header import ANY_SIZE, StoredTensor, damaged, read_header
+from bench.runtime.tensor_header import ANY_SIZE, SCALES, StoredTensor, damaged, read_header
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +126,11 @@ def read_file(file: Path, device: torch.device | str = "cpu") -> dict[str, Tenso
     """
     require_file(file, ANY_SIZE)
     try:
-        return restored(load_file(file, device=str(device)))
+        tensors = load_file(file, device=str(device))
     except (SafetensorError, OSError) as error:
         raise damaged(file, error) from error
+    has_scales = any(name.endswith(SCALES) for name in tensors)
+    return restored(tensors) if has_scales else tensors
 
 
 def usable(

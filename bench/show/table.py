@@ -24,6 +24,7 @@ from bench.metrics.run_figures import (
     number,
     speedup,
 )
+from bench.metrics.summary import predicted
 from bench.records.model import Run, Verdict
 from bench.show.alarms import alarm_lines, run_alarms
 from bench.show.expert_rows import expert_rows
@@ -53,7 +54,7 @@ def run_table(summary: Summary) -> str:
         ("decode time", _time_split(summary.time_split)),
         *_search_rows(summary.skipped, summary.search),
         *expert_rows(summary.experts),
-        *machine_rows(summary.probe, summary.baseline.decode_tokens_per_s, resources),
+        *machine_rows(Probe.of_run(summary.run), summary.baseline.decode_tokens_per_s, resources),
         *_output_rows(summary),
         _control_row(summary),
         *_noise_rows(summary.baseline, summary.method),
@@ -92,7 +93,7 @@ def _speed_rows(summary: Summary) -> list[Row]:
         ("  geometric mean of prompts", *geometric, ""),
         ("  by Spec-Bench's formula", "-", number(ratio.spec_bench, ".3f", "x"), ""),
         *_eager_rows(summary.against_eager),
-        *prediction_rows(summary.probe, summary.predicted),
+        *prediction_rows(Probe.of_run(summary.run), predicted(summary)),
         ("baseline tokens/s", *_speeds(baseline), ""),
         ("method tokens/s", *_speeds(method), ""),
     ]
@@ -106,15 +107,15 @@ def _eager_rows(against: Speedup | None) -> list[Row]:
     ]
 
 
-def prediction_rows(probe: Probe | None, predicted: float | None) -> list[Row]:
+def prediction_rows(probe: Probe | None, ratio: float | None) -> list[Row]:
     """The decode speedup that the measured time of target passes promises, and that time."""
-    if probe is None or predicted is None:
+    if probe is None or ratio is None:
         return []
     costs = probe.costs
     rows = costs.passes.rows[-1]
-    ratio = costs.passes.at(rows) / costs.step_s
-    passes = f"a target pass: 1 row {1e3 * costs.step_s:.2f} ms, {rows} rows {ratio:.2f} times that"
-    return [("  predicted by pass times", f"{predicted:.3f}x", passes)]
+    times = costs.passes.at(rows) / costs.step_s
+    passes = f"a target pass: 1 row {1e3 * costs.step_s:.2f} ms, {rows} rows {times:.2f} times that"
+    return [("  predicted by pass times", f"{ratio:.3f}x", passes)]
 
 
 def _subtask_rows(subtasks: Sequence[Subtask]) -> list[Row]:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
 from bench.records.model import Message, Prompt
-from bench.tasks.chat_template import apply_template, require_known_arguments
-from bench.tasks.messages import changed_parts, require_plain, said
+from bench.tasks.messages import apply_template, changed_parts, require_known_arguments, require_plain, said
 from bench.tasks.prompt_files.conversation import ASSISTANT, SYSTEM, USER
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from bench.errors import UserError
 from bench.tasks.dataset import DatasetTask
-from bench.tasks.prompt_files.content import read_content
+from bench.tasks.prompt_files.files import read_content
 from bench.tasks.rows import PublishedRows
 from bench.tasks.task import LoadedTask, suggest
 

@@ -13,8 +13,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.records.files import expanded
 from bench.tasks.prompt_files import files as prompt_files
-from bench.tasks.prompt_files.content import read_content
-from bench.tasks.prompt_files.files import PromptFile
+from bench.tasks.prompt_files.files import PromptFile, read_content
 from bench.tasks.row_folders import csv_rows, folder_rows
 
 Row = Mapping[str, Any]

@@ -18,8 +18,8 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.records.files import write_bytes
 from bench.records.model import Prompt
-from bench.tasks.prompt_files.content import read_content
-from bench.tasks.prompt_files.reader import QuestionFile, parse_questions, read_questions
+from bench.tasks.prompt_files.files import PromptFile, read_content
+from bench.tasks.prompt_files.reader import QuestionFile, parse_questions, read_prompts
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select, suggest
 
 SUBTASKS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
@@ -114,7 +114,7 @@ class QuestionTask:
 
     def _read(self) -> tuple[QuestionFile, SourceName, str]:
         if self.path is not None:
-            file = read_questions(self.path)
+            file = read_prompts(PromptFile(str(self.path)))
             is_official = file.sha256 == OFFICIAL_SHA256
             return file, SourceName.OFFICIAL if is_official else SourceName.MODIFIED, self.path
         if self.source == SourceName.BUILTIN:

@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.records.files import expanded
 from bench.records.model import Prompt
 from bench.tasks.prompt_files.faults import RowError
-from bench.tasks.prompt_files.question import read_prompt
+from bench.tasks.prompt_files.reader import read_prompt
 from bench.tasks.rows import read_rows
 from bench.tasks.task import LoadedTask, SourceName, TaskSource, check_selection, select, suggest
 

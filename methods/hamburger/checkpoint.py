@@ -22,11 +22,11 @@ from bench.errors import UserError
 from bench.runtime.cache import KVCache
 from bench.runtime.checkpoint_files import read_json
 from bench.runtime.decoder import Decoder
+from bench.runtime.layers import read_weights
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config
 from bench.runtime.low_rank import merged
 from bench.runtime.modules import fitted
 from bench.runtime.plain_weights import plain_weights
-from bench.runtime.read_weights import read_weights
 from bench.runtime.stored_tensors import read_file, usable
 from methods.hamburger.shape import HamburgerShape
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.runtime.decoder import Decoder
+from bench.runtime.layers import read_layers
 from bench.runtime.linear import Linear, rms_norm
-from bench.runtime.read_weights import read_layers
 from bench.runtime.sampling import DraftHead, Sampler
 from methods.core.chain import Draft, DraftBuilder, is_unsure
 from methods.hamburger.shape import HamburgerShape

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Projection
-from bench.runtime.moe import dense
+from bench.runtime.layers import dense
 
 TARGETS = ("q", "o", "gate", "up", "down")
 FUSED: dict[Projection, tuple[str, ...]] = {

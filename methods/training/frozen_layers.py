@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
+from bench.runtime.layers import dense
 from bench.runtime.linear import normed_heads, normed_rows
-from bench.runtime.moe import dense
 from bench.runtime.residual import add_output
 from bench.runtime.rows import rotate
 

@@ -1,7 +1,7 @@
 """A decoder layer in plain torch, for training: batched, differentiable, tensor names as in checkpoints.
 
 The benchmark's decoder runs frozen, fused weights on rows of one sequence. Trained modules need the same
-layer with gradients and a batch axis. `bench.runtime.read_weights.read_layers` turns their tensors into
+layer with gradients and a batch axis. `bench.runtime.layers.read_layers` turns their tensors into
 layers of a decoder.
 
 Shapes: B sequences, S positions, d width, H query heads, D head width.

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from bench.convert.checkpoint import convert_checkpoint
 from bench.errors import UserError
-from bench.outline.tensor_files import count_parameters
 from bench.runtime.checkpoint_files import weight_files
 from bench.runtime.loading import load_decoder
+from bench.runtime.tensor_header import count_parameters
 from methods.early_exit.layerskip import LayerSkip
 from tests.convert.published import CONFIG, State, save_config
 from tests.methods.small import prompt, random_decoder, run

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from bench.convert.int8 import convert_int8
 from bench.errors import UserError
-from bench.outline.tensor_files import count_parameters
 from bench.runtime.int8_rows import LARGEST, in_int8, restored
 from bench.runtime.modules import WEIGHTS_FILE, load_module, save_module
-from bench.runtime.tensor_header import SCALES
+from bench.runtime.tensor_header import SCALES, count_parameters
 
 SHAPES = {"matrix.weight": (96, 64), "matrix.bias": (96,), "small.weight": (4, 64)}
 

@@ -13,9 +13,9 @@ from transformers import LlamaConfig, Phi3Config
 
 from bench.compose.identity import checkpoint_hash
 from bench.errors import UserError
-from bench.outline.tensor_files import hash_pieces
 from bench.runtime.loading import load_decoder
 from bench.runtime.modules import load_module, save_module
+from bench.runtime.tensor_header import hash_pieces
 from methods.two_model.draft import load_draft_model
 from tests.runtime.checkpoints import LITTLE, model, oracle_ids, our_ids, patch, random_model, rewrite, save
 from tests.runtime.models import options

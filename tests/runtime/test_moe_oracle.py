@@ -18,11 +18,11 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.runtime.decoder import Decoder, Skip, Tier
+from bench.runtime.families import MoeConfig
 from bench.runtime.linear import Linear, rms_norm
 from bench.runtime.loading import load_decoder
 from bench.runtime.modules import weight_bytes
 from bench.runtime.moe import Expert, Moe, ResidentExperts
-from bench.runtime.moe_config import MoeConfig
 from bench.runtime.sampling import Sampler, Sampling
 from bench.runtime.tier_choice import choose_tier
 from methods.core.autoregressive import Autoregressive

@@ -206,7 +206,7 @@ def test_an_unknown_template_is_refused_with_the_options() -> None:
 
 
 def test_a_template_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.tasks.chat_template.TEMPLATE_S", 0.1)
+    monkeypatch.setattr("bench.tasks.messages.TEMPLATE_S", 0.1)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     handler = signal.getsignal(signal.SIGALRM)
     with pytest.raises(UserError, match=r"has not ended after 0\.1 s"):

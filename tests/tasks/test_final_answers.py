@@ -7,7 +7,7 @@ import pytest
 from bench.tasks.checkers import is_right
 from bench.tasks.final_answers import boxed, chosen_letter, is_same_result
 from bench.tasks.prompt_files.faults import RowError
-from bench.tasks.prompt_files.question import read_prompt
+from bench.tasks.prompt_files.reader import read_prompt
 
 
 @pytest.mark.parametrize(

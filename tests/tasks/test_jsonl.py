@@ -9,7 +9,8 @@ import pytest
 
 from bench.errors import UserError
 from bench.tasks.jsonl import JsonlTask
-from bench.tasks.prompt_files.reader import parse_questions, read_questions
+from bench.tasks.prompt_files.files import PromptFile
+from bench.tasks.prompt_files.reader import parse_questions, read_prompts
 from bench.tasks.task import SourceName
 
 
@@ -143,28 +144,28 @@ def test_text_that_is_not_utf8_is_refused() -> None:
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        read_questions(tmp_path / "absent.jsonl")
+        read_prompts(PromptFile(str(tmp_path / "absent.jsonl")))
     with pytest.raises(UserError, match="is a directory"):
-        read_questions(tmp_path)
+        read_prompts(PromptFile(str(tmp_path)))
 
 
 def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(UserError, match="is not a regular file"):
-            read_questions(path)
+            read_prompts(PromptFile(str(path)))
 
 
 def test_the_home_of_an_unknown_user_is_no_file() -> None:
     with pytest.raises(UserError, match=r"~nosuchuser/my\.jsonl: no such file"):
-        read_questions("~nosuchuser/my.jsonl")
+        read_prompts(PromptFile("~nosuchuser/my.jsonl"))
 
 
 def test_broken_gz_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "my.jsonl.gz"
     file.write_bytes(gzip.compress(b'{"prompt": "Q"}')[:-6])
     with pytest.raises(UserError, match="broken gz"):
-        read_questions(file)
+        read_prompts(PromptFile(str(file)))
 
 
 def test_the_task_gives_its_name_to_lines_without_a_subtask(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ Rows are lines of JSON, elements of a JSON list, rows of CSV, TSV, parquet or of
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,12 +19,12 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.records.files import expanded
-from bench.tasks.prompt_files.content import decoded, read_content
 from bench.tasks.prompt_files.faults import NumberedRow, at_line, at_row
-from bench.tasks.prompt_files.json_rows import rows_of_json
+from bench.tasks.prompt_files.json_rows import decoded, rows_of_json
 from bench.tasks.prompt_files.tables import SUFFIXES as TABLE_SUFFIXES
 from bench.tasks.prompt_files.tables import has_header, table_rows
 
+GZIP_MAGIC = b"\x1f\x8b"
 PARQUET_MAGIC = b"PAR1"
 TEXT_SUFFIX = ".txt"
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -105,6 +107,33 @@ def read_rows(file: PromptFile) -> RowFile:
     if not rows:
         raise UserError(f"{file.path} holds no prompts", "Give a file with one JSON object per line.")
     return RowFile(rows, sha256)
+
+
+def read_content(path: str | Path, key: str = "task.path") -> bytes:
+    """The bytes of a file, decompressed if it is a gz file.
+
+    Args:
+        path: The file, as the user typed it.
+        key: The setting that names it, for messages.
+
+    Raises:
+        UserError: If there is no such file, it is no regular one, unreadable, or broken gz.
+    """
+    file = expanded(str(path))  # yaml reads task.path=2024 as a number
+    if file.is_dir():
+        raise UserError(f"{key}={path} is a directory", "Name the file inside it.")
+    try:
+        if file.exists() and not file.is_file():  # reading a pipe or a device may never end
+            raise UserError(f"{key}={path} is not a regular file", "Write its content to a file first.")
+        raw = file.read_bytes()
+        return gzip.decompress(raw) if raw.startswith(GZIP_MAGIC) else raw
+    except FileNotFoundError as error:
+        where = f"{Path.cwd()}" if not file.is_absolute() else "the whole path"
+        raise UserError(f"{key}={path}: no such file", f"Check the name; looked in {where}.") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is a broken gz file: {error}", "Compress it again or unpack it.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", "Check its permissions.") from error
 
 
 def _rows(content: bytes, file: PromptFile) -> Iterator[NumberedRow]:

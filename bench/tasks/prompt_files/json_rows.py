@@ -1,4 +1,4 @@
-"""Rows of JSON: an object on every line, or one list, or one object.
+"""The text of a file, and its rows of JSON: an object on every line, or one list, or one object.
 
 A row may also be a list of messages, which is a chat; in a list, a text alone is a prompt. A list of messages
 and nothing else is one chat.
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.errors import UserError
-from bench.tasks.prompt_files.content import decoded
 from bench.tasks.prompt_files.conversation import TEXT_KEYS
 from bench.tasks.prompt_files.faults import EXAMPLE, NumberedRow, RowError, at_line, at_row, kind_of
 
@@ -27,6 +26,21 @@ def json_lines(content: bytes, name: str) -> Iterator[NumberedRow]:
         UserError: If it is not UTF-8, or a line holds no JSON object.
     """
     yield from lines_of(decoded(content, name), name)
+
+
+def decoded(content: bytes, name: str) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        UserError: If it is not UTF-8; the message names the line.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{name}:{line}: not UTF-8 text: {error.reason} at byte {error.start}", "Save the file as UTF-8."
+        ) from error
 
 
 def rows_of_json(text: str, name: str) -> Iterator[NumberedRow]:

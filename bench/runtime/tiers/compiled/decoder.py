@@ -23,9 +23,8 @@ from bench.runtime.cache import KVCache
 from bench.runtime.decoder import NO_SKIP, Decoder, Skip, Taps, Tier
 from bench.runtime.delta import Delta, LowRankDelta
 from bench.runtime.delta import Projection as ProjectionName
-from bench.runtime.layers import Weights
+from bench.runtime.layers import Weights, dense
 from bench.runtime.linear import Linear
-from bench.runtime.moe import dense
 from bench.runtime.residual import Residual
 from bench.runtime.rows import Placement, Rows
 from bench.runtime.tiers.compiled import structures
