@@ -16,7 +16,6 @@ import runpy
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -33,34 +32,34 @@ class Arrived(BaseException):
     """The journey is over; not an `Exception`, so that nothing on the way takes it for a failure."""
 
 
-def travelled(command: list[str], has_arrived: Callable[[FrameType, str], bool]) -> list[str]:
+def travelled(command: list[str], last: str, event: str) -> list[str]:
     """Files whose functions are called by a command until it arrives, in the order of their first call.
 
     Args:
         command: A module and its arguments, as after ``python -m``.
-        has_arrived: Whether an event (``call`` or ``return``) of a frame is the end of the journey.
+        last: Name of the function where the journey ends.
+        event: Whether it ends with the function's ``call`` or its ``return``.
     """
     files: dict[str, None] = {}
 
-    def watch(frame: FrameType, event: str, _: Any) -> None:
-        if event not in ("call", "return"):  # of a function in C
-            return
-        file = frame.f_code.co_filename
-        is_new = event == "call" and file not in files and file.startswith(PREFIXES)
+    def watch(frame: FrameType, seen: str, _: Any) -> Any:
+        file, is_last = frame.f_code.co_filename, frame.f_code.co_name == last
+        is_new = seen == "call" and file not in files and file.startswith(PREFIXES)
         if is_new and frame.f_code.co_flags & inspect.CO_OPTIMIZED and not _is_importing(frame):
             files[file] = None
-        if has_arrived(frame, event):
-            sys.setprofile(None)
+        if is_last and seen == event:
+            sys.settrace(None)
             raise Arrived
+        return watch if is_last else None  # only there is a return of interest
 
     sys.argv = command
-    sys.setprofile(watch)
+    sys.settrace(watch)
     try:
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
     except (Arrived, SystemExit):
         pass
     finally:
-        sys.setprofile(None)
+        sys.settrace(None)
     return [os.path.relpath(file, ROOT) for file in files]
 
 
@@ -68,15 +67,12 @@ def to_first_token(results: Path) -> list[str]:
     """From the command to the first token that any arm decodes."""
     settings = ["model=tiny", "method=kangaroo", "task=mt_bench", "task.limit=1", "max_new_tokens=8"]
     command = ["bench", *settings, f"results_dir={results}"]
-    return travelled(command, lambda frame, event: event == "call" and frame.f_code.co_name == "first_token")
+    return travelled(command, "first_token", "call")
 
 
 def to_first_row(results: Path) -> list[str]:
     """From the records in `results` to the first rendered row of the ranking."""
-    command = ["bench.report", str(results)]
-    return travelled(
-        command, lambda frame, event: event == "return" and frame.f_code.co_name == "ranking_row"
-    )
+    return travelled(["bench.report", str(results)], "ranking_row", "return")
 
 
 def _is_importing(frame: FrameType | None) -> bool:
