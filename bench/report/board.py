@@ -84,11 +84,13 @@ class Section:
 
     @property
     def title(self) -> str:
-        """Model, device, precision, sampling, runtime tier, longest sequence and what sets it apart."""
+        """Model, device, precision, sampling, what the runtime was set to, and what else sets it apart."""
         setting = self.setting
         parts = [f"{setting.model} on {setting.device}", setting.dtype, setting.sampling]
-        parts += [f"{setting.tier} tier"] if setting.tier else []
-        parts += [f"at most {setting.max_length} tokens"] if setting.max_length else []
+        tier, length = setting.option("tier"), setting.option("max_length")
+        parts += [f"{tier} tier"] if tier else []
+        parts += ["draft head in 8 bits"] if setting.option("draft_head") == "int8" else []
+        parts += [f"at most {length} tokens"] if length else []
         parts += [f"prompts with {self.chat}"] if self.chat else []
         parts += ["settings tuned on this machine"] if setting.tuned else []
         parts += [self.apart] if self.apart else []
@@ -122,8 +124,9 @@ class Section:
 def sections(every_entry: Sequence[Entry]) -> list[Section]:
     """Entries grouped by what may be compared: runs of several methods first, then whole question sets.
 
-    Of these, sections with ranks stand before those without, and more questions before fewer. An unfinished
-    entry joins the smallest section of its setting whose questions include all of its own.
+    Of these, sections with ranks stand before those without, then more questions before fewer, then more
+    methods before fewer. An unfinished entry joins the smallest section of its setting that has all of its
+    questions.
     """
     apart = [entry for entry in every_entry if not entry.arena]
     made = [_section(setting, asked, group) for (setting, asked), group in _groups(apart).items()]
@@ -133,7 +136,7 @@ def sections(every_entry: Sequence[Entry]) -> list[Section]:
     return sorted(
         made,
         key=lambda part: (
-            *(not part.arena, part.is_partial, not part.ranked, -len(part.asked)),
+            *(not part.arena, part.is_partial, not part.ranked, -len(part.asked), -len(part.entries)),
             *(part.setting, sorted(part.asked), part.arena),
         ),
     )

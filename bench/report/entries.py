@@ -45,15 +45,9 @@ class Setting:
     waiting: str = field(repr=False)
     """How idle threads wait on a CPU (``OMP_WAIT_POLICY``), which changes the times of small models."""
 
-    @property
-    def tier(self) -> str:
-        """The runtime tier that the settings name; empty where the runtime chose one other than compiled."""
-        return str(json.loads(self.runtime).get("tier") or "")
-
-    @property
-    def max_length(self) -> str:
-        """Tokens that the cache was set aside for, prompt included; empty where the record does not say."""
-        return str(json.loads(self.runtime).get("max_length") or "")
+    def option(self, name: str) -> str:
+        """A setting of the runtime; empty if the record does not say or it is the usual one."""
+        return str(json.loads(self.runtime).get(name) or "")
 
 
 @dataclass(frozen=True, slots=True)

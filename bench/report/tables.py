@@ -20,7 +20,8 @@ RANKING_HEADER: tuple[str, ...] = (
 MEASURED_HEADER: tuple[str, ...] = ("peak memory", "energy", "draft parameters", EAGER_COLUMN)
 """Further columns of a ranking, each only where some method of the section has a figure."""
 CSV_HEADER: tuple[str, ...] = (
-    "section", "model", "device", "dtype", "sampling", "tier", "max_length", "questions_asked",
+    "section", "model", "device", "dtype", "sampling", "tier", "max_length", "draft_head",
+    "questions_asked",
     "question_source", "method", "class", "rank", "subtask", "questions",
     "decode_speedup", "decode_low", "decode_high",
     "end_to_end_speedup", "end_to_end_low", "end_to_end_high", "spec_bench_speedup",
@@ -225,7 +226,8 @@ def _csv_entry(
     setting, summary = section.setting, entry.summary
     where = (
         *(section.anchor, setting.model, setting.device, setting.dtype, setting.sampling),
-        *(setting.tier, setting.max_length, str(len(entry.asked)), setting.prompts),
+        *(setting.option("tier"), setting.option("max_length"), setting.option("draft_head") or "stored"),
+        *(str(len(entry.asked)), setting.prompts),
     )
     runs = " ".join(stored.run.run_id for stored in entry.stored)
     parts = [("overall", summary.speedup, summary.acceptance.pooled)]

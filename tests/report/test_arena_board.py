@@ -56,6 +56,12 @@ def test_a_sure_paired_difference_separates_methods_whose_own_intervals_overlap(
     assert section.unranked == ()
 
 
+def test_of_runs_with_as_many_questions_that_of_more_methods_comes_first(tmp_path: Path) -> None:
+    fewer = [ArenaPlan({method: 1.9}) for method in ("swift", "medusa", "del", "eagle3")]
+    parts = board_of(tmp_path, PLAN, *fewer)
+    assert [len(section.entries) for section in parts] == [3, 1, 1, 1, 1]
+
+
 def test_a_run_of_several_sessions_says_so(tmp_path: Path) -> None:
     for count in (1, 2):
         (section,) = board_of(tmp_path / str(count), replace(PLAN, sessions=count))

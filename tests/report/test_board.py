@@ -124,9 +124,13 @@ def test_runs_that_differ_in_template_or_runtime_share_no_section(changes: dict[
 
 @pytest.mark.parametrize(
     ("runtime", "words"),
-    [({"tier": "compiled"}, "compiled tier"), ({"max_length": 8192}, "at most 8192 tokens")],
+    [
+        ({"tier": "compiled"}, "compiled tier"),
+        ({"max_length": 8192}, "at most 8192 tokens"),
+        ({"draft_head": "int8"}, "draft head in 8 bits"),
+    ],
 )
-def test_sections_that_differ_in_tier_or_length_have_other_titles_and_other_keys_in_the_csv(
+def test_sections_that_differ_in_the_runtime_have_other_titles_and_other_keys_in_the_csv(
     runtime: dict[str, Any], words: str
 ) -> None:
     parts = board(Plan("a"), Plan("b", runtime=runtime))
