@@ -57,7 +57,7 @@ def test_a_sure_paired_difference_separates_methods_whose_own_intervals_overlap(
 
 
 def test_of_runs_with_as_many_questions_that_of_more_methods_comes_first(tmp_path: Path) -> None:
-    fewer = [ArenaPlan({method: 1.9}) for method in ("m2r2", "swift")]  # in the order of ids: before and after
+    fewer = [ArenaPlan({method: 1.9}) for method in ("m2r2", "swift")]  # one of them has a smaller id
     parts = board_of(tmp_path, PLAN, *fewer)
     assert [len(section.entries) for section in parts] == [3, 1, 1]
 
