@@ -251,8 +251,9 @@ def _fits(certificate: Certificate, run: Run) -> bool:
 
 def _place_of(run: Run) -> Place:
     attempt = run.attempts[-1]
-    device = "cuda" if attempt.get("gpu") else "cpu"
-    return Place(device, str(run.labels.get("tier")), str(attempt.get("dtype")))
+    device, tier = "cuda" if attempt.get("gpu") else "cpu", str(run.labels.get("tier"))
+    head = run.identity.get("runtime", {}).get("draft_head")  # rounded heads are not proved yet
+    return Place(device, f"{tier}, draft head in {head}" if head else tier, str(attempt.get("dtype")))
 
 
 def _verdict_of(certificate: Certificate, promise: str, source: str, ending: str) -> str:

@@ -194,7 +194,9 @@ class Decoder:
             capacity: Slots of its own, empty cache; as many as here by default.
         """
         cache = KVCache.like(self.cache, len(layers), self.capacity if capacity is None else capacity)
-        return type(self)(replace(self.weights, layers=layers, final_norm=final_norm), cache, self.placement)
+        made = type(self)(replace(self.weights, layers=layers, final_norm=final_norm), cache, self.placement)
+        made.drafts_in_int8 = self.drafts_in_int8
+        return made
 
     def stepper(self, exit_layer: int, head: Head, drafter: Decoder | None = None) -> DraftStepper:
         """What drafts greedily with the first `exit_layer` layers; see `DraftStepper`."""

@@ -106,6 +106,7 @@ class EagleLayer(Decoder):
         )
         cache = KVCache.like(target.cache, 1, target.capacity)
         super().__init__(weights, cache, _placement(target, layout))
+        self.drafts_in_int8 = target.drafts_in_int8
         ids = None if layout.draft_ids is None else torch.tensor(layout.draft_ids)
         self.draft_head = DraftHead(self, ids, own)
 

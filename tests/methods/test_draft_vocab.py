@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.compose.components import Component
 from bench.errors import UserError
 from bench.prove.premises import drafter_of
-from bench.runtime.sampling import Sampling
+from bench.runtime.sampling import DraftHead, Sampling
 from methods.core.chain import Draft
 from tests.harness import CONF
 from tests.methods.checks import check_greedy, check_sampling
@@ -64,8 +64,20 @@ def test_sampled_output_is_distributed_as_the_targets_own(option: str, tmp_path:
 
 @needs_compiler
 @pytest.mark.parametrize("option", DRAFTERS)
-def test_a_head_in_8_bits_leaves_the_output_as_it_is(option: str, tmp_path: Path) -> None:
+def test_a_head_in_8_bits_drafts_and_leaves_the_output_as_it_is(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, make = list[DraftHead](), DraftHead.__init__
+
+    def noted(head: DraftHead, *given: Any) -> None:
+        make(head, *given)
+        heads.append(head)
+
+    monkeypatch.setattr(DraftHead, "__init__", noted)
     check_greedy(subject(option, FEW, tmp_path, tier="compiled", drafts_in_int8=True), lengths=(17,))
+    products = [head.lm_head.compiled for head in heads]
+    assert products
+    assert all(product is not None and product._scales is not None for product in products)
 
 
 @needs_compiler
