@@ -155,9 +155,8 @@ class DraftHead:
         self._ids = None if ids is None else upload(ids.sort().values, decoder.device)
         self._places: Tensor | None = None
         self.is_whole = ids is None
-        self.lm_head = lm_head or (decoder.lm_head if self._ids is None else decoder.lm_head.rows(self._ids))
-        if decoder.drafts_in_int8:
-            self.lm_head = self.lm_head.in_int8()
+        chosen = lm_head or (decoder.lm_head if self._ids is None else decoder.lm_head.rows(self._ids))
+        self.lm_head = chosen.in_int8() if decoder.drafts_in_int8 else chosen
         self.size = self._vocabulary if ids is None else ids.numel()
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -194,9 +193,10 @@ class DraftHead:
             self._places = places.index_copy_(0, self._ids, torch.arange(self.size, device=places.device))
         return self._places[tokens]
 
-    def rows_of(self, weight: Tensor) -> Tensor:
-        """The list's rows of another LM head, [V, d] to [N, d]."""
-        return weight if self._ids is None else weight[self._ids]
+    def another(self, weight: Tensor) -> Linear:
+        """Another LM head, [V, d], for the same tokens and stored alike: N outputs."""
+        chosen = Linear(weight if self._ids is None else weight[self._ids])
+        return chosen.in_int8() if self._decoder.drafts_in_int8 else chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,7 +237,7 @@ class _Proposer:
         ]
         self._shared = None if layout.own_lm_heads else head.lm_head
         names = [f"{k}.{layout.blocks}.weight" for k in range(heads if layout.own_lm_heads else 0)]
-        self._lm_heads = [Linear(head.rows_of(tensors[name])) for name in names]
+        self._lm_heads = [head.another(tensors[name]) for name in names]
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Logits of all heads, shape [T, H, N], from final-norm rows [T, d]."""
