@@ -68,11 +68,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def yaml_read_once() -> Iterator[None]:
-    """Configuration files are parsed once per process; see `tests.harness.remembered_yaml`."""
-    from tests.harness import remembered_yaml
+def hydra_repeats_nothing() -> Iterator[None]:
+    """Configuration files are parsed once per process, and a command is composed once."""
+    from tests.harness import mode_of_experiments_alone, remembered_yaml
 
-    with remembered_yaml():
+    with remembered_yaml(), mode_of_experiments_alone():
         yield
 
 

@@ -15,13 +15,16 @@ from unittest.mock import patch
 import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
@@ -165,10 +168,30 @@ def _is_in_experiment(chosen: str, groups: tuple[str, ...]) -> bool:
 
 @contextmanager
 def remembered_yaml() -> Iterator[None]:
-    """Inside, Hydra parses each yaml file once and not once per composition, unless the file changes."""
+    """Inside, Hydra parses each yaml file once and not once per composition, unless the file changes.
+
+    Nor does it copy the store of schemas for each composition: what it loads from there is a copy anyway.
+    """
     with ExitStack() as patches:
+        patches.enter_context(patch.object(ConfigStore, "__deepcopy__", lambda store, _: store, create=True))
         for scheme, modified in (("file", _modified), ("pkg", lambda source, path: 0)):
             patches.enter_context(_remembered(scheme, modified))
+        yield
+
+
+@contextmanager
+def mode_of_experiments_alone() -> Iterator[None]:
+    """Inside, Hydra composes most commands once: it does so twice, first to look for ``hydra.mode``.
+
+    Only an experiment's yaml, or an override of Hydra's own keys, sets that.
+    """
+    look_up = Hydra.get_mode
+
+    def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+        may_set = any(override.lstrip("+~").startswith(("experiment", "hydra")) for override in overrides)
+        return look_up(hydra, config_name, overrides) if may_set else None
+
+    with patch.object(Hydra, "get_mode", get_mode):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from unittest.mock import patch
 
 import pytest
@@ -33,6 +34,14 @@ def test_a_composed_tree_is_hydras_own(overrides: tuple[str, ...]) -> None:
     OmegaConf.set_struct(wanted, False)
     del wanted["hydra"]
     assert OmegaConf.to_yaml(composed) == OmegaConf.to_yaml(wanted)
+
+
+def test_only_experiments_set_the_mode_of_a_command() -> None:
+    """`tests.harness.mode_of_experiments_alone` looks for it nowhere else."""
+    setting = [
+        path for path in CONF.rglob("*.yaml") if re.search(r"^ +mode: ", path.read_text(), re.MULTILINE)
+    ]
+    assert {path.parent.name for path in setting} == {"experiment"}
 
 
 def test_a_yaml_file_is_parsed_once() -> None:

@@ -66,11 +66,11 @@ class Decoder:
     """
 
     tier: Tier = "static"
-    drafts_in_int8 = False
 
     def __init__(self, weights: Weights, cache: KVCache, placement: Placement) -> None:
         self.config, self.layers = weights.config, list(weights.layers)
         self.embedding, self.final_norm, self.lm_head = weights.embedding, weights.final_norm, weights.lm_head
+        self.drafts_in_int8 = weights.drafts_in_int8
         self.cache = cache
         self.placement = placement
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
@@ -82,7 +82,9 @@ class Decoder:
     @property
     def weights(self) -> Weights:
         """Shape and weights, as another decoder of the same model takes them."""
-        return Weights(self.config, self.embedding, self.layers, self.final_norm, self.lm_head)
+        return Weights(
+            self.config, self.embedding, self.layers, self.final_norm, self.lm_head, self.drafts_in_int8
+        )
 
     @property
     def depth(self) -> int:
@@ -194,9 +196,7 @@ class Decoder:
             capacity: Slots of its own, empty cache; as many as here by default.
         """
         cache = KVCache.like(self.cache, len(layers), self.capacity if capacity is None else capacity)
-        made = type(self)(replace(self.weights, layers=layers, final_norm=final_norm), cache, self.placement)
-        made.drafts_in_int8 = self.drafts_in_int8
-        return made
+        return type(self)(replace(self.weights, layers=layers, final_norm=final_norm), cache, self.placement)
 
     def stepper(self, exit_layer: int, head: Head, drafter: Decoder | None = None) -> DraftStepper:
         """What drafts greedily with the first `exit_layer` layers; see `DraftStepper`."""

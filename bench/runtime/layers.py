@@ -83,6 +83,7 @@ class Weights:
     layers: Sequence[Layer]
     final_norm: Tensor  # [d]; of the norm before the head
     lm_head: Linear  # [V, d]
+    drafts_in_int8: bool = False  # whether `bench.runtime.sampling.DraftHead` rounds it to 8 bits
 
 
 def dense(mlp: Mlp | Moe | None) -> Mlp | None:

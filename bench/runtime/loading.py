@@ -169,23 +169,21 @@ def build_decoder(
         UserError: If the tensors do not fit the configuration.
     """
     shape = decoder_config(config)
-    weights = read_weights(shape, tensors, options.device)
+    stored = read_weights(shape, tensors, options.device)
+    weights = replace(stored, drafts_in_int8=options.drafts_in_int8)
     if vocabulary is not None and vocabulary != shape.vocab:
         weights = with_vocabulary(weights, vocabulary)
     capacity = min(options.max_length, shape.context)
     placement = make_placement(config, shape, capacity, options.device, options.dtype)
     if options.device.type == "cuda":
         _choose_kernels()
-    parts = parts_of(options.layer_devices) if options.layer_devices else ()
-    if parts:
+    if parts := parts_of(options.layer_devices):
         cache = SpreadCache(parts, shape.kv_heads, capacity, shape.head_dim, options.dtype)
         return _KINDS[options.tier](weights, cache, placement)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
     if options.tier == "graph":
         return GraphDecoder(weights, SlotCache(*slots), placement, CudaRecorder(options.device))
-    decoder = _KINDS[options.tier](weights, KVCache(*slots), placement)
-    decoder.drafts_in_int8 = options.drafts_in_int8
-    return decoder
+    return _KINDS[options.tier](weights, KVCache(*slots), placement)
 
 
 def _choose_kernels() -> None:

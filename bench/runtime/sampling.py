@@ -156,7 +156,7 @@ class DraftHead:
         self._places: Tensor | None = None
         self.is_whole = ids is None
         chosen = lm_head or (decoder.lm_head if self._ids is None else decoder.lm_head.rows(self._ids))
-        self.lm_head = chosen.in_int8() if decoder.drafts_in_int8 else chosen
+        self.lm_head = self._stored(chosen)
         self.size = self._vocabulary if ids is None else ids.numel()
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -195,8 +195,10 @@ class DraftHead:
 
     def another(self, weight: Tensor) -> Linear:
         """Another LM head, [V, d], for the same tokens and stored alike: N outputs."""
-        chosen = Linear(weight if self._ids is None else weight[self._ids])
-        return chosen.in_int8() if self._decoder.drafts_in_int8 else chosen
+        return self._stored(Linear(weight if self._ids is None else weight[self._ids]))
+
+    def _stored(self, lm_head: Linear) -> Linear:
+        return lm_head.in_int8() if self._decoder.drafts_in_int8 else lm_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +234,8 @@ class DraftVocab:
             return DraftHead(decoder)
         if self.file is None:
             raise UserError(
-                f"method.draft_vocab={self.size} needs a list of this model's frequent tokens, "
-                "and it has none",
-                f"make one of its answers: {COMMAND} model=... answers=FILE; "
-                "then add model.frequent_tokens=FILE",
+                f"method.draft_vocab={self.size} needs a list of frequent tokens, and this model has none",
+                f"make one of its answers: {COMMAND} model=... answers=FILE; set model.frequent_tokens=FILE",
             )
         ids = read_frequent_tokens(Path(self.file), decoder.config.vocab)
         if not least <= self.size <= len(ids):

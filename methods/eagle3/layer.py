@@ -23,7 +23,7 @@ from bench.runtime.cache import KVCache
 from bench.runtime.decoder import Decoder
 from bench.runtime.delta import Delta
 from bench.runtime.families import DecoderConfig
-from bench.runtime.layers import Attention, Layer, Mlp, Weights
+from bench.runtime.layers import Attention, Layer, Mlp
 from bench.runtime.linear import Linear, normed_rows, rms_norm
 from bench.runtime.rows import Placement, Rows, plain_frequencies, rotary_tables
 from bench.runtime.sampling import DraftHead
@@ -97,16 +97,15 @@ class EagleLayer(Decoder):
         self._taps = layout.taps
         own = Linear(tensors["lm_head.weight"]) if layout.has_head else None
         eps = target.config.norm_eps if layout.norm_eps is None else layout.norm_eps
-        weights = Weights(
+        weights = replace(
+            target.weights,
             config=replace(target.config, activation="silu", window=None, norm_eps=eps),
-            embedding=target.embedding,
             layers=[_as_layer(tensors)],
             final_norm=tensors["norm.weight"],
-            lm_head=target.lm_head if own is None else own,
+            lm_head=own or target.lm_head,
         )
         cache = KVCache.like(target.cache, 1, target.capacity)
         super().__init__(weights, cache, _placement(target, layout))
-        self.drafts_in_int8 = target.drafts_in_int8
         ids = None if layout.draft_ids is None else torch.tensor(layout.draft_ids)
         self.draft_head = DraftHead(self, ids, own)
 

@@ -142,7 +142,7 @@ def test_a_bad_number_of_tokens_is_refused_in_two_lines(option: str, tmp_path: P
     with pytest.raises(UserError, match=r"draft_vocab must lie in \d+\.\.24 here, got 25") as refusal:
         subject(option, VOCABULARY + 1, tmp_path)
     assert len(str(refusal.value).splitlines()) == 2
-    with pytest.raises(UserError, match="needs a list of this model's frequent tokens"):
+    with pytest.raises(UserError, match="needs a list of frequent tokens"):
         attached(component(option, FEW, tmp_path, frequent_tokens=None), tmp_path / "modules")
 
 

@@ -101,7 +101,7 @@ def test_a_vocabulary_takes_the_first_tokens_of_the_list(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("size", "content", "what"),
     [
-        (2, None, "needs a list of this model's frequent tokens, and it has none"),
+        (2, None, "needs a list of frequent tokens, and this model has none"),
         (5, {"vocabulary": 96, "ids": [1, 2, 3, 4]}, r"must lie in 3\.\.4 here, got 5"),
         (
             2,
