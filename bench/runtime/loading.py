@@ -177,7 +177,8 @@ def build_decoder(
     placement = make_placement(config, shape, capacity, options.device, options.dtype)
     if options.device.type == "cuda":
         _choose_kernels()
-    if parts := parts_of(options.layer_devices):
+    parts = parts_of(options.layer_devices) if options.layer_devices else ()
+    if parts:
         cache = SpreadCache(parts, shape.kv_heads, capacity, shape.head_dim, options.dtype)
         return _KINDS[options.tier](weights, cache, placement)
     slots = (shape.layers, shape.kv_heads, capacity, shape.head_dim, options.dtype, options.device)
