@@ -68,11 +68,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hydra_repeats_nothing() -> Iterator[None]:
-    """Configuration files are parsed once per process, and a command is composed once."""
-    from tests.harness import mode_of_experiments_alone, remembered_yaml
+def quick_composition() -> Iterator[None]:
+    """Tests compose hundreds of commands; see `tests.harness.hydra_repeats_nothing`."""
+    from tests.harness import hydra_repeats_nothing
 
-    with remembered_yaml(), mode_of_experiments_alone():
+    with hydra_repeats_nothing():
         yield
 
 

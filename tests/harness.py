@@ -167,6 +167,13 @@ def _is_in_experiment(chosen: str, groups: tuple[str, ...]) -> bool:
 
 
 @contextmanager
+def hydra_repeats_nothing() -> Iterator[None]:
+    """Inside, configuration files are parsed once, and a command is composed once."""
+    with remembered_yaml(), mode_of_experiments_alone():
+        yield
+
+
+@contextmanager
 def remembered_yaml() -> Iterator[None]:
     """Inside, Hydra parses each yaml file once and not once per composition, unless the file changes.
 
