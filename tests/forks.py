@@ -1,6 +1,7 @@
 """Processes forked from one that has imported torch and transformers, which takes seconds.
 
-That one, the fork server of multiprocessing, is started once per worker of the test run.
+That one, the fork server of multiprocessing, is started once: `tests.conftest` hands all files that import
+this module to one worker of the test run.
 """
 
 from __future__ import annotations

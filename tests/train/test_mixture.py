@@ -80,7 +80,7 @@ def test_a_line_of_another_kind_is_named(tmp_path: Path, tokenizer: PreTrainedTo
 def test_a_short_training_learns_and_its_result_decodes(
     text: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    recipe = MixtureRecipe(minutes=0.1, warmup_steps=5, **SMALL)  # type: ignore[arg-type]
+    recipe = MixtureRecipe(minutes=0.02, warmup_steps=5, **SMALL)  # type: ignore[arg-type]
     figures = train(recipe, tokenizer, [text], tmp_path / "model")
     assert figures["steps"] > 3
     assert figures["loss"] < 7.6  # of equal chances: 7.62

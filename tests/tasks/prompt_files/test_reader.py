@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -286,24 +287,30 @@ def test_files_are_read_without_torch(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["bench.cli", "bench.train.answers.cli", "bench.train.cli"])
-def test_a_mistake_in_a_file_is_said_before_torch_is_loaded(command: str, tmp_path: Path) -> None:
-    path = tmp_path / "mine.jsonl"
-    path.write_text('{"prompt": "Hi"}\n{"turns": "Hi"}\n')
-    files = {
-        "bench.cli": ["task=jsonl", f"task.path={path}"],
-        "bench.train.answers.cli": [f"prompts={path}"],
-        "bench.train.cli": ["data=answers", f"data.path={path}"],
-    }
-    code = (
-        "import importlib, sys\n"
-        f"command = importlib.import_module({command!r})\n"
-        "try: command.main()\n"
-        "except SystemExit as stopped: print(stopped.code, 'torch' in sys.modules)"
-    )
-    arguments = [*files[command], "model=tiny", f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "2 False\n"
-    assert f"error: {path}:2: turns must be a list, got text\nfix: Write one JSON object" in done.stderr
+COMMANDS = {
+    "bench.cli": ["task=jsonl", "task.path=mine.jsonl"],
+    "bench.train.answers.cli": ["prompts=mine.jsonl"],
+    "bench.train.cli": ["data=answers", "data.path=mine.jsonl"],
+}
+"""Every command that reads prompts, with arguments that name a file."""
+ALL_OF_THEM = f"""
+import importlib, sys
+from hydra.core.global_hydra import GlobalHydra
+for module, arguments in {COMMANDS}.items():
+    sys.argv = [module, *arguments, "model=tiny", "hydra.run.dir=hydra"]
+    GlobalHydra.instance().clear()
+    try:
+        importlib.import_module(module).main()
+    except SystemExit as stopped:
+        print(module, stopped.code, "torch" in sys.modules)
+"""
+
+
+def test_a_mistake_in_a_file_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "Hi"}\n{"turns": "Hi"}\n')
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = [sys.executable, "-c", ALL_OF_THEM]
+    done = subprocess.run(process, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{module} 2 False" for module in COMMANDS]
+    told = "error: mine.jsonl:2: turns must be a list, got text\nfix: Write one JSON object"
+    assert done.stderr.count(told) == len(COMMANDS), done.stderr
