@@ -12,6 +12,7 @@ from bench.prove.prover import Prover
 
 SHOWN = 3
 """Differences that are named."""
+_FIX = "  fix: prove again, by the same command without carry=true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,7 @@ def carry(component: Component, prover: Prover, transcript: dict[str, str], resu
     if any(entry.is_about(code.source) for _, entry in entries):
         return Carried(f"{name}: nothing to do, this code ({code.source}) has a certificate", True)
     if not entries:
-        return Carried(
-            f"{name}: no certificate to carry over\n  fix: python -m bench.prove method={name}", False
-        )
+        return Carried(f"{name}: no certificate to carry over\n{_FIX}", False)
     path, newest = max(entries, key=lambda pair: pair[1].code[-1].created)
     changed = differences(newest.transcript, transcript)
     if changed or not transcript:
@@ -63,8 +62,4 @@ def carry(component: Component, prover: Prover, transcript: dict[str, str], resu
 def _refusal(name: str, certificate: Certificate, changed: list[str]) -> str:
     shown = "; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else "")
     decodes = f"{len(changed)} of {len(certificate.transcript)} decodes differ"
-    return f"{name}: LOST, {decodes} ({shown})\n{_fix(name)}"
-
-
-def _fix(name: str) -> str:
-    return f"  fix: python -m bench.prove method={name}"
+    return f"{name}: LOST, {decodes} ({shown})\n{_FIX}"

@@ -90,9 +90,14 @@ class Code:
     created: str
 
 
+def tier_words(tier: str, draft_head: str | None) -> str:
+    """A tier as certificates name it: with another ``runtime.draft_head`` than ``stored`` it is another."""
+    return tier if draft_head in (None, "stored") else f"{tier} (draft head in {draft_head})"
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where passes run: ``cpu`` or ``cuda``, the tier, the precision."""
+    """Where passes run: ``cpu`` or ``cuda``, the tier as `tier_words` names it, the precision."""
 
     device: str
     tier: str
@@ -108,7 +113,7 @@ class Certificate:
         target: Dotted path of its constructor.
         params: Its settings.
         device: ``cpu`` or ``cuda``.
-        tiers: The tier that was checked, by precision.
+        tiers: The tier that was checked, by precision; see `tier_words`.
         declared: What the method promises, ``greedy`` and ``sampling``.
         checks: In the order they were made.
         controls: By broken variant, the kind of check that caught it; None if none did.
@@ -252,8 +257,8 @@ def _fits(certificate: Certificate, run: Run) -> bool:
 def _place_of(run: Run) -> Place:
     attempt = run.attempts[-1]
     device, tier = "cuda" if attempt.get("gpu") else "cpu", str(run.labels.get("tier"))
-    head = run.identity.get("runtime", {}).get("draft_head")  # rounded heads are not proved yet
-    return Place(device, f"{tier}, draft head in {head}" if head else tier, str(attempt.get("dtype")))
+    head = run.identity.get("runtime", {}).get("draft_head")
+    return Place(device, tier_words(tier, head), str(attempt.get("dtype")))
 
 
 def _verdict_of(certificate: Certificate, promise: str, source: str, ending: str) -> str:

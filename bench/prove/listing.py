@@ -22,7 +22,8 @@ _COUNTS = ("exact", "answers", "accepted", "drafted", "rounds")
 def certificate_lines(certificate: Certificate, path: str) -> str:
     """One method's certificate."""
     declared = ", ".join(dict.fromkeys(certificate.declared.values())) or "nothing: it fits no model here"
-    rows = [("  promises", declared)]
+    passes = ", ".join(f"{tier} in {dtype}" for dtype, tier in certificate.tiers.items())
+    rows = [("  promises", declared), ("  passes", f"{passes}, on {certificate.device}")]
     rows += [(f"  {kind}", finding) for kind, finding in _check_lines(certificate.checks)]
     title = f"{certificate.method}: {certificate.verdict}"
     return "\n".join([title, *text_table(rows), f"  certificate  {path}"])

@@ -13,6 +13,7 @@ import torch
 from bench.compose.components import Component, resolve_path
 from bench.compose.workbench import options_for, settle_threads
 from bench.errors import UserError
+from bench.prove.certificates import tier_words
 from bench.prove.config import ProveConfig
 from bench.prove.sampling import Toy
 from bench.prove.subject import first_fit
@@ -53,8 +54,12 @@ class Models:
 
     @property
     def tiers(self) -> dict[str, str]:
-        """The tier that passes run on, by precision as records name it."""
-        return {str(DTYPES[name]).removeprefix("torch."): self._tier(name) for name in DTYPES}
+        """The tier that passes run on, by precision as records name it; see `certificates.tier_words`."""
+        words = {}
+        for precision, dtype in DTYPES.items():
+            head = "int8" if self._drafts_in_int8(precision) else None
+            words[str(dtype).removeprefix("torch.")] = tier_words(self.tier(precision), head)
+        return words
 
     def configured(self, precision: Precision) -> Target:
         """The configured model with built-in prompts.
@@ -66,7 +71,7 @@ class Models:
             self._configured[precision] = model_target(
                 self.name,
                 self._config.model,
-                replace(self._options, dtype=DTYPES[precision], tier=self._tier(precision)),
+                self._options_in(precision),
                 count=self._config.prompts,
                 new=self._config.max_new_tokens,
             )
@@ -133,9 +138,18 @@ class Models:
         settle_threads(decoder, self._config.runtime.threads)
 
     def _small(self, precision: Precision) -> RuntimeOptions:
-        return RuntimeOptions(self.device, DTYPES[precision], CONTEXT, self._tier(precision))
+        return replace(self._options_in(precision), max_length=CONTEXT, spread=())
 
-    def _tier(self, precision: Precision) -> Tier:
+    def _options_in(self, precision: Precision) -> RuntimeOptions:
+        rounded = self._drafts_in_int8(precision)
+        dtype, tier = DTYPES[precision], self.tier(precision)
+        return replace(self._options, dtype=dtype, tier=tier, drafts_in_int8=rounded)
+
+    def tier(self, precision: Precision) -> Tier:
         """The tier that a benchmark takes; compiled passes are there for fp32 alone."""
         tier = self._options.tier
         return "static" if tier == "compiled" and precision != "fp32" else tier
+
+    def _drafts_in_int8(self, precision: Precision) -> bool:
+        """Whether the head that drafts is rounded, which compiled passes alone can run."""
+        return self._options.drafts_in_int8 and self.tier(precision) == "compiled"

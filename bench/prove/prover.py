@@ -140,7 +140,7 @@ class Prover:
 
     def code(self, component: Component) -> Code:
         """The code that decodes here and now."""
-        source = source_hash(component.target, self.tiers["float32"])
+        source = source_hash(component.target, self._models.tier("fp32"))
         return Code(
             source, self._environment["git"]["commit"], datetime.now(UTC).isoformat(timespec="seconds")
         )

@@ -164,7 +164,9 @@ def as_decoder(model: Any, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
 def _runnable(options: RuntimeOptions, config: Any) -> RuntimeOptions:  # noqa: ANN401
     """The options on the tier static for a model with mixtures of experts, which faster tiers do not run."""
     has_experts = decoder_config(config).moe is not None
-    return replace(options, tier="static") if has_experts and options.tier != "eager" else options
+    if not has_experts or options.tier == "eager":
+        return options
+    return replace(options, tier="static", drafts_in_int8=False)
 
 
 def _shape(vocabulary: int, depth: int, spread: float) -> dict[str, Any]:

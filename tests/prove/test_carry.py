@@ -94,7 +94,7 @@ def test_code_that_decodes_otherwise_loses_it(
     lost, fix = capsys.readouterr().out.splitlines()
     assert "LOST" in lost
     assert "random llama" in lost
-    assert fix == "  fix: python -m bench.prove method=mine"
+    assert fix == "  fix: prove again, by the same command without carry=true"
 
 
 def test_nothing_is_carried_from_nothing(

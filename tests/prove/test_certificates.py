@@ -19,6 +19,7 @@ from bench.prove.certificates import (
     certificates_of,
     is_proved_here,
     save,
+    tier_words,
 )
 from bench.records.model import Run
 
@@ -54,6 +55,7 @@ def measured(*sources: str, **changes: Any) -> Run:
     machine = {"dtype": facts["dtype"], "gpu": facts["gpu"]}
     attempts = (*({"source": source, **machine} for source in sources), machine)  # the last one only printed
     identity = {"method": {"target": "mine.Mine", "length": facts["length"], "weights": facts["weights"]}}
+    identity["runtime"] = {"draft_head": facts["draft_head"]} if "draft_head" in facts else {}
     labels = {"exactness": facts.get("exactness", "greedy-exact"), "tier": facts["tier"]}
     return Run("r", "mine", "qa", "tiny", identity, {}, attempts, labels=labels)
 
@@ -155,8 +157,11 @@ def test_a_badge_is_earned_by_the_code_that_was_measured(run: Run, words: str, t
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tier": "static"}, {"dtype": "float16"}, {"gpu": {"name": "H100"}}, {"length": 4}],
-    ids=["tier", "precision", "device", "setting"],
+    [
+        *({"tier": "static"}, {"dtype": "float16"}, {"gpu": {"name": "H100"}}, {"length": 4}),
+        {"draft_head": "int8"},
+    ],
+    ids=["tier", "precision", "device", "setting", "rounded head"],
 )
 def test_a_badge_shows_only_where_tier_precision_device_and_settings_match(
     changes: dict[str, Any], tmp_path: Path
@@ -165,6 +170,15 @@ def test_a_badge_shows_only_where_tier_precision_device_and_settings_match(
     badge = badge_of(measured("0badcafe", **changes), tmp_path)
     assert badge.startswith("greedy-exact: declared, proved only ")
     assert "compiled passes in float32 on cpu" in badge
+
+
+def test_a_proof_with_a_rounded_head_is_for_runs_with_one(tmp_path: Path) -> None:
+    save(replace(certificate(*ALL), tiers={"float32": tier_words("compiled", "int8")}), tmp_path)
+    assert badge_of(measured("0badcafe", draft_head="int8"), tmp_path) == "greedy-exact: proved"
+    assert badge_of(measured("0badcafe"), tmp_path) == (
+        "greedy-exact: declared, proved only for other settings, "
+        "or with compiled (draft head in int8) passes in float32 on cpu"
+    )
 
 
 def test_code_that_decodes_as_the_proved_code_says_so(tmp_path: Path) -> None:

@@ -10,19 +10,29 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bench.compose.components import Component
-from bench.compose.schema import ModelConfig
+from bench.compose.schema import ModelConfig, RuntimeConfig
 from bench.prove.certificates import Certificate
 from bench.prove.config import ProveConfig
 from bench.prove.controls import Chain
 from bench.prove.models import Models
 from bench.prove.prover import Prover, Step
+from bench.prove.targets import SPARSE
 from bench.records.model import Generation
 from bench.runtime.sampling import Sampler
 from methods.core.base import Budget, Clock, Exactness
+from tests.runtime.models import needs_compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "package:bench/assets/tiny"
 MODULES = {"model": {"modules": f"{TINY}/modules", "frequent_tokens": f"{TINY}/frequent_tokens.json"}}
+SMALL = ProveConfig(
+    model=ModelConfig(path=TINY),
+    runtime=RuntimeConfig(device="cpu"),
+    prompts=1,
+    max_new_tokens=12,
+    draws=200,
+    tokens=4,
+)
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 
 
@@ -50,9 +60,7 @@ class Misplaced(Chain):
 @pytest.fixture(scope="module")
 def prover() -> Prover:
     """A small proof; its models serve all tests."""
-    config = ProveConfig(model=ModelConfig(path=TINY), prompts=1, max_new_tokens=12, draws=200, tokens=4)
-    config.runtime.device = "cpu"
-    return Prover(config, Models(config))
+    return Prover(SMALL, Models(SMALL))
 
 
 @pytest.fixture
@@ -69,6 +77,22 @@ def certified(prover: Prover, component: Component) -> Certificate:
 
 def here(method: type) -> Component:
     return Component("method", method.__name__.lower(), f"{__name__}.{method.__name__}", {})
+
+
+@needs_compiler
+@pytest.mark.usefixtures("one_family")
+def test_a_proof_with_a_rounded_head_checks_that_head_and_says_so() -> None:
+    config = replace(SMALL, runtime=RuntimeConfig(device="cpu", draft_head="int8"))
+    models = Models(config)
+    assert models.tiers == {"float32": "compiled (draft head in int8)", "bfloat16": "static"}
+    assert models.random("llama", 3, "fp32").decoder.drafts_in_int8
+    assert not models.random(SPARSE, 3, "fp32").decoder.drafts_in_int8
+    prover, method = Prover(config, models), configured("kangaroo", draft_vocab=64)
+    declared = prover.declared(method)
+    steps = Step("premises", "llama"), Step("greedy half")  # the latter on passes that cannot round it
+    checks = [prover.check(method, step, declared) for step in steps]
+    assert [check.status for check in checks] == ["passed", "passed"]
+    assert prover.certificate(method, declared, checks, {}).tiers == models.tiers
 
 
 def test_a_promise_is_checked_under_the_sampler_it_is_made_for(prover: Prover, one_family: None) -> None:
