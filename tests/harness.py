@@ -100,15 +100,19 @@ def composed_settings(*overrides: str) -> Settings:
     return settings_from(*composed_tree(*overrides, *([] if is_named else ["model=tiny"])))
 
 
-def composed_tree(*overrides: str) -> tuple[DictConfig, dict[str, str | None]]:
+def composed_tree(*overrides: str, config: str = "bench") -> tuple[DictConfig, dict[str, str | None]]:
     """What Hydra makes of these overrides: the tree, and the chosen option of every config group.
 
     The choices of groups are composed once per process; single values are then set by Hydra's own function.
+
+    Args:
+        overrides: As on the command line.
+        config: The primary yaml; the schema of another than ``bench`` must be registered.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     is_single = [_is_single_value(override) for override in parsed]
     groups = tuple(text for text, single in zip(overrides, is_single, strict=True) if not single)
-    stored, choices = _composed_groups(groups)
+    stored, choices = _composed_groups(groups, config)
     composed = deepcopy(stored)
     try:
         values = [override for override, single in zip(parsed, is_single, strict=True) if single]
@@ -127,9 +131,11 @@ def _is_single_value(override: Override) -> bool:
 
 
 @cache
-def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+def _composed_groups(
+    groups: tuple[str, ...], config: str = "bench"
+) -> tuple[DictConfig, dict[str, str | None]]:
     """What Hydra makes of the choices of groups; a plain method or task is put in without Hydra."""
-    chosen = [group for group in groups if _file_by_itself(group) is not None]
+    chosen = [group for group in groups if config == "bench" and _file_by_itself(group) is not None]
     if chosen and not _is_in_experiment(chosen[-1], groups):
         stored, choices = _composed_groups(tuple(group for group in groups if group != chosen[-1]))
         composed, (name, _, option) = deepcopy(stored), chosen[-1].partition("=")
@@ -138,7 +144,7 @@ def _composed_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str
     register_schema()
     is_ready = GlobalHydra.instance().is_initialized()  # by the caller, for the same folder
     with nullcontext() if is_ready else initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", list(groups), return_hydra_config=True)
+        composed = compose(config, list(groups), return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]

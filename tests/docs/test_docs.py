@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -177,10 +177,7 @@ def compose_all(config: str, arguments: list[str], myconf: Path) -> None:
 @cache
 def compose_once(config: str, *overrides: str) -> None:
     """Compose; several pages show the same commands."""
-    if config == "bench":
-        composed_tree(*overrides)
-    else:
-        compose(config, list(overrides))
+    composed_tree(*overrides, config=config)
 
 
 class Parsed(Exception):

@@ -20,8 +20,8 @@ from bench.records.model import Generation, Round
 from bench.runtime import loading
 from bench.runtime.decoder import Tier
 from bench.runtime.sampling import Sampler, Sampling
-from bench.runtime.tier_choice import settle_attention
 from bench.runtime.tiers.graph import lengths
+from bench.runtime.tiers.graph.decoder import GraphDecoder
 from methods.core.base import Budget, Method, NoClock, Stateful
 from tests.harness import CONF, ROOT
 from tests.methods.options import first_fit, settings_of
@@ -158,7 +158,10 @@ def test_a_method_decodes_on_cuda_as_on_the_cpu_and_waits_as_its_page_says(
     with PretendedCuda() as device:
         monkeypatch.setattr(loading, "CudaRecorder", lambda _: PretendedRecorder(device))
         decoder = decoder_on(wanted.depth, CUDA, tier)
-        settle_attention(decoder, attention)
+        if isinstance(decoder, GraphDecoder):
+            decoder.attend_by(
+                attention
+            )  # without the checks of test_chain_attention.py
         method: Method = wanted.method.build()
         method.attach(decoder)
         answer(method, CUDA, NoClock())  # what is made once, recordings among it
