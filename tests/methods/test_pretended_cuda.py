@@ -159,9 +159,7 @@ def test_a_method_decodes_on_cuda_as_on_the_cpu_and_waits_as_its_page_says(
         monkeypatch.setattr(loading, "CudaRecorder", lambda _: PretendedRecorder(device))
         decoder = decoder_on(wanted.depth, CUDA, tier)
         if isinstance(decoder, GraphDecoder):
-            decoder.attend_by(
-                attention
-            )  # without the checks of test_chain_attention.py
+            decoder.attend_by(attention)  # without the checks of test_chain_attention.py
         method: Method = wanted.method.build()
         method.attach(decoder)
         answer(method, CUDA, NoClock())  # what is made once, recordings among it
