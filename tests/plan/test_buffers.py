@@ -80,7 +80,7 @@ def test_a_decoder_on_a_gpu_holds_what_was_estimated(name: str, monkeypatch: pyt
         method: Method = settings.method.build()
         method.attach(decoder)
         ids = prompt(60, vocabulary=2048).to(CUDA)
-        method.generate(ids, Budget(20, frozenset()), Sampler(Sampling(), CUDA, 0), NoClock())
+        method.generate(ids, Budget(8, frozenset()), Sampler(Sampling(), CUDA, 0), NoClock())
         if name in STEPPING:  # its longest draft, which random text may not bring about
             decoder.prefill(ids[:4])
             decoder.step(ids[: settings.method.params["draft_length"] + 1], 4)

@@ -61,7 +61,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedCuda]:
 
 def decoded(method: Method) -> Generation:
     ids = prompt(12, vocabulary=VOCABULARY).to(CUDA)
-    return method.generate(ids, Budget(16, frozenset()), Sampler(Sampling(), CUDA, 0), NoClock())
+    return method.generate(ids, Budget(8, frozenset()), Sampler(Sampling(), CUDA, 0), NoClock())
 
 
 @pytest.mark.parametrize("slots", [2, 12])
