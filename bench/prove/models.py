@@ -52,6 +52,11 @@ class Models:
         """The configured model's."""
         return self._config.model.name or Path(resolve_path(self._config.model.path)).name
 
+    def tier(self, precision: Precision) -> Tier:
+        """The tier that a benchmark takes; compiled passes are there for fp32 alone."""
+        tier = self._options.tier
+        return "static" if tier == "compiled" and precision != "fp32" else tier
+
     @property
     def tiers(self) -> dict[str, str]:
         """The tier that passes run on, by precision as records name it; see `certificates.tier_words`."""
@@ -144,11 +149,6 @@ class Models:
         rounded = self._drafts_in_int8(precision)
         dtype, tier = DTYPES[precision], self.tier(precision)
         return replace(self._options, dtype=dtype, tier=tier, drafts_in_int8=rounded)
-
-    def tier(self, precision: Precision) -> Tier:
-        """The tier that a benchmark takes; compiled passes are there for fp32 alone."""
-        tier = self._options.tier
-        return "static" if tier == "compiled" and precision != "fp32" else tier
 
     def _drafts_in_int8(self, precision: Precision) -> bool:
         """Whether the head that drafts is rounded, which compiled passes alone can run."""
