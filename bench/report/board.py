@@ -83,13 +83,18 @@ class Section:
         return str(self.entries[0].summary.run.labels.get("chat", "")) if self.entries else ""
 
     @property
+    def draft_head(self) -> str:
+        """How the weights of the head that drafts are held, if not as stored."""
+        return "draft head in 8 bits" if self.setting.option("draft_head") == "int8" else ""
+
+    @property
     def title(self) -> str:
         """Model, device, precision, sampling, what the runtime was set to, and what else sets it apart."""
         setting = self.setting
         parts = [f"{setting.model} on {setting.device}", setting.dtype, setting.sampling]
         tier, length = setting.option("tier"), setting.option("max_length")
         parts += [f"{tier} tier"] if tier else []
-        parts += ["draft head in 8 bits"] if setting.option("draft_head") == "int8" else []
+        parts += [self.draft_head] if self.draft_head else []
         parts += [f"at most {length} tokens"] if length else []
         parts += [f"prompts with {self.chat}"] if self.chat else []
         parts += ["settings tuned on this machine"] if setting.tuned else []

@@ -23,8 +23,9 @@ def place_words(section: Section) -> str:
 
 
 def short_title(section: Section) -> str:
-    """Model, device and number of questions; what else sets a section apart stands below it."""
-    return f"{section.setting.model} on {_device(section)}, {len(section.asked)} questions"
+    """Model, device, number of questions, a rounded draft head; what else sets it apart stands below it."""
+    head = f", {section.draft_head}" if section.draft_head else ""
+    return f"{section.setting.model} on {_device(section)}, {len(section.asked)} questions{head}"
 
 
 def setting_words(section: Section) -> str:

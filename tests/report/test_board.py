@@ -13,7 +13,10 @@ from bench.report.board import Section, labels, ranks, sections
 from bench.report.entries import Entry, entries, pool, sampling_text
 from bench.report.stored_runs import StoredRun
 from bench.report.tables import csv_rows, output_cell
+from bench.report.words import short_title
 from tests.report.boards import BOARD, SUBTASKS, Plan, stored
+
+INT8 = {"draft_head": "int8"}
 
 
 def board(*plans: Plan) -> list[Section]:
@@ -107,6 +110,11 @@ def test_a_section_says_which_shipped_questions_were_asked(source: str, count: i
     assert section.questions == words
 
 
+def test_a_heading_says_that_the_draft_head_is_rounded() -> None:
+    titles = sorted(map(short_title, board(Plan("a"), Plan("b", runtime=INT8))))
+    assert titles[1] == f"{titles[0]}, draft head in 8 bits"
+
+
 def test_other_devices_and_precisions_are_not_compared() -> None:
     parts = board(Plan("a"), Plan("b", device="H100"), Plan("c", dtype="float16"))
     assert [len(section.ranked) for section in parts] == [1, 1, 1]
@@ -127,7 +135,7 @@ def test_runs_that_differ_in_template_or_runtime_share_no_section(changes: dict[
     [
         ({"tier": "compiled"}, "compiled tier"),
         ({"max_length": 8192}, "at most 8192 tokens"),
-        ({"draft_head": "int8"}, "draft head in 8 bits"),
+        (INT8, "draft head in 8 bits"),
     ],
 )
 def test_sections_that_differ_in_the_runtime_have_other_titles_and_other_keys_in_the_csv(
