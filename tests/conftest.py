@@ -79,7 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """From here on the garbage collector leaves out what was imported, and searches a tenth as often."""
+    """From here on the garbage collector leaves out what was imported, and searches far less often."""
     gc.freeze()
     gc.set_threshold(20_000)  # what is imported later is searched each time, which took 3 % of the suite
     gc.enable()

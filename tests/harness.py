@@ -131,13 +131,11 @@ def _is_single_value(override: Override) -> bool:
 
 
 @cache
-def _composed_groups(
-    groups: tuple[str, ...], config: str = "bench"
-) -> tuple[DictConfig, dict[str, str | None]]:
+def _composed_groups(groups: tuple[str, ...], config: str) -> tuple[DictConfig, dict[str, str | None]]:
     """What Hydra makes of the choices of groups; a plain method or task is put in without Hydra."""
     chosen = [group for group in groups if config == "bench" and _file_by_itself(group) is not None]
     if chosen and not _is_in_experiment(chosen[-1], groups):
-        stored, choices = _composed_groups(tuple(group for group in groups if group != chosen[-1]))
+        stored, choices = _composed_groups(tuple(group for group in groups if group != chosen[-1]), config)
         composed, (name, _, option) = deepcopy(stored), chosen[-1].partition("=")
         composed[name] = OmegaConf.load(_file_by_itself(chosen[-1]))
         return composed, {**choices, name: option}

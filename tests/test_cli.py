@@ -441,8 +441,15 @@ def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return state
 
 
-def logs_of_tasks(folder: Path) -> str:
-    return "".join(path.read_text() for path in sorted(folder.rglob("*_log.*")))
+def logs_of_tasks(folder: Path, stream: str) -> str:
+    return "".join(path.read_text() for path in folder.rglob(f"*_log.{stream}"))
+
+
+def assert_requeued(folder: Path, reason: str) -> None:
+    logs = logs_of_tasks(folder, "err")
+    assert f"this job is {reason}" in logs
+    assert "Requeued job" in logs
+    assert "table of kangaroo" in logs_of_tasks(folder, "out")
 
 
 @needs_submitit
@@ -453,20 +460,14 @@ def test_a_sweep_on_slurm_is_one_array_and_a_preempted_task_of_it_runs_again(
     assert done.returncode == 2
     assert "_0|COMPLETED" in slurm.read_text()  # the stub notes a task once it is over, before the next
     assert "1 of 2 runs failed" in done.stderr
-    logs = logs_of_tasks(folder)
-    assert "this job is preempted" in logs
-    assert "Requeued job" in logs
-    assert "table of kangaroo" in logs
+    assert_requeued(folder, "preempted")
 
 
 @needs_submitit
 def test_a_task_out_of_time_is_requeued_and_runs_again(folder: Path, slurm: Path) -> None:
     done = bench(folder, "-m", "launch=slurm", "hydra.launcher.timeout_min=1", "seed=9")
     assert done.returncode == 0, done.stderr
-    logs = logs_of_tasks(folder)
-    assert "this job is timed-out" in logs
-    assert "Requeued job" in logs
-    assert "table of kangaroo" in logs
+    assert_requeued(folder, "timed-out")
 
 
 @pytest.mark.slow  # submitit waits a while for the result of a task that the cluster calls failed

@@ -91,8 +91,8 @@ class Code:
 
 
 def tier_words(tier: str, draft_head: str | None) -> str:
-    """A tier as certificates name it: with another ``runtime.draft_head`` than ``stored`` it is another."""
-    return tier if draft_head in (None, "stored") else f"{tier} (draft head in {draft_head})"
+    """A tier as certificates name it; None is a head that drafts with its weights as stored."""
+    return f"{tier} (draft head in {draft_head})" if draft_head else tier
 
 
 @dataclass(frozen=True, slots=True)

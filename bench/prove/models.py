@@ -17,7 +17,7 @@ from bench.prove.certificates import tier_words
 from bench.prove.config import ProveConfig
 from bench.prove.sampling import Toy
 from bench.prove.subject import first_fit
-from bench.prove.targets import CONTEXT, SPARSE, Target, model_target, random_target
+from bench.prove.targets import CONTEXT, SPARSE, Target, model_target, on_tier, random_target
 from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions
 from methods.core.base import Method
@@ -61,9 +61,9 @@ class Models:
     def tiers(self) -> dict[str, str]:
         """The tier that passes run on, by precision as records name it; see `certificates.tier_words`."""
         words = {}
-        for precision, dtype in DTYPES.items():
-            head = "int8" if self._drafts_in_int8(precision) else None
-            words[str(dtype).removeprefix("torch.")] = tier_words(self.tier(precision), head)
+        for options in map(self._options_in, DTYPES):
+            head = "int8" if options.drafts_in_int8 else None
+            words[str(options.dtype).removeprefix("torch.")] = tier_words(options.tier, head)
         return words
 
     def configured(self, precision: Precision) -> Target:
@@ -146,10 +146,4 @@ class Models:
         return replace(self._options_in(precision), max_length=CONTEXT, spread=())
 
     def _options_in(self, precision: Precision) -> RuntimeOptions:
-        rounded = self._drafts_in_int8(precision)
-        dtype, tier = DTYPES[precision], self.tier(precision)
-        return replace(self._options, dtype=dtype, tier=tier, drafts_in_int8=rounded)
-
-    def _drafts_in_int8(self, precision: Precision) -> bool:
-        """Whether the head that drafts is rounded, which compiled passes alone can run."""
-        return self._options.drafts_in_int8 and self.tier(precision) == "compiled"
+        return on_tier(replace(self._options, dtype=DTYPES[precision]), self.tier(precision))

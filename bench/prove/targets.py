@@ -31,7 +31,7 @@ from bench.errors import UserError
 from bench.prove.oracle import Oracle
 from bench.records.model import Generation
 from bench.runtime.checkpoint_files import resolve
-from bench.runtime.decoder import Decoder
+from bench.runtime.decoder import Decoder, Tier
 from bench.runtime.loading import RuntimeOptions, build_decoder, load_config, load_decoder
 from bench.runtime.model_config import decoder_config
 from bench.runtime.sampling import Sampler, Sampling
@@ -95,6 +95,11 @@ class Target:
 def decode(method: Method, prompt: Tensor, budget: Budget, sampler: Sampler) -> Generation:
     """One answer, cut as the harness cuts it."""
     return method.generate(prompt, budget, sampler, NoClock()).cut(budget.max_new_tokens, budget.eos_ids)
+
+
+def on_tier(options: RuntimeOptions, tier: Tier) -> RuntimeOptions:
+    """The options on another tier; compiled passes alone can round the head that drafts."""
+    return replace(options, tier=tier, drafts_in_int8=options.drafts_in_int8 and tier == "compiled")
 
 
 def model_target(name: str, model: ModelConfig, options: RuntimeOptions, *, count: int, new: int) -> Target:
@@ -164,9 +169,7 @@ def as_decoder(model: Any, options: RuntimeOptions) -> Decoder:  # noqa: ANN401
 def _runnable(options: RuntimeOptions, config: Any) -> RuntimeOptions:  # noqa: ANN401
     """The options on the tier static for a model with mixtures of experts, which faster tiers do not run."""
     has_experts = decoder_config(config).moe is not None
-    if not has_experts or options.tier == "eager":
-        return options
-    return replace(options, tier="static", drafts_in_int8=False)
+    return on_tier(options, "static") if has_experts and options.tier != "eager" else options
 
 
 def _shape(vocabulary: int, depth: int, spread: float) -> dict[str, Any]:

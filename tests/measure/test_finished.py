@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.cli import main
 from bench.measure.finished import finished
 from bench.measure.processor import is_same_processor
 from bench.measure.runner import execute
 from bench.plan.planning import plan
 from bench.runtime.package_index import cached_model
+from tests.command import run_command
 from tests.harness import composed_settings, save_prompts, save_random_model, settings_for
 
 SCRIPT = """
@@ -87,12 +88,12 @@ def test_a_plan_loads_no_torch(model: str, tmp_path: Path) -> None:
 
 
 def test_a_plan_of_unshipped_settings_says_that_it_loads_torch_to_check_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
-    settings = composed_settings("model=tiny", "method.draft_length=-1", f"results_dir={tmp_path}")
-    with pytest.raises(UserError, match="draft_length"):
-        plan(settings)
-    assert capsys.readouterr().err == "loading torch to check the method's settings\n"
+    wrong = ["model=tiny", "method.draft_length=-1", "bench.plan=true", f"results_dir={tmp_path}"]
+    planned = run_command(main, *wrong)
+    assert planned.stderr.startswith("loading torch to check the method's settings\nerror: ")
+    assert planned.returncode == 2
 
 
 def test_where_there_may_be_a_gpu_a_plan_says_that_it_loads_torch(

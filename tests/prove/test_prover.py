@@ -138,14 +138,14 @@ def configured(name: str, **changes: object) -> Component:
 @pytest.mark.parametrize(
     ("name", "step"),
     [
-        *((name, Step("premises", "llama")) for name in DRAFTERS[1::2]),
-        *((name, Step("greedy")) for name in DRAFTERS[::4]),
+        (name, Step("premises", "llama") if place % 2 else Step("greedy"))
+        for place, name in enumerate(DRAFTERS)
     ],
 )
 def test_drafts_of_64_tokens_alone_keep_the_promise(
     name: str, step: Step, prover: Prover, one_family: None
 ) -> None:
-    """Some watched on a random model with a list of its own, some greedy on `tiny` with the shipped list.
+    """In turn watched on a random model with a list of its own, and greedy on `tiny` with the shipped list.
 
     ``tests/methods/test_draft_vocab.py`` has every method's ids and drafts on random models.
     """
